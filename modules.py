@@ -1,0 +1,427 @@
+"""The two networks: a VQ-VAE over images and a gated PixelCNN prior over its codes.
+
+Images are float32 `(B, S, S, 1)` in [0, 1]; codes are int32 `(B, H, W)` in [0, K) with `H = W = S / 8`.
+
+References:
+    van den Oord et al. 2017, Neural Discrete Representation Learning (VQ-VAE).
+    van den Oord et al. 2016, Conditional Image Generation with PixelCNN Decoders.
+"""
+
+import functools
+import math
+
+import keras
+import tensorflow as tf
+from keras import layers, ops
+
+serializable = keras.saving.register_keras_serializable(package="brain_vqvae")
+
+REDUCTION = 8  # pixels of an image side that share one code
+
+
+@serializable
+class CodebookUsage(keras.metrics.Metric):
+    """Codes used and perplexity over everything seen since the last reset: an epoch, not a batch.
+
+    Args:
+        codebook_size: number of codes K.
+
+    `result()` gives `{"codes_used": n, "perplexity": p}` with 1 <= p <= n <= K.
+    """
+
+    def __init__(self, codebook_size, name="codebook_usage", **kwargs):
+        super().__init__(name=name, **kwargs)
+        self.codebook_size = codebook_size
+        self.counts = self.add_weight(shape=(codebook_size,), initializer="zeros", name="counts", dtype="float32")
+
+    def update_state(self, codes, sample_weight=None):
+        self.counts.assign_add(ops.cast(ops.bincount(ops.reshape(codes, (-1,)), minlength=self.codebook_size), "float32"))
+
+    def result(self):
+        probability = self.counts / ops.maximum(ops.sum(self.counts), 1.0)
+        entropy = -ops.sum(probability * ops.log(ops.maximum(probability, 1e-12)))
+        return {"codes_used": ops.sum(ops.cast(self.counts > 0, "float32")), "perplexity": ops.exp(entropy)}
+
+    def get_config(self):
+        return {**super().get_config(), "codebook_size": self.codebook_size}
+
+
+@serializable
+class VectorQuantizer(layers.Layer):
+    """Nearest-neighbour quantizer whose codebook follows the data by exponential moving average.
+
+    The codebook is no parameter of the optimizer: every training step moves each code towards the mean of
+    the vectors assigned to it (van den Oord et al. 2017, appendix A.1, equations 6-8, with Laplace smoothing of
+    the counts). A code that loses its vectors is restarted on a vector of the batch, drawn with probability
+    proportional to its squared error (k-means++, Arthur and Vassilvitskii 2007); since every code is without
+    vectors before the first step, the same rule starts the codebook from data. Works in float32 whatever the policy.
+
+    Args:
+        codebook_size: number of codes K, at least 2.
+        code_dim: dimension D of a code.
+        decay: of the moving averages.
+        commitment_weight: beta of equation 3.
+        restart_below: a code whose moving count falls below this fraction of an even share is restarted.
+        seed: of the restarts.
+
+    Call: latents `(B, H, W, D)` -> quantized latents of the same shape, with a straight-through gradient.
+    """
+
+    def __init__(self, codebook_size, code_dim, decay=0.99, commitment_weight=0.25, restart_below=0.05, seed=0, **kwargs):
+        super().__init__(**{**kwargs, "dtype": "float32"})
+        if codebook_size < 2:
+            raise ValueError(f"`codebook_size` must be at least 2. Received: codebook_size={codebook_size}")
+        self.codebook_size, self.code_dim, self.decay = codebook_size, code_dim, decay
+        self.commitment_weight, self.restart_below, self.seed = commitment_weight, restart_below, seed
+        self.seed_generator = keras.random.SeedGenerator(seed)
+        self.usage = CodebookUsage(codebook_size)
+
+    def build(self, input_shape):
+        def state(name, shape, initializer):
+            return self.add_weight(name=name, shape=shape, initializer=initializer, trainable=False)
+
+        table = (self.codebook_size, self.code_dim)
+        self.codebook = state("codebook", table, keras.initializers.RandomNormal(stddev=0.02, seed=self.seed))
+        self.counts = state("counts", (self.codebook_size,), "zeros")
+        self.sums = state("sums", table, "zeros")
+
+    def codes(self, latents):
+        """Index of the nearest code of each vector: `(..., D)` -> int32 `(...)`."""
+        # |z - e|^2 without |z|^2, which is the same for every code
+        scores = ops.matmul(latents, ops.transpose(self.codebook)) - 0.5 * ops.sum(self.codebook**2, axis=-1)
+        return ops.argmax(scores, axis=-1)
+
+    def embed(self, codes):
+        """Vectors of codes, the inverse of `codes`: int32 `(...)` -> float32 `(..., D)`."""
+        return ops.take(self.codebook, codes, axis=0)
+
+    def call(self, latents, training=False):
+        codes = self.codes(latents)
+        embeddings = self.embed(codes)
+        self.usage.update_state(codes)
+        if training:
+            self._follow(ops.stop_gradient(latents), codes, ops.stop_gradient(embeddings))
+        self.add_loss(self.commitment_weight * ops.mean((latents - ops.stop_gradient(embeddings)) ** 2))
+        return latents + ops.stop_gradient(embeddings - latents)
+
+    def _follow(self, latents, codes, embeddings):
+        """Move the codebook towards the vectors assigned to it, and restart the codes that lost theirs."""
+        vectors = ops.reshape(latents, (-1, self.code_dim))  # (N, D)
+        errors = ops.sum((vectors - ops.reshape(embeddings, (-1, self.code_dim))) ** 2, axis=-1)  # (N,)
+        codes = ops.reshape(codes, (-1,))  # (N,)
+        n = ops.segment_sum(ops.ones_like(errors), codes, self.codebook_size)  # (K,)
+        m = ops.segment_sum(vectors, codes, self.codebook_size)  # (K, D)
+        counts = self.decay * self.counts + (1 - self.decay) * n
+        sums = self.decay * self.sums + (1 - self.decay) * m
+
+        even_share = ops.cast(ops.shape(vectors)[0], "float32") / self.codebook_size
+        dead = counts < self.restart_below * even_share  # (K,)
+        # Gumbel top-k: K draws from the batch without replacement, with probability proportional to the error
+        noise = -ops.log(-ops.log(keras.random.uniform(ops.shape(errors), 1e-6, 1 - 1e-6, seed=self.seed_generator)))
+        draws = tf.argsort(ops.log(errors + 1e-12) + noise, direction="DESCENDING")
+        # a batch may hold fewer vectors than there are codes
+        draws = ops.take(draws, ops.arange(self.codebook_size) % ops.shape(vectors)[0], axis=0)
+        counts = ops.where(dead, even_share, counts)
+        sums = ops.where(dead[:, None], even_share * ops.take(vectors, draws, axis=0), sums)
+
+        total = ops.sum(counts)
+        smoothed = (counts + 1e-5) / (total + self.codebook_size * 1e-5) * total
+        self.counts.assign(counts)
+        self.sums.assign(sums)
+        self.codebook.assign(sums / smoothed[:, None])
+
+    def get_config(self):
+        names = ("codebook_size", "code_dim", "decay", "commitment_weight", "restart_below", "seed")
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+
+
+def _tools(dtype):
+    """Convolution and residual block that carry their precision policy, so that a reload needs no global one."""
+    conv = functools.partial(layers.Conv2D, padding="same", dtype=dtype)
+
+    def residual(x, mixes):
+        width = x.shape[-1]
+        for _ in range(mixes):
+            h = conv(width, 3)(layers.Activation("relu", dtype=dtype)(x))
+            h = conv(width, 1, kernel_initializer="zeros")(layers.Activation("relu", dtype=dtype)(h))
+            x = layers.Add(dtype=dtype)([x, h])
+        return x
+
+    return conv, residual
+
+
+def encoder(image_size, width, blocks, code_dim, dtype=None):
+    """Images `(B, S, S, 1)` -> latents `(B, S/8, S/8, D)`: space to depth by 4, then a stride of 2."""
+    conv, residual = _tools(dtype)
+    images = keras.Input((image_size, image_size, 1))
+    x = conv(width // 2, 8, strides=4)(images)  # (B, S/4, S/4, C/2)
+    x = residual(x, blocks[0])
+    x = conv(width, 4, strides=2)(x)  # (B, S/8, S/8, C)
+    x = residual(x, blocks[1])
+    return keras.Model(images, conv(code_dim, 1, dtype="float32")(x), name="encoder")
+
+
+def decoder(image_size, width, blocks, code_dim, dtype=None):
+    """Quantized latents `(B, S/8, S/8, D)` -> images `(B, S, S, 1)`, float32, not clipped."""
+    conv, residual = _tools(dtype)
+    grid = image_size // REDUCTION
+    latents = keras.Input((grid, grid, code_dim))
+    x = residual(conv(width, 3)(latents), blocks[0])  # (B, S/8, S/8, C)
+    x = depth_to_space(conv(2 * width, 1)(x), 2, dtype)  # (B, S/4, S/4, C/2)
+    x = residual(x, blocks[1])
+    x = conv(16, 5)(layers.Activation("relu", dtype=dtype)(x))  # a 4 x 4 patch of pixels at each place
+    return keras.Model(latents, depth_to_space(x, 4, "float32"), name="decoder")
+
+
+@serializable
+class DepthToSpace(layers.Layer):
+    """`(B, H, W, block^2 C)` -> `(B, block H, block W, C)`."""
+
+    def __init__(self, block, **kwargs):
+        super().__init__(**kwargs)
+        self.block = block
+
+    def call(self, x):
+        return tf.nn.depth_to_space(x, self.block)
+
+    def get_config(self):
+        return {**super().get_config(), "block": self.block}
+
+
+def depth_to_space(x, block, dtype):
+    return DepthToSpace(block, dtype=dtype)(x)
+
+
+@serializable
+class VQVAE(keras.Model):
+    """Vector-quantized variational autoencoder of van den Oord et al. 2017.
+
+    Args:
+        image_size: pixels S of an image side, a multiple of 8.
+        codebook_size: number of codes K.
+        code_dim: dimension D of a code.
+        width: channels at a quarter of the finest grid; half of it one level up.
+        encoder_blocks: residual blocks at S/4 and at S/8.
+        decoder_blocks: residual blocks at S/8 and at S/4.
+        seed: of the codebook's start and restarts.
+
+    Raises:
+        ValueError: `image_size` is no positive multiple of 8, or `codebook_size` is below 2.
+    """
+
+    def __init__(self, image_size, codebook_size=512, code_dim=16, width=128, encoder_blocks=(2, 2), decoder_blocks=(4, 3),
+                 seed=0, **kwargs):
+        super().__init__(**kwargs)
+        if image_size < REDUCTION or image_size % REDUCTION:
+            raise ValueError(f"`image_size` must be a positive multiple of {REDUCTION}. Received: image_size={image_size}")
+        self.settings = dict(image_size=image_size, codebook_size=codebook_size, code_dim=code_dim, width=width,
+                             encoder_blocks=encoder_blocks, decoder_blocks=decoder_blocks, seed=seed)
+        self.encoder = encoder(image_size, width, encoder_blocks, code_dim, self.dtype_policy)
+        self.quantizer = VectorQuantizer(codebook_size, code_dim, seed=seed)
+        self.decoder = decoder(image_size, width, decoder_blocks, code_dim, self.dtype_policy)
+        self.quantizer.build(self.encoder.output_shape)
+        self.built = True
+
+    def call(self, images, training=False):
+        return self.decoder(self.quantizer(self.encoder(images), training=training))
+
+    @tf.function
+    def encode(self, images):
+        """Images `(B, S, S, 1)` in [0, 1] -> codes, int32 `(B, S/8, S/8)`."""
+        return self.quantizer.codes(self.encoder(images))
+
+    @tf.function
+    def decode(self, codes):
+        """Codes, int32 `(B, S/8, S/8)` -> images `(B, S, S, 1)`, clipped to [0, 1]; `encode`'s inverse up to the codes."""
+        return ops.clip(self.decoder(self.quantizer.embed(codes)), 0.0, 1.0)
+
+    def get_config(self):
+        return {**super().get_config(), **self.settings}
+
+
+@serializable
+class GatedBlock(layers.Layer):
+    """One gated layer of a vertical and a horizontal stack (van den Oord et al. 2016, equation 2 and figure 2).
+
+    Features at a place must not know the code of that place or of a later one in raster order. The two inputs
+    come shifted (by a row, by a column), so looking at the own place and back keeps that true without a mask on
+    any kernel: the vertical stack sees rows y and y - dilation, three columns wide, the horizontal one columns x and
+    x - 1. Either is a plain product of what it sees, so the sampler calls the same methods a row and a place at a time.
+
+    Args:
+        width: channels C of each stack.
+        dilation: rows between the two that the vertical stack sees.
+        dropout: rate on the gated features of the horizontal stack.
+
+    Call: vertical and horizontal features `(B, H, W, C)` and conditions `(B, 1, 1, 4C)` -> both stacks' next features.
+    """
+
+    def __init__(self, width, dilation=1, dropout=0.0, **kwargs):
+        super().__init__(**kwargs)
+        self.width, self.dilation, self.dropout_rate = width, dilation, dropout
+        make = {"dtype": self.dtype_policy}
+        self.look_up = layers.Conv2D(2 * width, (1, 3), padding="same", **make)
+        self.look_left = layers.Dense(2 * width, **make)
+        self.hand_over = layers.Dense(2 * width, use_bias=False, **make)
+        self.project = layers.Dense(width, kernel_initializer="zeros", **make)
+        self.dropout = layers.Dropout(dropout, **make)
+
+    def build(self, vertical_shape, horizontal_shape=None, condition_shape=None):
+        pair = (*vertical_shape[:-1], 2 * self.width)
+        self.look_up.build(pair)
+        self.look_left.build(pair)
+        self.hand_over.build(vertical_shape)
+        self.project.build(vertical_shape)
+
+    def vertical(self, here, above, condition):
+        """Features of rows from those of the same rows and of the rows `dilation` above, `(B, h, W, C)` each."""
+        seen = self.look_up(ops.concatenate([here, above], axis=-1)) + condition[..., : 2 * self.width]
+        return here + _gate(seen)
+
+    def from_vertical(self, vertical, condition):
+        """What the vertical stack and the condition tell the horizontal one, `(B, h, W, 2C)`."""
+        return self.hand_over(vertical) + condition[..., 2 * self.width :]
+
+    def horizontal(self, here, left, told, training=False):
+        """Features of places `(..., C)` from themselves, their left neighbours and what the vertical stack told."""
+        seen = self.look_left(ops.concatenate([here, left], axis=-1)) + told
+        return here + self.project(self.dropout(_gate(seen), training=training))
+
+    def call(self, vertical, horizontal, condition, training=False):
+        vertical = self.vertical(vertical, shift(vertical, rows=self.dilation), condition)
+        told = self.from_vertical(vertical, condition)
+        return vertical, self.horizontal(horizontal, shift(horizontal, columns=1), told, training)
+
+    def get_config(self):
+        return {**super().get_config(), "width": self.width, "dilation": self.dilation, "dropout": self.dropout_rate}
+
+
+def shift(features, rows=0, columns=0):
+    """Move `(B, H, W, C)` down and right, with zeros coming in and the shape kept."""
+    height, width = features.shape[1:3]
+    return ops.pad(features, [[0, 0], [rows, 0], [columns, 0], [0, 0]])[:, :height, :width]
+
+
+def _gate(features):
+    """tanh(a) * sigmoid(b) of the two halves of the channels (equation 1)."""
+    a, b = ops.split(features, 2, axis=-1)
+    return ops.tanh(a) * ops.sigmoid(b)
+
+
+@serializable
+class PixelCNN(keras.Model):
+    """Gated PixelCNN over codes, conditioned on the level of the slice: p(codes | level) in raster order.
+
+    Args:
+        grid: rows (and columns) of the code map.
+        codebook_size: number of codes K.
+        levels: number of slice levels.
+        width: channels C of each stack.
+        blocks: number of gated blocks; their dilations run through 1, 2, 4, 8, so that four see 15 rows up.
+        dropout: rate within the blocks.
+
+    Call: `{"codes": int32 (B, H, W), "levels": int32 (B,)}` -> logits, float32 `(B, H, W, K)`. `fit` minimises bits a code.
+    """
+
+    DILATIONS = (1, 2, 4, 8)
+
+    def __init__(self, grid, codebook_size, levels, width=128, blocks=8, dropout=0.1, **kwargs):
+        super().__init__(**kwargs)
+        self.settings = dict(grid=grid, codebook_size=codebook_size, levels=levels, width=width, blocks=blocks, dropout=dropout)
+        self.grid, self.codebook_size = grid, codebook_size
+        make = {"dtype": self.dtype_policy}
+        self.embedding = layers.Embedding(codebook_size, width, **make)
+        self.conditions = layers.Embedding(levels, blocks * 4 * width, embeddings_initializer="zeros", **make)
+        self.blocks = [GatedBlock(width, self.DILATIONS[i % len(self.DILATIONS)], dropout, **make) for i in range(blocks)]
+        self.hidden = layers.Dense(2 * width, activation="relu", **make)
+        self.out = layers.Dense(codebook_size, dtype="float32")
+        features = (None, grid, grid, width)
+        for layer, shape in [(self.embedding, (None, grid, grid)), (self.conditions, (None,)), (self.hidden, features),
+                             (self.out, (*features[:-1], 2 * width)), *((block, features) for block in self.blocks)]:
+            layer.build(shape)
+        self.positions = self.add_weight(shape=(grid, grid, width), initializer="random_normal", name="positions")
+        self.built = True
+
+    def call(self, inputs, training=False):
+        codes = self.embedding(inputs["codes"])  # (B, H, W, C)
+        positions = ops.cast(self.positions, self.compute_dtype)
+        vertical, horizontal = shift(codes, rows=1) + positions, shift(codes, columns=1) + positions
+        for block, condition in zip(self.blocks, self._conditions(inputs["levels"])):
+            vertical, horizontal = block(vertical, horizontal, condition, training=training)
+        return self._logits(horizontal)
+
+    def _conditions(self, levels):
+        return ops.split(self.conditions(levels)[:, None, None], len(self.blocks), axis=-1)  # (B, 1, 1, 4C) a block
+
+    def _logits(self, horizontal):
+        return self.out(self.hidden(ops.relu(horizontal)))
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        return ops.mean(bits(y_pred, y))
+
+    @tf.function
+    def bits(self, codes, levels):
+        """-log2 p(code | earlier codes, level) at each place: `(B, H, W)`, `(B,)` -> float32 `(B, H, W)`."""
+        return bits(self({"codes": codes, "levels": levels}), codes)
+
+    def draw(self, logits, seed, place, temperature):
+        """Exact draws from the categorical of `logits` `(B, K)` (Gumbel-max), a function of seed and raster place alone."""
+        uniform = tf.random.stateless_uniform(tf.shape(logits), seed=tf.stack([seed, place]), minval=1e-7, maxval=1.0)
+        return tf.argmax(logits / temperature - tf.math.log(-tf.math.log(uniform)), axis=-1, output_type=tf.int32)
+
+    @tf.function
+    def sample(self, levels, seed, temperature=1.0):
+        """Draw code maps, computing each layer at each place once.
+
+        The vertical stack needs earlier rows only, so a whole row of it is computed at once from the last rows of each
+        block's input; the horizontal stack then goes through the row with one column of each block's input.
+
+        Args:
+            levels: slice levels to draw at, int32 `(B,)`.
+            seed: int32 scalar tensor; the same seed gives the same codes.
+            temperature: logits are divided by it.
+
+        Returns:
+            codes, int32 `(B, H, W)`.
+        """
+        batch, grid, width = tf.shape(levels)[0], self.grid, self.settings["width"]
+        conditions = self._conditions(levels)
+        positions = ops.cast(self.positions, self.compute_dtype)
+        nothing = tf.zeros((batch, width), positions.dtype)
+
+        def row(y, above, caches, drawn):
+            vertical = above[:, None] + positions[y]  # (B, 1, W, C)
+            told, rows = [], []
+            for block, condition, cache in zip(self.blocks, conditions, caches):
+                rows.append(tf.concat([cache[:, 1:], vertical], axis=1))  # the last `dilation` rows of this block's input
+                vertical = block.vertical(vertical, cache[:, :1], condition)
+                told.append(tf.transpose(block.from_vertical(vertical, condition)[:, 0], (1, 0, 2)))  # (W, B, 2C)
+
+            def place(x, left_code, lefts, line):
+                horizontal = left_code + positions[y, x]  # (B, C)
+                inputs = []
+                for block, left, message in zip(self.blocks, lefts, told):
+                    inputs.append(horizontal)
+                    horizontal = block.horizontal(horizontal, left, message[x])
+                code = self.draw(self._logits(horizontal), seed, y * grid + x, temperature)
+                return x + 1, self.embedding(code), tuple(inputs), line.write(x, code)
+
+            start = (0, nothing, (nothing,) * len(self.blocks), tf.TensorArray(tf.int32, grid, element_shape=(None,)))
+            line = tf.transpose(tf.while_loop(lambda x, *_: x < grid, place, start)[-1].stack())  # (B, W)
+            return y + 1, self.embedding(line), tuple(rows), drawn.write(y, line)
+
+        caches = tuple(tf.zeros((batch, block.dilation, grid, width), positions.dtype) for block in self.blocks)
+        start = (0, tf.zeros((batch, grid, width), positions.dtype), caches,
+                 tf.TensorArray(tf.int32, grid, element_shape=(None, grid)))
+        drawn = tf.while_loop(lambda y, *_: y < grid, row, start)[-1]
+        return tf.transpose(drawn.stack(), (1, 0, 2))  # (B, H, W)
+
+    def get_config(self):
+        return {**super().get_config(), **self.settings}
+
+
+def bits(logits, codes):
+    """-log2 of the categorical's probability of `codes`: `(..., K)`, `(...)` -> float32 `(...)`."""
+    import tensorflow_probability as tfp  # loads for seconds, and the first stage does without it
+
+    return -tfp.distributions.Categorical(logits=logits).log_prob(codes) / math.log(2)

@@ -1,0 +1,243 @@
+"""Evaluate a run on a split of the slices, draw its figures and sample new slices.
+
+python predict.py                                  # the run of `python train.py`
+python predict.py --run DIR --data DIR --samples 32 --seed 7
+"""
+
+import argparse
+import os
+import pathlib
+import time
+import zipfile
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's start-up notes are no news to the user
+
+from utils import InputError, command_line, device, read_history, read_json, replacing, write_json
+
+BATCH = 16  # slices that go through the networks together
+COLUMNS = 6  # slices shown in the figure of reconstructions
+
+
+def parse(arguments=None):
+    def count(text):
+        value = int(text)
+        if value < 0:
+            raise argparse.ArgumentTypeError(f"must not be negative. Received: {text}")
+        return value
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", metavar="DIR", default="runs/default", help="run directory of train.py (default: %(default)s)")
+    parser.add_argument("--data", metavar="DIR", help="folder with the three splits (default: the one the run was trained on)")
+    parser.add_argument("--split", choices=("train", "validate", "test"), default="test", help="(default: %(default)s)")
+    parser.add_argument("--samples", type=count, default=16, metavar="N", help="slices to generate (default: %(default)s)")
+    parser.add_argument("--seed", type=count, default=0, help="of the samples; the same seed gives the same slices (default: %(default)s)")
+    parser.add_argument("--write-reconstructions", action="store_true", help="write every reconstruction of the split as a PNG")
+    return parser.parse_args(arguments)
+
+
+def main(args):
+    import keras
+    import numpy as np
+
+    import dataset
+    import metrics
+    import plots
+
+    run = pathlib.Path(args.run)
+    config = read_json(run / "config.json")
+    vqvae, prior = (load(run / f"{stage}.keras") for stage in ("vqvae", "prior"))
+    codebook_size, image_size = vqvae.settings["codebook_size"], vqvae.settings["image_size"]
+    slices = dataset.open_slices(dataset.find_slices(args.data or recorded_data(config)))
+    split = slices.splits[args.split]
+    if split.levels.max() >= prior.settings["levels"]:
+        raise InputError(f"--data has slices up to number {split.levels.max()}, and the prior of {run} knows 0 to "
+                         f"{prior.settings['levels'] - 1}: train a run on this data.")
+    print(f"{slices.name}, {args.split} split, on the {device()[0]}.", flush=True)
+
+    out = run / "predict"
+    results = evaluate(vqvae, prior, split, out / "reconstructions" if args.write_reconstructions else None)
+    codes = results["codes"]
+    training_counts = read_counts(run / "code_counts.npz", (*codes.shape[1:], codebook_size))
+    baselines = metrics.baseline_bits(codes, training_counts)
+    used, perplexity = metrics.usage(codes, codebook_size)
+    prior_bits = float(results["bits"].sum((1, 2)).mean())
+    index_bits = codes[0].size * float(np.log2(codebook_size))
+
+    levels = sample_levels(args.samples, np.unique(split.levels))
+    begin = time.perf_counter()
+    drawn = sample(vqvae, prior, levels, args.seed)
+    seconds = time.perf_counter() - begin
+
+    cases, ssim = split.cases, results["ssim"]
+    report = {
+        "data": {"name": slices.name, "split": args.split, "images": len(split), "subjects": len(set(cases.tolist())), "image_size": image_size,
+                 "fingerprint": slices.fingerprint, "trained_on_this_data": slices.fingerprint == config["data"]["fingerprint"]},
+        "ssim": {"mean": float(ssim.mean()), "ci95": metrics.subject_interval(ssim, cases), "min": float(ssim.min()),
+                 "brain_mean": float(np.nanmean(results["brain_ssim"]))},
+        "psnr": {"mean": float(results["psnr"].mean())},
+        "rate": {"index_bits": index_bits, "prior_bits": prior_bits, "bits_per_pixel": index_bits / image_size**2,
+                 "prior_bits_per_pixel": prior_bits / image_size**2, "prior_bytes": prior_bits / 8},
+        "codebook": {"size": codebook_size, "used": used, "perplexity": perplexity},
+        "prior": {"bits_per_code": float(results["bits"].mean()), **{f"{name}_bits_per_code": value for name, value in baselines.items()}},
+        "samples": {"count": args.samples, "seconds": seconds, "seed": args.seed},
+    }
+
+    about = f"{slices.name}, {args.split} split, {image_size} x {image_size}."
+    model = f"VQ-VAE with {codes.shape[1]} x {codes.shape[2]} codes of {codebook_size}"
+    shown = np.linspace(0, len(split) - 1, COLUMNS + 2).round().astype(int)[1:-1] if len(split) > COLUMNS else np.arange(len(split))
+    images, restored = (np.stack([results[kind][i] for i in shown]) / 255.0 for kind in ("images", "restored"))
+    titles = [f"case {cases[i]:03d}, level {split.levels[i]}\nSSIM {ssim[i]:.3f}" for i in shown]
+    plots.reconstructions(out / "reconstructions.png", images, restored, codes[shown], vqvae.quantizer.codebook.numpy(), titles, f"{about} {model}.")
+    plots.codes(out / "codes.png", np.bincount(codes.ravel(), minlength=codebook_size), training_counts.sum((0, 1)),
+                mean_patches(results["images"] / 255.0, codes, codebook_size), f"{about} {model}; {used} codes used, perplexity {perplexity:.1f}.")
+    plots.training(out / "training.png", read_history(run / "vqvae_history.csv"), read_history(run / "prior_history.csv"), baselines,
+                   f"{config['data']['name']}. {model}, then a gated PixelCNN. Grey lines: models without context, on the {args.split} split.")
+    for stale in (out / "samples").glob("sample_*_slice_*.png"):
+        stale.unlink()
+    if args.samples:
+        plots.samples(out / "samples.png", drawn, levels, f"Generated, not real: codes drawn from the PixelCNN trained on {config['data']['name']}, seed {args.seed}, "
+                                                         f"decoded by the {model}.")
+    for number, (image, level) in enumerate(zip(drawn, levels)):
+        write_png(out / "samples" / f"sample_{number:04d}_slice_{level}.png", image)
+    write_json(out / "metrics.json", report)
+    print_table(report)
+    print(f"Figures and metrics.json are in {out}")
+
+
+def load(path):
+    """Model of a `.keras` file, in Keras' safe mode.
+
+    Raises:
+        InputError: the file is missing, damaged or not of this project.
+    """
+    import keras
+
+    import metrics  # noqa: F401  registers what a file may name
+    import modules  # noqa: F401
+
+    if not path.is_file():
+        raise InputError(f"{path} is not there: let train.py finish this run, or name another --run directory.")
+    try:
+        return keras.saving.load_model(path, compile=False)
+    except (ValueError, TypeError, KeyError, OSError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path} cannot be loaded ({str(error).splitlines()[0]}): the file is damaged or not of this project.") from None
+
+
+def recorded_data(config):
+    directory = config["data"]["directory"]
+    if not pathlib.Path(directory).is_dir():
+        raise InputError(f"the run's data folder {directory} is not there: name the slices with --data DIR.")
+    return directory
+
+
+def read_counts(path, shape):
+    import numpy as np
+
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            counts = file["counts"]
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path} cannot be read ({error}): train the prior of this run again.") from None
+    if counts.shape != shape:
+        raise InputError(f"{path} has shape {counts.shape}, the VQ-VAE {shape}: they are of different runs.")
+    return counts
+
+
+def evaluate(vqvae, prior, split, folder=None):
+    """Measures of every slice of a split.
+
+    Args:
+        folder: where every reconstruction goes as a PNG, or None.
+
+    Returns:
+        dict of `ssim`, `brain_ssim`, `psnr` (N,), `bits` and `codes` (N, H, W), and `images` and `restored`, uint8 (N, S, S).
+    """
+    import numpy as np
+    import tensorflow as tf
+
+    import dataset
+    import metrics
+
+    example = dataset.images_of(dataset.image_source(split, vqvae.settings["image_size"]))
+    results = {name: [] for name in ("ssim", "brain_ssim", "psnr", "bits", "codes", "images", "restored")}
+    begin = 0
+    for images, _ in dataset.evaluation_batches(example, len(split), BATCH):
+        codes = vqvae.encode(images)
+        restored = vqvae.decode(codes)
+        maps = metrics.ssim_map(images, restored)
+        levels = split.levels[begin : begin + len(images)]
+        values = (tf.reduce_mean(maps, (1, 2)), metrics.brain_ssim(images, maps), metrics.psnr(images, restored),
+                  prior.bits(codes, levels), codes, grey(images), grey(restored))
+        for name, value in zip(results, values):
+            results[name].append(np.asarray(value))
+        if folder:
+            for path, image in zip(split.paths[begin:], restored.numpy()[..., 0]):
+                write_png(folder / pathlib.Path(path).name.replace(".nii", ""), image)
+        begin += len(images)
+    return {name: np.concatenate(value) for name, value in results.items()}
+
+
+def grey(images):
+    """Images `(..., S, S, 1)` in [0, 1] -> uint8 `(..., S, S)`."""
+    import numpy as np
+
+    return np.round(np.asarray(images)[..., 0] * 255).astype("uint8")
+
+
+def sample_levels(count, known):
+    """Levels of `count` samples, spread evenly over the known ones."""
+    import numpy as np
+
+    return known[np.linspace(0, len(known) - 1, count).round().astype(int)] if count else known[:0]
+
+
+def sample(vqvae, prior, levels, seed):
+    """Generated images `(N, S, S)` in [0, 1] at the given levels."""
+    import numpy as np
+    import tensorflow as tf
+
+    images = [np.zeros((0, vqvae.settings["image_size"], vqvae.settings["image_size"]), "float32")]
+    for begin in range(0, len(levels), BATCH):
+        codes = prior.sample(tf.constant(levels[begin : begin + BATCH]), tf.constant((seed + begin * 7919) % 2**31, tf.int32))
+        images.append(vqvae.decode(codes).numpy()[..., 0])
+    return np.concatenate(images)
+
+
+def mean_patches(images, codes, codebook_size):
+    """Mean patch of the originals around each code's place, `(K, P, P)`, P twice the pixels a code stands for."""
+    import numpy as np
+
+    step = images.shape[1] // codes.shape[1]
+    padded = np.pad(images, ((0, 0), (step // 2, step // 2), (step // 2, step // 2)))
+    last = images.shape[1]
+    sums = [[np.bincount(codes.ravel(), padded[:, dy : dy + last : step, dx : dx + last : step].ravel(), codebook_size)
+             for dx in range(2 * step)] for dy in range(2 * step)]  # (P, P, K)
+    return np.moveaxis(np.array(sums), -1, 0) / np.maximum(np.bincount(codes.ravel(), minlength=codebook_size), 1)[:, None, None]
+
+
+def write_png(path, image):
+    """Image `(S, S)` in [0, 1] as an 8-bit grey PNG."""
+    from PIL import Image
+
+    with replacing(path) as temporary:
+        Image.fromarray(grey(image[..., None])).save(temporary)
+
+
+def print_table(report):
+    low, high = report["ssim"]["ci95"]
+    prior, rate, codebook = report["prior"], report["rate"], report["codebook"]
+    for name, value in (
+        ("SSIM", f"{report['ssim']['mean']:.4f}  (95 % interval over {report['data']['subjects']} subjects {low:.4f} to {high:.4f})"),
+        ("SSIM, brain only", f"{report['ssim']['brain_mean']:.4f}"),
+        ("PSNR", f"{report['psnr']['mean']:.2f} dB"),
+        ("codes used", f"{codebook['used']} of {codebook['size']}, perplexity {codebook['perplexity']:.1f}"),
+        ("bits a code", f"{prior['bits_per_code']:.3f}  (by position {prior['position_bits_per_code']:.3f}, unigram {prior['unigram_bits_per_code']:.3f}, "
+                        f"uniform {prior['uniform_bits_per_code']:.3f})"),
+        ("bytes a slice", f"{rate['prior_bytes']:.0f}  (as plain indices {rate['index_bits'] / 8:.0f})"),
+        ("samples", f"{report['samples']['count']} in {report['samples']['seconds']:.1f} s"),
+    ):
+        print(f"  {name:<18}{value}")
+
+
+if __name__ == "__main__":
+    command_line(main, parse())

@@ -1,0 +1,152 @@
+"""What both scripts share: errors for people, the run directory, the device and its precision."""
+
+import contextlib
+import csv
+import json
+import os
+import pathlib
+import platform
+import sys
+
+
+class InputError(ValueError):
+    """Something the user gave cannot be used; the message is one line: what, where, what to do."""
+
+
+def command_line(main, *args):
+    """Run a script's `main`; an `InputError` or a full disk ends it with one line on stderr and exit status 2."""
+    try:
+        _import_tensorflow()
+        main(*args)
+    except InputError as error:
+        sys.exit(_complain(error))
+    except OSError as error:
+        sys.exit(_complain(f"{error.strerror or error}: {error.filename or 'no file named'}. Check the path, its rights and the disk."))
+    except KeyboardInterrupt:
+        sys.exit(_complain("stopped by Ctrl-C; the same command continues from the last finished epoch.", status=130))
+
+
+def _import_tensorflow():
+    """Import TensorFlow without the notes that its C++ side writes to stderr whatever its log level is."""
+    stderr = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        import tensorflow  # noqa: F401
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+
+
+def _complain(message, status=2):
+    print(f"{pathlib.Path(sys.argv[0]).name}: error: {' '.join(str(message).split())}", file=sys.stderr)
+    return status
+
+
+@contextlib.contextmanager
+def replacing(path):
+    """Yield a temporary path beside `path` that takes its place only when the block ends well.
+
+    A reader sees the old file or the new one, never half of one. The suffix stays, since savers go by it.
+    """
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path, value):
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2) + "\n")
+
+
+def read_json(path):
+    """Parsed JSON of a file a script wrote.
+
+    Raises:
+        InputError: there is no such file, or it is damaged.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise InputError(f"{path} is not there: is {path.parent} the --run directory of a training?")
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(f"{path} is no readable JSON ({error}): the file is damaged, train into a new --run directory.") from None
+
+
+def write_history(path, rows):
+    with replacing(path) as temporary, open(temporary, "w", newline="") as file:
+        if rows:
+            writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+def read_history(path):
+    """Rows of a history CSV, one dict of floats an epoch; none where the file is not there."""
+    if not pathlib.Path(path).is_file():
+        return []
+    with open(path, newline="") as file:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+
+
+def claim_run(directory, config):
+    """Make `directory` the run directory of `config`, or check that it already is.
+
+    Raises:
+        InputError: the directory holds a run of other settings, which are listed, or something that is no run.
+    """
+    directory = pathlib.Path(directory)
+    path = directory / "config.json"
+    if path.exists():
+        before = read_json(path)
+        old, new = ({**c["settings"], "data fingerprint": c["data"]["fingerprint"]} for c in (before, config))
+        differences = [f"{name} was {old.get(name)!r}, is {new.get(name)!r}"
+                       for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
+        if differences:
+            raise InputError(f"{directory} holds a run of other settings ({'; '.join(differences)}): "
+                             "repeat its settings to continue it, or name another --run directory.")
+    elif directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise InputError(f"{directory} exists and is no run directory: name another --run directory.")
+    else:
+        write_json(path, config)
+
+
+def versions():
+    """Versions of what a run's numbers depend on."""
+    from importlib.metadata import version
+
+    packages = ("tensorflow", "keras", "tensorflow-probability", "numpy", "pillow", "nilearn")
+    return {"python": platform.python_version(), **{package: version(package) for package in packages}}
+
+
+def device():
+    """`("GPU" | "CPU", name)` of what TensorFlow will compute on."""
+    import tensorflow as tf
+
+    gpus = tf.config.list_physical_devices("GPU")
+    if gpus:
+        return "GPU", tf.config.experimental.get_device_details(gpus[0]).get("device_name", gpus[0].name)
+    return "CPU", f"{os.cpu_count()} cores"
+
+
+def precision_policy(choice):
+    """Keras dtype policy of a `--precision` choice; `auto` takes bfloat16 where the hardware multiplies it natively."""
+    import tensorflow as tf
+
+    if choice == "auto":
+        gpus = tf.config.list_physical_devices("GPU")
+        if gpus:
+            capability = tf.config.experimental.get_device_details(gpus[0]).get("compute_capability", (0, 0))
+            native = capability >= (8, 0)
+        else:
+            cpuinfo = pathlib.Path("/proc/cpuinfo")
+            flags = cpuinfo.read_text().split() if cpuinfo.exists() else []
+            native = "avx512_bf16" in flags or "amx_bf16" in flags
+        choice = "bfloat16" if native else "float32"
+    return {"bfloat16": "mixed_bfloat16", "float32": "float32"}[choice]
