@@ -35,7 +35,9 @@ class CodebookUsage(keras.metrics.Metric):
         self.counts = self.add_weight(shape=(codebook_size,), initializer="zeros", name="counts", dtype="float32")
 
     def update_state(self, codes, sample_weight=None):
-        self.counts.assign_add(ops.cast(ops.bincount(ops.reshape(codes, (-1,)), minlength=self.codebook_size), "float32"))
+        codes = ops.reshape(codes, (-1,))
+        # a sum of ones over segments is a bincount that XLA can compile
+        self.counts.assign_add(ops.segment_sum(ops.ones_like(codes, "float32"), codes, self.codebook_size))
 
     def result(self):
         probability = self.counts / ops.maximum(ops.sum(self.counts), 1.0)
@@ -115,7 +117,7 @@ class VectorQuantizer(layers.Layer):
         sums = self.decay * self.sums + (1 - self.decay) * m
 
         even_share = ops.cast(ops.shape(vectors)[0], "float32") / self.codebook_size
-        dead = counts < self.restart_below * even_share  # (K,)
+        dead = self.counts < self.restart_below * even_share  # (K,)
         # Gumbel top-k: K draws from the batch without replacement, with probability proportional to the error
         noise = -ops.log(-ops.log(keras.random.uniform(ops.shape(errors), 1e-6, 1 - 1e-6, seed=self.seed_generator)))
         draws = tf.argsort(ops.log(errors + 1e-12) + noise, direction="DESCENDING")
@@ -245,12 +247,12 @@ class GatedBlock(layers.Layer):
 
     Features at a place must not know the code of that place or of a later one in raster order. The two inputs
     come shifted (by a row, by a column), so looking at the own place and back keeps that true without a mask on
-    any kernel: the vertical stack sees rows y and y - dilation, three columns wide, the horizontal one columns x and
-    x - 1. Either is a plain product of what it sees, so the sampler calls the same methods a row and a place at a time.
+    any kernel: the vertical stack sees rows y and y - dilation at columns x and x +- dilation, the horizontal one columns
+    x and x - dilation of its own row. Either is a plain product of what it sees, so the sampler calls the same methods a row and a place at a time.
 
     Args:
         width: channels C of each stack.
-        dilation: rows between the two that the vertical stack sees.
+        dilation: distance of the rows, and of the columns, that the vertical stack sees.
         dropout: rate on the gated features of the horizontal stack.
 
     Call: vertical and horizontal features `(B, H, W, C)` and conditions `(B, 1, 1, 4C)` -> both stacks' next features.
@@ -260,7 +262,7 @@ class GatedBlock(layers.Layer):
         super().__init__(**kwargs)
         self.width, self.dilation, self.dropout_rate = width, dilation, dropout
         make = {"dtype": self.dtype_policy}
-        self.look_up = layers.Conv2D(2 * width, (1, 3), padding="same", **make)
+        self.look_up = layers.Conv2D(2 * width, (1, 3), padding="same", dilation_rate=(1, dilation), **make)
         self.look_left = layers.Dense(2 * width, **make)
         self.hand_over = layers.Dense(2 * width, use_bias=False, **make)
         self.project = layers.Dense(width, kernel_initializer="zeros", **make)
@@ -283,14 +285,14 @@ class GatedBlock(layers.Layer):
         return self.hand_over(vertical) + condition[..., 2 * self.width :]
 
     def horizontal(self, here, left, told, training=False):
-        """Features of places `(..., C)` from themselves, their left neighbours and what the vertical stack told."""
+        """Features of places `(..., C)` from themselves, the places `dilation` to the left and what the vertical stack told."""
         seen = self.look_left(ops.concatenate([here, left], axis=-1)) + told
         return here + self.project(self.dropout(_gate(seen), training=training))
 
     def call(self, vertical, horizontal, condition, training=False):
         vertical = self.vertical(vertical, shift(vertical, rows=self.dilation), condition)
         told = self.from_vertical(vertical, condition)
-        return vertical, self.horizontal(horizontal, shift(horizontal, columns=1), told, training)
+        return vertical, self.horizontal(horizontal, shift(horizontal, columns=self.dilation), told, training)
 
     def get_config(self):
         return {**super().get_config(), "width": self.width, "dilation": self.dilation, "dropout": self.dropout_rate}
@@ -317,7 +319,7 @@ class PixelCNN(keras.Model):
         codebook_size: number of codes K.
         levels: number of slice levels.
         width: channels C of each stack.
-        blocks: number of gated blocks; their dilations run through 1, 2, 4, 8, so that four see 15 rows up.
+        blocks: number of gated blocks; their dilations run through 1, 2, 4, 8, so that eight see 30 rows up and 30 columns aside.
         dropout: rate within the blocks.
 
     Call: `{"codes": int32 (B, H, W), "levels": int32 (B,)}` -> logits, float32 `(B, H, W, K)`. `fit` minimises bits a code.
@@ -374,7 +376,7 @@ class PixelCNN(keras.Model):
         """Draw code maps, computing each layer at each place once.
 
         The vertical stack needs earlier rows only, so a whole row of it is computed at once from the last rows of each
-        block's input; the horizontal stack then goes through the row with one column of each block's input.
+        block's input; the horizontal stack then goes through the row with the last columns of each block's input.
 
         Args:
             levels: slice levels to draw at, int32 `(B,)`.
@@ -387,7 +389,6 @@ class PixelCNN(keras.Model):
         batch, grid, width = tf.shape(levels)[0], self.grid, self.settings["width"]
         conditions = self._conditions(levels)
         positions = ops.cast(self.positions, self.compute_dtype)
-        nothing = tf.zeros((batch, width), positions.dtype)
 
         def row(y, above, caches, drawn):
             vertical = above[:, None] + positions[y]  # (B, 1, W, C)
@@ -399,14 +400,15 @@ class PixelCNN(keras.Model):
 
             def place(x, left_code, lefts, line):
                 horizontal = left_code + positions[y, x]  # (B, C)
-                inputs = []
+                columns = []
                 for block, left, message in zip(self.blocks, lefts, told):
-                    inputs.append(horizontal)
-                    horizontal = block.horizontal(horizontal, left, message[x])
+                    columns.append(tf.concat([left[1:], horizontal[None]], axis=0))
+                    horizontal = block.horizontal(horizontal, left[0], message[x])
                 code = self.draw(self._logits(horizontal), seed, y * grid + x, temperature)
-                return x + 1, self.embedding(code), tuple(inputs), line.write(x, code)
+                return x + 1, self.embedding(code), tuple(columns), line.write(x, code)
 
-            start = (0, nothing, (nothing,) * len(self.blocks), tf.TensorArray(tf.int32, grid, element_shape=(None,)))
+            lefts = tuple(tf.zeros((block.dilation, batch, width), positions.dtype) for block in self.blocks)
+            start = (0, tf.zeros((batch, width), positions.dtype), lefts, tf.TensorArray(tf.int32, grid, element_shape=(None,)))
             line = tf.transpose(tf.while_loop(lambda x, *_: x < grid, place, start)[-1].stack())  # (B, W)
             return y + 1, self.embedding(line), tuple(rows), drawn.write(y, line)
 

@@ -1,0 +1,81 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import draw_slice
+from skimage.metrics import structural_similarity
+
+import metrics
+
+
+def pair(sigma=0.05):
+    image = (np.stack([draw_slice(1, 0), draw_slice(2, 3)]) / 255.0).astype("float32")[..., None]
+    noisy = np.clip(image + np.random.default_rng(0).normal(0, sigma, image.shape), 0, 1).astype("float32")
+    return image, noisy
+
+
+def test_ssim_equals_scikit_image():
+    images, noisy = pair()
+    expected = [structural_similarity(a[..., 0], b[..., 0], data_range=1.0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False)
+                for a, b in zip(images.astype("float64"), noisy.astype("float64"))]
+    np.testing.assert_allclose(metrics.ssim(images, noisy), expected, atol=1e-4)
+
+
+def test_ssim_equals_tensorflow():
+    images, noisy = pair()
+    np.testing.assert_allclose(metrics.ssim(images, noisy), tf.image.ssim(images, noisy, max_val=1.0), atol=1e-5)
+
+
+def test_ssim_clips_the_reconstruction_and_is_one_for_equals():
+    images, _ = pair()
+    np.testing.assert_allclose(metrics.ssim(images, images), 1.0, atol=1e-6)
+    overshoot = np.where(images == 0, -0.5, images)
+    np.testing.assert_allclose(metrics.ssim(images, overshoot.astype("float32")), 1.0, atol=1e-6)
+
+
+def test_brain_ssim_ignores_the_background():
+    images, _ = pair()
+    spoilt = images.copy()
+    spoilt[:, :40] += 0.2  # rows far above the head
+    maps = metrics.ssim_map(images, spoilt)
+    assert metrics.ssim(images, spoilt).numpy().max() < 0.95
+    np.testing.assert_allclose(metrics.brain_ssim(images, maps), 1.0, atol=1e-4)
+
+
+def test_psnr_of_a_known_error():
+    images = np.zeros((1, 16, 16, 1))
+    np.testing.assert_allclose(metrics.psnr(images, images + 0.1), [20.0])
+
+
+def test_interval_resamples_subjects_not_slices():
+    rng = np.random.default_rng(0)
+    subjects = np.repeat(np.arange(8), 32)
+    values = rng.normal(0, 1, 8)[subjects] + rng.normal(0, 0.01, 256)
+    low, high = metrics.subject_interval(values, subjects)
+    assert low < values.mean() < high
+    assert high - low > 4 * values.std() / np.sqrt(256)  # the slices alone would promise far more than eight subjects can
+    assert metrics.subject_interval(values, subjects) == [low, high]
+
+
+def test_loss_without_ssim_term_is_the_pixel_term():
+    images, noisy = pair()
+    error = images - noisy
+    expected = (10 * error**2 + np.abs(error)).mean((1, 2, 3))
+    np.testing.assert_allclose(metrics.ReconstructionLoss(0.0).call(images, noisy), expected, rtol=1e-5)
+    with_ssim = metrics.ReconstructionLoss(2.0).call(images, noisy)
+    np.testing.assert_allclose(with_ssim - expected, 2 * (1 - metrics.ssim(images, noisy).numpy()), rtol=1e-4)
+
+
+def test_baselines_against_hand_counts():
+    training = np.array([[[0, 1]], [[0, 1]], [[0, 2]], [[0, 2]]])
+    counts = metrics.code_counts(training, 4)
+    assert counts.shape == (1, 2, 4) and counts.sum() == 8
+    np.testing.assert_array_equal(counts[0, 0], [4, 0, 0, 0])
+    np.testing.assert_array_equal(counts[0, 1], [0, 2, 2, 0])
+    bits = metrics.baseline_bits(training, counts)
+    assert bits["uniform"] == 2.0
+    np.testing.assert_allclose(bits["unigram"], -np.mean(np.log2(np.array([5, 3] * 2 + [5, 3] * 2) / 12)))
+    assert bits["position"] == pytest.approx(0.5, abs=0.03)
+
+
+def test_usage():
+    assert metrics.usage(np.array([0, 0, 3, 3]), 8) == (2, pytest.approx(2.0))

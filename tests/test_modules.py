@@ -1,0 +1,229 @@
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import CODES, IMAGE_SIZE, LEVELS, ROOT
+
+import modules
+
+
+def images(count=6, seed=0):
+    return np.random.default_rng(seed).random((count, IMAGE_SIZE, IMAGE_SIZE, 1), "float32")
+
+
+def codes(shape=(3, 8, 8), seed=0):
+    return np.random.default_rng(seed).integers(0, CODES, shape).astype("int32")
+
+
+def quantizer(size=CODES, dim=3, **options):
+    layer = modules.VectorQuantizer(size, dim, **options)
+    layer.build((None, None, None, dim))
+    return layer
+
+
+def test_codes_are_the_nearest_neighbours():
+    layer = quantizer()
+    table, latents = np.random.default_rng(0).normal(size=(CODES, 3)), np.random.default_rng(1).normal(size=(2, 5, 5, 3))
+    layer.codebook.assign(table)
+    distances = np.linalg.norm(latents[..., None, :] - table, axis=-1)
+    np.testing.assert_array_equal(layer.codes(latents.astype("float32")), distances.argmin(-1))
+
+
+def test_embed_inverts_codes():
+    layer = quantizer()
+    layer.codebook.assign(np.random.default_rng(0).normal(size=(CODES, 3)))
+    every = np.arange(CODES)
+    np.testing.assert_array_equal(layer.codes(layer.embed(every)), every)
+
+
+def test_gradient_goes_straight_through_and_commitment_is_weighed():
+    layer = quantizer(commitment_weight=0.5)
+    latents = tf.Variable(np.random.default_rng(1).normal(size=(2, 4, 4, 3)).astype("float32"))
+    with tf.GradientTape() as tape:
+        tape.watch(latents)
+        loss = tf.reduce_sum(3.0 * layer(latents))
+    np.testing.assert_allclose(tape.gradient(loss, latents), np.full(latents.shape, 3.0))
+    distance = np.mean((latents.numpy() - layer.embed(layer.codes(latents)).numpy()) ** 2)
+    np.testing.assert_allclose(layer.losses[0], 0.5 * distance, rtol=1e-5)
+
+
+def test_codebook_follows_the_moving_average_of_its_vectors():
+    layer = quantizer(size=2, dim=1, decay=0.9, restart_below=0.0)
+    layer.codebook.assign([[0.0], [10.0]])
+    layer.counts.assign([4.0, 4.0])
+    layer.sums.assign([[0.0], [40.0]])
+    layer(np.array([1.0, 1.0, 1.0, 8.0], "float32").reshape(1, 2, 2, 1), training=True)
+    counts, sums = np.array([0.9 * 4 + 0.1 * 3, 0.9 * 4 + 0.1 * 1]), np.array([0.1 * 3.0, 0.9 * 40 + 0.1 * 8])
+    np.testing.assert_allclose(layer.counts, counts, rtol=1e-5)
+    smoothed = (counts + 1e-5) / (counts.sum() + 2e-5) * counts.sum()
+    np.testing.assert_allclose(layer.codebook[:, 0], sums / smoothed, rtol=1e-4)
+
+
+def test_codebook_stands_still_outside_training():
+    layer = quantizer()
+    before = layer.codebook.numpy()
+    layer(np.ones((1, 4, 4, 3), "float32"))
+    np.testing.assert_array_equal(layer.codebook, before)
+
+
+def test_codebook_starts_from_data_and_dead_codes_restart_on_it():
+    layer = quantizer()
+    latents = np.random.default_rng(1).normal(5, 1, (2, 8, 8, 3)).astype("float32")
+    layer(latents, training=True)
+    vectors = latents.reshape(-1, 3)
+    for code in layer.codebook.numpy():
+        assert np.abs(vectors - code).sum(-1).min() < 1e-3
+    assert len(np.unique(layer.codebook.numpy(), axis=0)) == CODES
+    table, counts = layer.codebook.numpy(), layer.counts.numpy()
+    table[3], counts[3] = 1e3, 0.0  # a code that no vector will ever reach
+    layer.codebook.assign(table)
+    layer.counts.assign(counts)
+    layer(latents, training=True)
+    assert np.abs(vectors - layer.codebook.numpy()[3]).sum(-1).min() < 1e-3
+
+
+def test_quantizer_works_in_float32_under_any_policy():
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        model = modules.VQVAE(IMAGE_SIZE, codebook_size=CODES, code_dim=4, width=8, encoder_blocks=(1, 1), decoder_blocks=(1, 1))
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert model.encoder.layers[1].compute_dtype == "bfloat16"
+    assert model.quantizer(model.encoder(images())).dtype == tf.float32
+    assert model(images()).dtype == tf.float32
+
+
+def test_usage_is_counted_over_an_epoch_not_a_batch():
+    usage = modules.CodebookUsage(8)
+    usage.update_state(np.array([0, 0, 1, 1]))
+    usage.update_state(np.array([2, 2, 3, 3]))
+    result = usage.result()
+    assert result["codes_used"] == 4
+    np.testing.assert_allclose(result["perplexity"], 4.0, rtol=1e-5)
+
+
+def test_encode_and_decode(vqvae):
+    map_ = vqvae.encode(images())
+    assert map_.shape == (6, IMAGE_SIZE // 8, IMAGE_SIZE // 8) and map_.dtype == tf.int32
+    restored = vqvae.decode(map_).numpy()
+    assert restored.shape == (6, IMAGE_SIZE, IMAGE_SIZE, 1) and restored.min() >= 0 and restored.max() <= 1
+    np.testing.assert_allclose(restored, np.clip(vqvae(images()), 0, 1), atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [80, 128, 256])
+def test_published_image_sizes(size):
+    model = modules.VQVAE(size, codebook_size=CODES, code_dim=4, width=8, encoder_blocks=(0, 0), decoder_blocks=(0, 0))
+    assert model(np.zeros((1, size, size, 1), "float32")).shape == (1, size, size, 1)
+
+
+@pytest.mark.parametrize("size", [0, 60, -8])
+def test_image_size_must_fit_the_grid(size):
+    with pytest.raises(ValueError, match=f"Received: image_size={size}"):
+        modules.VQVAE(size)
+
+
+def test_one_step_moves_what_must_move_and_nothing_else(vqvae):
+    vqvae.compile(keras.optimizers.Adam(1e-2), loss="mse")
+    vqvae.train_on_batch(images(), images())  # residual branches end in zeros, so gradients reach all weights at the second step
+    before = [w.numpy() for w in vqvae.weights]
+    vqvae.train_on_batch(images(seed=1), images(seed=1))
+    still = [w.path for w, old in zip(vqvae.weights, before) if np.array_equal(w, old)]
+    assert not still, f"did not move: {still}"
+    before = [w.numpy() for w in vqvae.weights]
+    vqvae.evaluate(images(), images(), verbose=0)
+    moved = [w.path for w, old in zip(vqvae.weights, before) if not np.array_equal(w, old)]
+    assert not moved, f"moved: {moved}"
+
+
+def test_trains_under_xla(vqvae):
+    vqvae.compile("adam", loss="mse", jit_compile=True)
+    assert np.isfinite(vqvae.train_on_batch(images(), images(), return_dict=True)["loss"])
+
+
+def test_prior_learns_in_bits(prior):
+    data = np.tile(codes((1, 8, 8)), (32, 1, 1))
+    inputs = {"codes": data, "levels": np.zeros(32, "int32")}
+    prior.compile(keras.optimizers.Adam(1e-2))
+    first = prior.evaluate(inputs, data, verbose=0)
+    np.testing.assert_allclose(first, np.mean(prior.bits(data, inputs["levels"])), rtol=1e-4)
+    prior.fit(inputs, data, batch_size=8, epochs=20, verbose=0)
+    assert prior.evaluate(inputs, data, verbose=0) < 0.3 * first
+
+
+def test_bits_equal_the_softmax_oracle(prior):
+    data, levels = codes(), np.array([0, 1, 3])
+    logits = prior({"codes": data, "levels": levels}).numpy().astype("float64")
+    log = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    oracle = -np.take_along_axis(log, data[..., None], -1)[..., 0] / np.log(2)
+    np.testing.assert_allclose(prior.bits(data, levels), oracle, atol=1e-4)
+
+
+@pytest.mark.parametrize("place", [(0, 0), (0, 7), (3, 4), (7, 7)])
+def test_no_logit_knows_its_own_or_a_later_code(prior, place):
+    data, levels = codes((1, 8, 8)), np.array([2])
+    changed = data.copy()
+    changed[0][place] = (changed[0][place] + 1) % CODES
+    before, after = (prior({"codes": c, "levels": levels}).numpy()[0].reshape(64, CODES) for c in (data, changed))
+    raster = place[0] * 8 + place[1]
+    np.testing.assert_array_equal(before[: raster + 1], after[: raster + 1])
+    assert raster == 63 or np.abs(before[raster + 1 :] - after[raster + 1 :]).max() > 1e-4
+
+
+def test_no_blind_spot(prior):
+    """The last logit feels every earlier code."""
+    data, levels = codes((1, 8, 8)), np.array([2])
+    before = prior({"codes": data, "levels": levels}).numpy()[0, 7, 7]
+    many = np.repeat(data, 63, axis=0)
+    for place in range(63):
+        many[place].reshape(-1)[place] += 1
+    after = prior({"codes": many % CODES, "levels": np.repeat(levels, 63)}).numpy()[:, 7, 7]
+    assert (np.abs(after - before).max(-1) > 0).all()
+
+
+def test_level_is_a_condition(prior):
+    data = codes((1, 8, 8))
+    one, other = (prior({"codes": data, "levels": np.array([level])}).numpy() for level in (0, LEVELS - 1))
+    assert np.abs(one - other).max() > 1e-3
+
+
+def test_sampler_equals_the_naive_loop(prior):
+    levels, seed = tf.constant([0, 1, 3]), tf.constant(5)
+    drawn = prior.sample(levels, seed).numpy()
+    naive = np.zeros((3, 8, 8), "int32")
+    for y in range(8):
+        for x in range(8):
+            logits = prior({"codes": naive, "levels": levels})[:, y, x]
+            naive[:, y, x] = prior.draw(logits, seed, y * 8 + x, 1.0)
+    np.testing.assert_array_equal(drawn, naive)
+    np.testing.assert_array_equal(drawn, prior.sample(levels, seed))
+    assert (drawn != prior.sample(levels, tf.constant(6)).numpy()).any()
+
+
+def test_draws_follow_the_distribution(prior):
+    logits = tf.constant(np.tile(np.log([[0.5, 0.25, 0.25]]), (20000, 1)), tf.float32)
+    share = np.bincount(prior.draw(logits, tf.constant(0), 0, 1.0)) / 20000
+    np.testing.assert_allclose(share, [0.5, 0.25, 0.25], atol=0.015)
+
+
+def test_models_reload_in_a_fresh_process(vqvae, prior, tmp_path):
+    vqvae.compile("adam", loss="mse")
+    vqvae.fit(images(), images(), epochs=2, verbose=0)
+    vqvae.save(tmp_path / "vqvae.keras")
+    prior.save(tmp_path / "prior.keras")
+    np.save(tmp_path / "images.npy", images())
+    np.save(tmp_path / "codes.npy", codes())
+    script = (
+        "import sys, keras, numpy as np; sys.path.insert(0, sys.argv[1]); import modules; folder = sys.argv[2]\n"
+        "vqvae, prior = (keras.saving.load_model(f'{folder}/{name}.keras') for name in ('vqvae', 'prior'))\n"
+        "codes = np.load(f'{folder}/codes.npy')\n"
+        "np.savez(f'{folder}/out.npz', restored=vqvae(np.load(f'{folder}/images.npy')),"
+        " logits=prior({'codes': codes, 'levels': np.array([0, 1, 2])}), counts=vqvae.quantizer.counts)\n"
+    )
+    subprocess.run([sys.executable, "-c", script, ROOT, tmp_path], check=True)
+    out = np.load(tmp_path / "out.npz")
+    np.testing.assert_allclose(out["restored"], vqvae(images()), atol=1e-6)
+    np.testing.assert_allclose(out["logits"], prior({"codes": codes(), "levels": np.array([0, 1, 2])}), atol=1e-5)
+    np.testing.assert_array_equal(out["counts"], vqvae.quantizer.counts)
