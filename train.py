@@ -86,7 +86,6 @@ def main(args):
                  "intensity_range": dataset.INTENSITY_RANGE, "images": {s.name: len(s) for s in slices.splits.values()}},
         "versions": versions(),
     })
-    keras.utils.set_random_seed(args.seed)
     keras.config.set_dtype_policy(policy)
     train_vqvae(run, slices, settings)
     train_prior(run, slices, settings)
@@ -195,6 +194,7 @@ def fit_stage(stage, run, fresh, examples, counts, settings, epochs, peak):
         print(f"{stage}: finished after {len(rows)} epochs.", flush=True)
         return
     else:
+        keras.utils.set_random_seed(settings["seed"])  # here, so that a stage starts alike whatever ran before it
         warmup = max(1, min(200, steps * epochs // 10))
         model, rows = fresh(keras.optimizers.schedules.CosineDecay(0.0, steps * epochs - warmup, warmup_target=peak, warmup_steps=warmup)), []
     print(f"{stage}: {model.count_params() / 1e6:.2f} M parameters, "

@@ -1,0 +1,196 @@
+"""Both scripts as a user runs them, in processes of their own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+from conftest import IMAGE_SIZE, LEVELS, ROOT, TINY, run_script, write_slices
+from PIL import Image
+
+import dataset
+import metrics
+
+STAGES = ["--epochs", "4", "--prior-epochs", "4"]
+
+
+def train_arguments(data, run):
+    return ["--data", data, "--run", run, *TINY, *STAGES]
+
+
+@pytest.fixture(scope="module")
+def run(slices_folder, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("runs") / "tiny"
+    done = run_script("train.py", *train_arguments(slices_folder, directory))
+    assert done.returncode == 0, done.stderr
+    assert f"Next: python predict.py --run {directory} --data {slices_folder}" in done.stdout
+    assert "Training on the CPU" in done.stdout and "12 images,    3 cases" in done.stdout
+    return directory
+
+
+@pytest.fixture(scope="module")
+def report(run):
+    done = run_script("predict.py", "--run", run, "--samples", 5, "--write-reconstructions")
+    assert done.returncode == 0, done.stderr
+    return json.loads((run / "predict" / "metrics.json").read_text())
+
+
+def weights(path):
+    return [w.numpy() for w in keras.saving.load_model(path, compile=False).weights]
+
+
+def assert_same_models(one, other):
+    for stage in ("vqvae", "prior"):
+        for a, b in zip(weights(one / f"{stage}.keras"), weights(other / f"{stage}.keras"), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_run_directory_tells_how_it_was_made(run, slices_folder):
+    config = json.loads((run / "config.json").read_text())
+    assert config["settings"]["image_size"] == IMAGE_SIZE and config["settings"]["seed"] == 0
+    assert config["data"]["fingerprint"] == dataset.open_slices(slices_folder).fingerprint
+    assert config["data"]["intensity_range"] == [0.0, 1.0] and config["data"]["name"] == "OASIS"
+    assert config["versions"]["keras"] == keras.__version__
+    assert not list((run / "resume").iterdir()) and list((run / "logs").rglob("events*"))
+    for stage in ("vqvae", "prior"):
+        rows = (run / f"{stage}_history.csv").read_text().splitlines()
+        assert len(rows) == 5 and "val_loss" in rows[0]
+
+
+def test_metrics_have_the_promised_keys(report):
+    promised = {
+        "data": {"name", "split", "images", "subjects", "image_size"},
+        "ssim": {"mean", "ci95", "min", "brain_mean"},
+        "psnr": {"mean"},
+        "rate": {"index_bits", "prior_bits", "bits_per_pixel"},
+        "codebook": {"size", "used", "perplexity"},
+        "prior": {"bits_per_code", "uniform_bits_per_code", "unigram_bits_per_code", "position_bits_per_code"},
+        "samples": {"count", "seconds"},
+    }
+    assert set(report) >= set(promised)
+    for key, names in promised.items():
+        assert set(report[key]) >= names
+    assert report["data"]["images"] == 8 and report["data"]["subjects"] == 2 and report["data"]["image_size"] == IMAGE_SIZE
+    assert report["rate"]["index_bits"] == 4 * 4 * 4
+    assert report["prior"]["uniform_bits_per_code"] == 4.0
+    low, high = report["ssim"]["ci95"]
+    assert low <= report["ssim"]["mean"] <= high and report["ssim"]["min"] <= report["ssim"]["mean"]
+    assert report["rate"]["prior_bits"] == pytest.approx(16 * report["prior"]["bits_per_code"], rel=1e-5)
+
+
+def test_metrics_equal_those_of_the_written_reconstructions(run, report, slices_folder):
+    """SSIM and PSNR once more, from nothing but the files on disk."""
+    split = dataset.open_slices(slices_folder).splits["test"]
+    source = dataset.image_source(split, IMAGE_SIZE)
+    originals = np.stack([source(i) for i in range(len(split))]) / 255.0
+    files = sorted((run / "predict" / "reconstructions").glob("*.png"))
+    assert [file.name for file in files] == [f"case_{case:03d}_slice_{level}.png" for case in (5, 6) for level in range(LEVELS)]
+    restored = np.stack([np.array(Image.open(file)) for file in files])[..., None] / 255.0
+    assert report["ssim"]["mean"] == pytest.approx(metrics.ssim(originals.astype("float32"), restored).numpy().mean(), abs=2e-3)
+    assert report["psnr"]["mean"] == pytest.approx(metrics.psnr(originals, restored).mean(), abs=0.02)
+
+
+def test_figures_and_samples_are_written(run, report):
+    out = run / "predict"
+    for name in ("reconstructions", "samples", "codes", "training"):
+        with Image.open(out / f"{name}.png") as figure:
+            assert figure.size[0] > 800
+    files = sorted((out / "samples").iterdir())
+    assert [file.name for file in files] == [f"sample_000{i}_slice_{level}.png" for i, level in enumerate((0, 1, 2, 2, 3))]
+    with Image.open(files[0]) as sample:
+        assert sample.mode == "L" and sample.size == (IMAGE_SIZE, IMAGE_SIZE)
+
+
+def test_same_seed_gives_the_same_samples(run, report):
+    samples = run / "predict" / "samples"
+    before = {file.name: file.read_bytes() for file in samples.iterdir()}
+    assert run_script("predict.py", "--run", run, "--samples", 5).returncode == 0
+    assert {file.name: file.read_bytes() for file in samples.iterdir()} == before
+    assert run_script("predict.py", "--run", run, "--samples", 5, "--seed", 1).returncode == 0
+    assert {file.name: file.read_bytes() for file in samples.iterdir()} != before
+
+
+def test_killed_training_ends_as_if_it_had_not_been(run, slices_folder, tmp_path):
+    other = tmp_path / "killed"
+    for stage in ("vqvae", "prior"):
+        process = subprocess.Popen([sys.executable, ROOT / "train.py", *train_arguments(slices_folder, other)], stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + 120
+        while not (other / "resume" / f"{stage}.keras").exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.005)
+        os.kill(process.pid, signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL, "the training ended before it could be killed"
+    done = run_script("train.py", *train_arguments(slices_folder, other))
+    assert done.returncode == 0, done.stderr
+    assert "vqvae: finished after 4 epochs" in done.stdout and "continues after epoch" in done.stdout
+    assert_same_models(run, other)
+    for stage in ("vqvae", "prior"):
+        losses = [[line.split(",")[3:] for line in (d / f"{stage}_history.csv").read_text().splitlines()] for d in (run, other)]
+        assert losses[0] == losses[1]
+
+
+def test_finished_run_is_left_alone(run, slices_folder):
+    before = {file: file.stat().st_mtime_ns for file in run.glob("*.keras")}
+    done = run_script("train.py", *train_arguments(slices_folder, run))
+    assert done.returncode == 0 and done.stdout.count("finished after") == 2
+    assert {file: file.stat().st_mtime_ns for file in run.glob("*.keras")} == before
+
+
+def one_line(done, *expected):
+    assert done.returncode == 2, done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1 and "Traceback" not in done.stderr
+    for text in expected:
+        assert str(text) in done.stderr
+    return done
+
+
+def test_other_settings_are_refused_and_listed(run, slices_folder):
+    done = run_script("train.py", *train_arguments(slices_folder, run), "--seed", 3, "--ssim-weight", 0)
+    one_line(done, run, "seed was 0, is 3", "ssim_weight was 1.0, is 0.0")
+
+
+@pytest.mark.parametrize("arguments, expected", [
+    (["--data", "no-such-folder"], ["--data no-such-folder", "keras_png_slices_train"]),
+    (["--image-size", "60"], ["--image-size must be a multiple of 8", "60"]),
+    (["--batch-size", "13"], ["--batch-size must be at most the 12", "13"]),
+])
+def test_bad_training_input_is_one_line_and_writes_nothing(arguments, expected, slices_folder, tmp_path):
+    arguments = [*train_arguments(slices_folder, tmp_path / "run"), *arguments]  # the last mention of a flag counts
+    one_line(run_script("train.py", *arguments, cwd=tmp_path), *expected)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("arguments, flag", [(["--epochs", "0"], "--epochs"), (["--batch-size", "many"], "--batch-size"), (["--precision", "int8"], "--precision"),
+                                             (["--subjects", "2"], "--subjects"), (["--learning-rate", "nan"], "--learning-rate")])
+def test_bad_flags_are_named(arguments, flag):
+    done = run_script("train.py", *arguments)
+    assert done.returncode == 2 and f"argument {flag}" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_predict_needs_a_finished_run(run, tmp_path):
+    one_line(run_script("predict.py", "--run", tmp_path / "nowhere"), "config.json is not there")
+    half = tmp_path / "half"
+    half.mkdir()
+    for name in ("config.json", "vqvae.keras"):
+        (half / name).write_bytes((run / name).read_bytes())
+    one_line(run_script("predict.py", "--run", half), "prior.keras is not there")
+    (half / "prior.keras").write_bytes((run / "prior.keras").read_bytes()[:5000])
+    one_line(run_script("predict.py", "--run", half), "prior.keras cannot be loaded")
+    assert not (half / "predict").exists()
+
+
+def test_a_foreign_folder_is_no_run_directory(slices_folder, tmp_path):
+    (tmp_path / "thesis.txt").write_text("keep me")
+    one_line(run_script("train.py", *train_arguments(slices_folder, tmp_path)), "is no run directory")
+    assert [file.name for file in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_help_answers_without_tensorflow():
+    for script in ("train.py", "predict.py"):
+        begin = time.monotonic()
+        assert run_script(script, "--help").returncode == 0
+        assert time.monotonic() - begin < 2
