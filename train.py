@@ -200,6 +200,12 @@ def fit_stage(stage, run, fresh, examples, counts, settings, epochs, peak):
     print(f"{stage}: {model.count_params() / 1e6:.2f} M parameters, "
           + (f"continues after epoch {len(rows)}" if rows else "starts") + f", {epochs} epochs of {steps} steps.", flush=True)
 
+    def reseed(epoch, logs):
+        # Keras saves no state of random generators; this makes it, like the data's order, a function of seed and epoch
+        states = [v for v in model.non_trainable_variables if v.name == "seed_generator_state"]
+        for number, state in enumerate(states):
+            state.assign([settings["seed"] + number, epoch << 16])  # the second is a counter, moved on by every draw
+
     def keep(epoch, logs):
         rows.append({"epoch": epoch + 1, "seconds": round(time.monotonic() - keep.begin, 1), **{k: float(v) for k, v in logs.items()}})
         keep.begin = time.monotonic()
@@ -219,7 +225,7 @@ def fit_stage(stage, run, fresh, examples, counts, settings, epochs, peak):
             shuffle=False, steps_per_epoch=steps, initial_epoch=len(rows), epochs=epochs,
             validation_data=dataset.evaluation_batches(examples["validate"], counts["validate"], settings["batch_size"]),
             verbose=1 if sys.stdout.isatty() else 2,
-            callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=keep),
+            callbacks=[keras.callbacks.LambdaCallback(on_epoch_begin=reseed, on_epoch_end=keep),
                        keras.callbacks.TensorBoard(run / "logs" / stage, write_graph=False)],
         )
     resume.unlink()
