@@ -16,7 +16,7 @@ from utils import InputError, claim_run, command_line, device, precision_policy,
 
 # What a flag that is not given becomes. The synthetic ones fit both scripts into ten minutes on two cores.
 DEFAULTS = {
-    "OASIS": dict(image_size=256, epochs=16, prior_epochs=8, batch_size=8, width=128, prior_width=128, prior_blocks=8),
+    "OASIS": dict(image_size=256, epochs=14, prior_epochs=8, batch_size=8, width=128, prior_width=128, prior_blocks=8),
     "synthetic": dict(image_size=128, epochs=12, prior_epochs=12, batch_size=8, width=96, prior_width=96, prior_blocks=8),
 }
 
