@@ -1,9 +1,14 @@
-"""Find, check and feed OASIS brain slices: files -> `tf.data`.
+"""Find, check and make folders of OASIS brain slices.
 
 Layout: `keras_png_slices_{train,validate,test}/case_NNN_slice_K.nii.png`, 8-bit grey PNG, 256 x 256;
 NNN is the subject, K the level of the slice, bottom to top.
+
+    python dataset.py from-oasis1 DIR [--masked]     slices of the official OASIS-1 discs
+    python dataset.py from-nifti DIR                 slices of NIfTI volumes in a standard space
+    python dataset.py check DIR                      what a data folder holds, and what is wrong with it
 """
 
+import argparse
 import collections
 import concurrent.futures
 import dataclasses
@@ -11,19 +16,21 @@ import hashlib
 import json
 import pathlib
 import re
+import sys
 
 import numpy as np
-import tensorflow as tf
 from PIL import Image
+from tqdm import tqdm
 
 import synthetic
-from utils import InputError
+from utils import InputError, command_line, read_json
 
 SPLITS = ("train", "validate", "test")
 SOURCE_SIZE = 256  # pixels of a side, as OASIS slices come
-INTENSITY_RANGE = (0.0, 1.0)  # what a grey value of 0 and of 255 become
 DEFAULT_DIRECTORY = pathlib.Path("data/keras_png_slices_data")
-CACHE_BYTES = 2**31  # decoded slices are kept in memory up to this size, read again every epoch beyond it
+
+BRAIN = (slice(52, 206), slice(36, 222))  # rows and columns that hold all of every brain-masked slice
+DARK = 8  # grey values up to this may be noise of the air around a head
 
 _NAME = re.compile(r"case_(\d+)_slice_(\d+)\.nii\.png")
 
@@ -145,78 +152,139 @@ def _check_file(path):
     return "/".join((*pathlib.Path(path).parts[-2:], digest))
 
 
-def image_source(split, image_size):
-    """Function from a slice's index to its image, uint8 `(S, S, 1)`: decoded, and resized with antialiasing.
+def inspect_slices(directory):
+    """What a data folder holds and all that is wrong with it; unlike `open_slices` this does not stop at the first problem.
 
-    Decodes once and keeps the result while it fits into `CACHE_BYTES`, else decodes at every call.
+    Returns:
+        `(facts, problems)`: lines on counts, subjects, intensity and scalp; and one line for each missing folder or
+        slice, each name that does not parse, each unreadable, black or duplicate image (by hash of its pixels), and each
+        case or subject in several splits.
+
+    Raises:
+        InputError: there is no readable slice at all.
     """
-    paths = tf.constant(split.paths)
+    directory = pathlib.Path(directory)
+    splits, segmented, problems = {}, {}, []
+    images = collections.defaultdict(list)  # hash of the pixels: files
+    peaks, means, beyond = [], [], []  # of each image; `beyond` counts pixels outside the brain
+    for name in SPLITS:
+        folder, found = directory / f"keras_png_slices_{name}", []
+        for path in tqdm(sorted(folder.glob("*.png")), desc=name, unit="image", leave=False, disable=None):
+            match = _NAME.fullmatch(path.name)
+            if not match:
+                problems.append(f"{path} has no case and slice number: name it case_NNN_slice_K.nii.png.")
+                continue
+            try:
+                _check_file(path)
+                with Image.open(path, formats=["PNG"]) as image:
+                    pixels = np.array(image)
+            except InputError as error:
+                problems.append(str(error))
+                continue
+            except (OSError, SyntaxError, ValueError) as error:  # sound chunks around damaged pixels
+                problems.append(f"{path} is no readable PNG ({error}): restore or remove it.")
+                continue
+            found.append((int(match[1]), int(match[2]), str(path)))
+            images[hashlib.sha256(pixels).digest() if pixels.any() else b""].append(path)
+            peaks.append(int(pixels.max()))
+            means.append(pixels.sum() / max(1, np.count_nonzero(pixels)))
+            pixels[BRAIN] = 0
+            beyond.append(np.count_nonzero(pixels > DARK))
+        if found:
+            cases, levels, paths = zip(*sorted(found))
+            splits[name] = Split(name, paths, np.array(cases), np.array(levels))
+        else:
+            problems.append(f"{folder} {'holds no readable slice' if folder.is_dir() else 'is missing'}: every split needs slices.")
+        masks = {path.name[4:] for path in (directory / f"keras_png_slices_seg_{name}").glob("seg_*.png")}
+        segmented[name] = len(masks)
+        lone = masks - {pathlib.Path(path).name[5:] for _, _, path in found}
+        problems += [f"keras_png_slices_seg_{name}/seg_{mask} has no image." for mask in sorted(lone)]
+    if not splits:
+        raise InputError(f"{directory} holds no readable slice. {' '.join(problems)}")
 
-    def decode(index):
-        image = tf.io.decode_png(tf.io.read_file(paths[index]), channels=1)
-        image.set_shape((SOURCE_SIZE, SOURCE_SIZE, 1))
-        if image_size != SOURCE_SIZE:
-            resized = tf.image.resize(image, (image_size, image_size), antialias=True)
-            image = tf.cast(tf.round(tf.clip_by_value(resized, 0, 255)), tf.uint8)
-        return image
+    slices = Slices(directory.name, splits, "")
+    places = collections.defaultdict(list)  # case: splits
+    for split in splits.values():
+        for case in sorted(set(split.cases.tolist())):
+            places[case].append(split.name)
+            lacking = sorted(set(range(slices.levels)) - set(split.levels[split.cases == case].tolist()))
+            if lacking:
+                problems.append(f"case {case:03d} of {split.name} lacks slices {', '.join(map(str, lacking))}.")
+    manifest = directory / "conversion.json"  # knows which cases are scans of one subject
+    scans = read_json(manifest)["cases"] if manifest.is_file() else {}
+    subjects = collections.defaultdict(set)
+    for case, names in places.items():
+        subject = scans.get(f"{case:03d}", {}).get("subject", f"case {case:03d}")
+        subjects[subject].update(names)
+        if len(names) > 1:
+            problems.append(f"leak: case {case:03d} is in {' and '.join(names)}.")
+    problems += [f"leak: scans of subject {subject} are in {' and '.join(sorted(names, key=SPLITS.index))}."
+                 for subject, names in subjects.items() if len(names) > 1 and subject[:5] != "case "]
+    problems += [f"{path} is black." for path in images.pop(b"", [])]
+    for paths in images.values():
+        if len(paths) > 1:
+            leak = "leak, " if len({path.parent for path in paths}) > 1 else ""
+            problems.append(f"{leak}duplicates: {', '.join('/'.join(path.parts[-2:]) for path in paths)} are one image.")
 
-    if len(split) * image_size**2 > CACHE_BYTES:
-        return decode
-    whole = tf.data.Dataset.range(len(split)).map(decode, tf.data.AUTOTUNE).batch(len(split))
-    images = next(iter(whole))  # (N, S, S, 1)
-    return lambda index: images[index]
-
-
-def normalise(image):
-    """Grey values 0-255 -> float32 in `INTENSITY_RANGE`."""
-    return tf.cast(image, tf.float32) / 255.0
-
-
-def images_of(source):
-    """The first stage's examples: what goes in must come out. `mirror` exchanges left and right (nose to the right)."""
-
-    def example(index, mirror):
-        image = source(index)
-        image = normalise(tf.cond(mirror, lambda: tf.reverse(image, [0]), lambda: image))
-        return image, image
-
-    return example
-
-
-def codes_of(codes, levels):
-    """The second stage's examples: codes `(2, N, H, W)`, of the slices and of their mirror images, and levels `(N,)`."""
-    codes, levels = tf.constant(codes), tf.constant(levels)
-
-    def example(index, mirror):
-        code = tf.cast(codes[tf.cast(mirror, index.dtype), index], tf.int32)
-        return {"codes": code, "levels": levels[index]}, code
-
-    return example
+    with_scalp = sum(count > 50 for count in beyond)
+    share = with_scalp / len(beyond)
+    kind = "brain-masked" if share < 0.05 else "with scalp" if share > 0.5 else "mixed, brain-masked and with scalp"
+    facts = [*slices.report(),
+             f"  subjects   {len(subjects)}, with {len(places)} cases of up to {slices.levels} slices",
+             f"  segmented  {', '.join(f'{count} {name}' for name, count in segmented.items())}",
+             f"  intensity  brightest pixel of a slice {min(peaks)}-{max(peaks)}, 255 in {peaks.count(255)} of {len(peaks)} slices; "
+             f"mean without background {min(means):.0f}-{max(means):.0f}",
+             f"  looks {kind} ({with_scalp} of {len(beyond)} slices have more than noise outside the rows and columns of the brain)"]
+    return facts, problems
 
 
-def training_batches(example, count, batch_size, seed, first_epoch=0):
-    """Endless batches for `fit(steps_per_epoch=count // batch_size)`.
-
-    Order and mirroring are a function of the seed and the epoch alone, so that a resumed run sees what an
-    uninterrupted one would have seen. Every epoch is a new permutation, without its incomplete last batch.
-
-    Args:
-        example: function of an index and a mirror flag, from `images_of` or `codes_of`.
-        count: number of examples, at least `batch_size`.
-    """
-    kept = count // batch_size * batch_size
-
-    def epoch(number):
-        key = tf.stack([tf.constant(seed, tf.int64), number])
-        order = tf.random.experimental.stateless_shuffle(tf.range(count), seed=key)[:kept]
-        mirrors = tf.random.stateless_uniform([kept], seed=key) < 0.5
-        return tf.data.Dataset.from_tensor_slices((order, mirrors))
-
-    epochs = tf.data.Dataset.range(first_epoch, np.iinfo(np.int64).max).flat_map(epoch)
-    return epochs.map(example, tf.data.AUTOTUNE).batch(batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+def _listed(problems):
+    return [f"{len(problems)} problems:" if problems else "no problems", *(f"  {' '.join(problem.split())}" for problem in problems)]
 
 
-def evaluation_batches(example, count, batch_size, mirror=False):
-    """All examples once, in order, the last batch as long as it is."""
-    indices = tf.data.Dataset.range(count)
-    return indices.map(lambda index: example(index, tf.constant(mirror)), tf.data.AUTOTUNE).batch(batch_size).prefetch(tf.data.AUTOTUNE)
+def main(args):
+    if args.command == "check":
+        if not pathlib.Path(args.directory).is_dir():
+            raise InputError(f"{args.directory} is no folder: give the one that holds keras_png_slices_train, _validate and _test.")
+        directory = find_slices(args.directory)
+        facts, problems = inspect_slices(directory)
+        print(directory, *facts, *_listed(problems), sep="\n")
+        sys.exit(bool(problems))
+
+    import oasis1  # nibabel is needed here only
+
+    nifti = args.command == "from-nifti" or args.from_nifti
+    shares = re.split(r"[\s:,]+", " ".join(args.fractions)) if args.fractions else oasis1.FRACTIONS
+    try:
+        shares = [float(share) for share in shares]
+    except ValueError:
+        raise InputError(f"--fractions {' '.join(args.fractions)} are no numbers: give three, as in 302 35 17.") from None
+    scans, problems = oasis1.convert(args.directory, args.out, args.masked, shares, args.seed, args.first_slice, nifti)
+    for name in SPLITS:
+        chosen = [scan for scan in scans if scan.split == name]
+        print(f"  {name:<9}{len(chosen):>5} scans of {len({scan.subject for scan in chosen}):>4} subjects, "
+              f"{sum(scan.is_segmented(args.out) for scan in chosen):>4} segmented")
+        if not chosen:
+            problems.append(f"{name} is empty: training needs all three splits.")
+    print(f"{len(scans)} scans in {args.out}", *_listed(problems), sep="\n")
+
+
+def parse():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    options = argparse.ArgumentParser(add_help=False)
+    options.add_argument("directory", metavar="DIR", help="folder with the discs (unpacked, .tar, .tar.gz or .tgz) or volumes")
+    options.add_argument("--out", type=pathlib.Path, default=DEFAULT_DIRECTORY, help="data folder to write")
+    options.add_argument("--masked", action="store_true", help="the brain-masked volumes (masked_ in their name), not those with scalp")
+    options.add_argument("--fractions", nargs="+", metavar="F", help="shares of the subjects in train, validate and test (302 35 17)")
+    options.add_argument("--seed", type=int, default=0, help="of the split")
+    options.add_argument("--first-slice", type=int, metavar="VOXEL", help="level of slice 0 in the volumes, from the bottom and from 0")
+    discs = commands.add_parser("from-oasis1", parents=[options], help="slices of the OASIS-1 discs")
+    discs.add_argument("--from-nifti", action="store_true", help="DIR holds NIfTI volumes instead: the same as the command from-nifti")
+    commands.add_parser("from-nifti", parents=[options], help="slices of NIfTI volumes of 1 mm in a standard space")
+    commands.add_parser("check", help="what a data folder holds; status 1 if something is wrong").add_argument("directory", metavar="DIR")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    command_line(main, parse(), tensorflow=False)

@@ -321,15 +321,16 @@ class PixelCNN(keras.Model):
         width: channels C of each stack.
         blocks: number of gated blocks; their dilations run through 1, 2, 4, 8, so that eight see 30 rows up and 30 columns aside.
         dropout: rate within the blocks.
+        vqvae: fingerprint of the VQ-VAE whose codes it models; carried, not used.
 
     Call: `{"codes": int32 (B, H, W), "levels": int32 (B,)}` -> logits, float32 `(B, H, W, K)`. `fit` minimises bits a code.
     """
 
     DILATIONS = (1, 2, 4, 8)
 
-    def __init__(self, grid, codebook_size, levels, width=128, blocks=8, dropout=0.1, **kwargs):
+    def __init__(self, grid, codebook_size, levels, width=128, blocks=8, dropout=0.1, vqvae="", **kwargs):
         super().__init__(**kwargs)
-        self.settings = dict(grid=grid, codebook_size=codebook_size, levels=levels, width=width, blocks=blocks, dropout=dropout)
+        self.settings = dict(grid=grid, codebook_size=codebook_size, levels=levels, width=width, blocks=blocks, dropout=dropout, vqvae=vqvae)
         self.grid, self.codebook_size = grid, codebook_size
         make = {"dtype": self.dtype_policy}
         self.embedding = layers.Embedding(codebook_size, width, **make)

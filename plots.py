@@ -36,7 +36,7 @@ def brain_box(images, margin=0.02):
     return tuple(box)
 
 
-def _grid(rows, columns, aspect, width=10.0, left=0.0):
+def _grid(rows, columns, aspect, width=10.0):
     height = width / columns * rows * aspect
     figure, axes = plt.subplots(rows, columns, figsize=(width, height + 0.25), squeeze=False, layout="constrained")
     figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)
@@ -58,7 +58,7 @@ def reconstructions(path, images, restored, codes, codebook, titles, caption):
     step = images.shape[1] // codes.shape[1]
     maps = np.kron(ranks[codes], np.ones((1, step, step), int))
     limit = 0.3
-    figure, axes = _grid(4, len(images), (box[0].stop - box[0].start) / (box[1].stop - box[1].start), left=0.3)
+    figure, axes = _grid(4, len(images), (box[0].stop - box[0].start) / (box[1].stop - box[1].start))
     for column, (image, back, code_map) in enumerate(zip(images, restored, maps)):
         axes[0, column].imshow(image[box], **GREY)
         axes[1, column].imshow(back[box], **GREY)
@@ -132,6 +132,6 @@ def training(path, vqvae, prior, baselines, caption):
     usage.set_ylim(bottom=0)
     for (name, value), style in zip(baselines.items(), (":", "-.", "--")):
         bits.axhline(value, color="0.5", linestyle=style, label=name)
-    for axis in (quality, usage, bits):
-        axis.legend(fontsize=8)
+    for axis, place in ((quality, "lower right"), (usage, "center right"), (bits, "center right")):
+        axis.legend(fontsize=8, loc=place)
     _save(figure, path, caption)

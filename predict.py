@@ -12,7 +12,8 @@ import zipfile
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's start-up notes are no news to the user
 
-from utils import InputError, command_line, device, read_history, read_json, replacing, write_json
+import checkpoints
+from utils import InputError, command_line, device, read_config, read_history, replacing, write_json
 
 BATCH = 16  # slices that go through the networks together
 COLUMNS = 6  # slices shown in the figure of reconstructions
@@ -36,7 +37,6 @@ def parse(arguments=None):
 
 
 def main(args):
-    import keras
     import numpy as np
 
     import dataset
@@ -44,8 +44,10 @@ def main(args):
     import plots
 
     run = pathlib.Path(args.run)
-    config = read_json(run / "config.json")
-    vqvae, prior = (load(run / f"{stage}.keras") for stage in ("vqvae", "prior"))
+    config = read_config(run)
+    vqvae, prior = (checkpoints.load_model(run / f"{stage}.keras") for stage in ("vqvae", "prior"))
+    if prior.settings["vqvae"] != checkpoints.fingerprint(vqvae):
+        raise InputError(f"{run / 'prior.keras'} was trained on the codes of another VQ-VAE than {run / 'vqvae.keras'}: keep the two of one run together.")
     codebook_size, image_size = vqvae.settings["codebook_size"], vqvae.settings["image_size"]
     slices = dataset.open_slices(dataset.find_slices(args.data or recorded_data(config)))
     split = slices.splits[args.split]
@@ -95,32 +97,13 @@ def main(args):
     for stale in (out / "samples").glob("sample_*_slice_*.png"):
         stale.unlink()
     if args.samples:
-        plots.samples(out / "samples.png", drawn, levels, f"Generated, not real: codes drawn from the PixelCNN trained on {config['data']['name']}, seed {args.seed}, "
-                                                         f"decoded by the {model}.")
+        plots.samples(out / "samples.png", drawn, levels, f"Generated, not real: drawn with seed {args.seed} from the PixelCNN and decoded by the {model}, "
+                                                         f"both trained on: {config['data']['name']}.")
     for number, (image, level) in enumerate(zip(drawn, levels)):
         write_png(out / "samples" / f"sample_{number:04d}_slice_{level}.png", image)
     write_json(out / "metrics.json", report)
     print_table(report)
     print(f"Figures and metrics.json are in {out}")
-
-
-def load(path):
-    """Model of a `.keras` file, in Keras' safe mode.
-
-    Raises:
-        InputError: the file is missing, damaged or not of this project.
-    """
-    import keras
-
-    import metrics  # noqa: F401  registers what a file may name
-    import modules  # noqa: F401
-
-    if not path.is_file():
-        raise InputError(f"{path} is not there: let train.py finish this run, or name another --run directory.")
-    try:
-        return keras.saving.load_model(path, compile=False)
-    except (ValueError, TypeError, KeyError, OSError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} cannot be loaded ({str(error).splitlines()[0]}): the file is damaged or not of this project.") from None
 
 
 def recorded_data(config):
@@ -155,13 +138,13 @@ def evaluate(vqvae, prior, split, folder=None):
     import numpy as np
     import tensorflow as tf
 
-    import dataset
     import metrics
+    import pipeline
 
-    example = dataset.images_of(dataset.image_source(split, vqvae.settings["image_size"]))
+    example = pipeline.images_of(pipeline.image_source(split, vqvae.settings["image_size"]))
     results = {name: [] for name in ("ssim", "brain_ssim", "psnr", "bits", "codes", "images", "restored")}
     begin = 0
-    for images, _ in dataset.evaluation_batches(example, len(split), BATCH):
+    for images, _ in pipeline.evaluation_batches(example, len(split), BATCH):
         codes = vqvae.encode(images)
         restored = vqvae.decode(codes)
         maps = metrics.ssim_map(images, restored)

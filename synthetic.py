@@ -299,7 +299,8 @@ def write_cohort(directory, subjects: int, seed: int) -> pathlib.Path:
         return directory
     if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
         raise FileExistsError(
-            f"{directory} holds something other than the synthetic cohort {settings}."
+            f"{directory} holds something other than the synthetic cohort {settings}: "
+            "remove it or work in another folder."
         )
 
     held_out = max(1, round(subjects / 10))
@@ -309,7 +310,7 @@ def write_cohort(directory, subjects: int, seed: int) -> pathlib.Path:
     partial.mkdir(parents=True)
     try:
         first = 1
-        with tqdm(total=subjects, desc="synthetic cohort", unit="subject") as bar:
+        with tqdm(total=subjects, desc="synthetic cohort", unit="subject", mininterval=1.0) as bar:
             for split, size in splits.items():
                 folder = partial / f"keras_png_slices_{split}"
                 folder.mkdir()

@@ -5,19 +5,25 @@ python train.py --data DIR --run DIR
 """
 
 import argparse
+import math
 import os
 import pathlib
 import sys
 import time
+import zipfile
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's start-up notes are no news to the user
 
-from utils import InputError, claim_run, command_line, device, precision_policy, read_history, replacing, versions, write_history
+import checkpoints
+from utils import InputError, claimed, command_line, device, precision_policy, read_history, replacing, versions, write_history
+
+TRAINED_ON = ("train", "validate")
+SAVE_SECONDS = 240  # of work, at most, are lost when a long epoch is cut
 
 # What a flag that is not given becomes. The synthetic ones fit both scripts into ten minutes on two cores.
 DEFAULTS = {
     "OASIS": dict(image_size=256, epochs=14, prior_epochs=8, batch_size=8, width=128, prior_width=128, prior_blocks=8),
-    "synthetic": dict(image_size=128, epochs=12, prior_epochs=12, batch_size=8, width=96, prior_width=96, prior_blocks=8),
+    "synthetic": dict(image_size=160, epochs=12, prior_epochs=8, batch_size=8, width=96, prior_width=96, prior_blocks=8),
 }
 
 
@@ -45,6 +51,8 @@ def parse(arguments=None):
     add("--seed", type=at_least(int, 0), default=0, help="of every random number (default: %(default)s)")
     add("--precision", choices=("auto", "float32", "bfloat16"), default="auto",
         help="auto: bfloat16 where the hardware multiplies it natively, else float32")
+    add("--deterministic", action="store_true",
+        help="the same bits from the same seed on a GPU too, at the price of slower kernels; a CPU needs no flag")
     add("--batch-size", type=at_least(int, 1), help=f"of both stages; {auto('batch_size')}")
     add("--patience", type=at_least(int, 1), default=5,
         help="epochs without a better validation loss before a stage stops early (default: %(default)s)")
@@ -66,8 +74,10 @@ def parse(arguments=None):
 
 def main(args):
     import keras
+    import tensorflow as tf
 
     import dataset
+    import pipeline
 
     directory = dataset.find_slices(args.data, args.subjects, args.seed)
     slices = dataset.open_slices(directory)
@@ -79,16 +89,16 @@ def main(args):
     kind, name = device()
     print(f"Training on the {kind} ({name}), {policy}.", flush=True)
 
-    run = pathlib.Path(args.run)
-    claim_run(run, {
-        "settings": settings,
-        "data": {"name": slices.name, "directory": str(directory), "fingerprint": slices.fingerprint,
-                 "intensity_range": dataset.INTENSITY_RANGE, "images": {s.name: len(s) for s in slices.splits.values()}},
-        "versions": versions(),
-    })
     keras.config.set_dtype_policy(policy)
-    train_vqvae(run, slices, settings)
-    train_prior(run, slices, settings)
+    if args.deterministic:
+        keras.utils.set_random_seed(args.seed)  # without it, ops that keep a seed of their own refuse to run
+        tf.config.experimental.enable_op_determinism()
+    run = pathlib.Path(args.run)
+    data = {"name": slices.name, "directory": str(directory), "fingerprint": slices.fingerprint,
+            "intensity_range": pipeline.INTENSITY_RANGE, "images": {split.name: len(split) for split in slices.splits.values()}}
+    with claimed(run, {"settings": settings, "data": data, "versions": versions()}):
+        train_vqvae(run, slices, settings)
+        train_prior(run, slices, settings)
     print(f"Done. Next: python predict.py --run {run}" + (f" --data {args.data}" if args.data else ""))
 
 
@@ -109,57 +119,67 @@ def resolve(args, slices):
 
 def train_vqvae(run, slices, settings):
     """First stage: `vqvae.keras`, images to codes and back."""
-    import dataset
     import metrics
     import modules
+    import pipeline
 
-    sources = {name: dataset.images_of(dataset.image_source(slices.splits[name], settings["image_size"])) for name in ("train", "validate")}
+    examples = {name: pipeline.images_of(pipeline.image_source(slices.splits[name], settings["image_size"])) for name in TRAINED_ON}
 
-    def fresh(schedule):
+    def make(schedule):
         model = modules.VQVAE(settings["image_size"], settings["codebook_size"], settings["code_dim"], settings["width"], seed=settings["seed"])
         model.compile(optimizer(schedule), loss=metrics.ReconstructionLoss(settings["ssim_weight"]), metrics=[metrics.ssim])
         return model
 
-    fit_stage("vqvae", run, fresh, sources, {name: len(slices.splits[name]) for name in sources},
-              settings, settings["epochs"], settings["learning_rate"])
+    fit_stage("vqvae", run, make, examples, slices, settings, settings["epochs"], settings["learning_rate"])
 
 
 def train_prior(run, slices, settings):
     """Second stage: `prior.keras`, the distribution of the codes of a slice given its level."""
-    import keras
     import numpy as np
 
-    import dataset
     import metrics
     import modules
+    import pipeline
 
-    vqvae = keras.saving.load_model(run / "vqvae.keras", compile=False)
-    codes = {name: encode_split(vqvae, slices.splits[name], settings) for name in ("train", "validate")}
+    vqvae = checkpoints.load_model(run / "vqvae.keras")
+    codes = extract_codes(run, vqvae, slices, settings)
     with replacing(run / "code_counts.npz") as temporary:
         np.savez_compressed(temporary, counts=metrics.code_counts(codes["train"][0], settings["codebook_size"]))
-    examples = {name: dataset.codes_of(codes[name], slices.splits[name].levels) for name in codes}
+    examples = {name: pipeline.codes_of(codes[name], slices.splits[name].levels) for name in codes}
 
-    def fresh(schedule):
-        model = modules.PixelCNN(codes["train"].shape[-1], settings["codebook_size"], slices.levels,
-                                 settings["prior_width"], settings["prior_blocks"], settings["prior_dropout"])
+    def make(schedule):
+        model = modules.PixelCNN(codes["train"].shape[-1], settings["codebook_size"], slices.levels, settings["prior_width"],
+                                 settings["prior_blocks"], settings["prior_dropout"], vqvae=checkpoints.fingerprint(vqvae))
         model.compile(optimizer(schedule))
         return model
 
-    fit_stage("prior", run, fresh, examples, {name: len(slices.splits[name]) for name in codes},
-              settings, settings["prior_epochs"], settings["prior_learning_rate"])
+    fit_stage("prior", run, make, examples, slices, settings, settings["prior_epochs"], settings["prior_learning_rate"])
 
 
-def encode_split(vqvae, split, settings):
-    """Codes of a split's slices and of their mirror images, uint16 `(2, N, H, W)`."""
+def extract_codes(run, vqvae, slices, settings):
+    """Codes of the slices of each split and of their mirror images, uint16 `(2, N, H, W)`, kept in `codes.npz` for a resume."""
     import numpy as np
 
-    import dataset
+    import pipeline
 
-    example = dataset.images_of(dataset.image_source(split, settings["image_size"]))
-    return np.stack([
-        np.concatenate([vqvae.encode(images).numpy() for images, _ in dataset.evaluation_batches(example, len(split), 32, mirror)])
-        for mirror in (False, True)
-    ]).astype("uint16")
+    path, made_of = run / "codes.npz", f"{checkpoints.fingerprint(vqvae)} {slices.fingerprint}"
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if file["made_of"] == made_of:
+                return {name: file[name] for name in TRAINED_ON}
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
+        pass  # not there or not whole: made again
+    codes = {}
+    for name in TRAINED_ON:
+        split = slices.splits[name]
+        example = pipeline.images_of(pipeline.image_source(split, settings["image_size"]))
+        codes[name] = np.stack([
+            np.concatenate([vqvae.encode(images).numpy() for images, _ in pipeline.evaluation_batches(example, len(split), 32, mirror)])
+            for mirror in (False, True)
+        ]).astype("uint16")
+    with replacing(path) as temporary:
+        np.savez(temporary, made_of=made_of, **codes)
+    return codes
 
 
 def optimizer(schedule):
@@ -168,84 +188,113 @@ def optimizer(schedule):
     return keras.optimizers.Adam(schedule, beta_2=0.99, global_clipnorm=1.0)
 
 
-def fit_stage(stage, run, fresh, examples, counts, settings, epochs, peak):
+def fit_stage(stage, run, make, examples, slices, settings, epochs, peak):
     """Fit one stage from where it stands to its end.
 
-    The history is the record of what was reached: best score, patience and end are read from it. The model of the last
-    epoch, with its optimizer and random generators, lies in `resume/` until the stage ends.
+    The history is the record of what was reached: best score, patience and end are read from it. Beside it lies the whole
+    state of the training in `resume/`, written every epoch and every few minutes, until the stage ends.
 
     Args:
         stage: "vqvae" or "prior".
-        fresh: function of a learning-rate schedule to a compiled model.
-        examples, counts: example functions of `dataset` and their numbers, by split.
+        make: function of a learning-rate schedule to a compiled model.
+        examples: example functions of `pipeline`, by split.
         peak: learning rate at the end of the warm-up, from which it falls to zero along a cosine.
+
+    Raises:
+        InputError: the loss is not finite; the last good state is kept.
     """
     import keras
+    import tensorflow as tf
 
-    import dataset
+    import pipeline
 
-    steps = counts["train"] // settings["batch_size"]
-    path, resume, history = run / f"{stage}.keras", run / "resume" / f"{stage}.keras", run / f"{stage}_history.csv"
+    batch_size, (count, validation_count) = settings["batch_size"], (len(slices.splits[name]) for name in TRAINED_ON)
+    steps = count // batch_size
+    best, resume, history = run / f"{stage}.keras", run / "resume" / f"{stage}.npz", run / f"{stage}_history.csv"
     rows = read_history(history)
-    if resume.exists():
-        model = keras.saving.load_model(resume)
-        rows = rows[: int(model.optimizer.iterations) // steps]
-    elif path.exists() and rows:
+    if rows and best.exists() and not resume.exists():
         print(f"{stage}: finished after {len(rows)} epochs.", flush=True)
         return
-    else:
-        keras.utils.set_random_seed(settings["seed"])  # here, so that a stage starts alike whatever ran before it
-        warmup = max(1, min(200, steps * epochs // 10))
-        model, rows = fresh(keras.optimizers.schedules.CosineDecay(0.0, steps * epochs - warmup, warmup_target=peak, warmup_steps=warmup)), []
-    print(f"{stage}: {model.count_params() / 1e6:.2f} M parameters, "
-          + (f"continues after epoch {len(rows)}" if rows else "starts") + f", {epochs} epochs of {steps} steps.", flush=True)
 
-    def reseed(epoch, logs):
-        # Keras saves no state of random generators; this makes it, like the data's order, a function of seed and epoch
-        states = [v for v in model.non_trainable_variables if v.name == "seed_generator_state"]
-        for number, state in enumerate(states):
-            state.assign([settings["seed"] + number, epoch << 16])  # the second is a counter, moved on by every draw
+    keras.utils.set_random_seed(settings["seed"])  # here, so that a stage starts alike whatever ran before it
+    warmup = max(1, min(200, steps * epochs // 10))
+    model = make(keras.optimizers.schedules.CosineDecay(0.0, steps * epochs - warmup, warmup_target=peak, warmup_steps=warmup))
+    validation = pipeline.evaluation_batches(examples["validate"], validation_count, batch_size)
+    model.optimizer.build(model.trainable_variables)
+    model.evaluate(validation.take(1), verbose=0)  # builds the metrics, whose sums belong to the state
+    if resume.exists():
+        checkpoints.load_state(model, resume)
+    step = int(model.optimizer.iterations)
+    rows = rows[: step // steps]
+    print(f"{stage}: {model.count_params() / 1e6:.2f} M parameters, {f'continues after step {step}' if step else 'starts'}, "
+          f"{epochs} epochs of {steps} steps.", flush=True)
 
-    def keep(epoch, logs):
-        rows.append({"epoch": epoch + 1, "seconds": round(time.monotonic() - keep.begin, 1), **{k: float(v) for k, v in logs.items()}})
-        keep.begin = time.monotonic()
-        write_history(history, rows)
-        since_best = epochs_since_best(rows)
-        if not since_best:
-            save(bare(model), path)
-        save(model, resume)
-        if since_best >= settings["patience"]:
-            print(f"{stage}: no better validation loss for {since_best} epochs, stopping early.", flush=True)
-            model.stop_training = True
-
-    keep.begin = time.monotonic()
-    if len(rows) < epochs and epochs_since_best(rows) < settings["patience"]:
-        model.fit(
-            dataset.training_batches(examples["train"], counts["train"], settings["batch_size"], settings["seed"], first_epoch=len(rows)),
-            shuffle=False, steps_per_epoch=steps, initial_epoch=len(rows), epochs=epochs,
-            validation_data=dataset.evaluation_batches(examples["validate"], counts["validate"], settings["batch_size"]),
+    writer = tf.summary.create_file_writer(str(run / "logs" / stage))
+    while len(rows) < epochs and epochs_since_best(rows) < settings["patience"]:
+        epoch, begin = len(rows), time.monotonic()
+        watch = watcher(stage, model, resume, steps)
+        logs = model.fit(
+            pipeline.training_batches(examples["train"], count, batch_size, settings["seed"], epoch, skip=step % steps),
+            initial_epoch=epoch, epochs=epoch + 1, validation_data=validation, shuffle=False, callbacks=[watch],
             verbose=1 if sys.stdout.isatty() else 2,
-            callbacks=[keras.callbacks.LambdaCallback(on_epoch_begin=reseed, on_epoch_end=keep),
-                       keras.callbacks.TensorBoard(run / "logs" / stage, write_graph=False)],
-        )
+        ).history
+        step = steps * (epoch + 1)
+        logs = {name: values[0] for name, values in logs.items()}
+        refuse_infinite(stage, logs["val_loss"], step, resume)
+        rows.append({"epoch": epoch + 1, "seconds": round(time.monotonic() - begin, 1), **logs})
+        with writer.as_default(step=epoch + 1):
+            for name, value in logs.items():
+                tf.summary.scalar(name, value)
+        write_history(history, rows)
+        if not epochs_since_best(rows):
+            checkpoints.save_model(model, best)
+        checkpoints.save_state(model, resume)
+        comment(stage, rows, epochs, settings)
     resume.unlink()
+
+
+def watcher(stage, model, resume, steps):
+    """Callback that stops at a loss that is not finite and saves the state every few minutes of a long epoch."""
+    import keras
+
+    class Watcher(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            self.saved = time.monotonic()
+            if resume.exists() and int(model.optimizer.iterations) % steps:
+                checkpoints.load_state(model, resume)  # once more: `fit` has just set the sums of the metrics to zero
+
+        def on_train_batch_end(self, batch, logs=None):
+            step = int(model.optimizer.iterations)
+            refuse_infinite(stage, logs["loss"], step, resume)
+            if step % steps and time.monotonic() - self.saved > SAVE_SECONDS:
+                checkpoints.save_state(model, resume)
+                self.saved = time.monotonic()
+
+    return Watcher()
+
+
+def refuse_infinite(stage, loss, step, resume):
+    if not math.isfinite(loss):
+        kept = f"the last good state is kept in {resume}" if resume.exists() else "nothing good was saved yet"
+        raise InputError(f"{stage}: the loss is {loss} at step {step}; {kept}. Train into a new --run with a lower learning rate or --precision float32.")
+
+
+def comment(stage, rows, epochs, settings):
+    """Say how long the rest will take, that a stage stops early, and that a codebook collapses."""
+    if epochs_since_best(rows) >= settings["patience"]:
+        print(f"{stage}: no better validation loss for {settings['patience']} epochs, stopping early.", flush=True)
+    elif len(rows) < epochs:
+        minutes = sum(row["seconds"] for row in rows) / len(rows) * (epochs - len(rows)) / 60
+        print(f"{stage}: about {minutes:.0f} minutes left.", flush=True)
+    used = [row["codes_used"] for row in rows[-2:] if "codes_used" in row]
+    if len(used) == 2 and used[1] < min(used[0], settings["codebook_size"] / 2):
+        print(f"{stage}: WARNING: the codebook is collapsing, {used[0]:.0f} codes were used in the epoch before and {used[1]:.0f} of "
+              f"{settings['codebook_size']} now. A lower --learning-rate or a larger --batch-size helps.", flush=True)
 
 
 def epochs_since_best(rows):
     losses = [row["val_loss"] for row in rows]
     return len(losses) - 1 - losses.index(min(losses)) if losses else 0
-
-
-def bare(model):
-    """Copy of a model without its optimizer, whose state is twice the size of the weights."""
-    copy = type(model).from_config(model.get_config())
-    copy.set_weights(model.get_weights())
-    return copy
-
-
-def save(model, path):
-    with replacing(path) as temporary:
-        model.save(temporary)
 
 
 if __name__ == "__main__":

@@ -13,17 +13,22 @@ class InputError(ValueError):
     """Something the user gave cannot be used; the message is one line: what, where, what to do."""
 
 
-def command_line(main, *args):
-    """Run a script's `main`; an `InputError` or a full disk ends it with one line on stderr and exit status 2."""
+def command_line(main, *args, tensorflow=True):
+    """Run a script's `main`; an `InputError` or a full disk ends it with one line on stderr and exit status 2.
+
+    Args:
+        tensorflow: import it first, quietly; False for what needs none.
+    """
     try:
-        _import_tensorflow()
+        if tensorflow:
+            _import_tensorflow()
         main(*args)
     except InputError as error:
         sys.exit(_complain(error))
     except OSError as error:
         sys.exit(_complain(f"{error.strerror or error}: {error.filename or 'no file named'}. Check the path, its rights and the disk."))
     except KeyboardInterrupt:
-        sys.exit(_complain("stopped by Ctrl-C; the same command continues from the last finished epoch.", status=130))
+        sys.exit(_complain("stopped by Ctrl-C; the same command continues from what is finished.", status=130))
 
 
 def _import_tensorflow():
@@ -51,9 +56,11 @@ def replacing(path):
     """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    temporary = path.with_name(f".{path.stem}.partial{path.suffix}")
     try:
         yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())  # or a loss of power could leave the new name on old or no bytes
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -95,26 +102,52 @@ def read_history(path):
         return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
 
 
-def claim_run(directory, config):
-    """Make `directory` the run directory of `config`, or check that it already is.
+@contextlib.contextmanager
+def claimed(directory, config):
+    """Hold `directory` as the run directory of `config`, alone, for as long as the block lasts.
 
     Raises:
-        InputError: the directory holds a run of other settings, which are listed, or something that is no run.
+        InputError: another process holds it, or it holds a run of other settings, which are listed, or something that is no run.
     """
-    directory = pathlib.Path(directory)
-    path = directory / "config.json"
-    if path.exists():
-        before = read_json(path)
-        old, new = ({**c["settings"], "data fingerprint": c["data"]["fingerprint"]} for c in (before, config))
-        differences = [f"{name} was {old.get(name)!r}, is {new.get(name)!r}"
-                       for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
-        if differences:
-            raise InputError(f"{directory} holds a run of other settings ({'; '.join(differences)}): "
-                             "repeat its settings to continue it, or name another --run directory.")
-    elif directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+    import filelock
+
+    directory, path = pathlib.Path(directory), pathlib.Path(directory) / "config.json"
+    lock = filelock.FileLock(directory / ".lock")
+    if directory.exists() and not path.exists() and (not directory.is_dir() or {entry.name for entry in directory.iterdir()} - {".lock"}):
         raise InputError(f"{directory} exists and is no run directory: name another --run directory.")
-    else:
-        write_json(path, config)
+    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise InputError(f"{directory} is held by another training: wait for its end, or name another --run directory.") from None
+    try:
+        if path.exists():
+            before = read_config(directory)
+            old, new = ({**c["settings"], "data fingerprint": c["data"]["fingerprint"]} for c in (before, config))
+            differences = [f"{name} was {old.get(name)!r}, is {new.get(name)!r}" for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
+            if differences:
+                raise InputError(f"{directory} holds a run of other settings ({'; '.join(differences)}): "
+                                 "repeat its settings to continue it, or name another --run directory.")
+        else:
+            write_json(path, config)
+        yield
+    finally:
+        lock.release()
+
+
+def read_config(directory):
+    """`config.json` of a run directory, with what every version of it holds.
+
+    Raises:
+        InputError: it is missing, damaged or of another version.
+    """
+    path = pathlib.Path(directory) / "config.json"
+    config = read_json(path)
+    try:
+        config["settings"].items(), config["data"]["fingerprint"], config["data"]["directory"], config["data"]["name"]
+    except (KeyError, TypeError, AttributeError):
+        raise InputError(f"{path} is of another version of this project: train into a new --run directory.") from None
+    return config
 
 
 def versions():

@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-import tensorflow as tf
 from conftest import LEVELS, write_slices
 from PIL import Image
 
@@ -76,68 +75,6 @@ def test_falls_back_to_the_cohort_and_says_so(tmp_path, monkeypatch, capsys):
     assert slices.name == "synthetic cohort (3 subjects, seed 0)" and slices.levels == 32
     write_slices(tmp_path / dataset.DEFAULT_DIRECTORY)
     assert dataset.find_slices(None, 3, 0) == dataset.DEFAULT_DIRECTORY
-
-
-def test_pixels_and_range(slices_folder):
-    split = dataset.open_slices(slices_folder).splits["train"]
-    example = dataset.images_of(dataset.image_source(split, 256))
-    image, target = example(tf.constant(3, tf.int64), tf.constant(False))
-    stored = np.array(Image.open(split.paths[3]))
-    np.testing.assert_allclose(image[..., 0], stored / 255.0, atol=1e-6)
-    np.testing.assert_array_equal(image, target)
-    mirrored, _ = example(tf.constant(3, tf.int64), tf.constant(True))
-    np.testing.assert_array_equal(mirrored, image[::-1])  # the nose is to the right, so left and right are rows
-
-
-@pytest.mark.parametrize("size", [80, 128])
-def test_resizing_is_antialiased(size, slices_folder):
-    split = dataset.open_slices(slices_folder).splits["train"]
-    image = dataset.image_source(split, size)(0)
-    expected = Image.open(split.paths[0]).resize((size, size), Image.Resampling.BILINEAR)  # Pillow's filter widens with the scale
-    assert image.shape == (size, size, 1) and image.dtype == tf.uint8
-    assert np.abs(np.asarray(expected, "int32") - np.asarray(image[..., 0], "int32")).max() <= 2
-
-
-def test_streamed_equals_cached(slices_folder, monkeypatch):
-    split = dataset.open_slices(slices_folder).splits["train"]
-    cached = dataset.image_source(split, 64)
-    monkeypatch.setattr(dataset, "CACHE_BYTES", 0)
-    streamed = dataset.image_source(split, 64)
-    for index in range(len(split)):
-        np.testing.assert_array_equal(cached(index), streamed(index))
-
-
-def number(index, mirror):
-    return index, mirror
-
-
-def take(batches, count):
-    return [tuple(part.numpy().tolist() for part in batch) for batch in batches.take(count)]
-
-
-def test_epochs_are_permutations_and_a_resume_sees_the_same(slices_folder):
-    whole = take(dataset.training_batches(number, 10, 3, seed=7), 9)
-    for epoch in (whole[:3], whole[3:6], whole[6:]):
-        indices = sum((batch[0] for batch in epoch), [])
-        assert len(indices) == len(set(indices)) == 9
-    assert whole[:3] != whole[3:6]
-    assert take(dataset.training_batches(number, 10, 3, seed=7, first_epoch=2), 3) == whole[6:]
-    assert take(dataset.training_batches(number, 10, 3, seed=8), 9) != whole
-    mirrors = sum((batch[1] for batch in take(dataset.training_batches(number, 100, 10, seed=0), 10)), [])
-    assert 30 < sum(mirrors) < 70
-
-
-def test_evaluation_sees_everything_once_in_order():
-    batches = take(dataset.evaluation_batches(number, 10, 4), 10)
-    assert [batch[0] for batch in batches] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
-
-
-def test_codes_go_with_their_mirror_and_level():
-    codes, levels = np.arange(2 * 5 * 4).reshape(2, 5, 2, 2), np.arange(5, dtype="int32")
-    inputs, target = dataset.codes_of(codes, levels)(tf.constant(3, tf.int64), tf.constant(True))
-    np.testing.assert_array_equal(inputs["codes"], codes[1, 3])
-    np.testing.assert_array_equal(target, codes[1, 3])
-    assert inputs["levels"] == 3
 
 
 def test_cohort_is_a_function_of_seed_and_case(tmp_path):

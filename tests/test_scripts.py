@@ -15,6 +15,7 @@ from PIL import Image
 
 import dataset
 import metrics
+import pipeline
 
 STAGES = ["--epochs", "4", "--prior-epochs", "4"]
 
@@ -86,7 +87,7 @@ def test_metrics_have_the_promised_keys(report):
 def test_metrics_equal_those_of_the_written_reconstructions(run, report, slices_folder):
     """SSIM and PSNR once more, from nothing but the files on disk."""
     split = dataset.open_slices(slices_folder).splits["test"]
-    source = dataset.image_source(split, IMAGE_SIZE)
+    source = pipeline.image_source(split, IMAGE_SIZE)
     originals = np.stack([source(i) for i in range(len(split))]) / 255.0
     files = sorted((run / "predict" / "reconstructions").glob("*.png"))
     assert [file.name for file in files] == [f"case_{case:03d}_slice_{level}.png" for case in (5, 6) for level in range(LEVELS)]
@@ -120,13 +121,13 @@ def test_killed_training_ends_as_if_it_had_not_been(run, slices_folder, tmp_path
     for stage in ("vqvae", "prior"):
         process = subprocess.Popen([sys.executable, ROOT / "train.py", *train_arguments(slices_folder, other)], stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + 120
-        while not (other / "resume" / f"{stage}.keras").exists() and process.poll() is None and time.monotonic() < deadline:
+        while not (other / "resume" / f"{stage}.npz").exists() and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.005)
         os.kill(process.pid, signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL, "the training ended before it could be killed"
     done = run_script("train.py", *train_arguments(slices_folder, other))
     assert done.returncode == 0, done.stderr
-    assert "vqvae: finished after 4 epochs" in done.stdout and "continues after epoch" in done.stdout
+    assert "vqvae: finished after 4 epochs" in done.stdout and "continues after step" in done.stdout
     assert_same_models(run, other)
     for stage in ("vqvae", "prior"):
         losses = [[line.split(",")[3:] for line in (d / f"{stage}_history.csv").read_text().splitlines()] for d in (run, other)]

@@ -1,0 +1,119 @@
+"""Models and training state on disk: written whole or not at all, read without trust.
+
+A model file may come from a stranger. Before Keras builds anything from it, its settings are checked to be plain numbers
+and names of one of our two models, and to claim no more memory than the file itself holds weights for.
+"""
+
+import hashlib
+import json
+import zipfile
+
+import numpy as np
+
+from utils import InputError, replacing
+
+MODELS = {"vqvae": "VQVAE", "prior": "PixelCNN"}  # by file name
+LARGEST_FILE = 2**30  # bytes, unpacked
+POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
+
+
+def fingerprint(model):
+    """Digest of a model's weights: a prior carries that of the VQ-VAE whose codes it knows."""
+    digest = hashlib.sha256()
+    for weight in model.get_weights():
+        digest.update(np.ascontiguousarray(weight))
+    return digest.hexdigest()[:16]
+
+
+def save_model(model, path):
+    """Write a model without its optimizer, whose state is twice the size of the weights."""
+    copy = type(model).from_config(model.get_config())
+    copy.set_weights(model.get_weights())
+    with replacing(path) as temporary:
+        copy.save(temporary)
+
+
+def load_model(path):
+    """Model of `vqvae.keras` or `prior.keras`, not compiled.
+
+    Raises:
+        InputError: the file is missing, damaged, too large, or holds anything but the model its name says.
+    """
+    import keras
+
+    import metrics  # noqa: F401  registers what a file may name
+    import modules  # noqa: F401
+
+    if not path.is_file():
+        raise InputError(f"{path} is not there: let train.py finish this run, or name another --run directory.")
+    try:
+        _check(path)
+        return keras.saving.load_model(path, compile=False, safe_mode=True)
+    except (ValueError, TypeError, KeyError, AttributeError, OSError, EOFError, zipfile.BadZipFile) as error:
+        reason = (str(error).splitlines() or ["it ends too early"])[0]
+        raise InputError(f"{path} cannot be loaded ({reason}): the file is damaged or not of this project, train again or restore it.") from None
+
+
+def _check(path):
+    """Raise ValueError unless the archive holds the settings of our own model and the weights that they call for."""
+    with zipfile.ZipFile(path) as archive:
+        sizes = {info.filename: info.file_size for info in archive.infolist()}
+        if sum(sizes.values()) > LARGEST_FILE:
+            raise ValueError(f"it unpacks to {sum(sizes.values())} bytes, more than {LARGEST_FILE}")
+        if sizes["config.json"] > 2**16:
+            raise ValueError("its config.json is too long")
+        config = json.loads(archive.read("config.json"))
+    name = MODELS[path.stem]
+    if (config["class_name"], config["registered_name"], config.get("compile_config") or {}) != (name, f"brain_vqvae>{name}", {}):
+        raise ValueError(f"it holds no {name}")
+    settings = dict(config["config"])
+    dtype = settings.pop("dtype")
+    if (dtype["module"], dtype["class_name"]) != ("keras", "DTypePolicy") or dtype["config"] not in [{"name": policy} for policy in POLICIES]:
+        raise ValueError("its dtype policy is none of " + ", ".join(POLICIES))
+    numbers = {key: value for key, value in settings.items() if not isinstance(value, (str, bool))}
+    for key, value in numbers.items():
+        values = value if isinstance(value, list) else [value]
+        if not all(isinstance(v, (int, float)) and 0 <= v < 2**31 for v in values):
+            raise ValueError(f"its setting {key} is no number or out of range")
+    blocks = settings["blocks"] if name == "PixelCNN" else sum(settings["encoder_blocks"]) + sum(settings["decoder_blocks"])
+    side = settings["grid"] if name == "PixelCNN" else settings["image_size"] // 8
+    table = settings["codebook_size"] * settings["width" if name == "PixelCNN" else "code_dim"]
+    if side > 256 or blocks > 256 or 4 * (settings["width"] ** 2 * max(1, blocks) + table) > sizes["model.weights.h5"]:
+        raise ValueError("its settings claim more than its weights fill")
+
+
+def _variables(model):
+    """Everything that a step of training changes: weights, random generators, metrics, optimizer; each once, in a fixed order."""
+    found = [*model.variables, *model.metrics_variables, *model.optimizer.variables]
+    return list({id(variable): variable for variable in found}.values())
+
+
+def save_state(model, path):
+    """Write all that a compiled model's training would need to go on, bit for bit.
+
+    Raises:
+        FloatingPointError: something in it is not finite, and what `path` held before is kept.
+    """
+    arrays = [np.asarray(variable) for variable in _variables(model)]
+    if not all(np.isfinite(array).all() for array in arrays):
+        raise FloatingPointError("the weights are not finite")
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, *arrays)
+
+
+def load_state(model, path):
+    """Bring back what `save_state` wrote, into a model built and compiled alike.
+
+    Raises:
+        InputError: the file is damaged or of another model.
+    """
+    variables = _variables(model)
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = [file[name] for name in file.files]
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path} cannot be read ({error}): remove it to begin this stage again.") from None
+    if [array.shape for array in arrays] != [tuple(variable.shape) for variable in variables]:
+        raise InputError(f"{path} is of another model: remove it to begin this stage again.")
+    for variable, array in zip(variables, arrays):
+        variable.assign(array)

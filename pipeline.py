@@ -1,0 +1,83 @@
+"""Feed both stages: checked slices, or the codes of them -> `tf.data`."""
+
+import numpy as np
+import tensorflow as tf
+
+from dataset import SOURCE_SIZE
+
+INTENSITY_RANGE = (0.0, 1.0)  # what a grey value of 0 and of 255 become
+CACHE_BYTES = 2**31  # decoded slices are kept in memory up to this size, read again every epoch beyond it
+
+
+def image_source(split, image_size):
+    """Function from a slice's index to its image, uint8 `(S, S, 1)`: decoded, and resized with antialiasing.
+
+    Decodes once and keeps the result while it fits into `CACHE_BYTES`, else decodes at every call.
+
+    Args:
+        split: `dataset.Split`.
+        image_size: pixels S of a side.
+    """
+    paths = tf.constant(split.paths)
+
+    def decode(index):
+        image = tf.io.decode_png(tf.io.read_file(paths[index]), channels=1)
+        image.set_shape((SOURCE_SIZE, SOURCE_SIZE, 1))
+        if image_size != SOURCE_SIZE:
+            resized = tf.image.resize(image, (image_size, image_size), antialias=True)
+            image = tf.cast(tf.round(tf.clip_by_value(resized, 0, 255)), tf.uint8)
+        return image
+
+    if len(split) * image_size**2 > CACHE_BYTES:
+        return decode
+    whole = tf.data.Dataset.range(len(split)).map(decode, tf.data.AUTOTUNE).batch(len(split))
+    images = next(iter(whole))  # (N, S, S, 1)
+    return lambda index: images[index]
+
+
+def images_of(source):
+    """The first stage's examples: what goes in must come out. `mirror` exchanges left and right (the nose is to the right)."""
+    low, high = INTENSITY_RANGE
+
+    def example(index, mirror):
+        image = source(index)
+        image = tf.cond(mirror, lambda: tf.reverse(image, [0]), lambda: image)
+        image = tf.cast(image, tf.float32) * ((high - low) / 255.0) + low
+        return image, image
+
+    return example
+
+
+def codes_of(codes, levels):
+    """The second stage's examples: codes `(2, N, H, W)`, of the slices and of their mirror images, and levels `(N,)`."""
+    codes, levels = tf.constant(codes), tf.constant(levels)
+
+    def example(index, mirror):
+        code = tf.cast(codes[tf.cast(mirror, index.dtype), index], tf.int32)
+        return {"codes": code, "levels": levels[index]}, code
+
+    return example
+
+
+def training_batches(example, count, batch_size, seed, epoch, skip=0):
+    """One epoch: a new permutation of the examples, each mirrored or not, without the incomplete last batch.
+
+    Order and mirroring are a function of the seed and the epoch alone, so that a resumed run sees what an uninterrupted
+    one would have seen.
+
+    Args:
+        example: function of an index and a mirror flag, from `images_of` or `codes_of`.
+        count: number of examples, at least `batch_size`.
+        skip: batches at the start of the epoch to leave out.
+    """
+    key = (seed, epoch)
+    order = tf.random.experimental.stateless_shuffle(tf.range(count), seed=key)
+    mirrors = tf.random.stateless_uniform([count], seed=key) < 0.5
+    examples = tf.data.Dataset.from_tensor_slices((order, mirrors)).skip(skip * batch_size).map(example, tf.data.AUTOTUNE)
+    return examples.batch(batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+
+
+def evaluation_batches(example, count, batch_size, mirror=False):
+    """All examples once, in order, the last batch as long as it is."""
+    examples = tf.data.Dataset.range(count).map(lambda index: example(index, tf.constant(mirror)), tf.data.AUTOTUNE)
+    return examples.batch(batch_size).prefetch(tf.data.AUTOTUNE)
