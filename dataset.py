@@ -13,7 +13,6 @@ import collections
 import concurrent.futures
 import dataclasses
 import hashlib
-import json
 import pathlib
 import re
 import sys
@@ -50,11 +49,12 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class Slices:
-    """A checked data folder: what figures call it, its splits and a SHA-256 of its names and bytes."""
+    """A checked data folder: what figures call it, its splits, a SHA-256 of its names and bytes, and whether we made it up."""
 
     name: str
     splits: dict
     fingerprint: str
+    synthetic: bool = False
 
     @property
     def levels(self):
@@ -114,11 +114,10 @@ def open_slices(directory):
         digests = pool.map(_check_file, [path for split in splits.values() for path in split.paths])
         fingerprint = hashlib.sha256("\n".join(digests).encode()).hexdigest()
     cohort = directory / "cohort.json"
-    name = "OASIS"
     if cohort.is_file():
-        settings = json.loads(cohort.read_text())
-        name = f"synthetic cohort ({settings['subjects']} subjects, seed {settings['seed']})"
-    return Slices(name, splits, fingerprint)
+        settings = read_json(cohort)
+        return Slices(f"synthetic cohort ({settings['subjects']} subjects, seed {settings['seed']})", splits, fingerprint, synthetic=True)
+    return Slices("OASIS", splits, fingerprint)
 
 
 def _open_split(directory, name):
@@ -138,17 +137,26 @@ def _open_split(directory, name):
 
 
 def _check_file(path):
-    """Digest of a slice's place and bytes, once it is known to be readable."""
+    """Digest of a slice's place and bytes, once it is known to be a whole 8-bit grey image with something on it.
+
+    Nothing is converted: a folder with colour, 16-bit, palette or transparent files was not written for this project, and what
+    a conversion would lose is the user's to judge.
+    """
     try:
-        with open(path, "rb") as file, Image.open(file, formats=["PNG"]) as image:
-            found = f"{image.size[0]} x {image.size[1]} {image.mode}"
-            image.verify()
+        with open(path, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
             file.seek(0)
-            digest = hashlib.sha256(file.read()).hexdigest()
+            with Image.open(file, formats=["PNG"]) as image:
+                found = f"{image.size[0]} x {image.size[1]} {image.mode}" + (", animated" if getattr(image, "n_frames", 1) > 1 else "")
+                if found != f"{SOURCE_SIZE} x {SOURCE_SIZE} L":  # before a pixel is unpacked
+                    raise InputError(f"{path} is {found}, not {SOURCE_SIZE} x {SOURCE_SIZE} L (8-bit grey): convert or remove it.")
+                _, brightest = image.getextrema()
+    except InputError:
+        raise
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(f"{path} is no readable PNG ({error}): restore or remove it.") from None
-    if found != f"{SOURCE_SIZE} x {SOURCE_SIZE} L":
-        raise InputError(f"{path} is {found}, not {SOURCE_SIZE} x {SOURCE_SIZE} L (8-bit grey): convert or remove it.")
+    if not brightest:
+        raise InputError(f"{path} is all black: restore or remove it.")
     return "/".join((*pathlib.Path(path).parts[-2:], digest))
 
 
@@ -157,7 +165,7 @@ def inspect_slices(directory):
 
     Returns:
         `(facts, problems)`: lines on counts, subjects, intensity and scalp; and one line for each missing folder or
-        slice, each name that does not parse, each unreadable, black or duplicate image (by hash of its pixels), and each
+        slice, each name that does not parse, each unusable or duplicate image (by hash of its pixels), and each
         case or subject in several splits.
 
     Raises:
@@ -176,16 +184,13 @@ def inspect_slices(directory):
                 continue
             try:
                 _check_file(path)
-                with Image.open(path, formats=["PNG"]) as image:
-                    pixels = np.array(image)
             except InputError as error:
                 problems.append(str(error))
                 continue
-            except (OSError, SyntaxError, ValueError) as error:  # sound chunks around damaged pixels
-                problems.append(f"{path} is no readable PNG ({error}): restore or remove it.")
-                continue
+            with Image.open(path, formats=["PNG"]) as image:
+                pixels = np.array(image)
             found.append((int(match[1]), int(match[2]), str(path)))
-            images[hashlib.sha256(pixels).digest() if pixels.any() else b""].append(path)
+            images[hashlib.sha256(pixels).digest()].append(path)
             peaks.append(int(pixels.max()))
             means.append(pixels.sum() / max(1, np.count_nonzero(pixels)))
             pixels[BRAIN] = 0
@@ -220,7 +225,6 @@ def inspect_slices(directory):
             problems.append(f"leak: case {case:03d} is in {' and '.join(names)}.")
     problems += [f"leak: scans of subject {subject} are in {' and '.join(sorted(names, key=SPLITS.index))}."
                  for subject, names in subjects.items() if len(names) > 1 and subject[:5] != "case "]
-    problems += [f"{path} is black." for path in images.pop(b"", [])]
     for paths in images.values():
         if len(paths) > 1:
             leak = "leak, " if len({path.parent for path in paths}) > 1 else ""
@@ -287,4 +291,4 @@ def parse():
 
 
 if __name__ == "__main__":
-    command_line(main, parse(), tensorflow=False)
+    command_line(main, parse())

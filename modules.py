@@ -387,7 +387,8 @@ class PixelCNN(keras.Model):
         Returns:
             codes, int32 `(B, H, W)`.
         """
-        batch, grid, width = tf.shape(levels)[0], self.grid, self.settings["width"]
+        known, grid, width = levels.shape[0], self.grid, self.settings["width"]
+        batch = tf.shape(levels)[0]
         conditions = self._conditions(levels)
         positions = ops.cast(self.positions, self.compute_dtype)
 
@@ -409,13 +410,13 @@ class PixelCNN(keras.Model):
                 return x + 1, self.embedding(code), tuple(columns), line.write(x, code)
 
             lefts = tuple(tf.zeros((block.dilation, batch, width), positions.dtype) for block in self.blocks)
-            start = (0, tf.zeros((batch, width), positions.dtype), lefts, tf.TensorArray(tf.int32, grid, element_shape=(None,)))
+            start = (0, tf.zeros((batch, width), positions.dtype), lefts, tf.TensorArray(tf.int32, grid, element_shape=(known,)))
             line = tf.transpose(tf.while_loop(lambda x, *_: x < grid, place, start)[-1].stack())  # (B, W)
             return y + 1, self.embedding(line), tuple(rows), drawn.write(y, line)
 
         caches = tuple(tf.zeros((batch, block.dilation, grid, width), positions.dtype) for block in self.blocks)
         start = (0, tf.zeros((batch, grid, width), positions.dtype), caches,
-                 tf.TensorArray(tf.int32, grid, element_shape=(None, grid)))
+                 tf.TensorArray(tf.int32, grid, element_shape=(known, grid)))
         drawn = tf.while_loop(lambda y, *_: y < grid, row, start)[-1]
         return tf.transpose(drawn.stack(), (1, 0, 2))  # (B, H, W)
 

@@ -13,7 +13,8 @@ import zipfile
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's start-up notes are no news to the user
 
 import checkpoints
-from utils import InputError, command_line, device, read_config, read_history, replacing, write_json
+import dataset
+from utils import InputError, command_line, device, import_tensorflow, read_config, read_history, replacing, write_json
 
 BATCH = 16  # slices that go through the networks together
 COLUMNS = 6  # slices shown in the figure of reconstructions
@@ -37,19 +38,19 @@ def parse(arguments=None):
 
 
 def main(args):
+    run = pathlib.Path(args.run)
+    config = read_config(run)
+    slices = dataset.open_slices(dataset.find_slices(args.data or recorded_data(config)))
+    import_tensorflow()
     import numpy as np
 
-    import dataset
     import metrics
     import plots
 
-    run = pathlib.Path(args.run)
-    config = read_config(run)
     vqvae, prior = (checkpoints.load_model(run / f"{stage}.keras") for stage in ("vqvae", "prior"))
     if prior.settings["vqvae"] != checkpoints.fingerprint(vqvae):
         raise InputError(f"{run / 'prior.keras'} was trained on the codes of another VQ-VAE than {run / 'vqvae.keras'}: keep the two of one run together.")
     codebook_size, image_size = vqvae.settings["codebook_size"], vqvae.settings["image_size"]
-    slices = dataset.open_slices(dataset.find_slices(args.data or recorded_data(config)))
     split = slices.splits[args.split]
     if split.levels.max() >= prior.settings["levels"]:
         raise InputError(f"--data has slices up to number {split.levels.max()}, and the prior of {run} knows 0 to "

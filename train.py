@@ -15,10 +15,10 @@ import zipfile
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's start-up notes are no news to the user
 
 import checkpoints
-from utils import InputError, claimed, command_line, device, precision_policy, read_history, replacing, versions, write_history
+import dataset
+from utils import InputError, claimed, command_line, device, import_tensorflow, precision_policy, read_history, replacing, versions, write_history
 
 TRAINED_ON = ("train", "validate")
-SAVE_SECONDS = 240  # of work, at most, are lost when a long epoch is cut
 
 # What a flag that is not given becomes. The synthetic ones fit both scripts into ten minutes on two cores.
 DEFAULTS = {
@@ -53,6 +53,8 @@ def parse(arguments=None):
         help="auto: bfloat16 where the hardware multiplies it natively, else float32")
     add("--deterministic", action="store_true",
         help="the same bits from the same seed on a GPU too, at the price of slower kernels; a CPU needs no flag")
+    add("--save-minutes", type=at_least(float, 0), default=4.0, metavar="M",
+        help="work that a crash can cost, at most, within an epoch (default: %(default)s)")
     add("--batch-size", type=at_least(int, 1), help=f"of both stages; {auto('batch_size')}")
     add("--patience", type=at_least(int, 1), default=5,
         help="epochs without a better validation loss before a stage stops early (default: %(default)s)")
@@ -73,17 +75,16 @@ def parse(arguments=None):
 
 
 def main(args):
-    import keras
-    import tensorflow as tf
-
-    import dataset
-    import pipeline
-
     directory = dataset.find_slices(args.data, args.subjects, args.seed)
     slices = dataset.open_slices(directory)
     settings = resolve(args, slices)
-    policy = precision_policy(args.precision)
-    settings["precision"] = policy
+    import_tensorflow()  # takes seconds, which a mistyped flag need not wait for
+    import keras
+    import tensorflow as tf
+
+    import pipeline
+
+    policy = settings["precision"] = precision_policy(args.precision)
     print(f"{slices.name} in {directory}")
     print(*slices.report(), sep="\n")
     kind, name = device()
@@ -97,15 +98,16 @@ def main(args):
     data = {"name": slices.name, "directory": str(directory), "fingerprint": slices.fingerprint,
             "intensity_range": pipeline.INTENSITY_RANGE, "images": {split.name: len(split) for split in slices.splits.values()}}
     with claimed(run, {"settings": settings, "data": data, "versions": versions()}):
-        train_vqvae(run, slices, settings)
-        train_prior(run, slices, settings)
+        train_vqvae(run, slices, settings, args.save_minutes)
+        train_prior(run, slices, settings, args.save_minutes)
     print(f"Done. Next: python predict.py --run {run}" + (f" --data {args.data}" if args.data else ""))
 
 
 def resolve(args, slices):
     """Every setting that shapes the result, with what was left open filled in, checked against the data."""
-    defaults = DEFAULTS["synthetic" if slices.name.startswith("synthetic") else "OASIS"]
-    settings = {name: value for name, value in vars(args).items() if name not in ("run", "data", "subjects")}
+    defaults = DEFAULTS["synthetic" if slices.synthetic else "OASIS"]
+    # where it goes and what it is made of are recorded beside the settings, and how often it is saved changes no bit
+    settings = {name: value for name, value in vars(args).items() if name not in ("run", "data", "subjects", "save_minutes")}
     settings.update({name: value for name, value in defaults.items() if settings[name] is None})
     if settings["image_size"] % 8:
         raise InputError(f"--image-size must be a multiple of 8, the pixels that share a code. Received: {settings['image_size']}")
@@ -117,7 +119,7 @@ def resolve(args, slices):
     return settings
 
 
-def train_vqvae(run, slices, settings):
+def train_vqvae(run, slices, settings, save_minutes):
     """First stage: `vqvae.keras`, images to codes and back."""
     import metrics
     import modules
@@ -130,10 +132,10 @@ def train_vqvae(run, slices, settings):
         model.compile(optimizer(schedule), loss=metrics.ReconstructionLoss(settings["ssim_weight"]), metrics=[metrics.ssim])
         return model
 
-    fit_stage("vqvae", run, make, examples, slices, settings, settings["epochs"], settings["learning_rate"])
+    fit_stage("vqvae", run, make, examples, slices, settings, settings["epochs"], settings["learning_rate"], save_minutes)
 
 
-def train_prior(run, slices, settings):
+def train_prior(run, slices, settings, save_minutes):
     """Second stage: `prior.keras`, the distribution of the codes of a slice given its level."""
     import numpy as np
 
@@ -153,7 +155,7 @@ def train_prior(run, slices, settings):
         model.compile(optimizer(schedule))
         return model
 
-    fit_stage("prior", run, make, examples, slices, settings, settings["prior_epochs"], settings["prior_learning_rate"])
+    fit_stage("prior", run, make, examples, slices, settings, settings["prior_epochs"], settings["prior_learning_rate"], save_minutes)
 
 
 def extract_codes(run, vqvae, slices, settings):
@@ -188,7 +190,7 @@ def optimizer(schedule):
     return keras.optimizers.Adam(schedule, beta_2=0.99, global_clipnorm=1.0)
 
 
-def fit_stage(stage, run, make, examples, slices, settings, epochs, peak):
+def fit_stage(stage, run, make, examples, slices, settings, epochs, peak, save_minutes):
     """Fit one stage from where it stands to its end.
 
     The history is the record of what was reached: best score, patience and end are read from it. Beside it lies the whole
@@ -199,6 +201,7 @@ def fit_stage(stage, run, make, examples, slices, settings, epochs, peak):
         make: function of a learning-rate schedule to a compiled model.
         examples: example functions of `pipeline`, by split.
         peak: learning rate at the end of the warm-up, from which it falls to zero along a cosine.
+        save_minutes: between writes of the state within an epoch.
 
     Raises:
         InputError: the loss is not finite; the last good state is kept.
@@ -232,7 +235,7 @@ def fit_stage(stage, run, make, examples, slices, settings, epochs, peak):
     writer = tf.summary.create_file_writer(str(run / "logs" / stage))
     while len(rows) < epochs and epochs_since_best(rows) < settings["patience"]:
         epoch, begin = len(rows), time.monotonic()
-        watch = watcher(stage, model, resume, steps)
+        watch = watcher(stage, model, resume, steps, 60 * save_minutes)
         logs = model.fit(
             pipeline.training_batches(examples["train"], count, batch_size, settings["seed"], epoch, skip=step % steps),
             initial_epoch=epoch, epochs=epoch + 1, validation_data=validation, shuffle=False, callbacks=[watch],
@@ -253,7 +256,7 @@ def fit_stage(stage, run, make, examples, slices, settings, epochs, peak):
     resume.unlink()
 
 
-def watcher(stage, model, resume, steps):
+def watcher(stage, model, resume, steps, save_seconds):
     """Callback that stops at a loss that is not finite and saves the state every few minutes of a long epoch."""
     import keras
 
@@ -266,7 +269,7 @@ def watcher(stage, model, resume, steps):
         def on_train_batch_end(self, batch, logs=None):
             step = int(model.optimizer.iterations)
             refuse_infinite(stage, logs["loss"], step, resume)
-            if step % steps and time.monotonic() - self.saved > SAVE_SECONDS:
+            if step % steps and time.monotonic() - self.saved >= save_seconds:
                 checkpoints.save_state(model, resume)
                 self.saved = time.monotonic()
 

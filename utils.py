@@ -13,15 +13,9 @@ class InputError(ValueError):
     """Something the user gave cannot be used; the message is one line: what, where, what to do."""
 
 
-def command_line(main, *args, tensorflow=True):
-    """Run a script's `main`; an `InputError` or a full disk ends it with one line on stderr and exit status 2.
-
-    Args:
-        tensorflow: import it first, quietly; False for what needs none.
-    """
+def command_line(main, *args):
+    """Run a script's `main`; an `InputError` or a full disk ends it with one line on stderr and exit status 2."""
     try:
-        if tensorflow:
-            _import_tensorflow()
         main(*args)
     except InputError as error:
         sys.exit(_complain(error))
@@ -31,7 +25,7 @@ def command_line(main, *args, tensorflow=True):
         sys.exit(_complain("stopped by Ctrl-C; the same command continues from what is finished.", status=130))
 
 
-def _import_tensorflow():
+def import_tensorflow():
     """Import TensorFlow without the notes that its C++ side writes to stderr whatever its log level is."""
     stderr = os.dup(2)
     with open(os.devnull, "w") as nowhere:

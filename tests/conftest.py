@@ -69,3 +69,20 @@ def prior():
 def run_script(script, *arguments, cwd=None, **options):
     """Run a script as a user would; returns the finished process."""
     return subprocess.run([sys.executable, ROOT / script, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, timeout=280, **options)
+
+
+def one_line(done, *expected):
+    """The process ended as one must that was given bad input."""
+    assert done.returncode == 2, f"status {done.returncode}: {done.stdout}{done.stderr}"
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1 and ": error: " in lines[0], done.stderr
+    for text in expected:
+        assert str(text) in lines[0]
+
+
+def assert_same_models(one, other):
+    """Both run directories hold the same weights, bit for bit."""
+    for stage in ("vqvae", "prior"):
+        models = [keras.saving.load_model(run / f"{stage}.keras", compile=False) for run in (one, other)]
+        for a, b in zip(*(model.get_weights() for model in models), strict=True):
+            np.testing.assert_array_equal(a, b)

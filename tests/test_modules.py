@@ -200,6 +200,7 @@ def test_sampler_equals_the_naive_loop(prior):
     np.testing.assert_array_equal(drawn, naive)
     np.testing.assert_array_equal(drawn, prior.sample(levels, seed))
     assert (drawn != prior.sample(levels, tf.constant(6)).numpy()).any()
+    np.testing.assert_array_equal(drawn[:1], prior.sample(levels[:1], seed))  # a sample does not depend on those beside it
 
 
 def test_draws_follow_the_distribution(prior):

@@ -10,7 +10,7 @@ import time
 import keras
 import numpy as np
 import pytest
-from conftest import IMAGE_SIZE, LEVELS, ROOT, TINY, run_script, write_slices
+from conftest import IMAGE_SIZE, LEVELS, ROOT, TINY, assert_same_models, one_line, run_script
 from PIL import Image
 
 import dataset
@@ -39,16 +39,6 @@ def report(run):
     done = run_script("predict.py", "--run", run, "--samples", 5, "--write-reconstructions")
     assert done.returncode == 0, done.stderr
     return json.loads((run / "predict" / "metrics.json").read_text())
-
-
-def weights(path):
-    return [w.numpy() for w in keras.saving.load_model(path, compile=False).weights]
-
-
-def assert_same_models(one, other):
-    for stage in ("vqvae", "prior"):
-        for a, b in zip(weights(one / f"{stage}.keras"), weights(other / f"{stage}.keras"), strict=True):
-            np.testing.assert_array_equal(a, b)
 
 
 def test_run_directory_tells_how_it_was_made(run, slices_folder):
@@ -141,47 +131,9 @@ def test_finished_run_is_left_alone(run, slices_folder):
     assert {file: file.stat().st_mtime_ns for file in run.glob("*.keras")} == before
 
 
-def one_line(done, *expected):
-    assert done.returncode == 2, done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1 and "Traceback" not in done.stderr
-    for text in expected:
-        assert str(text) in done.stderr
-    return done
-
-
 def test_other_settings_are_refused_and_listed(run, slices_folder):
     done = run_script("train.py", *train_arguments(slices_folder, run), "--seed", 3, "--ssim-weight", 0)
     one_line(done, run, "seed was 0, is 3", "ssim_weight was 1.0, is 0.0")
-
-
-@pytest.mark.parametrize("arguments, expected", [
-    (["--data", "no-such-folder"], ["--data no-such-folder", "keras_png_slices_train"]),
-    (["--image-size", "60"], ["--image-size must be a multiple of 8", "60"]),
-    (["--batch-size", "13"], ["--batch-size must be at most the 12", "13"]),
-])
-def test_bad_training_input_is_one_line_and_writes_nothing(arguments, expected, slices_folder, tmp_path):
-    arguments = [*train_arguments(slices_folder, tmp_path / "run"), *arguments]  # the last mention of a flag counts
-    one_line(run_script("train.py", *arguments, cwd=tmp_path), *expected)
-    assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize("arguments, flag", [(["--epochs", "0"], "--epochs"), (["--batch-size", "many"], "--batch-size"), (["--precision", "int8"], "--precision"),
-                                             (["--subjects", "2"], "--subjects"), (["--learning-rate", "nan"], "--learning-rate")])
-def test_bad_flags_are_named(arguments, flag):
-    done = run_script("train.py", *arguments)
-    assert done.returncode == 2 and f"argument {flag}" in done.stderr and "Traceback" not in done.stderr
-
-
-def test_predict_needs_a_finished_run(run, tmp_path):
-    one_line(run_script("predict.py", "--run", tmp_path / "nowhere"), "config.json is not there")
-    half = tmp_path / "half"
-    half.mkdir()
-    for name in ("config.json", "vqvae.keras"):
-        (half / name).write_bytes((run / name).read_bytes())
-    one_line(run_script("predict.py", "--run", half), "prior.keras is not there")
-    (half / "prior.keras").write_bytes((run / "prior.keras").read_bytes()[:5000])
-    one_line(run_script("predict.py", "--run", half), "prior.keras cannot be loaded")
-    assert not (half / "predict").exists()
 
 
 def test_a_foreign_folder_is_no_run_directory(slices_folder, tmp_path):
