@@ -41,8 +41,8 @@ def load_model(path):
     """
     import keras
 
-    import metrics  # noqa: F401  registers what a file may name
-    import modules  # noqa: F401
+    import modules  # noqa: F401  registers what a file may name
+    import pixelcnn  # noqa: F401
 
     if not path.is_file():
         raise InputError(f"{path} is not there: let train.py finish this run, or name another --run directory.")

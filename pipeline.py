@@ -1,6 +1,5 @@
 """Feed both stages: checked slices, or the codes of them -> `tf.data`."""
 
-import numpy as np
 import tensorflow as tf
 
 from dataset import SOURCE_SIZE

@@ -140,8 +140,8 @@ def train_prior(run, slices, settings, save_minutes):
     import numpy as np
 
     import metrics
-    import modules
     import pipeline
+    import pixelcnn
 
     vqvae = checkpoints.load_model(run / "vqvae.keras")
     codes = extract_codes(run, vqvae, slices, settings)
@@ -150,7 +150,7 @@ def train_prior(run, slices, settings, save_minutes):
     examples = {name: pipeline.codes_of(codes[name], slices.splits[name].levels) for name in codes}
 
     def make(schedule):
-        model = modules.PixelCNN(codes["train"].shape[-1], settings["codebook_size"], slices.levels, settings["prior_width"],
+        model = pixelcnn.PixelCNN(codes["train"].shape[-1], settings["codebook_size"], slices.levels, settings["prior_width"],
                                  settings["prior_blocks"], settings["prior_dropout"], vqvae=checkpoints.fingerprint(vqvae))
         model.compile(optimizer(schedule))
         return model

@@ -16,6 +16,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import modules
+import pixelcnn
 
 LEVELS, IMAGE_SIZE, CODES = 4, 32, 16
 TINY = ["--image-size", "32", "--width", "8", "--codebook-size", "16", "--code-dim", "4", "--batch-size", "4", "--prior-width", "8",
@@ -52,6 +53,10 @@ def slices_folder(tmp_path_factory):
     return write_slices(tmp_path_factory.mktemp("data"))
 
 
+def codes(shape=(3, 8, 8), seed=0):
+    return np.random.default_rng(seed).integers(0, CODES, shape).astype("int32")
+
+
 @pytest.fixture
 def vqvae():
     return modules.VQVAE(IMAGE_SIZE, codebook_size=CODES, code_dim=4, width=8, encoder_blocks=(1, 1), decoder_blocks=(1, 1))
@@ -59,7 +64,7 @@ def vqvae():
 
 @pytest.fixture
 def prior():
-    model = modules.PixelCNN(grid=8, codebook_size=CODES, levels=LEVELS, width=8, blocks=5, dropout=0.0)
+    model = pixelcnn.PixelCNN(grid=8, codebook_size=CODES, levels=LEVELS, width=8, blocks=5, dropout=0.0)
     rng = np.random.default_rng(0)
     for variable in model.trainable_variables:  # some start at zero, and would hide what flows through them
         variable.assign(variable + rng.normal(0, 0.3, variable.shape))

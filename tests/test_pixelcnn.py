@@ -1,0 +1,94 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import CODES, LEVELS, codes
+
+import pixelcnn
+
+
+def test_prior_learns_in_bits(prior):
+    data = np.tile(codes((1, 8, 8)), (32, 1, 1))
+    inputs = {"codes": data, "levels": np.zeros(32, "int32")}
+    prior.compile(keras.optimizers.Adam(1e-2))
+    first = prior.evaluate(inputs, data, verbose=0)
+    np.testing.assert_allclose(first, np.mean(prior.bits(data, inputs["levels"])), rtol=1e-4)
+    prior.fit(inputs, data, batch_size=8, epochs=20, verbose=0)
+    assert prior.evaluate(inputs, data, verbose=0) < 0.3 * first
+
+
+def test_bits_equal_the_softmax_oracle(prior):
+    data, levels = codes(), np.array([0, 1, 3])
+    logits = prior({"codes": data, "levels": levels}).numpy().astype("float64")
+    log = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    oracle = -np.take_along_axis(log, data[..., None], -1)[..., 0] / np.log(2)
+    np.testing.assert_allclose(prior.bits(data, levels), oracle, atol=1e-4)
+
+
+@pytest.mark.parametrize("place", [(0, 0), (0, 7), (3, 4), (7, 7)])
+def test_no_logit_knows_its_own_or_a_later_code(prior, place):
+    data, levels = codes((1, 8, 8)), np.array([2])
+    changed = data.copy()
+    changed[0][place] = (changed[0][place] + 1) % CODES
+    before, after = (prior({"codes": c, "levels": levels}).numpy()[0].reshape(64, CODES) for c in (data, changed))
+    raster = place[0] * 8 + place[1]
+    np.testing.assert_array_equal(before[: raster + 1], after[: raster + 1])
+    assert raster == 63 or np.abs(before[raster + 1 :] - after[raster + 1 :]).max() > 1e-4
+
+
+def test_no_blind_spot(prior):
+    """The last logit feels every earlier code."""
+    data, levels = codes((1, 8, 8)), np.array([2])
+    before = prior({"codes": data, "levels": levels}).numpy()[0, 7, 7]
+    many = np.repeat(data, 63, axis=0)
+    for place in range(63):
+        many[place].reshape(-1)[place] += 1
+    after = prior({"codes": many % CODES, "levels": np.repeat(levels, 63)}).numpy()[:, 7, 7]
+    assert (np.abs(after - before).max(-1) > 0).all()
+
+
+def test_level_is_a_condition(prior):
+    data = codes((1, 8, 8))
+    one, other = (prior({"codes": data, "levels": np.array([level])}).numpy() for level in (0, LEVELS - 1))
+    assert np.abs(one - other).max() > 1e-3
+
+
+def test_sampler_equals_the_naive_loop(prior):
+    levels, seed = tf.constant([0, 1, 3]), tf.constant(5)
+    drawn = prior.sample(levels, seed).numpy()
+    naive = np.zeros((3, 8, 8), "int32")
+    for y in range(8):
+        for x in range(8):
+            logits = prior({"codes": naive, "levels": levels})[:, y, x]
+            naive[:, y, x] = pixelcnn.draw(logits, seed, y * 8 + x)
+    np.testing.assert_array_equal(drawn, naive)
+    np.testing.assert_array_equal(drawn, prior.sample(levels, seed))
+    assert (drawn != prior.sample(levels, tf.constant(6)).numpy()).any()
+    np.testing.assert_array_equal(drawn[:1], prior.sample(levels[:1], seed))  # a sample does not depend on those beside it
+
+
+def shares(probability, **options):
+    logits = tf.constant(np.tile(np.log([probability]), (20000, 1)), tf.float32)
+    return np.bincount(pixelcnn.draw(logits, tf.constant(0), 0, **options), minlength=len(probability)) / 20000
+
+
+@pytest.mark.parametrize("options, expected", [
+    ({}, [0.5, 0.3, 0.2]),
+    ({"temperature": 0.5}, [25 / 38, 9 / 38, 4 / 38]),
+    ({"top_k": 2}, [0.625, 0.375, 0]),
+    ({"top_p": 0.5}, [1, 0, 0]),
+    ({"top_p": 0.6}, [0.625, 0.375, 0]),
+])
+def test_draws_follow_the_distribution(options, expected):
+    np.testing.assert_allclose(shares([0.5, 0.3, 0.2], **options), expected, atol=0.015)
+
+
+def test_completion_keeps_what_is_given_and_draws_the_rest(prior):
+    given, levels, seed = codes((2, 8, 8)), tf.constant([0, 3]), tf.constant(1)
+    drawn = prior.sample(levels, seed, given=given, rows=5).numpy()
+    np.testing.assert_array_equal(drawn[:, :5], given[:, :5])
+    for y in range(5, 8):
+        for x in range(8):
+            logits = prior({"codes": drawn, "levels": levels})[:, y, x]
+            np.testing.assert_array_equal(drawn[:, y, x], pixelcnn.draw(logits, seed, y * 8 + x))
+    np.testing.assert_array_equal(prior.sample(levels, seed, given=given, rows=8), given)
