@@ -85,6 +85,44 @@ def samples(path, images, levels, caption, columns=8):
     _save(figure, path, f"{caption} Grey: 0 (black) to 1 (white).")
 
 
+def comparison(path, real, generated, levels, seed, caption):
+    """Pairs of a real and a generated slice of one level, in an order that only the caption reveals."""
+    box = brain_box(np.concatenate([real, generated]))
+    below = np.random.default_rng(seed).random(len(levels)) < 0.5  # which of the two is generated
+    figure, axes = _grid(2, len(levels), (box[0].stop - box[0].start) / (box[1].stop - box[1].start))
+    for column, (level, generated_below) in enumerate(zip(levels, below)):
+        pair = (real[column], generated[column]) if generated_below else (generated[column], real[column])
+        for axis, image in zip(axes[:, column], pair):
+            axis.imshow(image[box], **GREY)
+        axes[0, column].set_title(f"level {level}", fontsize=8, pad=2)
+    _save(figure, path, f"{caption} Each pair is of one level; generated, from left to right: {', '.join('lower' if b else 'upper' for b in below)}. "
+                        "Grey: 0 (black) to 1 (white).")
+
+
+def completions(path, restored, given, drawings, titles, caption):
+    """Slices of which a half was given, and several drawings of the other half.
+
+    Args:
+        restored: reconstructions from all codes, `(N, S, S)`.
+        given: share of the rows that was given.
+        drawings: list of `(N, S, S)`.
+    """
+    box = brain_box(restored)
+    edge = round(given * restored.shape[1])
+    figure, axes = _grid(2 + len(drawings), len(restored), (box[0].stop - box[0].start) / (box[1].stop - box[1].start))
+    halves = restored.copy()
+    halves[:, edge:] = 0
+    for row, (images, label) in enumerate([(restored, "reconstruction"), (halves, "given"), *((d, f"drawing {i}") for i, d in enumerate(drawings, 1))]):
+        axes[row, 0].set_ylabel(label)
+        for axis, image in zip(axes[row], images):
+            axis.imshow(image[box], **GREY)
+            if row > 1:
+                axis.axhline(edge - box[0].start - 0.5, color=ORANGE, linewidth=0.6)
+    for axis, title in zip(axes[0], titles):
+        axis.set_title(title.splitlines()[0], fontsize=8.5)
+    _save(figure, path, f"{caption} The line parts what was given from what was drawn. Grey: 0 (black) to 1 (white).")
+
+
 def codes(path, counts, training_counts, patches, caption):
     """How evenly the codes are used, and what each one stands for.
 

@@ -18,22 +18,35 @@ from utils import InputError, command_line, device, import_tensorflow, read_conf
 
 BATCH = 16  # slices that go through the networks together
 COLUMNS = 6  # slices shown in the figure of reconstructions
+COMPARED = 8  # pairs in the figure of real and generated slices
+COMPLETIONS = 3  # drawings of each missing half
 
 
 def parse(arguments=None):
-    def count(text):
-        value = int(text)
-        if value < 0:
-            raise argparse.ArgumentTypeError(f"must not be negative. Received: {text}")
-        return value
+    def between(kind, least, most=float("inf")):
+        def number(text):
+            value = kind(text)
+            if not least <= value <= most:
+                raise argparse.ArgumentTypeError(f"must be from {least} to {most}. Received: {text}")
+            return value
+
+        number.__name__ = kind.__name__
+        return number
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", metavar="DIR", default="runs/default", help="run directory of train.py (default: %(default)s)")
-    parser.add_argument("--data", metavar="DIR", help="folder with the three splits (default: the one the run was trained on)")
-    parser.add_argument("--split", choices=("train", "validate", "test"), default="test", help="(default: %(default)s)")
-    parser.add_argument("--samples", type=count, default=16, metavar="N", help="slices to generate (default: %(default)s)")
-    parser.add_argument("--seed", type=count, default=0, help="of the samples; the same seed gives the same slices (default: %(default)s)")
-    parser.add_argument("--write-reconstructions", action="store_true", help="write every reconstruction of the split as a PNG")
+    add = parser.add_argument_group("evaluation").add_argument
+    add("--run", metavar="DIR", default="runs/default", help="run directory of train.py (default: %(default)s)")
+    add("--data", metavar="DIR", help="folder with the three splits (default: the one the run was trained on)")
+    add("--split", choices=dataset.SPLITS, default="test", help="(default: %(default)s)")
+    add("--write-reconstructions", action="store_true", help="write every reconstruction of the split as a PNG")
+    add = parser.add_argument_group("samples").add_argument
+    add("--samples", type=between(int, 0), default=16, metavar="N", help="slices to generate (default: %(default)s)")
+    add("--slice", type=between(int, 0), metavar="K", help="level of all of them (default: spread over all levels)")
+    add("--seed", type=between(int, 0, 2**31 - 1), default=0, help="the same seed gives the same slices (default: %(default)s)")
+    add("--temperature", type=between(float, 0.01), default=1.0, metavar="T", help="below 1 for likelier slices (default: %(default)s)")
+    add("--top-k", type=between(int, 0), default=0, metavar="K", help="draw among the K likeliest codes (default: all)")
+    add("--top-p", type=between(float, 0.01, 1), default=1.0, metavar="P", help="draw among the likeliest codes that reach P (default: all)")
+    add("--complete", action="store_true", help="draw the missing half of slices of the split, several times: completions.png")
     return parser.parse_args(arguments)
 
 
@@ -66,9 +79,9 @@ def main(args):
     prior_bits = float(results["bits"].sum((1, 2)).mean())
     index_bits = codes[0].size * float(np.log2(codebook_size))
 
-    levels = sample_levels(args.samples, np.unique(split.levels))
+    levels = sample_levels(args, np.unique(split.levels))
     begin = time.perf_counter()
-    drawn = sample(vqvae, prior, levels, args.seed)
+    drawn = sample(vqvae, prior, levels, args)
     seconds = time.perf_counter() - begin
 
     cases, ssim = split.cases, results["ssim"]
@@ -82,7 +95,8 @@ def main(args):
                  "prior_bits_per_pixel": prior_bits / image_size**2, "prior_bytes": prior_bits / 8},
         "codebook": {"size": codebook_size, "used": used, "perplexity": perplexity},
         "prior": {"bits_per_code": float(results["bits"].mean()), **{f"{name}_bits_per_code": value for name, value in baselines.items()}},
-        "samples": {"count": args.samples, "seconds": seconds, "seed": args.seed},
+        "samples": {"count": args.samples, "seconds": seconds, "seed": args.seed, "temperature": args.temperature,
+                    "top_k": args.top_k, "top_p": args.top_p},
     }
 
     about = f"{slices.name}, {args.split} split, {image_size} x {image_size}."
@@ -98,8 +112,17 @@ def main(args):
     for stale in (out / "samples").glob("sample_*_slice_*.png"):
         stale.unlink()
     if args.samples:
-        plots.samples(out / "samples.png", drawn, levels, f"Generated, not real: drawn with seed {args.seed} from the PixelCNN and decoded by the {model}, "
-                                                         f"both trained on: {config['data']['name']}.")
+        made = f"drawn with seed {args.seed} from the PixelCNN and decoded by the {model}, both trained on: {config['data']['name']}."
+        plots.samples(out / "samples.png", drawn, levels, f"Generated, not real: {made}")
+        chosen = np.linspace(0, args.samples - 1, min(args.samples, COMPARED)).round().astype(int)
+        real = np.stack([results["images"][nearest_slice(split, levels[i], i)] for i in chosen]) / 255.0
+        plots.comparison(out / "comparison.png", real, drawn[chosen], levels[chosen], args.seed, f"Slices of {about[:-1]}, beside generated ones, {made}")
+    if args.complete:
+        rows = codes.shape[1] // 2
+        given = codes[shown]
+        drawings = [sample(vqvae, prior, split.levels[shown], args, given=given, rows=rows, first=1000 * i) for i in range(COMPLETIONS)]
+        plots.completions(out / "completions.png", restored, rows / codes.shape[1], drawings, titles,
+                          f"{about} {model}: the upper half of the codes is given, the lower drawn from the PixelCNN {COMPLETIONS} times, seed {args.seed}.")
     for number, (image, level) in enumerate(zip(drawn, levels)):
         write_png(out / "samples" / f"sample_{number:04d}_slice_{level}.png", image)
     write_json(out / "metrics.json", report)
@@ -168,23 +191,42 @@ def grey(images):
     return np.round(np.asarray(images)[..., 0] * 255).astype("uint8")
 
 
-def sample_levels(count, known):
-    """Levels of `count` samples, spread evenly over the known ones."""
+def sample_levels(args, known):
+    """Levels of the samples: all at `--slice`, else spread evenly over the known ones."""
     import numpy as np
 
-    return known[np.linspace(0, len(known) - 1, count).round().astype(int)] if count else known[:0]
+    if args.slice is not None:
+        if args.slice not in known:
+            raise InputError(f"--slice must be a level of the data, {known.min()} to {known.max()}. Received: {args.slice}")
+        return np.full(args.samples, args.slice, known.dtype)
+    return known[np.linspace(0, len(known) - 1, args.samples).round().astype(int)] if args.samples else known[:0]
 
 
-def sample(vqvae, prior, levels, seed):
-    """Generated images `(N, S, S)` in [0, 1] at the given levels."""
+def sample(vqvae, prior, levels, args, given=None, rows=0, first=0):
+    """Generated images `(N, S, S)` in [0, 1] at the given levels; `given` and `rows` as in `PixelCNN.sample`.
+
+    `first` tells drawings with one seed apart.
+    """
     import numpy as np
     import tensorflow as tf
 
     images = [np.zeros((0, vqvae.settings["image_size"], vqvae.settings["image_size"]), "float32")]
     for begin in range(0, len(levels), BATCH):
-        codes = prior.sample(tf.constant(levels[begin : begin + BATCH]), tf.constant((seed + begin * 7919) % 2**31, tf.int32))
+        batch = slice(begin, begin + BATCH)
+        seed = tf.constant((args.seed + 7919 * (first + begin)) % 2**31, tf.int32)
+        codes = prior.sample(tf.constant(levels[batch]), seed, args.temperature, args.top_k, args.top_p,
+                             None if given is None else tf.constant(given[batch], tf.int32), rows)
         images.append(vqvae.decode(codes).numpy()[..., 0])
     return np.concatenate(images)
+
+
+def nearest_slice(split, level, number):
+    """Index of a slice at a level, or at the next there is, of another subject for another number."""
+    import numpy as np
+
+    distance = np.abs(split.levels - level)
+    candidates = np.flatnonzero(distance == distance.min())
+    return candidates[number % len(candidates)]
 
 
 def mean_patches(images, codes, codebook_size):

@@ -368,7 +368,7 @@ def test_check_lists_all_problems(tmp_path):
                  "leak, duplicates: keras_png_slices_train/case_001_slice_0.nii.png, keras_png_slices_test/case_001_slice_0.nii.png",
                  "  duplicates: keras_png_slices_test/case_005_slice_0.nii.png, keras_png_slices_test/case_006_slice_1.nii.png",
                  "case_002_slice_1.nii.png is no readable PNG", "notes.png has no case and slice number",
-                 "case_003_slice_2.nii.png is 256 x 256 RGB", "case_005_slice_3.nii.png is black", "case 001 of test lacks slices 1, 2, 3",
+                 "case_003_slice_2.nii.png is 256 x 256 RGB", "case_005_slice_3.nii.png is all black", "case 001 of test lacks slices 1, 2, 3",
                  "case 002 of train lacks slices 1", "case 003 of train lacks slices 2"):
         assert line in problems, line
     assert "11 problems:" in done.stdout
