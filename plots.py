@@ -99,6 +99,19 @@ def comparison(path, real, generated, levels, seed, caption):
                         "Grey: 0 (black) to 1 (white).")
 
 
+def closest(path, generated, real, titles, caption):
+    """Generated slices above the training slices that are nearest to them."""
+    box = brain_box(np.concatenate([real, generated]))
+    figure, axes = _grid(2, len(real), (box[0].stop - box[0].start) / (box[1].stop - box[1].start))
+    for row, (images, label) in enumerate(((generated, "generated"), (real, "nearest in training"))):
+        axes[row, 0].set_ylabel(label)
+        for axis, image in zip(axes[row], images):
+            axis.imshow(image[box], **GREY)
+    for axis, title in zip(axes[0], titles):
+        axis.set_title(title, fontsize=8, pad=2)
+    _save(figure, path, f"{caption} Grey: 0 (black) to 1 (white).")
+
+
 def completions(path, restored, given, drawings, titles, caption):
     """Slices of which a half was given, and several drawings of the other half.
 

@@ -19,6 +19,7 @@ from utils import InputError, command_line, device, import_tensorflow, read_conf
 BATCH = 16  # slices that go through the networks together
 COLUMNS = 6  # slices shown in the figure of reconstructions
 COMPARED = 8  # pairs in the figure of real and generated slices
+SUBJECTS = 20  # in training, at least, for a classifier that is tested on subjects it has not seen
 COMPLETIONS = 3  # drawings of each missing half
 
 
@@ -46,6 +47,7 @@ def parse(arguments=None):
     add("--temperature", type=between(float, 0.01), default=1.0, metavar="T", help="below 1 for likelier slices (default: %(default)s)")
     add("--top-k", type=between(int, 0), default=0, metavar="K", help="draw among the K likeliest codes (default: all)")
     add("--top-p", type=between(float, 0.01, 1), default=1.0, metavar="P", help="draw among the likeliest codes that reach P (default: all)")
+    add("--evaluate-samples", type=between(int, 10), metavar="N", help="measure N samples against real slices: `generation` in metrics.json")
     add("--complete", action="store_true", help="draw the missing half of slices of the split, several times: completions.png")
     return parser.parse_args(arguments)
 
@@ -68,6 +70,10 @@ def main(args):
     if split.levels.max() >= prior.settings["levels"]:
         raise InputError(f"--data has slices up to number {split.levels.max()}, and the prior of {run} knows 0 to "
                          f"{prior.settings['levels'] - 1}: train a run on this data.")
+    levels = sample_levels(args.samples, args.slice, np.unique(split.levels))
+    subjects = len(set(slices.splits["train"].cases.tolist()))
+    if args.evaluate_samples and subjects < SUBJECTS:
+        raise InputError(f"--evaluate-samples needs {SUBJECTS} training subjects or more to compare with. Received: {subjects} in --data")
     print(f"{slices.name}, {args.split} split, on the {device()[0]}.", flush=True)
 
     out = run / "predict"
@@ -79,7 +85,6 @@ def main(args):
     prior_bits = float(results["bits"].sum((1, 2)).mean())
     index_bits = codes[0].size * float(np.log2(codebook_size))
 
-    levels = sample_levels(args, np.unique(split.levels))
     begin = time.perf_counter()
     drawn = sample(vqvae, prior, levels, args)
     seconds = time.perf_counter() - begin
@@ -123,6 +128,8 @@ def main(args):
         drawings = [sample(vqvae, prior, split.levels[shown], args, given=given, rows=rows, first=1000 * i) for i in range(COMPLETIONS)]
         plots.completions(out / "completions.png", restored, rows / codes.shape[1], drawings, titles,
                           f"{about} {model}: the upper half of the codes is given, the lower drawn from the PixelCNN {COMPLETIONS} times, seed {args.seed}.")
+    if args.evaluate_samples:
+        report["generation"] = evaluate_samples(vqvae, prior, slices, args, out / "closest.png")
     for number, (image, level) in enumerate(zip(drawn, levels)):
         write_png(out / "samples" / f"sample_{number:04d}_slice_{level}.png", image)
     write_json(out / "metrics.json", report)
@@ -191,15 +198,44 @@ def grey(images):
     return np.round(np.asarray(images)[..., 0] * 255).astype("uint8")
 
 
-def sample_levels(args, known):
-    """Levels of the samples: all at `--slice`, else spread evenly over the known ones."""
+def evaluate_samples(vqvae, prior, slices, args, figure):
+    """Figures of `--evaluate-samples` slices, spread over all levels, against the real ones; draws the closest pairs."""
     import numpy as np
 
-    if args.slice is not None:
-        if args.slice not in known:
-            raise InputError(f"--slice must be a level of the data, {known.min()} to {known.max()}. Received: {args.slice}")
-        return np.full(args.samples, args.slice, known.dtype)
-    return known[np.linspace(0, len(known) - 1, args.samples).round().astype(int)] if args.samples else known[:0]
+    import generation
+    import pipeline
+    import plots
+
+    real = {}
+    for name, split in slices.splits.items():
+        source = pipeline.image_source(split, vqvae.settings["image_size"])
+        images = [grey(images) for images, _ in pipeline.evaluation_batches(pipeline.images_of(source), len(split), BATCH)]
+        real[name] = {"images": np.concatenate(images), "levels": split.levels, "cases": split.cases}
+
+    def restore(images):
+        batches = [images[i : i + BATCH, ..., None].astype("float32") / 255.0 for i in range(0, len(images), BATCH)]
+        return np.concatenate([grey(vqvae.decode(vqvae.encode(batch))) for batch in batches])
+
+    levels = sample_levels(args.evaluate_samples, args.slice, np.unique(slices.splits["test"].levels))
+    drawn = grey(sample(vqvae, prior, levels, args, first=10**6)[..., None])  # rounded like the slices they stand beside
+    report, pairs = generation.evaluate(drawn, levels, real["test"], real["train"], real["validate"], restore)
+    shown = pairs[:COMPARED]
+    plots.closest(figure, generation.unit(drawn[[i for i, _, _ in shown]]), generation.unit(real["train"]["images"][[i for _, i, _ in shown]]),
+                  [f"level {levels[i]}, {distance:.3f}" for i, _, distance in shown],
+                  f"The {len(shown)} of {len(drawn)} generated slices that are closest to a training slice of {slices.name}: root mean square distance at 64 x 64. "
+                  f"Real test slices are {report['nearest_real_p1']:.3f} (1st percentile) or more away from theirs.")
+    return report
+
+
+def sample_levels(count, level, known):
+    """Levels of `count` samples: all at `level`, or, without one, spread evenly over the known ones."""
+    import numpy as np
+
+    if level is not None:
+        if level not in known:
+            raise InputError(f"--slice must be a level of the data, {known.min()} to {known.max()}. Received: {level}")
+        return np.full(count, level, known.dtype)
+    return known[np.linspace(0, len(known) - 1, count).round().astype(int)] if count else known[:0]
 
 
 def sample(vqvae, prior, levels, args, given=None, rows=0, first=0):
@@ -263,6 +299,9 @@ def print_table(report):
         ("samples", f"{report['samples']['count']} in {report['samples']['seconds']:.1f} s"),
     ):
         print(f"  {name:<18}{value}")
+    for name, value in report.get("generation", {}).items():
+        if isinstance(value, float):
+            print(f"  {name:<38}{value:.4f}")
 
 
 if __name__ == "__main__":

@@ -238,7 +238,7 @@ def fit_stage(stage, run, make, examples, slices, settings, epochs, peak, save_m
         watch = watcher(stage, model, resume, steps, 60 * save_minutes)
         logs = model.fit(
             pipeline.training_batches(examples["train"], count, batch_size, settings["seed"], epoch, skip=step % steps),
-            initial_epoch=epoch, epochs=epoch + 1, validation_data=validation, shuffle=False, callbacks=[watch],
+            initial_epoch=epoch, epochs=epochs, validation_data=validation, shuffle=False, callbacks=[watch],
             verbose=1 if sys.stdout.isatty() else 2,
         ).history
         step = steps * (epoch + 1)
@@ -272,6 +272,9 @@ def watcher(stage, model, resume, steps, save_seconds):
             if step % steps and time.monotonic() - self.saved >= save_seconds:
                 checkpoints.save_state(model, resume)
                 self.saved = time.monotonic()
+
+        def on_epoch_end(self, epoch, logs=None):
+            model.stop_training = True  # an epoch at a time: what follows it happens outside
 
     return Watcher()
 

@@ -106,6 +106,15 @@ def test_same_seed_gives_the_same_samples(run, report):
     assert {file.name: file.read_bytes() for file in samples.iterdir()} != before
 
 
+def test_flags_of_sampling(run, report):
+    assert run_script("predict.py", "--run", run, "--samples", 3, "--slice", 2, "--temperature", 0.5, "--top-k", 3, "--top-p", 0.9, "--complete").returncode == 0
+    out = run / "predict"
+    assert sorted(file.name for file in (out / "samples").iterdir()) == [f"sample_000{i}_slice_2.png" for i in range(3)]
+    assert (out / "completions.png").exists() and json.loads((out / "metrics.json").read_text())["samples"]["top_k"] == 3
+    one_line(run_script("predict.py", "--run", run, "--slice", 9), "--slice must be a level of the data, 0 to 3")
+    one_line(run_script("predict.py", "--run", run, "--evaluate-samples", 20), "needs 20 training subjects or more")
+
+
 def test_killed_training_ends_as_if_it_had_not_been(run, slices_folder, tmp_path):
     other = tmp_path / "killed"
     for stage in ("vqvae", "prior"):
