@@ -227,6 +227,8 @@ def fit_stage(stage, run, make, examples, slices, settings, epochs, peak, save_m
     model.evaluate(validation.take(1), verbose=0)  # builds the metrics, whose sums belong to the state
     if resume.exists():
         checkpoints.load_state(model, resume)
+    else:
+        checkpoints.save_state(model, resume)  # from now on its absence says that the stage is finished
     step = int(model.optimizer.iterations)
     rows = rows[: step // steps]
     print(f"{stage}: {model.count_params() / 1e6:.2f} M parameters, {f'continues after step {step}' if step else 'starts'}, "
@@ -243,7 +245,8 @@ def fit_stage(stage, run, make, examples, slices, settings, epochs, peak, save_m
         ).history
         step = steps * (epoch + 1)
         logs = {name: values[0] for name, values in logs.items()}
-        refuse_infinite(stage, logs["val_loss"], step, resume)
+        if not math.isfinite(logs["val_loss"]):
+            raise not_finite(stage, "validation loss", step, resume)
         rows.append({"epoch": epoch + 1, "seconds": round(time.monotonic() - begin, 1), **logs})
         with writer.as_default(step=epoch + 1):
             for name, value in logs.items():
@@ -251,7 +254,7 @@ def fit_stage(stage, run, make, examples, slices, settings, epochs, peak, save_m
         write_history(history, rows)
         if not epochs_since_best(rows):
             checkpoints.save_model(model, best)
-        checkpoints.save_state(model, resume)
+        save(stage, model, resume)
         comment(stage, rows, epochs, settings)
     resume.unlink()
 
@@ -268,9 +271,10 @@ def watcher(stage, model, resume, steps, save_seconds):
 
         def on_train_batch_end(self, batch, logs=None):
             step = int(model.optimizer.iterations)
-            refuse_infinite(stage, logs["loss"], step, resume)
+            if not math.isfinite(logs["loss"]):
+                raise not_finite(stage, "loss", step, resume)
             if step % steps and time.monotonic() - self.saved >= save_seconds:
-                checkpoints.save_state(model, resume)
+                save(stage, model, resume)
                 self.saved = time.monotonic()
 
         def on_epoch_end(self, epoch, logs=None):
@@ -279,10 +283,16 @@ def watcher(stage, model, resume, steps, save_seconds):
     return Watcher()
 
 
-def refuse_infinite(stage, loss, step, resume):
-    if not math.isfinite(loss):
-        kept = f"the last good state is kept in {resume}" if resume.exists() else "nothing good was saved yet"
-        raise InputError(f"{stage}: the loss is {loss} at step {step}; {kept}. Train into a new --run with a lower learning rate or --precision float32.")
+def save(stage, model, resume):
+    try:
+        checkpoints.save_state(model, resume)
+    except FloatingPointError:
+        raise not_finite(stage, "state of the model", int(model.optimizer.iterations), resume) from None
+
+
+def not_finite(stage, what, step, resume):
+    return InputError(f"{stage}: the {what} is not finite at step {step}; the last good state is kept in {resume}. "
+                      "Train into a new --run with a lower learning rate or --precision float32.")
 
 
 def comment(stage, rows, epochs, settings):

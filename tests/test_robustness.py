@@ -313,9 +313,24 @@ def test_pickled_state_is_refused(tmp_path, slices_folder):
 
 
 def test_loss_that_is_not_finite_stops_at_once(slices_folder, tmp_path):
-    done = train(slices_folder, tmp_path / "run", "--learning-rate", "1e20", "--epochs", "3")
-    one_line(done, "the loss is nan at step", "--precision float32")
-    assert not (tmp_path / "run" / "prior.keras").exists()
+    run = tmp_path / "run"
+    done = train(slices_folder, run, "--learning-rate", "1e20", "--epochs", "3")
+    one_line(done, "vqvae: the ", "is not finite at step", "--precision float32", run / "resume" / "vqvae.npz")
+    assert not (run / "prior.keras").exists()
+    with np.load(run / "resume" / "vqvae.npz") as state:
+        assert all(np.isfinite(state[name]).all() for name in state.files)
+
+
+def test_a_kill_before_the_first_state_is_no_finished_stage(slices_folder, finished, tmp_path):
+    """Between the history of the first epoch and its state, the state of the start is there."""
+    run = tmp_path / "run"
+    process = start(slices_folder, run)
+    wait_for(run / "vqvae_history.csv", process)
+    process.kill()
+    process.wait()
+    done = train(slices_folder, run)
+    assert done.returncode == 0 and "vqvae: finished" not in done.stdout
+    assert_same_models(finished, run)
 
 
 def test_two_trainings_cannot_share_a_run(slices_folder, finished):
@@ -330,7 +345,7 @@ def test_two_trainings_cannot_share_a_run(slices_folder, finished):
 def test_full_disk_keeps_the_last_good_checkpoint(slices_folder, tmp_path):
     run = tmp_path / "run"
     process = start(slices_folder, run, "--epochs", "50")
-    wait_for(run / "resume" / "vqvae.npz", process)
+    wait_for(run / "vqvae.keras", process)
     process.kill()
     process.wait()
     before = {path: path.read_bytes() for path in (run / "vqvae.keras", run / "resume" / "vqvae.npz")}
@@ -346,7 +361,11 @@ def test_full_disk_keeps_the_last_good_checkpoint(slices_folder, tmp_path):
 def test_a_signal_ends_it_and_the_same_command_goes_on(number, status, slices_folder, finished, tmp_path):
     run = tmp_path / "run"
     process = start(slices_folder, run, "--save-minutes", "0", stderr=subprocess.PIPE, text=True)
-    wait_for(run / "resume" / "vqvae.npz", process)
+    state = run / "resume" / "vqvae.npz"
+    wait_for(state, process)
+    first = state.stat().st_ino
+    while process.poll() is None and state.exists() and state.stat().st_ino == first:
+        time.sleep(0.002)  # until a step was saved
     process.send_signal(number)
     _, errors = process.communicate()
     assert process.returncode == status and "Traceback" not in errors

@@ -120,7 +120,7 @@ def test_killed_training_ends_as_if_it_had_not_been(run, slices_folder, tmp_path
     for stage in ("vqvae", "prior"):
         process = subprocess.Popen([sys.executable, ROOT / "train.py", *train_arguments(slices_folder, other)], stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + 120
-        while not (other / "resume" / f"{stage}.npz").exists() and process.poll() is None and time.monotonic() < deadline:
+        while not (other / f"{stage}_history.csv").exists() and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.005)
         os.kill(process.pid, signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL, "the training ended before it could be killed"
