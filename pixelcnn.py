@@ -93,14 +93,15 @@ class PixelCNN(keras.Model):
         codebook_size: number of codes K.
         levels: number of slice levels.
         width: channels C of each stack.
-        blocks: number of gated blocks; their dilations run through 1, 2, 4, 8, so that eight see 30 rows up and 30 columns aside.
+        blocks: number of gated blocks; their dilations run through 1, 2, 1, 4, 1, 8, 1, 16, so that eight see 34 rows up and columns
+            aside, and every other one looks at its neighbours.
         dropout: rate within the blocks.
         vqvae: fingerprint of the VQ-VAE whose codes it models; carried, not used.
 
     Call: `{"codes": int32 (B, H, W), "levels": int32 (B,)}` -> logits, float32 `(B, H, W, K)`. `fit` minimises bits a code.
     """
 
-    DILATIONS = (1, 2, 4, 8)
+    DILATIONS = (1, 2, 1, 4, 1, 8, 1, 16)
 
     def __init__(self, grid, codebook_size, levels, width=128, blocks=8, dropout=0.1, vqvae="", **kwargs):
         super().__init__(**kwargs)

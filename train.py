@@ -22,7 +22,7 @@ TRAINED_ON = ("train", "validate")
 
 # What a flag that is not given becomes. The synthetic ones fit both scripts into ten minutes on two cores.
 DEFAULTS = {
-    "OASIS": dict(image_size=256, epochs=14, prior_epochs=8, batch_size=8, width=128, prior_width=128, prior_blocks=8),
+    "OASIS": dict(image_size=256, epochs=14, prior_epochs=7, batch_size=8, width=128, prior_width=128, prior_blocks=8),
     "synthetic": dict(image_size=160, epochs=12, prior_epochs=8, batch_size=8, width=96, prior_width=96, prior_blocks=8),
 }
 
@@ -70,7 +70,7 @@ def parse(arguments=None):
     add("--prior-width", type=at_least(int, 2), help=f"channels; {auto('prior_width')}")
     add("--prior-blocks", type=at_least(int, 1), help=f"gated blocks; {auto('prior_blocks')}")
     add("--prior-dropout", type=at_least(float, 0), default=0.1, help="(default: %(default)s)")
-    add("--prior-learning-rate", type=at_least(float, 1e-8), default=2e-3, help="peak (default: %(default)s)")
+    add("--prior-learning-rate", type=at_least(float, 1e-8), default=6e-3, help="peak (default: %(default)s)")
     return parser.parse_args(arguments)
 
 

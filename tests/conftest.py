@@ -64,7 +64,7 @@ def vqvae():
 
 @pytest.fixture
 def prior():
-    model = pixelcnn.PixelCNN(grid=8, codebook_size=CODES, levels=LEVELS, width=8, blocks=5, dropout=0.0)
+    model = pixelcnn.PixelCNN(grid=8, codebook_size=CODES, levels=LEVELS, width=8, blocks=6, dropout=0.0)
     rng = np.random.default_rng(0)
     for variable in model.trainable_variables:  # some start at zero, and would hide what flows through them
         variable.assign(variable + rng.normal(0, 0.3, variable.shape))
