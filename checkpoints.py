@@ -7,6 +7,7 @@ and names of one of our two models, and to claim no more memory than the file it
 import hashlib
 import json
 import zipfile
+import zlib
 
 import numpy as np
 
@@ -14,7 +15,8 @@ from utils import InputError, replacing
 
 MODELS = {"vqvae": "VQVAE", "prior": "PixelCNN"}  # by file name
 LARGEST_FILE = 2**30  # bytes, unpacked
-POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
+POLICIES = ("float32", "mixed_bfloat16")
+UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, OSError, EOFError, RecursionError, zipfile.BadZipFile, zlib.error)
 
 
 def fingerprint(model):
@@ -49,7 +51,7 @@ def load_model(path):
     try:
         _check(path)
         return keras.saving.load_model(path, compile=False, safe_mode=True)
-    except (ValueError, TypeError, KeyError, AttributeError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except UNREADABLE as error:
         reason = (str(error).splitlines() or ["it ends too early"])[0]
         raise InputError(f"{path} cannot be loaded ({reason}): the file is damaged or not of this project, train again or restore it.") from None
 
@@ -75,10 +77,15 @@ def _check(path):
         values = value if isinstance(value, list) else [value]
         if not all(isinstance(v, (int, float)) and 0 <= v < 2**31 for v in values):
             raise ValueError(f"its setting {key} is no number or out of range")
-    blocks = settings["blocks"] if name == "PixelCNN" else sum(settings["encoder_blocks"]) + sum(settings["decoder_blocks"])
-    side = settings["grid"] if name == "PixelCNN" else settings["image_size"] // 8
-    table = settings["codebook_size"] * settings["width" if name == "PixelCNN" else "code_dim"]
-    if side > 256 or blocks > 256 or 4 * (settings["width"] ** 2 * max(1, blocks) + table) > sizes["model.weights.h5"]:
+    # numbers of weights that are surely there, and what they are multiples of
+    width, codebook_size = settings["width"], settings["codebook_size"]
+    if name == "PixelCNN":
+        side, blocks = settings["grid"], settings["blocks"]
+        tables = codebook_size * width + settings["levels"] * 4 * blocks * width + side**2 * width
+    else:
+        side, blocks = settings["image_size"] // 8, sum(settings["encoder_blocks"]) + sum(settings["decoder_blocks"])
+        tables = codebook_size * settings["code_dim"]
+    if side > 256 or blocks > 256 or 4 * (width**2 * max(1, blocks) + tables) > sizes["model.weights.h5"]:
         raise ValueError("its settings claim more than its weights fill")
 
 
@@ -108,12 +115,13 @@ def load_state(model, path):
         InputError: the file is damaged or of another model.
     """
     variables = _variables(model)
+    again = f"remove it and {path.stem}_history.csv to begin this stage again."
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = [file[name] for name in file.files]
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} cannot be read ({error}): remove it to begin this stage again.") from None
+    except UNREADABLE as error:
+        raise InputError(f"{path} cannot be read ({error}): {again}") from None
     if [array.shape for array in arrays] != [tuple(variable.shape) for variable in variables]:
-        raise InputError(f"{path} is of another model: remove it to begin this stage again.")
+        raise InputError(f"{path} is of another model: {again}")
     for variable, array in zip(variables, arrays):
         variable.assign(array)

@@ -25,23 +25,27 @@ import synthetic
 from utils import InputError, command_line, read_json
 
 SPLITS = ("train", "validate", "test")
-SOURCE_SIZE = 256  # pixels of a side, as OASIS slices come
+SOURCE_SIZE = synthetic.SIZE  # pixels of a side, as OASIS slices come
 DEFAULT_DIRECTORY = pathlib.Path("data/keras_png_slices_data")
 
-BRAIN = (slice(52, 206), slice(36, 222))  # rows and columns that hold all of every brain-masked slice
+BRAIN = (slice(synthetic.TOP, synthetic.BOTTOM), slice(synthetic.LEFT, synthetic.RIGHT))  # hold all of every brain-masked slice
 DARK = 8  # grey values up to this may be noise of the air around a head
 
-_NAME = re.compile(r"case_(\d+)_slice_(\d+)\.nii\.png")
+_NAME = re.compile(r"case_(\d{1,9})_slice_(\d{1,4})\.nii\.png")
 
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Slices of one split, by case and level: `paths` (N,), `cases` and `levels` int32 (N,)."""
+    """Slices of one split, by case and level: `paths` (N,), `cases` and `levels` int32 (N,), and the `subjects` (N,) of the cases.
+
+    A case is a scan; a subject may have several, and it is subjects that are independent of each other.
+    """
 
     name: str
     paths: tuple
     cases: np.ndarray
     levels: np.ndarray
+    subjects: np.ndarray
 
     def __len__(self):
         return len(self.paths)
@@ -103,13 +107,14 @@ def open_slices(directory):
             256 x 256 PNG, or a case is in two splits.
     """
     directory = pathlib.Path(directory)
-    splits = {name: _open_split(directory, name) for name in SPLITS}
+    manifest = _manifest(directory)
+    splits = {name: _open_split(directory, name, manifest["cases"]) for name in SPLITS}
     seen = {}
     for split in splits.values():
-        for case in set(split.cases.tolist()):
-            if seen.setdefault(case, split.name) != split.name:
-                raise InputError(f"{directory}: case {case:03d} is in both {seen[case]} and {split.name}, so scores would "
-                                 "leak: keep every case in one split.")
+        for subject in set(split.subjects.tolist()):
+            if seen.setdefault(subject, split.name) != split.name:
+                raise InputError(f"{directory}: {subject} is in both {seen[subject]} and {split.name}, so scores would "
+                                 "leak: keep every subject in one split.")
     with concurrent.futures.ThreadPoolExecutor() as pool:
         digests = pool.map(_check_file, [path for split in splits.values() for path in split.paths])
         fingerprint = hashlib.sha256("\n".join(digests).encode()).hexdigest()
@@ -117,10 +122,22 @@ def open_slices(directory):
     if cohort.is_file():
         settings = read_json(cohort)
         return Slices(f"synthetic cohort ({settings['subjects']} subjects, seed {settings['seed']})", splits, fingerprint, synthetic=True)
-    return Slices("OASIS", splits, fingerprint)
+    converted = manifest["settings"]
+    kind = directory.resolve().name if converted.get("nifti") else "OASIS"
+    return Slices(f"{kind}, brain-masked" if converted.get("masked") else kind, splits, fingerprint)
 
 
-def _open_split(directory, name):
+def _manifest(directory):
+    """What `oasis1.py` noted of a folder that it made: `settings`, and the scan and subject of each of `cases`; else nothing."""
+    path = directory / "conversion.json"
+    return read_json(path) if path.is_file() else {"settings": {}, "cases": {}}
+
+
+def _subject(case, scans):
+    return scans.get(f"{case:03d}", {}).get("subject", f"case {case:03d}")
+
+
+def _open_split(directory, name, scans):
     folder = directory / f"keras_png_slices_{name}"
     if not folder.is_dir():
         raise InputError(f"{folder} is missing: --data must hold keras_png_slices_train, _validate and _test.")
@@ -133,7 +150,7 @@ def _open_split(directory, name):
     if not slices:
         raise InputError(f"{folder} holds no case_NNN_slice_K.nii.png: every split needs slices.")
     cases, levels, paths = zip(*sorted(slices))
-    return Split(name, paths, np.array(cases, "int32"), np.array(levels, "int32"))
+    return Split(name, paths, np.array(cases, "int32"), np.array(levels, "int32"), np.array([_subject(case, scans) for case in cases]))
 
 
 def _check_file(path):
@@ -147,7 +164,8 @@ def _check_file(path):
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             file.seek(0)
             with Image.open(file, formats=["PNG"]) as image:
-                found = f"{image.size[0]} x {image.size[1]} {image.mode}" + (", animated" if getattr(image, "n_frames", 1) > 1 else "")
+                found = f"{image.size[0]} x {image.size[1]} {image.mode}"
+                found += ", animated" * (getattr(image, "n_frames", 1) > 1) + ", transparent" * ("transparency" in image.info)
                 if found != f"{SOURCE_SIZE} x {SOURCE_SIZE} L":  # before a pixel is unpacked
                     raise InputError(f"{path} is {found}, not {SOURCE_SIZE} x {SOURCE_SIZE} L (8-bit grey): convert or remove it.")
                 _, brightest = image.getextrema()
@@ -172,7 +190,7 @@ def inspect_slices(directory):
         InputError: there is no readable slice at all.
     """
     directory = pathlib.Path(directory)
-    splits, segmented, problems = {}, {}, []
+    splits, segmented, problems, scans = {}, {}, [], _manifest(directory)["cases"]
     images = collections.defaultdict(list)  # hash of the pixels: files
     peaks, means, beyond = [], [], []  # of each image; `beyond` counts pixels outside the brain
     for name in SPLITS:
@@ -197,7 +215,7 @@ def inspect_slices(directory):
             beyond.append(np.count_nonzero(pixels > DARK))
         if found:
             cases, levels, paths = zip(*sorted(found))
-            splits[name] = Split(name, paths, np.array(cases), np.array(levels))
+            splits[name] = Split(name, paths, np.array(cases), np.array(levels), np.array([_subject(case, scans) for case in cases]))
         else:
             problems.append(f"{folder} {'holds no readable slice' if folder.is_dir() else 'is missing'}: every split needs slices.")
         masks = {path.name[4:] for path in (directory / f"keras_png_slices_seg_{name}").glob("seg_*.png")}
@@ -215,12 +233,9 @@ def inspect_slices(directory):
             lacking = sorted(set(range(slices.levels)) - set(split.levels[split.cases == case].tolist()))
             if lacking:
                 problems.append(f"case {case:03d} of {split.name} lacks slices {', '.join(map(str, lacking))}.")
-    manifest = directory / "conversion.json"  # knows which cases are scans of one subject
-    scans = read_json(manifest)["cases"] if manifest.is_file() else {}
     subjects = collections.defaultdict(set)
     for case, names in places.items():
-        subject = scans.get(f"{case:03d}", {}).get("subject", f"case {case:03d}")
-        subjects[subject].update(names)
+        subjects[_subject(case, scans)].update(names)
         if len(names) > 1:
             problems.append(f"leak: case {case:03d} is in {' and '.join(names)}.")
     problems += [f"leak: scans of subject {subject} are in {' and '.join(sorted(names, key=SPLITS.index))}."

@@ -21,10 +21,10 @@ def unit(images):
 
 
 def _pool(images, size):
-    """Mean over equal cells: `(N, S, S)` -> `(N, size, size)`; S is cut to a multiple of `size`."""
-    cell = images.shape[1] // size
-    cut = images[:, : cell * size, : cell * size]
-    return cut.reshape(len(images), size, cell, size, cell).mean((2, 4))
+    """Mean over cells that cover the image, equal to within a pixel: `(N, S, S)` -> `(N, size, size)`, S at least `size`."""
+    edges = np.linspace(0, images.shape[1], size + 1).astype(int)
+    sums = np.add.reduceat(np.add.reduceat(images, edges[:-1], axis=1), edges[:-1], axis=2)
+    return sums / np.outer(np.diff(edges), np.diff(edges))
 
 
 def features(images):
@@ -151,7 +151,7 @@ def evaluate(samples, sample_levels, test, training, validation, restore):
 
     Args:
         samples: generated images; `sample_levels` their levels.
-        test, training, validation: dicts of `images`, `levels`, `cases` of the real slices.
+        test, training, validation: dicts of `images`, `levels`, `subjects` of the real slices.
         restore: function of images `(N, S, S)` to their reconstructions.
 
     Returns:
@@ -159,17 +159,17 @@ def evaluate(samples, sample_levels, test, training, validation, restore):
     """
     rng = np.random.default_rng(0)
     chosen = rng.permutation(len(training["images"]))[: max(len(samples), 100)]  # from many subjects: a few can be told apart by themselves
-    cases = training["cases"]
-    subjects = rng.permutation(np.unique(cases))
-    half = np.isin(cases[chosen], subjects[: len(subjects) // 2])
+    owners = training["subjects"]
+    subjects = rng.permutation(np.unique(owners))
+    half = np.isin(owners[chosen], subjects[: len(subjects) // 2])
     drawn, real, restored = features(samples), features(training["images"][chosen]), features(restore(training["images"][chosen]))
-    own = -1 - np.arange(len(samples))  # every sample is a subject of its own
+    own = np.array([f"sample {i}" for i in range(len(samples))])  # each is a subject of its own
     report = {"samples": len(samples)}
     for name, (one, other, one_groups, other_groups) in {
-        "two_sample_accuracy": (drawn, real, own, cases[chosen]),
-        "two_sample_accuracy_prior": (drawn, restored, own, cases[chosen]),
-        "two_sample_accuracy_reconstructions": (restored, real, cases[chosen], cases[chosen]),
-        "two_sample_accuracy_real": (real[half], real[~half], cases[chosen][half], cases[chosen][~half]),
+        "two_sample_accuracy": (drawn, real, own, owners[chosen]),
+        "two_sample_accuracy_prior": (drawn, restored, own, owners[chosen]),
+        "two_sample_accuracy_reconstructions": (restored, real, owners[chosen], owners[chosen]),
+        "two_sample_accuracy_real": (real[half], real[~half], owners[chosen][half], owners[chosen][~half]),
     }.items():
         report[name], report[f"{name}_ci95"] = two_sample(one, other, one_groups, other_groups)
     test_features = features(test["images"])

@@ -52,7 +52,7 @@ class VectorQuantizer(layers.Layer):
 
     The codebook is no parameter of the optimizer: every training step moves each code towards the mean of
     the vectors assigned to it (van den Oord et al. 2017, appendix A.1, equations 6-8, with Laplace smoothing of
-    the counts). A code that loses its vectors is restarted on a vector of the batch, drawn with probability
+    the counts). A code that had lost its vectors before a step is restarted on a vector of the batch, drawn with probability
     proportional to its squared error (k-means++, Arthur and Vassilvitskii 2007); since every code is without
     vectors before the first step, the same rule starts the codebook from data. Works in float32 whatever the policy.
 
@@ -61,7 +61,7 @@ class VectorQuantizer(layers.Layer):
         code_dim: dimension D of a code.
         decay: of the moving averages.
         commitment_weight: beta of equation 3.
-        restart_below: a code whose moving count falls below this fraction of an even share is restarted.
+        restart_below: a code whose moving count was below this fraction of an even share is restarted.
         seed: of the restarts.
 
     Call: latents `(B, H, W, D)` -> quantized latents of the same shape, with a straight-through gradient.
@@ -200,7 +200,7 @@ class VQVAE(keras.Model):
         image_size: pixels S of an image side, a multiple of 8.
         codebook_size: number of codes K.
         code_dim: dimension D of a code.
-        width: channels at a quarter of the finest grid; half of it one level up.
+        width: channels C at S/8, an even number; half as many at S/4.
         encoder_blocks: residual blocks at S/4 and at S/8.
         decoder_blocks: residual blocks at S/8 and at S/4.
         seed: of the codebook's start and restarts.

@@ -326,7 +326,7 @@ def _claim(out, manifest):
     if path.is_file():
         if read_json(path) != manifest:
             raise InputError(f"{out} holds a conversion of other volumes or with other settings: repeat those, or name another --out.")
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+    elif out.exists() and (not out.is_dir() or any(entry.name[0] != "." for entry in out.iterdir())):
         raise InputError(f"{out} exists and is no unfinished conversion: name another --out.")
     else:
         write_json(path, manifest)

@@ -4,17 +4,15 @@ python predict.py                                  # the run of `python train.py
 python predict.py --run DIR --data DIR --samples 32 --seed 7
 """
 
-import argparse
 import os
 import pathlib
 import time
-import zipfile
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's start-up notes are no news to the user
 
 import checkpoints
 import dataset
-from utils import InputError, command_line, device, import_tensorflow, read_config, read_history, replacing, write_json
+from utils import InputError, Parser, between, command_line, device, import_tensorflow, read_config, read_history, replacing, write_json
 
 BATCH = 16  # slices that go through the networks together
 COLUMNS = 6  # slices shown in the figure of reconstructions
@@ -24,30 +22,20 @@ COMPLETIONS = 3  # drawings of each missing half
 
 
 def parse(arguments=None):
-    def between(kind, least, most=float("inf")):
-        def number(text):
-            value = kind(text)
-            if not least <= value <= most:
-                raise argparse.ArgumentTypeError(f"must be from {least} to {most}. Received: {text}")
-            return value
-
-        number.__name__ = kind.__name__
-        return number
-
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     add = parser.add_argument_group("evaluation").add_argument
     add("--run", metavar="DIR", default="runs/default", help="run directory of train.py (default: %(default)s)")
     add("--data", metavar="DIR", help="folder with the three splits (default: the one the run was trained on)")
     add("--split", choices=dataset.SPLITS, default="test", help="(default: %(default)s)")
     add("--write-reconstructions", action="store_true", help="write every reconstruction of the split as a PNG")
     add = parser.add_argument_group("samples").add_argument
-    add("--samples", type=between(int, 0), default=16, metavar="N", help="slices to generate (default: %(default)s)")
-    add("--slice", type=between(int, 0), metavar="K", help="level of all of them (default: spread over all levels)")
-    add("--seed", type=between(int, 0, 2**31 - 1), default=0, help="the same seed gives the same slices (default: %(default)s)")
-    add("--temperature", type=between(float, 0.01), default=1.0, metavar="T", help="below 1 for likelier slices (default: %(default)s)")
-    add("--top-k", type=between(int, 0), default=0, metavar="K", help="draw among the K likeliest codes (default: all)")
+    add("--samples", type=between(int, 0, 10**5), default=16, metavar="N", help="slices to generate (default: %(default)s)")
+    add("--slice", type=between(int, 0, 9999), metavar="K", help="level of all of them (default: spread over all levels)")
+    add("--seed", type=between(int, 0, 2**31 - 1), default=0, metavar="N", help="the same seed gives the same slices (default: %(default)s)")
+    add("--temperature", type=between(float, 0.01, 100), default=1.0, metavar="T", help="below 1 for likelier slices (default: %(default)s)")
+    add("--top-k", type=between(int, 0, 2**16), default=0, metavar="K", help="draw among the K likeliest codes (default: all)")
     add("--top-p", type=between(float, 0.01, 1), default=1.0, metavar="P", help="draw among the likeliest codes that reach P (default: all)")
-    add("--evaluate-samples", type=between(int, 10), metavar="N", help="measure N samples against real slices: `generation` in metrics.json")
+    add("--evaluate-samples", type=between(int, 10, 10**5), metavar="N", help="measure N samples against real slices: `generation` in metrics.json")
     add("--complete", action="store_true", help="draw the missing half of slices of the split, several times: completions.png")
     return parser.parse_args(arguments)
 
@@ -60,6 +48,7 @@ def main(args):
     import numpy as np
 
     import metrics
+    import modules
     import plots
 
     vqvae, prior = (checkpoints.load_model(run / f"{stage}.keras") for stage in ("vqvae", "prior"))
@@ -71,15 +60,20 @@ def main(args):
         raise InputError(f"--data has slices up to number {split.levels.max()}, and the prior of {run} knows 0 to "
                          f"{prior.settings['levels'] - 1}: train a run on this data.")
     levels = sample_levels(args.samples, args.slice, np.unique(split.levels))
-    subjects = len(set(slices.splits["train"].cases.tolist()))
+    subjects = len(set(slices.splits["train"].subjects.tolist()))
+    same = slices.fingerprint == config["data"]["fingerprint"]
+    if args.evaluate_samples and not same:
+        raise InputError(f"--evaluate-samples asks for copies of training slices, and --data is not what {run} was trained on: name its own data.")
     if args.evaluate_samples and subjects < SUBJECTS:
         raise InputError(f"--evaluate-samples needs {SUBJECTS} training subjects or more to compare with. Received: {subjects} in --data")
-    print(f"{slices.name}, {args.split} split, on the {device()[0]}.", flush=True)
+    grid = (image_size // modules.REDUCTION,) * 2
+    training_counts = read_counts(run / "code_counts.npz", (*grid, codebook_size))
+    histories = [read_history(run / f"{stage}_history.csv") for stage in ("vqvae", "prior")]
+    print(f"{slices.name}, {args.split} split, on the {device()[0]}." + ("" if same else f" The run was trained on other data: {config['data']['name']}."), flush=True)
 
     out = run / "predict"
     results = evaluate(vqvae, prior, split, out / "reconstructions" if args.write_reconstructions else None)
     codes = results["codes"]
-    training_counts = read_counts(run / "code_counts.npz", (*codes.shape[1:], codebook_size))
     baselines = metrics.baseline_bits(codes, training_counts)
     used, perplexity = metrics.usage(codes, codebook_size)
     prior_bits = float(results["bits"].sum((1, 2)).mean())
@@ -90,10 +84,11 @@ def main(args):
     seconds = time.perf_counter() - begin
 
     cases, ssim = split.cases, results["ssim"]
+    subjects = split.subjects
     report = {
-        "data": {"name": slices.name, "split": args.split, "images": len(split), "subjects": len(set(cases.tolist())), "image_size": image_size,
-                 "fingerprint": slices.fingerprint, "trained_on_this_data": slices.fingerprint == config["data"]["fingerprint"]},
-        "ssim": {"mean": float(ssim.mean()), "ci95": metrics.subject_interval(ssim, cases), "min": float(ssim.min()),
+        "data": {"name": slices.name, "split": args.split, "images": len(split), "subjects": len(set(subjects.tolist())), "image_size": image_size,
+                 "fingerprint": slices.fingerprint, "trained_on_this_data": same},
+        "ssim": {"mean": float(ssim.mean()), "ci95": metrics.subject_interval(ssim, subjects), "min": float(ssim.min()),
                  "brain_mean": float(np.nanmean(results["brain_ssim"]))},
         "psnr": {"mean": float(results["psnr"].mean())},
         "rate": {"index_bits": index_bits, "prior_bits": prior_bits, "bits_per_pixel": index_bits / image_size**2,
@@ -111,13 +106,15 @@ def main(args):
     titles = [f"case {cases[i]:03d}, level {split.levels[i]}\nSSIM {ssim[i]:.3f}" for i in shown]
     plots.reconstructions(out / "reconstructions.png", images, restored, codes[shown], vqvae.quantizer.codebook.numpy(), titles, f"{about} {model}.")
     plots.codes(out / "codes.png", np.bincount(codes.ravel(), minlength=codebook_size), training_counts.sum((0, 1)),
-                mean_patches(results["images"] / 255.0, codes, codebook_size), f"{about} {model}; {used} codes used, perplexity {perplexity:.1f}.")
-    plots.training(out / "training.png", read_history(run / "vqvae_history.csv"), read_history(run / "prior_history.csv"), baselines,
-                   f"{config['data']['name']}. {model}, then a gated PixelCNN. Grey lines: models without context, on the {args.split} split.")
-    for stale in (out / "samples").glob("sample_*_slice_*.png"):
-        stale.unlink()
+                mean_patches(results["images"], codes, codebook_size), f"{about} {model}; {used} codes used, perplexity {perplexity:.1f}.")
+    plots.training(out / "training.png", *histories, baselines,
+                   f"{config['data']['name']}. {model}, then a gated PixelCNN. Grey lines: models without context, on the {args.split} split of {slices.name}.")
+    for stale in (*(out / "samples").glob("sample_*_slice_*.png"), *(out / f"{name}.png" for name in ("samples", "comparison", "completions", "closest"))):
+        stale.unlink(missing_ok=True)
+    how = f"drawn with seed {args.seed}" + "".join(f", {name.replace('_', '-')} {getattr(args, name)}" for name, usual in (("temperature", 1), ("top_k", 0), ("top_p", 1))
+                                                   if getattr(args, name) != usual)
     if args.samples:
-        made = f"drawn with seed {args.seed} from the PixelCNN and decoded by the {model}, both trained on: {config['data']['name']}."
+        made = f"{how} from the PixelCNN and decoded by the {model}, both trained on: {config['data']['name']}."
         plots.samples(out / "samples.png", drawn, levels, f"Generated, not real: {made}")
         chosen = np.linspace(0, args.samples - 1, min(args.samples, COMPARED)).round().astype(int)
         real = np.stack([results["images"][nearest_slice(split, levels[i], i)] for i in chosen]) / 255.0
@@ -127,7 +124,7 @@ def main(args):
         given = codes[shown]
         drawings = [sample(vqvae, prior, split.levels[shown], args, given=given, rows=rows, first=1000 * i) for i in range(COMPLETIONS)]
         plots.completions(out / "completions.png", restored, rows / codes.shape[1], drawings, titles,
-                          f"{about} {model}: the upper half of the codes is given, the lower drawn from the PixelCNN {COMPLETIONS} times, seed {args.seed}.")
+                          f"{about} {model}: the upper half of the codes is given, the lower {how} from the PixelCNN, {COMPLETIONS} times.")
     if args.evaluate_samples:
         report["generation"] = evaluate_samples(vqvae, prior, slices, args, out / "closest.png")
     for number, (image, level) in enumerate(zip(drawn, levels)):
@@ -150,7 +147,7 @@ def read_counts(path, shape):
     try:
         with np.load(path, allow_pickle=False) as file:
             counts = file["counts"]
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except checkpoints.UNREADABLE as error:
         raise InputError(f"{path} cannot be read ({error}): train the prior of this run again.") from None
     if counts.shape != shape:
         raise InputError(f"{path} has shape {counts.shape}, the VQ-VAE {shape}: they are of different runs.")
@@ -199,7 +196,7 @@ def grey(images):
 
 
 def evaluate_samples(vqvae, prior, slices, args, figure):
-    """Figures of `--evaluate-samples` slices, spread over all levels, against the real ones; draws the closest pairs."""
+    """Figures of `--evaluate-samples` slices, spread over all levels like the real ones; draws the closest pairs."""
     import numpy as np
 
     import generation
@@ -210,13 +207,13 @@ def evaluate_samples(vqvae, prior, slices, args, figure):
     for name, split in slices.splits.items():
         source = pipeline.image_source(split, vqvae.settings["image_size"])
         images = [grey(images) for images, _ in pipeline.evaluation_batches(pipeline.images_of(source), len(split), BATCH)]
-        real[name] = {"images": np.concatenate(images), "levels": split.levels, "cases": split.cases}
+        real[name] = {"images": np.concatenate(images), "levels": split.levels, "subjects": split.subjects}
 
     def restore(images):
         batches = [images[i : i + BATCH, ..., None].astype("float32") / 255.0 for i in range(0, len(images), BATCH)]
         return np.concatenate([grey(vqvae.decode(vqvae.encode(batch))) for batch in batches])
 
-    levels = sample_levels(args.evaluate_samples, args.slice, np.unique(slices.splits["test"].levels))
+    levels = sample_levels(args.evaluate_samples, None, np.unique(slices.splits["test"].levels))
     drawn = grey(sample(vqvae, prior, levels, args, first=10**6)[..., None])  # rounded like the slices they stand beside
     report, pairs = generation.evaluate(drawn, levels, real["test"], real["train"], real["validate"], restore)
     shown = pairs[:COMPARED]
@@ -266,7 +263,7 @@ def nearest_slice(split, level, number):
 
 
 def mean_patches(images, codes, codebook_size):
-    """Mean patch of the originals around each code's place, `(K, P, P)`, P twice the pixels a code stands for."""
+    """Mean patch around each code's place in originals, uint8 `(N, S, S)`: `(K, P, P)` in [0, 1], P twice the pixels a code stands for."""
     import numpy as np
 
     step = images.shape[1] // codes.shape[1]
@@ -274,7 +271,7 @@ def mean_patches(images, codes, codebook_size):
     last = images.shape[1]
     sums = [[np.bincount(codes.ravel(), padded[:, dy : dy + last : step, dx : dx + last : step].ravel(), codebook_size)
              for dx in range(2 * step)] for dy in range(2 * step)]  # (P, P, K)
-    return np.moveaxis(np.array(sums), -1, 0) / np.maximum(np.bincount(codes.ravel(), minlength=codebook_size), 1)[:, None, None]
+    return np.moveaxis(np.array(sums), -1, 0) / (255.0 * np.maximum(np.bincount(codes.ravel(), minlength=codebook_size), 1)[:, None, None])
 
 
 def write_png(path, image):

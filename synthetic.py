@@ -322,7 +322,8 @@ def write_cohort(directory, subjects: int, seed: int) -> pathlib.Path:
                 first += size
         (partial / "cohort.json").write_text(json.dumps(settings) + "\n")
         os.replace(partial, directory)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
-        raise
+        if not (isinstance(error, OSError) and _settings_of(directory) == settings):  # another process made it meanwhile
+            raise
     return directory

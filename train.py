@@ -4,10 +4,10 @@ python train.py                     # OASIS in data/keras_png_slices_data, else 
 python train.py --data DIR --run DIR
 """
 
-import argparse
 import math
 import os
 import pathlib
+import shlex
 import sys
 import time
 import zipfile
@@ -16,9 +16,22 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's start-up note
 
 import checkpoints
 import dataset
-from utils import InputError, claimed, command_line, device, import_tensorflow, precision_policy, read_history, replacing, versions, write_history
+from utils import (
+    InputError,
+    Parser,
+    between,
+    claimed,
+    command_line,
+    device,
+    import_tensorflow,
+    precision,
+    read_history,
+    replacing,
+    versions,
+    write_history,
+)
 
-TRAINED_ON = ("train", "validate")
+USED = ("train", "validate")  # splits; test is for predict.py
 
 # What a flag that is not given becomes. The synthetic ones fit both scripts into ten minutes on two cores.
 DEFAULTS = {
@@ -28,50 +41,46 @@ DEFAULTS = {
 
 
 def parse(arguments=None):
-    def at_least(kind, least):
-        def number(text):
-            value = kind(text)
-            if not least <= value < float("inf"):
-                raise argparse.ArgumentTypeError(f"must be at least {least}. Received: {text}")
-            return value
-
-        number.__name__ = kind.__name__
-        return number
-
     def auto(name):
         return f"default: {DEFAULTS['OASIS'][name]}, for the synthetic cohort {DEFAULTS['synthetic'][name]}"
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
+    count, rate = between(int, 1, 10**6), between(float, 1e-8, 1e30)
     add = parser.add_argument_group("data").add_argument
     add("--data", metavar="DIR", help="folder with keras_png_slices_{train,validate,test}")
-    add("--image-size", type=at_least(int, 16), help=f"pixels of a side, a multiple of 8; {auto('image_size')}")
-    add("--subjects", type=at_least(int, 3), default=60, help="size of the synthetic cohort (default: %(default)s)")
+    add("--image-size", type=between(int, 16, 2048), metavar="S", help=f"pixels of a side, a multiple of 8; {auto('image_size')}")
+    add("--subjects", type=between(int, 3, 10**4), default=60, metavar="N", help="size of the synthetic cohort (default: %(default)s)")
     add = parser.add_argument_group("run").add_argument
     add("--run", metavar="DIR", default="runs/default", help="where everything goes (default: %(default)s)")
-    add("--seed", type=at_least(int, 0), default=0, help="of every random number (default: %(default)s)")
+    add("--seed", type=between(int, 0, 2**31 - 1), default=0, metavar="N", help="of every random number (default: %(default)s)")
     add("--precision", choices=("auto", "float32", "bfloat16"), default="auto",
         help="auto: bfloat16 where the hardware multiplies it natively, else float32")
     add("--deterministic", action="store_true",
         help="the same bits from the same seed on a GPU too, at the price of slower kernels; a CPU needs no flag")
-    add("--save-minutes", type=at_least(float, 0), default=4.0, metavar="M",
+    add("--save-minutes", type=between(float, 0, 10**6), default=4.0, metavar="M",
         help="work that a crash can cost, at most, within an epoch (default: %(default)s)")
-    add("--batch-size", type=at_least(int, 1), help=f"of both stages; {auto('batch_size')}")
-    add("--patience", type=at_least(int, 1), default=5,
+    add("--batch-size", type=count, metavar="N", help=f"of both stages; {auto('batch_size')}")
+    add("--patience", type=count, default=5, metavar="N",
         help="epochs without a better validation loss before a stage stops early (default: %(default)s)")
     add = parser.add_argument_group("VQ-VAE").add_argument
-    add("--epochs", type=at_least(int, 1), help=auto("epochs"))
-    add("--codebook-size", type=at_least(int, 2), default=512, help="(default: %(default)s)")
-    add("--code-dim", type=at_least(int, 1), default=16, help="(default: %(default)s)")
-    add("--width", type=at_least(int, 2), help=f"channels; {auto('width')}")
-    add("--learning-rate", type=at_least(float, 1e-8), default=1e-3, help="peak (default: %(default)s)")
-    add("--ssim-weight", type=at_least(float, 0), default=1.0, help="of 1 - SSIM beside the pixel term (default: %(default)s)")
+    add("--epochs", type=count, metavar="N", help=auto("epochs"))
+    add("--codebook-size", type=between(int, 2, 2**16), default=512, metavar="K", help="(default: %(default)s)")
+    add("--code-dim", type=between(int, 1, 1024), default=16, metavar="D", help="(default: %(default)s)")
+    add("--width", type=between(int, 2, 1024), metavar="C", help=f"channels, an even number; {auto('width')}")
+    add("--learning-rate", type=rate, default=1e-3, metavar="R", help="peak (default: %(default)s)")
+    add("--ssim-weight", type=between(float, 0, 1e6), default=1.0, metavar="W", help="of 1 - SSIM beside the pixel term (default: %(default)s)")
     add = parser.add_argument_group("prior").add_argument
-    add("--prior-epochs", type=at_least(int, 1), help=auto("prior_epochs"))
-    add("--prior-width", type=at_least(int, 2), help=f"channels; {auto('prior_width')}")
-    add("--prior-blocks", type=at_least(int, 1), help=f"gated blocks; {auto('prior_blocks')}")
-    add("--prior-dropout", type=at_least(float, 0), default=0.1, help="(default: %(default)s)")
-    add("--prior-learning-rate", type=at_least(float, 1e-8), default=6e-3, help="peak (default: %(default)s)")
-    return parser.parse_args(arguments)
+    add("--prior-epochs", type=count, metavar="N", help=auto("prior_epochs"))
+    add("--prior-width", type=between(int, 2, 1024), metavar="C", help=f"channels; {auto('prior_width')}")
+    add("--prior-blocks", type=between(int, 1, 64), metavar="N", help=f"gated blocks; {auto('prior_blocks')}")
+    add("--prior-dropout", type=between(float, 0, 0.99), default=0.1, metavar="P", help="(default: %(default)s)")
+    add("--prior-learning-rate", type=rate, default=6e-3, metavar="R", help="peak (default: %(default)s)")
+    args = parser.parse_args(arguments)
+    if (args.image_size or 0) % 8:
+        parser.error(f"argument --image-size: must be a multiple of 8, the pixels that share a code. Received: {args.image_size}")
+    if (args.width or 0) % 2:
+        parser.error(f"argument --width: must be even. Received: {args.width}")
+    return args
 
 
 def main(args):
@@ -84,14 +93,15 @@ def main(args):
 
     import pipeline
 
-    policy = settings["precision"] = precision_policy(args.precision)
+    settings["precision"] = precision(args.precision)
     print(f"{slices.name} in {directory}")
     print(*slices.report(), sep="\n")
     kind, name = device()
-    print(f"Training on the {kind} ({name}), {policy}.", flush=True)
+    print(f"Training on the {kind} ({name}), {settings['precision']}.", flush=True)
 
-    keras.config.set_dtype_policy(policy)
+    keras.config.set_dtype_policy("mixed_bfloat16" if settings["precision"] == "bfloat16" else "float32")
     if args.deterministic:
+        print("Deterministic: the same bits at every run, with slower kernels on a GPU.", flush=True)
         keras.utils.set_random_seed(args.seed)  # without it, ops that keep a seed of their own refuse to run
         tf.config.experimental.enable_op_determinism()
     run = pathlib.Path(args.run)
@@ -100,7 +110,7 @@ def main(args):
     with claimed(run, {"settings": settings, "data": data, "versions": versions()}):
         train_vqvae(run, slices, settings, args.save_minutes)
         train_prior(run, slices, settings, args.save_minutes)
-    print(f"Done. Next: python predict.py --run {run}" + (f" --data {args.data}" if args.data else ""))
+    print(f"Done. Next: python predict.py --run {shlex.quote(str(run))}" + (f" --data {shlex.quote(args.data)}" if args.data else ""))
 
 
 def resolve(args, slices):
@@ -109,13 +119,9 @@ def resolve(args, slices):
     # where it goes and what it is made of are recorded beside the settings, and how often it is saved changes no bit
     settings = {name: value for name, value in vars(args).items() if name not in ("run", "data", "subjects", "save_minutes")}
     settings.update({name: value for name, value in defaults.items() if settings[name] is None})
-    if settings["image_size"] % 8:
-        raise InputError(f"--image-size must be a multiple of 8, the pixels that share a code. Received: {settings['image_size']}")
-    if settings["prior_dropout"] >= 1:
-        raise InputError(f"--prior-dropout must be below 1. Received: {settings['prior_dropout']}")
-    smallest = len(slices.splits["train"])
-    if settings["batch_size"] > smallest:
-        raise InputError(f"--batch-size must be at most the {smallest} training images. Received: {settings['batch_size']}")
+    count = len(slices.splits["train"])
+    if settings["batch_size"] > count:
+        raise InputError(f"--batch-size must be at most the {count} training images. Received: {settings['batch_size']}")
     return settings
 
 
@@ -125,7 +131,7 @@ def train_vqvae(run, slices, settings, save_minutes):
     import modules
     import pipeline
 
-    examples = {name: pipeline.images_of(pipeline.image_source(slices.splits[name], settings["image_size"])) for name in TRAINED_ON}
+    examples = {name: pipeline.images_of(pipeline.image_source(slices.splits[name], settings["image_size"])) for name in USED}
 
     def make(schedule):
         model = modules.VQVAE(settings["image_size"], settings["codebook_size"], settings["code_dim"], settings["width"], seed=settings["seed"])
@@ -168,11 +174,11 @@ def extract_codes(run, vqvae, slices, settings):
     try:
         with np.load(path, allow_pickle=False) as file:
             if file["made_of"] == made_of:
-                return {name: file[name] for name in TRAINED_ON}
+                return {name: file[name] for name in USED}
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
         pass  # not there or not whole: made again
     codes = {}
-    for name in TRAINED_ON:
+    for name in USED:
         split = slices.splits[name]
         example = pipeline.images_of(pipeline.image_source(split, settings["image_size"]))
         codes[name] = np.stack([
@@ -211,7 +217,7 @@ def fit_stage(stage, run, make, examples, slices, settings, epochs, peak, save_m
 
     import pipeline
 
-    batch_size, (count, validation_count) = settings["batch_size"], (len(slices.splits[name]) for name in TRAINED_ON)
+    batch_size, (count, validation_count) = settings["batch_size"], (len(slices.splits[name]) for name in USED)
     steps = count // batch_size
     best, resume, history = run / f"{stage}.keras", run / "resume" / f"{stage}.npz", run / f"{stage}_history.csv"
     rows = read_history(history)

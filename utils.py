@@ -1,8 +1,10 @@
 """What both scripts share: errors for people, the run directory, the device and its precision."""
 
+import argparse
 import contextlib
 import csv
 import json
+import math
 import os
 import pathlib
 import platform
@@ -22,7 +24,30 @@ def command_line(main, *args):
     except OSError as error:
         sys.exit(_complain(f"{error.strerror or error}: {error.filename or 'no file named'}. Check the path, its rights and the disk."))
     except KeyboardInterrupt:
-        sys.exit(_complain("stopped by Ctrl-C; the same command continues from what is finished.", status=130))
+        sys.exit(_complain("stopped by Ctrl-C; what was finished is kept.", status=130))
+
+
+class Parser(argparse.ArgumentParser):
+    """Argument parser that answers a bad flag in one line, like every other error, and shows the docstring it is given."""
+
+    def __init__(self, description):
+        super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+    def error(self, message):
+        sys.exit(_complain(f"{message} (--help lists all flags)"))
+
+
+def between(kind, least, most):
+    """Argument type: a number of `kind` from `least` to `most`."""
+
+    def number(text):
+        value = kind(text)
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"must be from {least} to {most}. Received: {text}")
+        return value
+
+    number.__name__ = kind.__name__  # what argparse calls a text that is no number
+    return number
 
 
 def import_tensorflow():
@@ -53,7 +78,7 @@ def replacing(path):
     temporary = path.with_name(f".{path.stem}.partial{path.suffix}")
     try:
         yield temporary
-        with open(temporary, "rb") as file:
+        with open(temporary, "r+b") as file:
             os.fsync(file.fileno())  # or a loss of power could leave the new name on old or no bytes
         os.replace(temporary, path)
     finally:
@@ -61,8 +86,17 @@ def replacing(path):
 
 
 def write_json(path, value):
+    """Write strict JSON; a figure that could not be had (NaN) is null."""
+
+    def strict(part):
+        if isinstance(part, dict):
+            return {name: strict(inner) for name, inner in part.items()}
+        if isinstance(part, (list, tuple)):
+            return [strict(inner) for inner in part]
+        return None if isinstance(part, float) and math.isnan(part) else part
+
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2) + "\n")
+        temporary.write_text(json.dumps(strict(value), indent=2, allow_nan=False) + "\n")
 
 
 def read_json(path):
@@ -89,11 +123,18 @@ def write_history(path, rows):
 
 
 def read_history(path):
-    """Rows of a history CSV, one dict of floats an epoch; none where the file is not there."""
+    """Rows of a history CSV, one dict of numbers an epoch; none where the file is not there.
+
+    Raises:
+        InputError: the file is damaged.
+    """
     if not pathlib.Path(path).is_file():
         return []
-    with open(path, newline="") as file:
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    try:
+        with open(path, newline="") as file:
+            return [{name: int(value) if name == "epoch" else float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    except (ValueError, TypeError, csv.Error) as error:
+        raise InputError(f"{path} is damaged ({error}): restore it, or train into a new --run directory.") from None
 
 
 @contextlib.contextmanager
@@ -107,7 +148,7 @@ def claimed(directory, config):
 
     directory, path = pathlib.Path(directory), pathlib.Path(directory) / "config.json"
     lock = filelock.FileLock(directory / ".lock")
-    if directory.exists() and not path.exists() and (not directory.is_dir() or {entry.name for entry in directory.iterdir()} - {".lock"}):
+    if directory.exists() and not path.exists() and (not directory.is_dir() or any(entry.name[0] != "." for entry in directory.iterdir())):
         raise InputError(f"{directory} exists and is no run directory: name another --run directory.")
     directory.mkdir(parents=True, exist_ok=True)
     try:
@@ -162,18 +203,17 @@ def device():
     return "CPU", f"{os.cpu_count()} cores"
 
 
-def precision_policy(choice):
-    """Keras dtype policy of a `--precision` choice; `auto` takes bfloat16 where the hardware multiplies it natively."""
+def precision(choice):
+    """`float32` or `bfloat16` for a `--precision` choice; `auto` takes bfloat16 where the hardware multiplies it natively."""
     import tensorflow as tf
 
-    if choice == "auto":
-        gpus = tf.config.list_physical_devices("GPU")
-        if gpus:
-            capability = tf.config.experimental.get_device_details(gpus[0]).get("compute_capability", (0, 0))
-            native = capability >= (8, 0)
-        else:
-            cpuinfo = pathlib.Path("/proc/cpuinfo")
-            flags = cpuinfo.read_text().split() if cpuinfo.exists() else []
-            native = "avx512_bf16" in flags or "amx_bf16" in flags
-        choice = "bfloat16" if native else "float32"
-    return {"bfloat16": "mixed_bfloat16", "float32": "float32"}[choice]
+    if choice != "auto":
+        return choice
+    gpus = tf.config.list_physical_devices("GPU")
+    if gpus:
+        native = tf.config.experimental.get_device_details(gpus[0]).get("compute_capability", (0, 0)) >= (8, 0)
+    else:
+        cpuinfo = pathlib.Path("/proc/cpuinfo")
+        flags = cpuinfo.read_text().split() if cpuinfo.exists() else []
+        native = "avx512_bf16" in flags or "amx_bf16" in flags
+    return "bfloat16" if native else "float32"

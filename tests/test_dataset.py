@@ -18,6 +18,7 @@ def test_opens_and_reports(slices_folder):
     assert [len(slices.splits[name]) for name in dataset.SPLITS] == [12, 4, 8]
     assert slices.splits["train"].cases.tolist() == [1] * 4 + [2] * 4 + [3] * 4
     assert slices.splits["train"].levels.tolist() == [0, 1, 2, 3] * 3
+    assert slices.splits["validate"].subjects.tolist() == ["case 004"] * 4
     assert next(slices.report()).split() == "train 12 images, 3 cases, 4 slices a case".split()
 
 

@@ -369,9 +369,9 @@ def test_check_lists_all_problems(tmp_path):
                  "  duplicates: keras_png_slices_test/case_005_slice_0.nii.png, keras_png_slices_test/case_006_slice_1.nii.png",
                  "case_002_slice_1.nii.png is no readable PNG", "notes.png has no case and slice number",
                  "case_003_slice_2.nii.png is 256 x 256 RGB", "case_005_slice_3.nii.png is all black", "case 001 of test lacks slices 1, 2, 3",
-                 "case 002 of train lacks slices 1", "case 003 of train lacks slices 2"):
+                 "case 002 of train lacks slices 1", "case 003 of train lacks slices 2", "case 005 of test lacks slices 3"):
         assert line in problems, line
-    assert "11 problems:" in done.stdout
+    assert "12 problems:" in done.stdout
     assert "  looks brain-masked" in done.stdout and "subjects   5, with 6 cases of up to 4 slices" in done.stdout
     missing = write_slices(tmp_path / "missing", {"train": (1,), "test": (2,)})
     assert "keras_png_slices_validate is missing" in run("check", missing).stdout
