@@ -4,6 +4,7 @@ Images are `(N, S, S)` in [0, 1] and share one grey scale, black 0 to white 1; c
 """
 
 import matplotlib
+import matplotlib.ticker
 
 matplotlib.use("Agg")
 
@@ -103,7 +104,7 @@ def closest(path, generated, real, titles, caption):
     """Generated slices above the training slices that are nearest to them."""
     box = brain_box(np.concatenate([real, generated]))
     figure, axes = _grid(2, len(real), (box[0].stop - box[0].start) / (box[1].stop - box[1].start))
-    for row, (images, label) in enumerate(((generated, "generated"), (real, "nearest in training"))):
+    for row, (images, label) in enumerate(((generated, "generated"), (real, "nearest"))):
         axes[row, 0].set_ylabel(label)
         for axis, image in zip(axes[row], images):
             axis.imshow(image[box], **GREY)
@@ -183,6 +184,7 @@ def training(path, vqvae, prior, baselines, caption):
     usage.set_ylim(bottom=0)
     for (name, value), style in zip(baselines.items(), (":", "-.", "--")):
         bits.axhline(value, color="0.5", linestyle=style, label=name)
-    for axis, place in ((quality, "lower right"), (usage, "center right"), (bits, "center right")):
+    for axis, place in ((quality, (0.62, 0.05)), (usage, (0.45, 0.35)), (bits, (0.65, 0.55))):
         axis.legend(fontsize=8, loc=place)
+        axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
     _save(figure, path, caption)

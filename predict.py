@@ -220,7 +220,7 @@ def evaluate_samples(vqvae, prior, slices, args, figure):
     plots.closest(figure, generation.unit(drawn[[i for i, _, _ in shown]]), generation.unit(real["train"]["images"][[i for _, i, _ in shown]]),
                   [f"level {levels[i]}, {distance:.3f}" for i, _, distance in shown],
                   f"The {len(shown)} of {len(drawn)} generated slices that are closest to a training slice of {slices.name}: root mean square distance at 64 x 64. "
-                  f"Real test slices are {report['nearest_real_p1']:.3f} (1st percentile) or more away from theirs.")
+                  f"Of the real test slices one in a hundred is closer than {report['nearest_real_p1']:.3f} to its own.")
     return report
 
 
