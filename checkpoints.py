@@ -13,7 +13,7 @@ import numpy as np
 
 from utils import InputError, replacing
 
-MODELS = {"vqvae": "VQVAE", "prior": "PixelCNN"}  # by file name
+MODELS = {"vqvae": "VQVAE", "draft": "PixelCNN", "prior": "PixelCNN"}  # by file name
 LARGEST_FILE = 2**30  # bytes, unpacked
 POLICIES = ("float32", "mixed_bfloat16")
 UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, OSError, EOFError, RecursionError, zipfile.BadZipFile, zlib.error)

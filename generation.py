@@ -152,7 +152,7 @@ def evaluate(samples, sample_levels, test, training, validation, restore):
     Args:
         samples: generated images; `sample_levels` their levels.
         test, training, validation: dicts of `images`, `levels`, `subjects` of the real slices.
-        restore: function of images `(N, S, S)` to their reconstructions.
+        restore: function of images `(N, S, S)` and their levels to their reconstructions.
 
     Returns:
         `(report, copies)`: the report, and for the figure of the closest pairs `(sample, training slice, distance)`, closest first.
@@ -162,7 +162,7 @@ def evaluate(samples, sample_levels, test, training, validation, restore):
     owners = training["subjects"]
     subjects = rng.permutation(np.unique(owners))
     half = np.isin(owners[chosen], subjects[: len(subjects) // 2])
-    drawn, real, restored = features(samples), features(training["images"][chosen]), features(restore(training["images"][chosen]))
+    drawn, real, restored = features(samples), features(training["images"][chosen]), features(restore(training["images"][chosen], training["levels"][chosen]))
     own = np.array([f"sample {i}" for i in range(len(samples))])  # each is a subject of its own
     report = {"samples": len(samples)}
     for name, (one, other, one_groups, other_groups) in {

@@ -84,12 +84,19 @@ class VectorQuantizer(layers.Layer):
         self.codebook = state("codebook", table, keras.initializers.RandomNormal(stddev=0.02, seed=self.seed))
         self.counts = state("counts", (self.codebook_size,), "zeros")
         self.sums = state("sums", table, "zeros")
+        self.error = state("error", (), "ones")  # moving mean of the squared distance to the nearest code
+
+    def distances(self, latents):
+        """Squared distance of each vector to each code, `(..., D)` -> `(..., K)`, less |z|^2, which is the same for every code.
+
+        In units of the mean squared distance to the nearest code in training.
+        """
+        products = ops.matmul(latents, ops.transpose(self.codebook))
+        return (ops.sum(self.codebook**2, axis=-1) - 2 * products) / self.error
 
     def codes(self, latents):
         """Index of the nearest code of each vector: `(..., D)` -> int32 `(...)`."""
-        # |z - e|^2 without |z|^2, which is the same for every code
-        scores = ops.matmul(latents, ops.transpose(self.codebook)) - 0.5 * ops.sum(self.codebook**2, axis=-1)
-        return ops.argmax(scores, axis=-1)
+        return ops.argmin(self.distances(latents), axis=-1)
 
     def embed(self, codes):
         """Vectors of codes, the inverse of `codes`: int32 `(...)` -> float32 `(..., D)`."""
@@ -129,6 +136,7 @@ class VectorQuantizer(layers.Layer):
         self.counts.assign(counts)
         self.sums.assign(sums)
         self.codebook.assign(sums / smoothed[:, None])
+        self.error.assign(self.decay * self.error + (1 - self.decay) * ops.mean(errors))
 
     def get_config(self):
         names = ("codebook_size", "code_dim", "decay", "commitment_weight", "restart_below", "seed")
@@ -229,6 +237,11 @@ class VQVAE(keras.Model):
     def encode(self, images):
         """Images `(B, S, S, 1)` in [0, 1] -> codes, int32 `(B, S/8, S/8)`."""
         return self.quantizer.codes(self.encoder(images))
+
+    @tf.function
+    def distances(self, images):
+        """Images `(B, S, S, 1)` in [0, 1] -> distances to all codes, float32 `(B, S/8, S/8, K)`, see `VectorQuantizer.distances`."""
+        return self.quantizer.distances(self.encoder(images))
 
     @tf.function
     def decode(self, codes):

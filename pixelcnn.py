@@ -96,6 +96,7 @@ class PixelCNN(keras.Model):
         blocks: number of gated blocks; their dilations run through 1, 2, 1, 4, 1, 8, 1, 16, so that eight see 34 rows up and columns
             aside, and every other one looks at its neighbours.
         dropout: rate within the blocks.
+        rate_weight: with which the codes it models were chosen, see `describe`.
         vqvae: fingerprint of the VQ-VAE whose codes it models; carried, not used.
 
     Call: `{"codes": int32 (B, H, W), "levels": int32 (B,)}` -> logits, float32 `(B, H, W, K)`. `fit` minimises bits a code.
@@ -103,9 +104,10 @@ class PixelCNN(keras.Model):
 
     DILATIONS = (1, 2, 1, 4, 1, 8, 1, 16)
 
-    def __init__(self, grid, codebook_size, levels, width=128, blocks=8, dropout=0.1, vqvae="", **kwargs):
+    def __init__(self, grid, codebook_size, levels, width=128, blocks=8, dropout=0.1, rate_weight=0.0, vqvae="", **kwargs):
         super().__init__(**kwargs)
-        self.settings = dict(grid=grid, codebook_size=codebook_size, levels=levels, width=width, blocks=blocks, dropout=dropout, vqvae=vqvae)
+        self.settings = dict(grid=grid, codebook_size=codebook_size, levels=levels, width=width, blocks=blocks, dropout=dropout,
+                             rate_weight=rate_weight, vqvae=vqvae)
         self.grid, self.codebook_size = grid, codebook_size
         make = {"dtype": self.dtype_policy}
         self.embedding = layers.Embedding(codebook_size, width, **make)
@@ -144,10 +146,7 @@ class PixelCNN(keras.Model):
 
     @tf.function
     def sample(self, levels, seed, temperature=1.0, top_k=0, top_p=1.0, given=None, rows=0):
-        """Draw code maps, computing each layer at each place once.
-
-        The vertical stack needs earlier rows only, so a whole row of it is computed at once from the last rows of each
-        block's input; the horizontal stack then goes through the row with the last columns of each block's input.
+        """Draw code maps.
 
         Args:
             levels: slice levels to draw at, int32 `(B,)`.
@@ -158,12 +157,48 @@ class PixelCNN(keras.Model):
         Returns:
             codes, int32 `(B, H, W)`.
         """
+        def choose(logits, y, x):
+            code = draw(logits, seed, y * self.grid + x, temperature, top_k, top_p)
+            return code if given is None else tf.where(y < rows, given[:, y, x], code)
+
+        return self._generate(levels, choose)
+
+    @tf.function
+    def describe(self, distances, levels, rate_weight=None):
+        """Codes that describe images well in few bits: at each place, in raster order, that of least distance + rate_weight bits.
+
+        Entropy-constrained quantization (Chou et al. 1989) with the prior as the entropy coder's model.
+
+        Args:
+            distances: of each latent to each code, float32 `(B, H, W, K)`, from `VQVAE.distances`.
+            levels: int32 `(B,)`.
+            rate_weight: lambda, the distance that a bit is worth; 0 gives the nearest codes. The prior's own without it.
+
+        Returns:
+            codes, int32 `(B, H, W)`.
+        """
+        rate_weight = self.settings["rate_weight"] if rate_weight is None else rate_weight
+        if not rate_weight:
+            return tf.argmin(distances, axis=-1, output_type=tf.int32)
+        scale = rate_weight / math.log(2)
+
+        def choose(logits, y, x):
+            return tf.argmin(distances[:, y, x] - scale * tf.nn.log_softmax(logits), axis=-1, output_type=tf.int32)
+
+        return self._generate(levels, choose)
+
+    def _generate(self, levels, choose):
+        """Code maps of which `choose(logits, y, x)` decides each code, computing each layer at each place once.
+
+        The vertical stack needs earlier rows only, so a whole row of it is computed at once from the last rows of each
+        block's input; the horizontal stack then goes through the row with the last columns of each block's input.
+        """
         known, grid, width = levels.shape[0], self.grid, self.settings["width"]
         batch = tf.shape(levels)[0]
         conditions = self._conditions(levels)
         positions = ops.cast(self.positions, self.compute_dtype)
 
-        def row(y, above, caches, drawn):
+        def row(y, above, caches, chosen):
             vertical = above[:, None] + positions[y]  # (B, 1, W, C)
             told, seen = [], []
             for block, condition, cache in zip(self.blocks, conditions, caches):
@@ -177,21 +212,19 @@ class PixelCNN(keras.Model):
                 for block, left, message in zip(self.blocks, lefts, told):
                     columns.append(tf.concat([left[1:], horizontal[None]], axis=0))
                     horizontal = block.horizontal(horizontal, left[0], message[x])
-                code = draw(self._logits(horizontal), seed, y * grid + x, temperature, top_k, top_p)
-                if given is not None:
-                    code = tf.where(y < rows, given[:, y, x], code)
+                code = choose(self._logits(horizontal), y, x)
                 return x + 1, self.embedding(code), tuple(columns), line.write(x, code)
 
             lefts = tuple(tf.zeros((block.dilation, batch, width), positions.dtype) for block in self.blocks)
             start = (0, tf.zeros((batch, width), positions.dtype), lefts, tf.TensorArray(tf.int32, grid, element_shape=(known,)))
             line = tf.transpose(tf.while_loop(lambda x, *_: x < grid, place, start)[-1].stack())  # (B, W)
-            return y + 1, self.embedding(line), tuple(seen), drawn.write(y, line)
+            return y + 1, self.embedding(line), tuple(seen), chosen.write(y, line)
 
         caches = tuple(tf.zeros((batch, block.dilation, grid, width), positions.dtype) for block in self.blocks)
         start = (0, tf.zeros((batch, grid, width), positions.dtype), caches,
                  tf.TensorArray(tf.int32, grid, element_shape=(known, grid)))
-        drawn = tf.while_loop(lambda y, *_: y < grid, row, start)[-1]
-        return tf.transpose(drawn.stack(), (1, 0, 2))  # (B, H, W)
+        chosen = tf.while_loop(lambda y, *_: y < grid, row, start)[-1]
+        return tf.transpose(chosen.stack(), (1, 0, 2))  # (B, H, W)
 
     def get_config(self):
         return {**super().get_config(), **self.settings}

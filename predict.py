@@ -27,6 +27,8 @@ def parse(arguments=None):
     add("--run", metavar="DIR", default="runs/default", help="run directory of train.py (default: %(default)s)")
     add("--data", metavar="DIR", help="folder with the three splits (default: the one the run was trained on)")
     add("--split", choices=dataset.SPLITS, default="test", help="(default: %(default)s)")
+    add("--rate-weight", type=between(float, 0, 1e6), metavar="L",
+        help="bits against squared distance when a slice is given its codes; 0 for the nearest codes (default: that of the training)")
     add("--write-reconstructions", action="store_true", help="write every reconstruction of the split as a PNG")
     add = parser.add_argument_group("samples").add_argument
     add("--samples", type=between(int, 0, 10**5), default=16, metavar="N", help="slices to generate (default: %(default)s)")
@@ -72,7 +74,7 @@ def main(args):
     print(f"{slices.name}, {args.split} split, on the {device()[0]}." + ("" if same else f" The run was trained on other data: {config['data']['name']}."), flush=True)
 
     out = run / "predict"
-    results = evaluate(vqvae, prior, split, out / "reconstructions" if args.write_reconstructions else None)
+    results = evaluate(vqvae, prior, split, args.rate_weight, out / "reconstructions" if args.write_reconstructions else None)
     codes = results["codes"]
     baselines = metrics.baseline_bits(codes, training_counts)
     used, perplexity = metrics.usage(codes, codebook_size)
@@ -91,7 +93,8 @@ def main(args):
         "ssim": {"mean": float(ssim.mean()), "ci95": metrics.subject_interval(ssim, subjects), "min": float(ssim.min()),
                  "brain_mean": float(np.nanmean(results["brain_ssim"]))},
         "psnr": {"mean": float(results["psnr"].mean())},
-        "rate": {"index_bits": index_bits, "prior_bits": prior_bits, "bits_per_pixel": index_bits / image_size**2,
+        "detail": metrics.detail(results["images"], results["restored"]),
+        "rate": {"rate_weight": prior.settings["rate_weight"] if args.rate_weight is None else args.rate_weight, "index_bits": index_bits, "prior_bits": prior_bits, "bits_per_pixel": index_bits / image_size**2,
                  "prior_bits_per_pixel": prior_bits / image_size**2, "prior_bytes": prior_bits / 8},
         "codebook": {"size": codebook_size, "used": used, "perplexity": perplexity},
         "prior": {"bits_per_code": float(results["bits"].mean()), **{f"{name}_bits_per_code": value for name, value in baselines.items()}},
@@ -154,10 +157,11 @@ def read_counts(path, shape):
     return counts
 
 
-def evaluate(vqvae, prior, split, folder=None):
+def evaluate(vqvae, prior, split, rate_weight=None, folder=None):
     """Measures of every slice of a split.
 
     Args:
+        rate_weight: see `PixelCNN.describe`.
         folder: where every reconstruction goes as a PNG, or None.
 
     Returns:
@@ -171,12 +175,11 @@ def evaluate(vqvae, prior, split, folder=None):
 
     example = pipeline.images_of(pipeline.image_source(split, vqvae.settings["image_size"]))
     results = {name: [] for name in ("ssim", "brain_ssim", "psnr", "bits", "codes", "images", "restored")}
-    begin = 0
-    for images, _ in pipeline.evaluation_batches(example, len(split), BATCH):
-        codes = vqvae.encode(images)
+    for begin, (images, _) in zip(range(0, len(split), BATCH), pipeline.evaluation_batches(example, len(split), BATCH)):
+        levels = split.levels[begin : begin + BATCH]
+        codes = prior.describe(vqvae.distances(images), levels, rate_weight)
         restored = vqvae.decode(codes)
         maps = metrics.ssim_map(images, restored)
-        levels = split.levels[begin : begin + len(images)]
         values = (tf.reduce_mean(maps, (1, 2)), metrics.brain_ssim(images, maps), metrics.psnr(images, restored),
                   prior.bits(codes, levels), codes, grey(images), grey(restored))
         for name, value in zip(results, values):
@@ -184,7 +187,6 @@ def evaluate(vqvae, prior, split, folder=None):
         if folder:
             for path, image in zip(split.paths[begin:], restored.numpy()[..., 0]):
                 write_png(folder / pathlib.Path(path).name.replace(".nii", ""), image)
-        begin += len(images)
     return {name: np.concatenate(value) for name, value in results.items()}
 
 
@@ -209,9 +211,9 @@ def evaluate_samples(vqvae, prior, slices, args, figure):
         images = [grey(images) for images, _ in pipeline.evaluation_batches(pipeline.images_of(source), len(split), BATCH)]
         real[name] = {"images": np.concatenate(images), "levels": split.levels, "subjects": split.subjects}
 
-    def restore(images):
-        batches = [images[i : i + BATCH, ..., None].astype("float32") / 255.0 for i in range(0, len(images), BATCH)]
-        return np.concatenate([grey(vqvae.decode(vqvae.encode(batch))) for batch in batches])
+    def restore(images, levels):
+        batches = [(images[i : i + BATCH, ..., None].astype("float32") / 255.0, levels[i : i + BATCH]) for i in range(0, len(images), BATCH)]
+        return np.concatenate([grey(vqvae.decode(prior.describe(vqvae.distances(batch), at))) for batch, at in batches])
 
     levels = sample_levels(args.evaluate_samples, None, np.unique(slices.splits["test"].levels))
     drawn = grey(sample(vqvae, prior, levels, args, first=10**6)[..., None])  # rounded like the slices they stand beside
@@ -287,6 +289,7 @@ def print_table(report):
     prior, rate, codebook = report["prior"], report["rate"], report["codebook"]
     for name, value in (
         ("SSIM", f"{report['ssim']['mean']:.4f}  (95 % interval over {report['data']['subjects']} subjects {low:.4f} to {high:.4f})"),
+        ("detail kept", f"{report['detail']['gradient_ratio']:.3f} of the gradient, {report['detail']['spectrum_ratio']:.3f} of the fine spectrum"),
         ("SSIM, brain only", f"{report['ssim']['brain_mean']:.4f}"),
         ("PSNR", f"{report['psnr']['mean']:.2f} dB"),
         ("codes used", f"{codebook['used']} of {codebook['size']}, perplexity {codebook['perplexity']:.1f}"),

@@ -35,8 +35,8 @@ USED = ("train", "validate")  # splits; test is for predict.py
 
 # What a flag that is not given becomes. The synthetic ones fit both scripts into ten minutes on two cores.
 DEFAULTS = {
-    "OASIS": dict(image_size=256, epochs=14, prior_epochs=7, batch_size=8, width=128, prior_width=128, prior_blocks=8),
-    "synthetic": dict(image_size=160, epochs=12, prior_epochs=8, batch_size=8, width=96, prior_width=96, prior_blocks=8),
+    "OASIS": dict(image_size=256, epochs=14, draft_epochs=2, prior_epochs=8, batch_size=8, width=128, prior_width=128, prior_blocks=8),
+    "synthetic": dict(image_size=160, epochs=12, draft_epochs=2, prior_epochs=6, batch_size=8, width=96, prior_width=96, prior_blocks=8),
 }
 
 
@@ -69,7 +69,13 @@ def parse(arguments=None):
     add("--width", type=between(int, 2, 1024), metavar="C", help=f"channels, an even number; {auto('width')}")
     add("--learning-rate", type=rate, default=1e-3, metavar="R", help="peak (default: %(default)s)")
     add("--ssim-weight", type=between(float, 0, 1e6), default=1.0, metavar="W", help="of 1 - SSIM beside the pixel term (default: %(default)s)")
+    add("--contrast-weight", type=between(float, 0, 1e6), default=3.0, metavar="W",
+        help="of 1 - contrast, which holds against blur (default: %(default)s)")
     add = parser.add_argument_group("prior").add_argument
+    add("--rate-weight", type=between(float, 0, 1e6), default=1.5, metavar="L",
+        help="of a bit against squared distance, in units of its mean, when a slice is given its codes; 0 for the nearest codes, "
+             "without a draft of the prior (default: %(default)s)")
+    add("--draft-epochs", type=count, metavar="N", help=f"of the prior over nearest codes, by which the codes are then chosen; {auto('draft_epochs')}")
     add("--prior-epochs", type=count, metavar="N", help=auto("prior_epochs"))
     add("--prior-width", type=between(int, 2, 1024), metavar="C", help=f"channels; {auto('prior_width')}")
     add("--prior-blocks", type=between(int, 1, 64), metavar="N", help=f"gated blocks; {auto('prior_blocks')}")
@@ -135,14 +141,17 @@ def train_vqvae(run, slices, settings, save_minutes):
 
     def make(schedule):
         model = modules.VQVAE(settings["image_size"], settings["codebook_size"], settings["code_dim"], settings["width"], seed=settings["seed"])
-        model.compile(optimizer(schedule), loss=metrics.ReconstructionLoss(settings["ssim_weight"]), metrics=[metrics.ssim])
+        model.compile(optimizer(schedule), loss=metrics.ReconstructionLoss(settings["ssim_weight"], settings["contrast_weight"]), metrics=[metrics.ssim])
         return model
 
     fit_stage("vqvae", run, make, examples, slices, settings, settings["epochs"], settings["learning_rate"], save_minutes)
 
 
 def train_prior(run, slices, settings, save_minutes):
-    """Second stage: `prior.keras`, the distribution of the codes of a slice given its level."""
+    """Second stage: `prior.keras`, the distribution of the codes of a slice given its level.
+
+    Codes are chosen to be near and likely, and what is likely a first prior has to say: `draft.keras`, over nearest codes.
+    """
     import numpy as np
 
     import metrics
@@ -150,41 +159,57 @@ def train_prior(run, slices, settings, save_minutes):
     import pixelcnn
 
     vqvae = checkpoints.load_model(run / "vqvae.keras")
-    codes = extract_codes(run, vqvae, slices, settings)
+
+    def fit(stage, codes, draft, rate_weight):
+        def make(schedule):
+            model = pixelcnn.PixelCNN(codes["train"].shape[-1], settings["codebook_size"], slices.levels, settings["prior_width"],
+                                     settings["prior_blocks"], settings["prior_dropout"], rate_weight, checkpoints.fingerprint(vqvae))
+            if draft:
+                model.set_weights(draft.get_weights())
+            model.compile(optimizer(schedule))
+            return model
+
+        examples = {name: pipeline.codes_of(codes[name], slices.splits[name].levels) for name in codes}
+        fit_stage(stage, run, make, examples, slices, settings, settings[f"{stage}_epochs"], settings["prior_learning_rate"], save_minutes)
+
+    draft = None
+    if settings["rate_weight"]:
+        fit("draft", extract_codes(run / "draft_codes.npz", vqvae, None, slices, settings), None, 0.0)
+        draft = checkpoints.load_model(run / "draft.keras")
+    codes = extract_codes(run / "codes.npz", vqvae, draft, slices, settings)
     with replacing(run / "code_counts.npz") as temporary:
         np.savez_compressed(temporary, counts=metrics.code_counts(codes["train"][0], settings["codebook_size"]))
-    examples = {name: pipeline.codes_of(codes[name], slices.splits[name].levels) for name in codes}
-
-    def make(schedule):
-        model = pixelcnn.PixelCNN(codes["train"].shape[-1], settings["codebook_size"], slices.levels, settings["prior_width"],
-                                 settings["prior_blocks"], settings["prior_dropout"], vqvae=checkpoints.fingerprint(vqvae))
-        model.compile(optimizer(schedule))
-        return model
-
-    fit_stage("prior", run, make, examples, slices, settings, settings["prior_epochs"], settings["prior_learning_rate"], save_minutes)
+    fit("prior", codes, draft, settings["rate_weight"])
 
 
-def extract_codes(run, vqvae, slices, settings):
-    """Codes of the slices of each split and of their mirror images, uint16 `(2, N, H, W)`, kept in `codes.npz` for a resume."""
+def extract_codes(path, vqvae, draft, slices, settings):
+    """Codes of the slices of each split and of their mirror images, uint16 `(2, N, H, W)`, kept in a file for a resume.
+
+    Args:
+        draft: the prior by which they are chosen with the rate weight of the settings, or None for nearest codes.
+    """
     import numpy as np
 
     import pipeline
 
-    path, made_of = run / "codes.npz", f"{checkpoints.fingerprint(vqvae)} {slices.fingerprint}"
+    made_of = " ".join([checkpoints.fingerprint(vqvae), checkpoints.fingerprint(draft) if draft else "nearest", slices.fingerprint])
     try:
         with np.load(path, allow_pickle=False) as file:
             if file["made_of"] == made_of:
                 return {name: file[name] for name in USED}
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
         pass  # not there or not whole: made again
+    print(f"{path.stem}: giving every slice its codes.", flush=True)
     codes = {}
     for name in USED:
         split = slices.splits[name]
         example = pipeline.images_of(pipeline.image_source(split, settings["image_size"]))
-        codes[name] = np.stack([
-            np.concatenate([vqvae.encode(images).numpy() for images, _ in pipeline.evaluation_batches(example, len(split), 32, mirror)])
-            for mirror in (False, True)
-        ]).astype("uint16")
+        found = [[], []]
+        for mirror in (False, True):
+            for begin, (images, _) in zip(range(0, len(split), 32), pipeline.evaluation_batches(example, len(split), 32, mirror)):
+                levels = split.levels[begin : begin + 32]
+                found[mirror].append(draft.describe(vqvae.distances(images), levels, settings["rate_weight"]) if draft else vqvae.encode(images))
+        codes[name] = np.stack([np.concatenate(maps) for maps in found]).astype("uint16")
     with replacing(path) as temporary:
         np.savez(temporary, made_of=made_of, **codes)
     return codes

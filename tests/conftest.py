@@ -20,7 +20,7 @@ import pixelcnn
 
 LEVELS, IMAGE_SIZE, CODES = 4, 32, 16
 TINY = ["--image-size", "32", "--width", "8", "--codebook-size", "16", "--code-dim", "4", "--batch-size", "4", "--prior-width", "8",
-        "--prior-blocks", "2", "--precision", "float32", "--learning-rate", "3e-3"]
+        "--prior-blocks", "2", "--draft-epochs", "1", "--precision", "float32", "--learning-rate", "3e-3"]
 
 
 @pytest.fixture(autouse=True)

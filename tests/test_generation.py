@@ -87,7 +87,7 @@ def test_report_on_real_blurred_and_copied_slices(real, blurred):
     images, cases, levels = real
     sets = {name: np.isin(cases % 4, rest) for name, rest in (("training", (0, 1)), ("validation", (2,)), ("test", (3,)))}
     data = {name: {"images": images[mask], "levels": levels[mask], "subjects": cases[mask].astype(str)} for name, mask in sets.items()}
-    data["restore"] = lambda some: ndimage.gaussian_filter(generation.unit(some), (0, 1.5, 1.5))
+    data["restore"] = lambda some, levels: ndimage.gaussian_filter(generation.unit(some), (0, 1.5, 1.5))
     rest = sets["validation"]
     good, _ = generation.evaluate(images[rest], levels[rest], **data)
     bad, _ = generation.evaluate(blurred[rest], levels[rest], **data)

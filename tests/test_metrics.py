@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import draw_slice
+from scipy import ndimage
 from skimage.metrics import structural_similarity
 
 import metrics
@@ -56,13 +57,42 @@ def test_interval_resamples_subjects_not_slices():
     assert metrics.subject_interval(values, subjects) == [low, high]
 
 
-def test_loss_without_ssim_term_is_the_pixel_term():
+def test_loss_is_the_sum_of_its_terms():
     images, noisy = pair()
     error = images - noisy
-    expected = (10 * error**2 + np.abs(error)).mean((1, 2, 3))
-    np.testing.assert_allclose(metrics.ReconstructionLoss(0.0).call(images, noisy), expected, rtol=1e-5)
-    with_ssim = metrics.ReconstructionLoss(2.0).call(images, noisy)
-    np.testing.assert_allclose(with_ssim - expected, 2 * (1 - metrics.ssim(images, noisy).numpy()), rtol=1e-4)
+    pixels = (3 * error**2 + 0.3 * np.abs(error)).mean((1, 2, 3))
+    np.testing.assert_allclose(metrics.ReconstructionLoss(0.0, 0.0).call(images, noisy), pixels, rtol=1e-5)
+    with_ssim = metrics.ReconstructionLoss(2.0, 0.0).call(images, noisy)
+    np.testing.assert_allclose(with_ssim - pixels, 2 * (1 - metrics.ssim(images, noisy).numpy()), rtol=1e-4)
+
+
+def test_contrast_term_punishes_blur_and_asks_for_no_covariance():
+    _, images = pair()
+    loss = metrics.ReconstructionLoss(0.0, 1.0)
+    pixels = metrics.ReconstructionLoss(0.0, 0.0)
+
+    def contrast(other):
+        return np.asarray(loss.call(images, other) - pixels.call(images, other))
+
+    np.testing.assert_allclose(contrast(images), 0, atol=1e-5)
+    assert (contrast(ndimage.gaussian_filter(images, (0, 1.5, 1.5, 0))) > 0.05).all()
+    texture = np.random.default_rng(0).normal(0, 0.1, (2, *images.shape)).astype("float32")
+    np.testing.assert_allclose(np.asarray(loss.call(texture[0], texture[1]) - pixels.call(texture[0], texture[1])), 0, atol=0.05)
+    one = tf.zeros_like(images)
+    with tf.GradientTape() as tape:
+        tape.watch(one)
+        value = loss.call(images * 0, one)
+    assert np.isfinite(tape.gradient(value, one)).all()  # all background has no variance, and a root no slope there
+
+
+def test_detail_of_known_blur():
+    images = np.round(np.random.default_rng(0).random((3, 64, 64)) * 255).astype("uint8")
+    same = metrics.detail(images, images)
+    assert same == {"gradient_ratio": 1.0, "spectrum_ratio": 1.0}
+    y, x = np.mgrid[:64, :64]
+    wave = np.stack([128 + 100 * np.cos(2 * np.pi * x / 5)])  # 1/5 of a cycle a pixel: in the band
+    half = metrics.detail(np.round(wave).astype("uint8"), np.round(128 + (wave - 128) / 2).astype("uint8"))
+    assert half["gradient_ratio"] == pytest.approx(0.5, abs=0.01) and half["spectrum_ratio"] == pytest.approx(0.25, abs=0.01)
 
 
 def test_baselines_against_hand_counts():

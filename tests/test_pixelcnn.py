@@ -92,3 +92,24 @@ def test_completion_keeps_what_is_given_and_draws_the_rest(prior):
             logits = prior({"codes": drawn, "levels": levels})[:, y, x]
             np.testing.assert_array_equal(drawn[:, y, x], pixelcnn.draw(logits, seed, y * 8 + x))
     np.testing.assert_array_equal(prior.sample(levels, seed, given=given, rows=8), given)
+
+
+def test_codes_are_described_as_the_naive_loop_would(prior):
+    distances, levels = np.random.default_rng(0).random((2, 8, 8, CODES)).astype("float32"), np.array([0, 3])
+    described = prior.describe(distances, levels, 0.5).numpy()
+    for y in range(8):
+        for x in range(8):
+            logits = prior({"codes": described, "levels": levels})[:, y, x]
+            costs = distances[:, y, x] - 0.5 * np.log2(tf.nn.softmax(logits))
+            np.testing.assert_array_equal(described[:, y, x], costs.argmin(-1))
+
+
+def test_rate_weight_buys_bits_with_distance(prior):
+    distances, levels = np.random.default_rng(0).random((4, 8, 8, CODES)).astype("float32"), np.arange(4)
+    bits, distance = [], []
+    for rate_weight in (0.0, 0.05, 0.5):
+        codes = prior.describe(distances, levels, rate_weight).numpy()
+        bits.append(np.mean(prior.bits(codes, levels)))
+        distance.append(np.take_along_axis(distances, codes[..., None], -1).mean())
+    np.testing.assert_array_equal(prior.describe(distances, levels, 0.0), distances.argmin(-1))
+    assert bits[0] > bits[1] > bits[2] and distance[0] < distance[1] < distance[2]

@@ -58,6 +58,7 @@ def test_metrics_have_the_promised_keys(report):
         "data": {"name", "split", "images", "subjects", "image_size"},
         "ssim": {"mean", "ci95", "min", "brain_mean"},
         "psnr": {"mean"},
+        "detail": {"gradient_ratio", "spectrum_ratio"},
         "rate": {"index_bits", "prior_bits", "bits_per_pixel"},
         "codebook": {"size", "used", "perplexity"},
         "prior": {"bits_per_code", "uniform_bits_per_code", "unigram_bits_per_code", "position_bits_per_code"},
@@ -117,7 +118,7 @@ def test_flags_of_sampling(run, report):
 
 def test_killed_training_ends_as_if_it_had_not_been(run, slices_folder, tmp_path):
     other = tmp_path / "killed"
-    for stage in ("vqvae", "prior"):
+    for stage in ("vqvae", "draft", "prior"):
         process = subprocess.Popen([sys.executable, ROOT / "train.py", *train_arguments(slices_folder, other)], stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + 120
         while not (other / f"{stage}_history.csv").exists() and process.poll() is None and time.monotonic() < deadline:
@@ -136,7 +137,7 @@ def test_killed_training_ends_as_if_it_had_not_been(run, slices_folder, tmp_path
 def test_finished_run_is_left_alone(run, slices_folder):
     before = {file: file.stat().st_mtime_ns for file in run.glob("*.keras")}
     done = run_script("train.py", *train_arguments(slices_folder, run))
-    assert done.returncode == 0 and done.stdout.count("finished after") == 2
+    assert done.returncode == 0 and done.stdout.count("finished after") == 3
     assert {file: file.stat().st_mtime_ns for file in run.glob("*.keras")} == before
 
 
