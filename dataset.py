@@ -108,7 +108,7 @@ def open_slices(directory):
     """
     directory = pathlib.Path(directory)
     manifest = _manifest(directory)
-    splits = {name: _open_split(directory, name, manifest["cases"]) for name in SPLITS}
+    splits = {name: _list_split(name, directory / f"keras_png_slices_{name}", manifest["cases"]) for name in SPLITS}
     seen = {}
     for split in splits.values():
         for subject in set(split.subjects.tolist()):
@@ -127,6 +127,21 @@ def open_slices(directory):
     return Slices(f"{kind}, brain-masked" if converted.get("masked") else kind, splits, fingerprint)
 
 
+def open_folder(directory):
+    """Check every file of a single folder of slices and list them, a `Split` of the folder's name.
+
+    Raises:
+        InputError: the folder is missing or empty, or a name or a file is not as in `open_slices`.
+    """
+    directory = pathlib.Path(directory)
+    if not directory.is_dir():
+        raise InputError(f"{directory} is no folder: give one that holds case_NNN_slice_K.nii.png.")
+    split = _list_split(directory.resolve().name, directory, {})
+    for path in split.paths:
+        _check_file(path)
+    return split
+
+
 def _manifest(directory):
     """What `oasis1.py` noted of a folder that it made: `settings`, and the scan and subject of each of `cases`; else nothing."""
     path = directory / "conversion.json"
@@ -137,8 +152,7 @@ def _subject(case, scans):
     return scans.get(f"{case:03d}", {}).get("subject", f"case {case:03d}")
 
 
-def _open_split(directory, name, scans):
-    folder = directory / f"keras_png_slices_{name}"
+def _list_split(name, folder, scans):
     if not folder.is_dir():
         raise InputError(f"{folder} is missing: --data must hold keras_png_slices_train, _validate and _test.")
     slices = []
@@ -148,7 +162,7 @@ def _open_split(directory, name, scans):
             raise InputError(f"{path} has no case and slice number: name it case_NNN_slice_K.nii.png.")
         slices.append((int(match[1]), int(match[2]), str(path)))
     if not slices:
-        raise InputError(f"{folder} holds no case_NNN_slice_K.nii.png: every split needs slices.")
+        raise InputError(f"{folder} holds no case_NNN_slice_K.nii.png: slices are needed there.")
     cases, levels, paths = zip(*sorted(slices))
     return Split(name, paths, np.array(cases, "int32"), np.array(levels, "int32"), np.array([_subject(case, scans) for case in cases]))
 

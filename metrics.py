@@ -160,7 +160,7 @@ def usage(codes, codebook_size):
 
 
 def baseline_bits(codes, counts):
-    """Mean bits a code under three models without context, fitted to the training codes.
+    """Bits of each code under three models without context, fitted to the training codes.
 
     Args:
         codes: `(N, H, W)` to describe.
@@ -168,7 +168,7 @@ def baseline_bits(codes, counts):
 
     Returns:
         dict of `uniform`, `unigram` (one histogram, add-one smoothed) and `position` (a histogram a position,
-        smoothed towards the unigram with the weight of one slice in a hundred, so that it is no straw man).
+        smoothed towards the unigram with the weight of one slice in a hundred, so that it is no straw man), each `(N, H, W)`.
     """
     size = counts.shape[-1]
     unigram = counts.sum((0, 1)) + 1.0
@@ -176,8 +176,10 @@ def baseline_bits(codes, counts):
     slices = counts[0, 0].sum()
     position = (counts + 0.01 * slices * unigram) / (1.01 * slices)
     rows, columns = np.indices(codes.shape[1:])
-    return {
-        "uniform": math.log2(size),
-        "unigram": float(-np.log2(unigram[codes]).mean()),
-        "position": float(-np.log2(position[rows, columns, codes]).mean()),
-    }
+    return {"uniform": np.full(codes.shape, math.log2(size)), "unigram": -np.log2(unigram[codes]), "position": -np.log2(position[rows, columns, codes])}
+
+
+def brain_places(images, grid):
+    """Places of the code map with brain in their pixels: uint8 `(N, S, S)` -> bool `(N, grid, grid)`."""
+    step = images.shape[1] // grid
+    return (images.reshape(len(images), grid, step, grid, step) > 0).any((2, 4))

@@ -145,20 +145,25 @@ class PixelCNN(keras.Model):
         return bits(self({"codes": codes, "levels": levels}), codes)
 
     @tf.function
-    def sample(self, levels, seed, temperature=1.0, top_k=0, top_p=1.0, given=None, rows=0):
+    def surprise(self, codes, levels):
+        """How surprising each code is after those before it: `(B, H, W)`, `(B,)` -> float32 `(B, H, W)`, see `surprise`."""
+        return surprise(self({"codes": codes, "levels": levels}), codes)
+
+    @tf.function
+    def sample(self, levels, seed, temperature=1.0, top_k=0, top_p=1.0, given=None, rows=0, alike=False):
         """Draw code maps.
 
         Args:
             levels: slice levels to draw at, int32 `(B,)`.
             seed: int32 scalar tensor; the same seed gives the same codes.
-            temperature, top_k, top_p: see `draw`.
+            temperature, top_k, top_p, alike: see `draw`.
             given: codes to begin with, int32 `(B, H, W)`, of which the first `rows` rows are kept and the rest is drawn.
 
         Returns:
             codes, int32 `(B, H, W)`.
         """
         def choose(logits, y, x):
-            code = draw(logits, seed, y * self.grid + x, temperature, top_k, top_p)
+            code = draw(logits, seed, y * self.grid + x, temperature, top_k, top_p, alike)
             return code if given is None else tf.where(y < rows, given[:, y, x], code)
 
         return self._generate(levels, choose)
@@ -184,6 +189,24 @@ class PixelCNN(keras.Model):
 
         def choose(logits, y, x):
             return tf.argmin(distances[:, y, x] - scale * tf.nn.log_softmax(logits), axis=-1, output_type=tf.int32)
+
+        return self._generate(levels, choose)
+
+    @tf.function
+    def heal(self, codes, levels, limit, seed):
+        """Draw anew the codes that surprise too much after those before them, healed already (after Pinaya et al. 2022).
+
+        Args:
+            codes: int32 `(B, H, W)`; levels: int32 `(B,)`.
+            limit: `surprise` from which on a code is drawn anew.
+            seed: int32 scalar tensor.
+
+        Returns:
+            codes, int32 `(B, H, W)`, equal to those given where these did not surprise.
+        """
+        def choose(logits, y, x):
+            own = codes[:, y, x]
+            return tf.where(surprise(logits, own) > limit, draw(logits, seed, y * self.grid + x), own)
 
         return self._generate(levels, choose)
 
@@ -230,7 +253,7 @@ class PixelCNN(keras.Model):
         return {**super().get_config(), **self.settings}
 
 
-def draw(logits, seed, place, temperature=1.0, top_k=0, top_p=1.0):
+def draw(logits, seed, place, temperature=1.0, top_k=0, top_p=1.0, alike=False):
     """Draw from the categorical of `logits` `(B, K)`, exactly (Gumbel-max): codes, int32 `(B,)`.
 
     Args:
@@ -238,6 +261,7 @@ def draw(logits, seed, place, temperature=1.0, top_k=0, top_p=1.0):
         temperature: logits are divided by it first; 1 leaves the distribution as it is.
         top_k: only the k most likely codes, 0 for all.
         top_p: only the most likely codes that together reach this probability (Holtzman et al. 2020).
+        alike: the same random numbers for every row, so that like distributions give like codes.
     """
     logits = logits / temperature
     if top_k:
@@ -248,7 +272,8 @@ def draw(logits, seed, place, temperature=1.0, top_k=0, top_p=1.0):
         before = tf.cumsum(tf.nn.softmax(ranked), axis=-1, exclusive=True)  # of the more likely ones
         least = tf.reduce_min(tf.where(before < top_p, ranked, math.inf), axis=-1, keepdims=True)
         logits = tf.where(logits < least, -math.inf, logits)
-    uniform = tf.random.stateless_uniform(tf.shape(logits), seed=tf.stack([seed, place]), minval=1e-7, maxval=1.0)
+    shape = (1, logits.shape[-1]) if alike else tf.shape(logits)
+    uniform = tf.random.stateless_uniform(shape, seed=tf.stack([seed, place]), minval=1e-7, maxval=1.0)
     return tf.argmax(logits - tf.math.log(-tf.math.log(uniform)), axis=-1, output_type=tf.int32)
 
 
@@ -257,3 +282,15 @@ def bits(logits, codes):
     import tensorflow_probability as tfp  # loads for seconds, and the first stage does without it
 
     return -tfp.distributions.Categorical(logits=logits).log_prob(codes) / math.log(2)
+
+
+def surprise(logits, codes):
+    """Bits of codes above those expected, in standard deviations of them: `(..., K)`, `(...)` -> float32 `(...)`.
+
+    So a rare code is no surprise where codes are rare; a bit squared is added to the variance, which is 0 where one code is certain.
+    """
+    information = -tf.nn.log_softmax(logits) / math.log(2)
+    probability = tf.nn.softmax(logits)
+    expected = tf.reduce_sum(probability * information, -1)
+    variance = tf.reduce_sum(probability * (information - expected[..., None]) ** 2, -1)
+    return (tf.gather(information, codes, batch_dims=len(codes.shape)) - expected) / tf.sqrt(variance + 1.0)

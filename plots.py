@@ -3,6 +3,8 @@
 Images are `(N, S, S)` in [0, 1] and share one grey scale, black 0 to white 1; codes are `(N, H, W)`.
 """
 
+import io
+
 import matplotlib
 import matplotlib.ticker
 
@@ -10,19 +12,23 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
+from PIL import Image
 
 from utils import replacing
 
 GREY = dict(cmap="gray", vmin=0, vmax=1, interpolation="nearest")
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"  # Okabe and Ito's palette for colour-blind readers
+ANOMALY_LIMIT = 0.2  # of the healing map, where its colours end
 plt.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False})
 
 
 def _save(figure, path, caption):
     figure.text(0.5, -0.01, caption, ha="center", va="top", fontsize=8.5, wrap=True)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=150, bbox_inches="tight", pad_inches=0.12)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=150, bbox_inches="tight", pad_inches=0.12)
     plt.close(figure)
+    with replacing(path) as temporary:  # 256 colours look the same and take half the bytes
+        Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(temporary, optimize=True)
 
 
 def brain_box(images, margin=0.02):
@@ -137,6 +143,31 @@ def completions(path, restored, given, drawings, titles, caption):
     _save(figure, path, f"{caption} The line parts what was given from what was drawn. Grey: 0 (black) to 1 (white).")
 
 
+def anomalies(path, images, healed, maps, titles, caption, masks=None):
+    """Originals, healed versions and anomaly maps, one column a slice.
+
+    Args:
+        maps: by method, `(N, S, S)`; colours run from 0 to the method's highest, that of healing at most to `ANOMALY_LIMIT`.
+        masks: bool `(N, S, S)` of true lesions to outline on the originals, or None.
+    """
+    box = brain_box(images)
+    figure, axes = _grid(2 + len(maps), len(images), (box[0].stop - box[0].start) / (box[1].stop - box[1].start))
+    limits = {method: ANOMALY_LIMIT if method == "healing" else float(values.max()) or 1.0 for method, values in maps.items()}
+    for row, (label, values) in enumerate({"original": images, "healed": healed, **maps}.items()):
+        axes[row, 0].set_ylabel(label)
+        for axis, image, original in zip(axes[row], values, images):
+            if label in maps:
+                axis.imshow(np.ma.masked_where(original == 0, image)[box], cmap="cividis", vmin=0, vmax=limits[label], interpolation="nearest")
+            else:
+                axis.imshow(image[box], **GREY)
+    for column, title in enumerate(titles):
+        axes[0, column].set_title(title, fontsize=8.5)
+        if masks is not None:
+            axes[0, column].contour(masks[column][box], [0.5], colors=ORANGE, linewidths=0.7)
+    scales = ", ".join(f"{method} 0 to {limit:.2g}" for method, limit in limits.items())
+    _save(figure, path, f"{caption} Grey: 0 (black) to 1 (white). Maps, dark blue to yellow: {scales}.")
+
+
 def codes(path, counts, training_counts, patches, caption):
     """How evenly the codes are used, and what each one stands for.
 
@@ -188,3 +219,27 @@ def training(path, vqvae, prior, baselines, caption):
         axis.legend(fontsize=8, loc=place)
         axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
     _save(figure, path, caption)
+
+
+def rate_distortion(path, models, codecs, caption):
+    """SSIM against bytes a slice.
+
+    Args:
+        models: by name, points with `ssim` and `prior_bytes`; index bytes stand in the legend.
+        codecs: by name, points with `ssim`, `payload_bytes` and `file_bytes`.
+    """
+    figure, axis = plt.subplots(figsize=(7.5, 4.6), layout="constrained")
+    for (name, points), marker in zip(models.items(), "osD^v"):
+        points = sorted(points, key=lambda point: point["prior_bytes"])
+        axis.plot([p["prior_bytes"] for p in points], [p["ssim"] for p in points], color=BLUE, marker=marker, linewidth=2,
+                  label=f"{name} ({points[0]['index_bytes']:.0f} bytes as indices)")
+    for (name, points), colour, marker in zip(codecs.items(), (ORANGE, GREEN, "#CC79A7", "0.45"), "xP*+"):
+        axis.plot([p["payload_bytes"] for p in points], [p["ssim"] for p in points], color=colour, marker=marker, label=f"{name}, payload")
+        axis.plot([p["file_bytes"] for p in points], [p["ssim"] for p in points], color=colour, linestyle=":", linewidth=1)
+    ticks = (100, 200, 300, 500, 750, 1000, 1500, 2000, 3000)
+    axis.set(xscale="log", xlim=(100, 3000), ylim=(0.8, 1), xlabel="bytes a slice", ylabel="SSIM")
+    axis.set_xticks(ticks, [str(tick) for tick in ticks])
+    axis.minorticks_off()
+    axis.grid(alpha=0.3)
+    axis.legend(loc="lower right")
+    _save(figure, path, f"{caption} Models: negative log2-likelihood of the codes under the prior. Codecs: file less the file of an all-black slice; dotted, whole file.")

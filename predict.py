@@ -39,12 +39,37 @@ def parse(arguments=None):
     add("--top-p", type=between(float, 0.01, 1), default=1.0, metavar="P", help="draw among the likeliest codes that reach P (default: all)")
     add("--evaluate-samples", type=between(int, 10, 10**5), metavar="N", help="measure N samples against real slices: `generation` in metrics.json")
     add("--complete", action="store_true", help="draw the missing half of slices of the split, several times: completions.png")
+    add("--walk", action="store_true", help="draw every level with the same random numbers: walk.png")
+    add = parser.add_argument_group("anomalies").add_argument
+    add("--anomaly", metavar="DIR", nargs="?", const="",
+        help="instead of all else, map what is unusual in the slices of a folder, or without DIR in those of the split; --slice and --seed hold")
     return parser.parse_args(arguments)
 
 
 def main(args):
     run = pathlib.Path(args.run)
     config = read_config(run)
+    if args.anomaly is None:
+        predict(run, config, args)
+    else:
+        find_anomalies(run, config, args)
+
+
+def load_models(run):
+    vqvae, prior = (checkpoints.load_model(run / f"{stage}.keras") for stage in ("vqvae", "prior"))
+    if prior.settings["vqvae"] != checkpoints.fingerprint(vqvae):
+        raise InputError(f"{run / 'prior.keras'} was trained on the codes of another VQ-VAE than {run / 'vqvae.keras'}: keep the two of one run together.")
+    return vqvae, prior
+
+
+def check_levels(run, prior, split):
+    if split.levels.max() >= prior.settings["levels"]:
+        raise InputError(f"there are slices up to number {split.levels.max()}, and the prior of {run} knows 0 to "
+                         f"{prior.settings['levels'] - 1}: train a run on such data.")
+
+
+def predict(run, config, args):
+    """Everything but `--anomaly`: `metrics.json`, figures and samples in `predict/`."""
     slices = dataset.open_slices(dataset.find_slices(args.data or recorded_data(config)))
     import_tensorflow()
     import numpy as np
@@ -53,14 +78,10 @@ def main(args):
     import modules
     import plots
 
-    vqvae, prior = (checkpoints.load_model(run / f"{stage}.keras") for stage in ("vqvae", "prior"))
-    if prior.settings["vqvae"] != checkpoints.fingerprint(vqvae):
-        raise InputError(f"{run / 'prior.keras'} was trained on the codes of another VQ-VAE than {run / 'vqvae.keras'}: keep the two of one run together.")
+    vqvae, prior = load_models(run)
     codebook_size, image_size = vqvae.settings["codebook_size"], vqvae.settings["image_size"]
     split = slices.splits[args.split]
-    if split.levels.max() >= prior.settings["levels"]:
-        raise InputError(f"--data has slices up to number {split.levels.max()}, and the prior of {run} knows 0 to "
-                         f"{prior.settings['levels'] - 1}: train a run on this data.")
+    check_levels(run, prior, split)
     levels = sample_levels(args.samples, args.slice, np.unique(split.levels))
     subjects = len(set(slices.splits["train"].subjects.tolist()))
     same = slices.fingerprint == config["data"]["fingerprint"]
@@ -76,7 +97,9 @@ def main(args):
     out = run / "predict"
     results = evaluate(vqvae, prior, split, args.rate_weight, out / "reconstructions" if args.write_reconstructions else None)
     codes = results["codes"]
-    baselines = metrics.baseline_bits(codes, training_counts)
+    bits = {"": results["bits"], **{f"{name}_": values for name, values in metrics.baseline_bits(codes, training_counts).items()}}
+    brain = metrics.brain_places(results["images"], codes.shape[1])
+    baselines = {name[:-1]: float(values.mean()) for name, values in bits.items() if name}
     used, perplexity = metrics.usage(codes, codebook_size)
     prior_bits = float(results["bits"].sum((1, 2)).mean())
     index_bits = codes[0].size * float(np.log2(codebook_size))
@@ -97,7 +120,8 @@ def main(args):
         "rate": {"rate_weight": prior.settings["rate_weight"] if args.rate_weight is None else args.rate_weight, "index_bits": index_bits, "prior_bits": prior_bits, "bits_per_pixel": index_bits / image_size**2,
                  "prior_bits_per_pixel": prior_bits / image_size**2, "prior_bytes": prior_bits / 8},
         "codebook": {"size": codebook_size, "used": used, "perplexity": perplexity},
-        "prior": {"bits_per_code": float(results["bits"].mean()), **{f"{name}_bits_per_code": value for name, value in baselines.items()}},
+        "prior": {**{f"{name}bits_per_code": float(values.mean()) for name, values in bits.items()},
+                  **{f"brain_{name}bits_per_code": float(values[brain].mean()) for name, values in bits.items()}, "brain_share": float(brain.mean())},
         "samples": {"count": args.samples, "seconds": seconds, "seed": args.seed, "temperature": args.temperature,
                     "top_k": args.top_k, "top_p": args.top_p},
     }
@@ -112,7 +136,7 @@ def main(args):
                 mean_patches(results["images"], codes, codebook_size), f"{about} {model}; {used} codes used, perplexity {perplexity:.1f}.")
     plots.training(out / "training.png", *histories, baselines,
                    f"{config['data']['name']}. {model}, then a gated PixelCNN. Grey lines: models without context, on the {args.split} split of {slices.name}.")
-    for stale in (*(out / "samples").glob("sample_*_slice_*.png"), *(out / f"{name}.png" for name in ("samples", "comparison", "completions", "closest"))):
+    for stale in (*(out / "samples").glob("sample_*_slice_*.png"), *(out / f"{name}.png" for name in ("samples", "comparison", "completions", "walk", "closest"))):
         stale.unlink(missing_ok=True)
     how = f"drawn with seed {args.seed}" + "".join(f", {name.replace('_', '-')} {getattr(args, name)}" for name, usual in (("temperature", 1), ("top_k", 0), ("top_p", 1))
                                                    if getattr(args, name) != usual)
@@ -128,13 +152,66 @@ def main(args):
         drawings = [sample(vqvae, prior, split.levels[shown], args, given=given, rows=rows, first=1000 * i) for i in range(COMPLETIONS)]
         plots.completions(out / "completions.png", restored, rows / codes.shape[1], drawings, titles,
                           f"{about} {model}: the upper half of the codes is given, the lower {how} from the PixelCNN, {COMPLETIONS} times.")
+    if args.walk:
+        known = np.unique(split.levels)
+        plots.samples(out / "walk.png", sample(vqvae, prior, known, args, alike=True), known,
+                      f"Generated, not real: one walk through the levels, each {how} and the same random numbers from the PixelCNN "
+                      f"and decoded by the {model}, both trained on: {config['data']['name']}.")
     if args.evaluate_samples:
-        report["generation"] = evaluate_samples(vqvae, prior, slices, args, out / "closest.png")
+        report["generation"] = evaluate_samples(vqvae, prior, slices, results["images"], args, out / "closest.png")
     for number, (image, level) in enumerate(zip(drawn, levels)):
         write_png(out / "samples" / f"sample_{number:04d}_slice_{level}.png", image)
     write_json(out / "metrics.json", report)
     print_table(report)
     print(f"Figures and metrics.json are in {out}")
+
+
+def find_anomalies(run, config, args):
+    """`--anomaly`: for each slice a score and images of what the model would have put there instead, most unusual first."""
+    if args.anomaly:
+        split = dataset.open_folder(args.anomaly)
+        name = f"{split.name}, {len(split)} slices"
+    else:
+        slices = dataset.open_slices(dataset.find_slices(args.data or recorded_data(config)))
+        split = slices.splits[args.split]
+        name = f"{slices.name}, {args.split} split"
+    import_tensorflow()
+    import numpy as np
+
+    import anomaly
+    import plots
+
+    vqvae, prior = load_models(run)
+    check_levels(run, prior, split)
+    chosen = np.arange(len(split)) if args.slice is None else np.flatnonzero(split.levels == args.slice)
+    if not len(chosen):
+        raise InputError(f"--slice must be a level of the slices, {split.levels.min()} to {split.levels.max()}. Received: {args.slice}")
+    images = decoded(split, vqvae.settings["image_size"])[chosen] / np.float32(255)
+    print(f"{name}: {len(chosen)} slices on the {device()[0]}.", flush=True)
+    begin = time.perf_counter()
+    found = anomaly.analyse(vqvae, prior, images, split.levels[chosen], args.seed)
+    seconds = time.perf_counter() - begin
+
+    out = run / "predict"
+    order = np.argsort(-found["scores"]["healing"], kind="stable")
+    rows = []
+    for i in order:
+        file = pathlib.Path(split.paths[chosen[i]])
+        stem = file.name.removesuffix(".nii.png")
+        kinds = {"original": images[i], "healed": found["healed"][i], "map": found["maps"]["healing"][i] / plots.ANOMALY_LIMIT}
+        for kind, image in kinds.items():
+            write_png(out / "anomaly" / f"{stem}_{kind}.png", np.clip(image, 0, 1))
+        rows.append({"file": str(file), "case": int(split.cases[chosen[i]]), "level": int(split.levels[chosen[i]]),
+                     **{f"score_{method}": float(found["scores"][method][i]) for method in anomaly.METHODS}})
+    shown = order[:COLUMNS]
+    plots.anomalies(out / "anomaly.png", images[shown], found["healed"][shown], {method: maps[shown] for method, maps in found["maps"].items()},
+                    [f"case {rows[k]['case']:03d}, level {rows[k]['level']}\nscore {rows[k]['score_healing']:.3f}" for k in range(len(shown))],
+                    f"{name}: the {len(shown)} highest scores of {len(chosen)}. Model trained on: {config['data']['name']}. Unusual is not ill: no medical device.")
+    write_json(out / "anomaly.json", {"data": name, "methods": list(anomaly.METHODS), "draws": anomaly.DRAWS, "limit": anomaly.LIMIT, "seed": args.seed,
+                                      "map_white": plots.ANOMALY_LIMIT, "seconds_a_slice": seconds / len(chosen), "slices": rows})
+    for row in rows[:10]:
+        print(f"  {pathlib.Path(row['file']).name:<34}healing {row['score_healing']:.4f}   error {row['score_error']:.4f}")
+    print(f"{seconds / len(chosen):.2f} s a slice. Scores are in {out / 'anomaly.json'}, most unusual first, images in {out / 'anomaly'}")
 
 
 def recorded_data(config):
@@ -197,19 +274,21 @@ def grey(images):
     return np.round(np.asarray(images)[..., 0] * 255).astype("uint8")
 
 
-def evaluate_samples(vqvae, prior, slices, args, figure):
-    """Figures of `--evaluate-samples` slices, spread over all levels like the real ones; draws the closest pairs."""
+def evaluate_samples(vqvae, prior, slices, known, args, figure):
+    """Figures of `--evaluate-samples` slices, spread over all levels like the real ones; draws the closest pairs.
+
+    Args:
+        known: images of the split at hand, uint8 `(N, S, S)`.
+    """
     import numpy as np
 
     import generation
-    import pipeline
     import plots
 
     real = {}
     for name, split in slices.splits.items():
-        source = pipeline.image_source(split, vqvae.settings["image_size"])
-        images = [grey(images) for images, _ in pipeline.evaluation_batches(pipeline.images_of(source), len(split), BATCH)]
-        real[name] = {"images": np.concatenate(images), "levels": split.levels, "subjects": split.subjects}
+        images = known if name == args.split else decoded(split, vqvae.settings["image_size"])
+        real[name] = {"images": images, "levels": split.levels, "subjects": split.subjects}
 
     def restore(images, levels):
         batches = [(images[i : i + BATCH, ..., None].astype("float32") / 255.0, levels[i : i + BATCH]) for i in range(0, len(images), BATCH)]
@@ -226,6 +305,16 @@ def evaluate_samples(vqvae, prior, slices, args, figure):
     return report
 
 
+def decoded(split, image_size):
+    """All images of a split, uint8 `(N, S, S)`."""
+    import numpy as np
+
+    import pipeline
+
+    example = pipeline.images_of(pipeline.image_source(split, image_size))
+    return np.concatenate([grey(images) for images, _ in pipeline.evaluation_batches(example, len(split), BATCH)])
+
+
 def sample_levels(count, level, known):
     """Levels of `count` samples: all at `level`, or, without one, spread evenly over the known ones."""
     import numpy as np
@@ -237,8 +326,8 @@ def sample_levels(count, level, known):
     return known[np.linspace(0, len(known) - 1, count).round().astype(int)] if count else known[:0]
 
 
-def sample(vqvae, prior, levels, args, given=None, rows=0, first=0):
-    """Generated images `(N, S, S)` in [0, 1] at the given levels; `given` and `rows` as in `PixelCNN.sample`.
+def sample(vqvae, prior, levels, args, given=None, rows=0, alike=False, first=0):
+    """Generated images `(N, S, S)` in [0, 1] at the given levels; `given`, `rows` and `alike` as in `PixelCNN.sample`.
 
     `first` tells drawings with one seed apart.
     """
@@ -248,9 +337,9 @@ def sample(vqvae, prior, levels, args, given=None, rows=0, first=0):
     images = [np.zeros((0, vqvae.settings["image_size"], vqvae.settings["image_size"]), "float32")]
     for begin in range(0, len(levels), BATCH):
         batch = slice(begin, begin + BATCH)
-        seed = tf.constant((args.seed + 7919 * (first + begin)) % 2**31, tf.int32)
+        seed = tf.constant((args.seed + 7919 * (first + begin * (not alike))) % 2**31, tf.int32)
         codes = prior.sample(tf.constant(levels[batch]), seed, args.temperature, args.top_k, args.top_p,
-                             None if given is None else tf.constant(given[batch], tf.int32), rows)
+                             None if given is None else tf.constant(given[batch], tf.int32), rows, alike)
         images.append(vqvae.decode(codes).numpy()[..., 0])
     return np.concatenate(images)
 
@@ -295,6 +384,7 @@ def print_table(report):
         ("codes used", f"{codebook['used']} of {codebook['size']}, perplexity {codebook['perplexity']:.1f}"),
         ("bits a code", f"{prior['bits_per_code']:.3f}  (by position {prior['position_bits_per_code']:.3f}, unigram {prior['unigram_bits_per_code']:.3f}, "
                         f"uniform {prior['uniform_bits_per_code']:.3f})"),
+        ("  in the brain", f"{prior['brain_bits_per_code']:.3f}  (by position {prior['brain_position_bits_per_code']:.3f})"),
         ("bytes a slice", f"{rate['prior_bytes']:.0f}  (as plain indices {rate['index_bits'] / 8:.0f})"),
         ("samples", f"{report['samples']['count']} in {report['samples']['seconds']:.1f} s"),
     ):

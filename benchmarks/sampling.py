@@ -6,7 +6,6 @@ The naive loop runs the network over the whole map for every code. Each of its s
 turn with the other two, and their median is multiplied by the number of places.
 """
 
-import argparse
 import os
 import pathlib
 import statistics
@@ -16,7 +15,7 @@ import time
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
-from utils import command_line, import_tensorflow, write_json
+from utils import Parser, command_line, import_tensorflow, write_json
 
 CODEBOOK_SIZE, LEVELS = 512, 32
 ROUNDS = 5
@@ -70,6 +69,6 @@ def main(args):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--json", metavar="FILE", help="write the figures of the first case, and all cases, here")
     command_line(main, parser.parse_args())

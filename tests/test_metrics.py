@@ -101,7 +101,7 @@ def test_baselines_against_hand_counts():
     assert counts.shape == (1, 2, 4) and counts.sum() == 8
     np.testing.assert_array_equal(counts[0, 0], [4, 0, 0, 0])
     np.testing.assert_array_equal(counts[0, 1], [0, 2, 2, 0])
-    bits = metrics.baseline_bits(training, counts)
+    bits = {name: values.mean() for name, values in metrics.baseline_bits(training, counts).items()}
     assert bits["uniform"] == 2.0
     np.testing.assert_allclose(bits["unigram"], -np.mean(np.log2(np.array([5, 3] * 2 + [5, 3] * 2) / 12)))
     assert bits["position"] == pytest.approx(0.5, abs=0.03)
@@ -109,3 +109,9 @@ def test_baselines_against_hand_counts():
 
 def test_usage():
     assert metrics.usage(np.array([0, 0, 3, 3]), 8) == (2, pytest.approx(2.0))
+
+
+def test_brain_places_are_those_with_any_brain():
+    images = np.zeros((1, 16, 16), "uint8")
+    images[0, 9, 2] = 1
+    np.testing.assert_array_equal(metrics.brain_places(images, 2), [[[False, False], [True, False]]])

@@ -113,3 +113,32 @@ def test_rate_weight_buys_bits_with_distance(prior):
         distance.append(np.take_along_axis(distances, codes[..., None], -1).mean())
     np.testing.assert_array_equal(prior.describe(distances, levels, 0.0), distances.argmin(-1))
     assert bits[0] > bits[1] > bits[2] and distance[0] < distance[1] < distance[2]
+
+
+def test_alike_draws_differ_by_level_alone(prior):
+    seed = tf.constant(3)
+    drawn = prior.sample(tf.constant([2, 2, 0]), seed, alike=True).numpy()
+    np.testing.assert_array_equal(drawn[0], drawn[1])
+    assert (drawn[0] != drawn[2]).any()
+    independent = prior.sample(tf.constant([2, 2, 0]), seed).numpy()
+    assert (independent[0] != independent[1]).any()
+
+
+def test_healing_redraws_what_is_unlikely_and_keeps_the_rest(prior):
+    data, levels, seed = codes((2, 8, 8)), np.array([0, 3]), tf.constant(1)
+    np.testing.assert_array_equal(prior.heal(data, levels, 1e6, seed), data)
+    np.testing.assert_array_equal(prior.heal(data, levels, -1e6, seed), prior.sample(tf.constant(levels), seed))
+    limit = float(np.median(prior.surprise(data, levels)))
+    healed = prior.heal(data, levels, limit, seed).numpy()
+    logits = prior({"codes": healed, "levels": levels}).numpy()
+    own = pixelcnn.surprise(logits, data).numpy()
+    np.testing.assert_array_equal(healed[own <= limit], data[own <= limit])
+    for y, x in np.argwhere(own[0] > limit):
+        assert healed[0, y, x] == pixelcnn.draw(logits[:, y, x], seed, y * 8 + x)[0]
+
+
+def test_surprise_of_a_known_distribution():
+    logits = np.log([[0.5, 0.25, 0.125, 0.125]] * 4).astype("float32")
+    information, mean = np.array([1, 2, 3, 3]), 1.75
+    variance = np.sum([0.5, 0.25, 0.125, 0.125] * (information - mean) ** 2)
+    np.testing.assert_allclose(pixelcnn.surprise(logits, tf.range(4)), (information - mean) / np.sqrt(variance + 1), rtol=1e-5)

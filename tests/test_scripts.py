@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -108,12 +109,30 @@ def test_same_seed_gives_the_same_samples(run, report):
 
 
 def test_flags_of_sampling(run, report):
-    assert run_script("predict.py", "--run", run, "--samples", 3, "--slice", 2, "--temperature", 0.5, "--top-k", 3, "--top-p", 0.9, "--complete").returncode == 0
+    assert run_script("predict.py", "--run", run, "--samples", 3, "--slice", 2, "--temperature", 0.5, "--top-k", 3, "--top-p", 0.9, "--complete", "--walk").returncode == 0
     out = run / "predict"
     assert sorted(file.name for file in (out / "samples").iterdir()) == [f"sample_000{i}_slice_2.png" for i in range(3)]
-    assert (out / "completions.png").exists() and json.loads((out / "metrics.json").read_text())["samples"]["top_k"] == 3
+    assert (out / "completions.png").exists() and (out / "walk.png").exists() and json.loads((out / "metrics.json").read_text())["samples"]["top_k"] == 3
     one_line(run_script("predict.py", "--run", run, "--slice", 9), "--slice must be a level of the data, 0 to 3")
     one_line(run_script("predict.py", "--run", run, "--evaluate-samples", 20), "needs 20 training subjects or more")
+
+
+def test_anomalies_of_a_split_and_of_a_folder(run, slices_folder, tmp_path):
+    assert run_script("predict.py", "--run", run, "--anomaly", "--slice", 2).returncode == 0
+    out = run / "predict"
+    report = json.loads((out / "anomaly.json").read_text())
+    assert [row["level"] for row in report["slices"]] == [2, 2] and (out / "anomaly.png").exists()
+    scores = [row["score_healing"] for row in report["slices"]]
+    assert scores == sorted(scores, reverse=True) and all(row["score_error"] > 0 for row in report["slices"])
+    folder = tmp_path / "some slices"
+    folder.mkdir()
+    shutil.copy(slices_folder / "keras_png_slices_test" / "case_005_slice_1.nii.png", folder)
+    assert run_script("predict.py", "--run", run, "--anomaly", folder).returncode == 0
+    for kind in ("original", "healed", "map"):
+        assert np.asarray(Image.open(out / "anomaly" / f"case_005_slice_1_{kind}.png")).shape == (IMAGE_SIZE, IMAGE_SIZE)
+    one_line(run_script("predict.py", "--run", run, "--anomaly", tmp_path / "none"), "none is no folder")
+    one_line(run_script("predict.py", "--run", run, "--anomaly", tmp_path), "holds no case_NNN_slice_K.nii.png")
+    one_line(run_script("predict.py", "--run", run, "--anomaly", folder, "--slice", 3), "--slice must be a level of the slices, 1 to 1")
 
 
 def test_killed_training_ends_as_if_it_had_not_been(run, slices_folder, tmp_path):

@@ -1,0 +1,69 @@
+"""Anomaly maps: what in a slice a model of healthy slices would not have put there.
+
+Images are float32 `(N, S, S)` in [0, 1], 0 outside the brain.
+
+Reference:
+    Pinaya et al. 2022, Unsupervised brain imaging 3D anomaly detection and segmentation with transformers.
+"""
+
+import numpy as np
+import tensorflow as tf
+from scipy import ndimage
+
+METHODS = ("error", "healing")
+DRAWS = 4  # healed versions of a slice
+LIMIT = 1.0  # surprise from which on a code is drawn anew
+BATCH = 16
+# lengths in pixels of an image side of 256
+RESIDUAL_SIGMA, MAP_SIGMA, SURPRISE_SIGMA = 1.0, 3.0, 6.0
+EDGE = 0.05  # gradient, a pixel, at which a residual counts half
+SCORED = 0.01  # of the image's pixels, the highest, make a slice's score
+
+
+def analyse(vqvae, prior, images, levels, seed=0, draws=DRAWS):
+    """Anomaly maps and scores of slices by two methods: reconstruction error, and healing through the prior.
+
+    Healing draws codes that surprise the prior anew, several times, decodes them, and weighs what differs by the surprise.
+    Residuals of either method are smoothed with their sign, so that displaced edges cancel, and divided by
+    the gradient of the image, so that steep edges do not drown lesions.
+
+    Args:
+        images: `(N, S, S)` of the model's image size.
+        levels: `(N,)`, levels that the prior knows.
+        seed: of the draws.
+        draws: healed versions of a slice, averaged.
+
+    Returns:
+        dict of `restored` and `healed` (mean of the draws), images `(N, S, S)`; and for each method of `METHODS` its `maps` `(N, S, S)`,
+        0 outside the brain and up, and `scores` `(N,)`.
+    """
+    parts = [_analyse(vqvae, prior, images[i : i + BATCH], levels[i : i + BATCH], seed + i, draws) for i in range(0, len(images), BATCH)]
+    found = {name: np.concatenate([part[name] for part in parts]) for name in ("restored", "healed", *METHODS)}
+    count = max(1, round(SCORED * images[0].size))
+    highest = {name: np.sort(found[name].reshape(len(images), -1), axis=1)[:, -count:] for name in METHODS}
+    return {"restored": found["restored"], "healed": found["healed"], "maps": {name: found[name] for name in METHODS},
+            "scores": {name: values.mean(1) for name, values in highest.items()}}
+
+
+def _analyse(vqvae, prior, images, levels, seed, draws):
+    levels = tf.constant(levels, tf.int32)
+    codes = vqvae.encode(images[..., None])
+    surprise = np.maximum(prior.surprise(codes, levels), 0.0)
+    restored = vqvae.decode(codes).numpy()[..., 0]
+    healed = [vqvae.decode(prior.heal(codes, levels, LIMIT, tf.constant((seed + 7919 * draw) % 2**31, tf.int32))).numpy()[..., 0] for draw in range(draws)]
+    scale = images.shape[1] / 256
+    step = images.shape[1] // codes.shape[1]
+    weight = _smooth(np.kron(surprise, np.ones((1, step, step), "float32")), SURPRISE_SIGMA * scale)
+    error = _weighed(images, [restored], scale)
+    return {"restored": restored, "healed": np.mean(healed, axis=0), "error": error, "healing": _weighed(images, healed, scale) * weight}
+
+
+def _smooth(images, sigma, order=(0, 0)):
+    return ndimage.gaussian_filter(images, (0, sigma, sigma), order=(0, *order))
+
+
+def _weighed(images, versions, scale):
+    """Mean smoothed residual of images with their versions, weighed against edges, in the brain `(N, S, S)`."""
+    gradient = np.hypot(*(_smooth(images, 1.5 * scale, order) for order in ((0, 1), (1, 0)))) / scale
+    residual = np.mean([np.abs(_smooth(images - version, RESIDUAL_SIGMA * scale)) for version in versions], axis=0)
+    return _smooth(residual / (1 + gradient / EDGE), MAP_SIGMA * scale) * (images > 0)
