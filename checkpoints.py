@@ -1,17 +1,22 @@
 """Models and training state on disk: written whole or not at all, read without trust.
 
+    python checkpoints.py RUN OUT     what predict.py needs of a finished run, small enough to hand on
+
 A model file may come from a stranger. Before Keras builds anything from it, its settings are checked to be plain numbers
 and names of one of our two models, and to claim no more memory than the file itself holds weights for.
 """
 
 import hashlib
+import io
 import json
+import pathlib
+import shutil
 import zipfile
 import zlib
 
 import numpy as np
 
-from utils import InputError, replacing
+from utils import InputError, Parser, command_line, import_tensorflow, read_config, replacing
 
 MODELS = {"vqvae": "VQVAE", "draft": "PixelCNN", "prior": "PixelCNN"}  # by file name
 LARGEST_FILE = 2**30  # bytes, unpacked
@@ -54,6 +59,18 @@ def load_model(path):
     except UNREADABLE as error:
         reason = (str(error).splitlines() or ["it ends too early"])[0]
         raise InputError(f"{path} cannot be loaded ({reason}): the file is damaged or not of this project, train again or restore it.") from None
+
+
+def load_models(run):
+    """VQ-VAE and prior of a run directory.
+
+    Raises:
+        InputError: either cannot be loaded, or the prior is of another VQ-VAE.
+    """
+    vqvae, prior = (load_model(run / f"{stage}.keras") for stage in ("vqvae", "prior"))
+    if prior.settings["vqvae"] != fingerprint(vqvae):
+        raise InputError(f"{run / 'prior.keras'} was trained on the codes of another VQ-VAE than {run / 'vqvae.keras'}: keep the two of one run together.")
+    return vqvae, prior
 
 
 def _check(path):
@@ -125,3 +142,58 @@ def load_state(model, path):
         raise InputError(f"{path} is of another model: {again}")
     for variable, array in zip(variables, arrays):
         variable.assign(array)
+
+
+def export(run, out):
+    """Copy what predict.py needs of a finished run. The prior's weights are written in half precision, which costs it no measurable
+    likelihood; those of the VQ-VAE are kept, because the prior knows it by their digest.
+
+    Raises:
+        InputError: the run is not finished, or `out` exists.
+    """
+    read_config(run)
+    for stage in ("vqvae", "prior"):
+        load_model(run / f"{stage}.keras")
+    if out.exists():
+        raise InputError(f"{out} exists: name a folder that does not.")
+    out.mkdir(parents=True)
+    for name in ("config.json", "vqvae.keras", "code_counts.npz", "vqvae_history.csv", "prior_history.csv"):
+        shutil.copyfile(run / name, out / name)
+    with zipfile.ZipFile(run / "prior.keras") as whole, replacing(out / "prior.keras") as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as half:
+        for name in whole.namelist():
+            content = whole.read(name)
+            half.writestr(name, _in_half_precision(content) if name.endswith(".h5") else content)
+
+
+def _in_half_precision(content):
+    """Bytes of an HDF5 file with its float32 arrays as float16."""
+    import h5py
+
+    written = io.BytesIO()
+    with h5py.File(io.BytesIO(content)) as whole, h5py.File(written, "w") as half:
+        def copy(name, item):
+            if isinstance(item, h5py.Group):
+                target = half.require_group(name)
+            else:
+                target = half.create_dataset(name, data=item[()].astype("float16") if item.dtype == np.float32 else item[()])
+            for key, value in item.attrs.items():
+                target.attrs[key] = value
+
+        whole.visititems(copy)
+        for key, value in whole.attrs.items():
+            half.attrs[key] = value
+    return written.getvalue()
+
+
+def main(args):
+    import_tensorflow()
+    export(args.run, args.out)
+    sizes = sum(file.stat().st_size for file in args.out.iterdir())
+    print(f"{args.out}: {sizes / 2**20:.1f} MiB. Next: python predict.py --run {args.out} --data DIR")
+
+
+if __name__ == "__main__":
+    parser = Parser(__doc__)
+    parser.add_argument("run", metavar="RUN", type=pathlib.Path, help="finished run directory")
+    parser.add_argument("out", metavar="OUT", type=pathlib.Path, help="folder to make")
+    command_line(main, parser.parse_args())

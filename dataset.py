@@ -53,12 +53,13 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class Slices:
-    """A checked data folder: what figures call it, its splits, a SHA-256 of its names and bytes, and whether we made it up."""
+    """A checked data folder: what figures call it, its splits, a SHA-256 of its names and bytes, and of a synthetic cohort its
+    `subjects` and `seed`."""
 
     name: str
     splits: dict
     fingerprint: str
-    synthetic: bool = False
+    cohort: dict | None = None
 
     @property
     def levels(self):
@@ -74,7 +75,7 @@ class Slices:
 
 
 def find_slices(data=None, subjects=None, seed=0):
-    """Directory of the slices to use: `data`, else the default folder, else the synthetic cohort, which is made.
+    """Directory of the slices to use: `data`, else the default folder, else, where its size is given, the synthetic cohort.
 
     Args:
         data: folder that holds the three splits (or that holds `keras_png_slices_data`), or None.
@@ -82,7 +83,7 @@ def find_slices(data=None, subjects=None, seed=0):
         seed: of the synthetic cohort.
 
     Raises:
-        InputError: `data` is given and does not exist, or the cohort cannot be made.
+        InputError: `data` is given and does not exist, there is nothing to use, or the cohort cannot be made.
     """
     if data is not None:
         directory = pathlib.Path(data)
@@ -92,7 +93,18 @@ def find_slices(data=None, subjects=None, seed=0):
         return inner if inner.is_dir() else directory
     if DEFAULT_DIRECTORY.is_dir():
         return DEFAULT_DIRECTORY
+    if subjects is None:
+        raise InputError(f"no slices found (no --data, no {DEFAULT_DIRECTORY}): name the folder that holds the three splits with --data DIR.")
     print(f"No OASIS slices found (no --data, no {DEFAULT_DIRECTORY}): using the synthetic cohort of {subjects} subjects.", flush=True)
+    return synthetic_slices(subjects, seed)
+
+
+def synthetic_slices(subjects, seed):
+    """Directory of the synthetic cohort, made if it is not there.
+
+    Raises:
+        InputError: it cannot be made.
+    """
     try:
         return synthetic.write_cohort(DEFAULT_DIRECTORY.with_name(f"synthetic_{subjects}_subjects_seed_{seed}"), subjects, seed)
     except (ValueError, FileExistsError) as error:
@@ -121,7 +133,7 @@ def open_slices(directory):
     cohort = directory / "cohort.json"
     if cohort.is_file():
         settings = read_json(cohort)
-        return Slices(f"synthetic cohort ({settings['subjects']} subjects, seed {settings['seed']})", splits, fingerprint, synthetic=True)
+        return Slices(f"synthetic cohort ({settings['subjects']} subjects, seed {settings['seed']})", splits, fingerprint, settings)
     converted = manifest["settings"]
     kind = directory.resolve().name if converted.get("nifti") else "OASIS"
     return Slices(f"{kind}, brain-masked" if converted.get("masked") else kind, splits, fingerprint)

@@ -4,17 +4,13 @@ python predict.py                                  # the run of `python train.py
 python predict.py --run DIR --data DIR --samples 32 --seed 7
 """
 
-import os
 import pathlib
 import time
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's start-up notes are no news to the user
-
 import checkpoints
 import dataset
-from utils import InputError, Parser, between, command_line, device, import_tensorflow, read_config, read_history, replacing, write_json
+from utils import MOST_SUBJECTS, InputError, Parser, between, command_line, device, import_tensorflow, read_config, read_history, replacing, write_json
 
-BATCH = 16  # slices that go through the networks together
 COLUMNS = 6  # slices shown in the figure of reconstructions
 COMPARED = 8  # pairs in the figure of real and generated slices
 SUBJECTS = 20  # in training, at least, for a classifier that is tested on subjects it has not seen
@@ -25,7 +21,7 @@ def parse(arguments=None):
     parser = Parser(__doc__)
     add = parser.add_argument_group("evaluation").add_argument
     add("--run", metavar="DIR", default="runs/default", help="run directory of train.py (default: %(default)s)")
-    add("--data", metavar="DIR", help="folder with the three splits (default: the one the run was trained on)")
+    add("--data", metavar="DIR", help="folder with the three splits (default: the synthetic cohort if the run was trained on it, else data/keras_png_slices_data)")
     add("--split", choices=dataset.SPLITS, default="test", help="(default: %(default)s)")
     add("--rate-weight", type=between(float, 0, 1e6), metavar="L",
         help="bits against squared distance when a slice is given its codes; 0 for the nearest codes (default: that of the training)")
@@ -55,33 +51,21 @@ def main(args):
         find_anomalies(run, config, args)
 
 
-def load_models(run):
-    vqvae, prior = (checkpoints.load_model(run / f"{stage}.keras") for stage in ("vqvae", "prior"))
-    if prior.settings["vqvae"] != checkpoints.fingerprint(vqvae):
-        raise InputError(f"{run / 'prior.keras'} was trained on the codes of another VQ-VAE than {run / 'vqvae.keras'}: keep the two of one run together.")
-    return vqvae, prior
-
-
-def check_levels(run, prior, split):
-    if split.levels.max() >= prior.settings["levels"]:
-        raise InputError(f"there are slices up to number {split.levels.max()}, and the prior of {run} knows 0 to "
-                         f"{prior.settings['levels'] - 1}: train a run on such data.")
-
-
 def predict(run, config, args):
     """Everything but `--anomaly`: `metrics.json`, figures and samples in `predict/`."""
-    slices = dataset.open_slices(dataset.find_slices(args.data or recorded_data(config)))
+    slices = find_data(config, args)
     import_tensorflow()
     import numpy as np
 
+    import evaluation
     import metrics
     import modules
     import plots
 
-    vqvae, prior = load_models(run)
+    vqvae, prior = checkpoints.load_models(run)
     codebook_size, image_size = vqvae.settings["codebook_size"], vqvae.settings["image_size"]
     split = slices.splits[args.split]
-    check_levels(run, prior, split)
+    evaluation.check_levels(run, prior, split)
     levels = sample_levels(args.samples, args.slice, np.unique(split.levels))
     subjects = len(set(slices.splits["train"].subjects.tolist()))
     same = slices.fingerprint == config["data"]["fingerprint"]
@@ -95,36 +79,22 @@ def predict(run, config, args):
     print(f"{slices.name}, {args.split} split, on the {device()[0]}." + ("" if same else f" The run was trained on other data: {config['data']['name']}."), flush=True)
 
     out = run / "predict"
-    results = evaluate(vqvae, prior, split, args.rate_weight, out / "reconstructions" if args.write_reconstructions else None)
-    codes = results["codes"]
-    bits = {"": results["bits"], **{f"{name}_": values for name, values in metrics.baseline_bits(codes, training_counts).items()}}
-    brain = metrics.brain_places(results["images"], codes.shape[1])
-    baselines = {name[:-1]: float(values.mean()) for name, values in bits.items() if name}
-    used, perplexity = metrics.usage(codes, codebook_size)
-    prior_bits = float(results["bits"].sum((1, 2)).mean())
-    index_bits = codes[0].size * float(np.log2(codebook_size))
-
+    results = evaluation.evaluate(vqvae, prior, split, args.rate_weight, out / "reconstructions" if args.write_reconstructions else None)
+    rate_weight = prior.settings["rate_weight"] if args.rate_weight is None else args.rate_weight
+    baselines = metrics.baseline_bits(results["codes"], training_counts)
     begin = time.perf_counter()
     drawn = sample(vqvae, prior, levels, args)
     seconds = time.perf_counter() - begin
-
-    cases, ssim = split.cases, results["ssim"]
-    subjects = split.subjects
     report = {
-        "data": {"name": slices.name, "split": args.split, "images": len(split), "subjects": len(set(subjects.tolist())), "image_size": image_size,
+        "data": {"name": slices.name, "split": args.split, "images": len(split), "subjects": len(set(split.subjects.tolist())), "image_size": image_size,
                  "fingerprint": slices.fingerprint, "trained_on_this_data": same},
-        "ssim": {"mean": float(ssim.mean()), "ci95": metrics.subject_interval(ssim, subjects), "min": float(ssim.min()),
-                 "brain_mean": float(np.nanmean(results["brain_ssim"]))},
-        "psnr": {"mean": float(results["psnr"].mean())},
-        "detail": metrics.detail(results["images"], results["restored"]),
-        "rate": {"rate_weight": prior.settings["rate_weight"] if args.rate_weight is None else args.rate_weight, "index_bits": index_bits, "prior_bits": prior_bits, "bits_per_pixel": index_bits / image_size**2,
-                 "prior_bits_per_pixel": prior_bits / image_size**2, "prior_bytes": prior_bits / 8},
-        "codebook": {"size": codebook_size, "used": used, "perplexity": perplexity},
-        "prior": {**{f"{name}bits_per_code": float(values.mean()) for name, values in bits.items()},
-                  **{f"brain_{name}bits_per_code": float(values[brain].mean()) for name, values in bits.items()}, "brain_share": float(brain.mean())},
+        **evaluation.measures(results, split.subjects, baselines, codebook_size, rate_weight),
         "samples": {"count": args.samples, "seconds": seconds, "seed": args.seed, "temperature": args.temperature,
                     "top_k": args.top_k, "top_p": args.top_p},
     }
+    codes, cases, ssim = results["codes"], split.cases, results["ssim"]
+    used, perplexity = report["codebook"]["used"], report["codebook"]["perplexity"]
+    baselines = {name: float(values.mean()) for name, values in baselines.items()}
 
     about = f"{slices.name}, {args.split} split, {image_size} x {image_size}."
     model = f"VQ-VAE with {codes.shape[1]} x {codes.shape[2]} codes of {codebook_size}"
@@ -160,7 +130,7 @@ def predict(run, config, args):
     if args.evaluate_samples:
         report["generation"] = evaluate_samples(vqvae, prior, slices, results["images"], args, out / "closest.png")
     for number, (image, level) in enumerate(zip(drawn, levels)):
-        write_png(out / "samples" / f"sample_{number:04d}_slice_{level}.png", image)
+        evaluation.write_png(out / "samples" / f"sample_{number:04d}_slice_{level}.png", image)
     write_json(out / "metrics.json", report)
     print_table(report)
     print(f"Figures and metrics.json are in {out}")
@@ -172,21 +142,22 @@ def find_anomalies(run, config, args):
         split = dataset.open_folder(args.anomaly)
         name = f"{split.name}, {len(split)} slices"
     else:
-        slices = dataset.open_slices(dataset.find_slices(args.data or recorded_data(config)))
+        slices = find_data(config, args)
         split = slices.splits[args.split]
         name = f"{slices.name}, {args.split} split"
     import_tensorflow()
     import numpy as np
 
     import anomaly
+    import evaluation
     import plots
 
-    vqvae, prior = load_models(run)
-    check_levels(run, prior, split)
+    vqvae, prior = checkpoints.load_models(run)
+    evaluation.check_levels(run, prior, split)
     chosen = np.arange(len(split)) if args.slice is None else np.flatnonzero(split.levels == args.slice)
     if not len(chosen):
         raise InputError(f"--slice must be a level of the slices, {split.levels.min()} to {split.levels.max()}. Received: {args.slice}")
-    images = decoded(split, vqvae.settings["image_size"])[chosen] / np.float32(255)
+    images = evaluation.decoded(split, vqvae.settings["image_size"])[chosen] / np.float32(255)
     print(f"{name}: {len(chosen)} slices on the {device()[0]}.", flush=True)
     begin = time.perf_counter()
     found = anomaly.analyse(vqvae, prior, images, split.levels[chosen], args.seed)
@@ -200,7 +171,7 @@ def find_anomalies(run, config, args):
         stem = file.name.removesuffix(".nii.png")
         kinds = {"original": images[i], "healed": found["healed"][i], "map": found["maps"]["healing"][i] / plots.ANOMALY_LIMIT}
         for kind, image in kinds.items():
-            write_png(out / "anomaly" / f"{stem}_{kind}.png", np.clip(image, 0, 1))
+            evaluation.write_png(out / "anomaly" / f"{stem}_{kind}.png", np.clip(image, 0, 1))
         rows.append({"file": str(file), "case": int(split.cases[chosen[i]]), "level": int(split.levels[chosen[i]]),
                      **{f"score_{method}": float(found["scores"][method][i]) for method in anomaly.METHODS}})
     shown = order[:COLUMNS]
@@ -214,11 +185,15 @@ def find_anomalies(run, config, args):
     print(f"{seconds / len(chosen):.2f} s a slice. Scores are in {out / 'anomaly.json'}, most unusual first, images in {out / 'anomaly'}")
 
 
-def recorded_data(config):
-    directory = config["data"]["directory"]
-    if not pathlib.Path(directory).is_dir():
-        raise InputError(f"the run's data folder {directory} is not there: name the slices with --data DIR.")
-    return directory
+def find_data(config, args):
+    """The slices to look at: of `--data`, else of the cohort that the run was trained on, else of the default folder."""
+    cohort = config["data"].get("cohort")
+    if args.data or not cohort:
+        return dataset.open_slices(dataset.find_slices(args.data))
+    numbers = [cohort.get(name) for name in ("subjects", "seed")]
+    if not all(isinstance(n, int) and 0 <= n <= most for n, most in zip(numbers, (MOST_SUBJECTS, 2**31 - 1))):
+        raise InputError(f"the run's config.json asks for a cohort of {cohort}: name the slices with --data DIR.")
+    return dataset.open_slices(dataset.synthetic_slices(*numbers))
 
 
 def read_counts(path, shape):
@@ -234,46 +209,6 @@ def read_counts(path, shape):
     return counts
 
 
-def evaluate(vqvae, prior, split, rate_weight=None, folder=None):
-    """Measures of every slice of a split.
-
-    Args:
-        rate_weight: see `PixelCNN.describe`.
-        folder: where every reconstruction goes as a PNG, or None.
-
-    Returns:
-        dict of `ssim`, `brain_ssim`, `psnr` (N,), `bits` and `codes` (N, H, W), and `images` and `restored`, uint8 (N, S, S).
-    """
-    import numpy as np
-    import tensorflow as tf
-
-    import metrics
-    import pipeline
-
-    example = pipeline.images_of(pipeline.image_source(split, vqvae.settings["image_size"]))
-    results = {name: [] for name in ("ssim", "brain_ssim", "psnr", "bits", "codes", "images", "restored")}
-    for begin, (images, _) in zip(range(0, len(split), BATCH), pipeline.evaluation_batches(example, len(split), BATCH)):
-        levels = split.levels[begin : begin + BATCH]
-        codes = prior.describe(vqvae.distances(images), levels, rate_weight)
-        restored = vqvae.decode(codes)
-        maps = metrics.ssim_map(images, restored)
-        values = (tf.reduce_mean(maps, (1, 2)), metrics.brain_ssim(images, maps), metrics.psnr(images, restored),
-                  prior.bits(codes, levels), codes, grey(images), grey(restored))
-        for name, value in zip(results, values):
-            results[name].append(np.asarray(value))
-        if folder:
-            for path, image in zip(split.paths[begin:], restored.numpy()[..., 0]):
-                write_png(folder / pathlib.Path(path).name.replace(".nii", ""), image)
-    return {name: np.concatenate(value) for name, value in results.items()}
-
-
-def grey(images):
-    """Images `(..., S, S, 1)` in [0, 1] -> uint8 `(..., S, S)`."""
-    import numpy as np
-
-    return np.round(np.asarray(images)[..., 0] * 255).astype("uint8")
-
-
 def evaluate_samples(vqvae, prior, slices, known, args, figure):
     """Figures of `--evaluate-samples` slices, spread over all levels like the real ones; draws the closest pairs.
 
@@ -282,20 +217,21 @@ def evaluate_samples(vqvae, prior, slices, known, args, figure):
     """
     import numpy as np
 
+    import evaluation
     import generation
     import plots
 
     real = {}
     for name, split in slices.splits.items():
-        images = known if name == args.split else decoded(split, vqvae.settings["image_size"])
+        images = known if name == args.split else evaluation.decoded(split, vqvae.settings["image_size"])
         real[name] = {"images": images, "levels": split.levels, "subjects": split.subjects}
 
     def restore(images, levels):
-        batches = [(images[i : i + BATCH, ..., None].astype("float32") / 255.0, levels[i : i + BATCH]) for i in range(0, len(images), BATCH)]
-        return np.concatenate([grey(vqvae.decode(prior.describe(vqvae.distances(batch), at))) for batch, at in batches])
+        batches = [(images[i : i + evaluation.BATCH, ..., None].astype("float32") / 255.0, levels[i : i + evaluation.BATCH]) for i in range(0, len(images), evaluation.BATCH)]
+        return np.concatenate([evaluation.grey(vqvae.decode(prior.describe(vqvae.distances(batch), at))) for batch, at in batches])
 
     levels = sample_levels(args.evaluate_samples, None, np.unique(slices.splits["test"].levels))
-    drawn = grey(sample(vqvae, prior, levels, args, first=10**6)[..., None])  # rounded like the slices they stand beside
+    drawn = evaluation.grey(sample(vqvae, prior, levels, args, first=10**6)[..., None])  # rounded like the slices they stand beside
     report, pairs = generation.evaluate(drawn, levels, real["test"], real["train"], real["validate"], restore)
     shown = pairs[:COMPARED]
     plots.closest(figure, generation.unit(drawn[[i for i, _, _ in shown]]), generation.unit(real["train"]["images"][[i for _, i, _ in shown]]),
@@ -303,16 +239,6 @@ def evaluate_samples(vqvae, prior, slices, known, args, figure):
                   f"The {len(shown)} of {len(drawn)} generated slices that are closest to a training slice of {slices.name}: root mean square distance at 64 x 64. "
                   f"Of the real test slices one in a hundred is closer than {report['nearest_real_p1']:.3f} to its own.")
     return report
-
-
-def decoded(split, image_size):
-    """All images of a split, uint8 `(N, S, S)`."""
-    import numpy as np
-
-    import pipeline
-
-    example = pipeline.images_of(pipeline.image_source(split, image_size))
-    return np.concatenate([grey(images) for images, _ in pipeline.evaluation_batches(example, len(split), BATCH)])
 
 
 def sample_levels(count, level, known):
@@ -334,9 +260,11 @@ def sample(vqvae, prior, levels, args, given=None, rows=0, alike=False, first=0)
     import numpy as np
     import tensorflow as tf
 
+    import evaluation
+
     images = [np.zeros((0, vqvae.settings["image_size"], vqvae.settings["image_size"]), "float32")]
-    for begin in range(0, len(levels), BATCH):
-        batch = slice(begin, begin + BATCH)
+    for begin in range(0, len(levels), evaluation.BATCH):
+        batch = slice(begin, begin + evaluation.BATCH)
         seed = tf.constant((args.seed + 7919 * (first + begin * (not alike))) % 2**31, tf.int32)
         codes = prior.sample(tf.constant(levels[batch]), seed, args.temperature, args.top_k, args.top_p,
                              None if given is None else tf.constant(given[batch], tf.int32), rows, alike)
@@ -363,14 +291,6 @@ def mean_patches(images, codes, codebook_size):
     sums = [[np.bincount(codes.ravel(), padded[:, dy : dy + last : step, dx : dx + last : step].ravel(), codebook_size)
              for dx in range(2 * step)] for dy in range(2 * step)]  # (P, P, K)
     return np.moveaxis(np.array(sums), -1, 0) / (255.0 * np.maximum(np.bincount(codes.ravel(), minlength=codebook_size), 1)[:, None, None])
-
-
-def write_png(path, image):
-    """Image `(S, S)` in [0, 1] as an 8-bit grey PNG."""
-    from PIL import Image
-
-    with replacing(path) as temporary:
-        Image.fromarray(grey(image[..., None])).save(temporary)
 
 
 def print_table(report):

@@ -5,18 +5,16 @@ python train.py --data DIR --run DIR
 """
 
 import math
-import os
 import pathlib
 import shlex
 import sys
 import time
 import zipfile
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's start-up notes are no news to the user
-
 import checkpoints
 import dataset
 from utils import (
+    MOST_SUBJECTS,
     InputError,
     Parser,
     between,
@@ -49,7 +47,7 @@ def parse(arguments=None):
     add = parser.add_argument_group("data").add_argument
     add("--data", metavar="DIR", help="folder with keras_png_slices_{train,validate,test}")
     add("--image-size", type=between(int, 16, 2048), metavar="S", help=f"pixels of a side, a multiple of 8; {auto('image_size')}")
-    add("--subjects", type=between(int, 3, 10**4), default=60, metavar="N", help="size of the synthetic cohort (default: %(default)s)")
+    add("--subjects", type=between(int, 3, MOST_SUBJECTS), default=60, metavar="N", help="size of the synthetic cohort (default: %(default)s)")
     add = parser.add_argument_group("run").add_argument
     add("--run", metavar="DIR", default="runs/default", help="where everything goes (default: %(default)s)")
     add("--seed", type=between(int, 0, 2**31 - 1), default=0, metavar="N", help="of every random number (default: %(default)s)")
@@ -111,7 +109,7 @@ def main(args):
         keras.utils.set_random_seed(args.seed)  # without it, ops that keep a seed of their own refuse to run
         tf.config.experimental.enable_op_determinism()
     run = pathlib.Path(args.run)
-    data = {"name": slices.name, "directory": str(directory), "fingerprint": slices.fingerprint,
+    data = {"name": slices.name, "cohort": slices.cohort, "fingerprint": slices.fingerprint,
             "intensity_range": pipeline.INTENSITY_RANGE, "images": {split.name: len(split) for split in slices.splits.values()}}
     with claimed(run, {"settings": settings, "data": data, "versions": versions()}):
         train_vqvae(run, slices, settings, args.save_minutes)
@@ -121,7 +119,7 @@ def main(args):
 
 def resolve(args, slices):
     """Every setting that shapes the result, with what was left open filled in, checked against the data."""
-    defaults = DEFAULTS["synthetic" if slices.synthetic else "OASIS"]
+    defaults = DEFAULTS["synthetic" if slices.cohort else "OASIS"]
     # where it goes and what it is made of are recorded beside the settings, and how often it is saved changes no bit
     settings = {name: value for name, value in vars(args).items() if name not in ("run", "data", "subjects", "save_minutes")}
     settings.update({name: value for name, value in defaults.items() if settings[name] is None})
@@ -189,6 +187,7 @@ def extract_codes(path, vqvae, draft, slices, settings):
         draft: the prior by which they are chosen with the rate weight of the settings, or None for nearest codes.
     """
     import numpy as np
+    from tqdm import tqdm
 
     import pipeline
 
@@ -199,14 +198,15 @@ def extract_codes(path, vqvae, draft, slices, settings):
                 return {name: file[name] for name in USED}
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
         pass  # not there or not whole: made again
-    print(f"{path.stem}: giving every slice its codes.", flush=True)
     codes = {}
     for name in USED:
         split = slices.splits[name]
         example = pipeline.images_of(pipeline.image_source(split, settings["image_size"]))
         found = [[], []]
         for mirror in (False, True):
-            for begin, (images, _) in zip(range(0, len(split), 32), pipeline.evaluation_batches(example, len(split), 32, mirror)):
+            batches = pipeline.evaluation_batches(example, len(split), 32, mirror)
+            title = f"{path.stem}, {name}{' mirrored' * mirror}"
+            for begin, (images, _) in zip(tqdm(range(0, len(split), 32), title, unit="batch", mininterval=10), batches):
                 levels = split.levels[begin : begin + 32]
                 found[mirror].append(draft.describe(vqvae.distances(images), levels, settings["rate_weight"]) if draft else vqvae.encode(images))
         codes[name] = np.stack([np.concatenate(maps) for maps in found]).astype("uint16")

@@ -11,6 +11,9 @@ import platform
 import sys
 
 
+MOST_SUBJECTS = 10**4  # of a synthetic cohort
+
+
 class InputError(ValueError):
     """Something the user gave cannot be used; the message is one line: what, where, what to do."""
 
@@ -51,7 +54,8 @@ def between(kind, least, most):
 
 
 def import_tensorflow():
-    """Import TensorFlow without the notes that its C++ side writes to stderr whatever its log level is."""
+    """Import TensorFlow without its start-up notes, which are no news to the user and of which some obey no log level."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     stderr = os.dup(2)
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), 2)
@@ -179,7 +183,7 @@ def read_config(directory):
     path = pathlib.Path(directory) / "config.json"
     config = read_json(path)
     try:
-        config["settings"].items(), config["data"]["fingerprint"], config["data"]["directory"], config["data"]["name"]
+        config["settings"].items(), config["data"]["fingerprint"], config["data"]["name"]
     except (KeyError, TypeError, AttributeError):
         raise InputError(f"{path} is of another version of this project: train into a new --run directory.") from None
     return config

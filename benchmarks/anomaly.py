@@ -7,13 +7,12 @@ validation slices; the test slices only report. AUROC is of the slices' scores a
 precision is over the pixels of the brain of all slices of a kind together.
 """
 
-import os
 import pathlib
 import sys
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
+import checkpoints
 import dataset
 from utils import InputError, Parser, between, command_line, import_tensorflow, write_json
 
@@ -71,16 +70,16 @@ def main(args):
     import numpy as np
 
     import anomaly
+    import evaluation
     import lesions
     import plots
-    import predict
 
-    vqvae, prior = predict.load_models(args.run)
+    vqvae, prior = checkpoints.load_models(args.run)
     planted, found, control = {}, {}, {}
     for name in ("validate", "test"):
         split = slices.splits[name]
-        predict.check_levels(args.run, prior, split)
-        images = predict.decoded(split, vqvae.settings["image_size"]) / np.float32(255)
+        evaluation.check_levels(args.run, prior, split)
+        images = evaluation.decoded(split, vqvae.settings["image_size"]) / np.float32(255)
         planted[name] = plant(images, args.each, args.seed)
         found[name] = anomaly.analyse(vqvae, prior, planted[name]["images"], split.levels[planted[name]["index"]], args.seed)
         if name == "test":

@@ -8,23 +8,21 @@ all-black slice, and the models' weights are not counted.
 """
 
 import io
-import os
 import pathlib
 import sys
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 import checkpoints
 import dataset
 from utils import InputError, Parser, command_line, import_tensorflow, write_json
 
-RATE_WEIGHTS = (0.0, 0.5, 1.5, 3.0, 6.0)
+RATE_WEIGHTS = (0.0, 0.5, 1.5, 3.0, 6.0, 10.0)
 CODECS = {  # what Pillow is told, one a point of the curve, each at its slowest useful setting and without colour
-    "AVIF": [{"format": "AVIF", "quality": q, "speed": 4, "subsampling": "4:0:0"} for q in (20, 25, 30, 35, 40, 45, 50, 60, 70)],
-    "WebP": [{"format": "WEBP", "quality": q, "method": 6} for q in (5, 10, 20, 35, 50, 65, 80)],
-    "JPEG 2000": [{"format": "JPEG2000", "quality_mode": "rates", "quality_layers": [r], "irreversible": True} for r in (150, 110, 80, 60, 45, 35, 25)],
-    "JPEG": [{"format": "JPEG", "quality": q, "optimize": True} for q in (5, 10, 20, 30, 45, 60, 75)],
+    "AVIF": [{"format": "AVIF", "quality": q, "speed": 4, "subsampling": "4:0:0"} for q in (2, 8, 15, 20, 30, 40, 55)],
+    "WebP": [{"format": "WEBP", "quality": q, "method": 6} for q in (2, 10, 20, 35, 55)],
+    "JPEG 2000": [{"format": "JPEG2000", "quality_mode": "rates", "quality_layers": [r], "irreversible": True} for r in (80, 60, 45, 35, 25)],
+    "JPEG": [{"format": "JPEG", "quality": q, "optimize": True} for q in (8, 10, 15, 20, 35)],
 }
 LEVELS = (0.90, 0.91, 0.92, 0.93, 0.94, 0.95, 0.96, 0.97)  # SSIM at which rates are compared
 
@@ -61,13 +59,13 @@ def model_points(run, split):
     """A run at each rate weight: `(name, points, images)`."""
     import numpy as np
 
+    import evaluation
     import metrics
-    import predict
 
-    vqvae, prior = (checkpoints.load_model(run / f"{stage}.keras") for stage in ("vqvae", "prior"))
+    vqvae, prior = checkpoints.load_models(run)
     points = []
     for rate_weight in RATE_WEIGHTS:
-        results = predict.evaluate(vqvae, prior, split, rate_weight)
+        results = evaluation.evaluate(vqvae, prior, split, rate_weight)
         codes = results["codes"]
         points.append({"rate_weight": rate_weight, "ssim": float(results["ssim"].mean()), "brain_ssim": float(np.nanmean(results["brain_ssim"])),
                        "prior_bytes": float(results["bits"].sum((1, 2)).mean() / 8), "index_bytes": codes[0].size * np.log2(vqvae.settings["codebook_size"]) / 8,

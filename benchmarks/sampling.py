@@ -6,13 +6,11 @@ The naive loop runs the network over the whole map for every code. Each of its s
 turn with the other two, and their median is multiplied by the number of places.
 """
 
-import os
 import pathlib
 import statistics
 import sys
 import time
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 from utils import Parser, command_line, import_tensorflow, write_json

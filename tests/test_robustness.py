@@ -124,7 +124,7 @@ def test_spaces_and_other_alphabets_in_paths(tmp_path):
     data = write_slices(tmp_path / "Gehirne  für Ωmega 脳")
     done = train(data, tmp_path / "mein Lauf ñ")
     assert done.returncode == 0, done.stderr
-    done = run_script("predict.py", "--run", tmp_path / "mein Lauf ñ", "--samples", 1)
+    done = run_script("predict.py", "--run", tmp_path / "mein Lauf ñ", "--data", data, "--samples", 1)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "mein Lauf ñ" / "predict" / "metrics.json").exists()
 
@@ -181,12 +181,11 @@ RUNS = {
     "another vqvae": (another_vqvae, "on the codes of another VQ-VAE"),
     "damaged history": (lambda r: (r / "prior_history.csv").write_text("epoch,loss\n1,much\n"), "prior_history.csv is damaged"),
     "damaged counts": (lambda r: (r / "code_counts.npz").write_bytes(b"PK"), "code_counts.npz cannot be read"),
-    "data gone": (lambda r: rewrite(r / "config.json", lambda c: c["data"].update(directory="gone")), "--data"),
 }
 
 
 @pytest.mark.parametrize("kind", RUNS)
-def test_bad_run(kind, finished, tmp_path):
+def test_bad_run(kind, finished, slices_folder, tmp_path):
     spoil, expected = RUNS[kind]
     run = tmp_path / "run"
     shutil.copytree(finished, run)
@@ -194,8 +193,18 @@ def test_bad_run(kind, finished, tmp_path):
     (run / "predict" / "metrics.json").write_text("earlier results")
     spoil(run)
     before = contents(run)
-    one_line(run_script("predict.py", "--run", run, "--samples", 1), expected)
+    one_line(run_script("predict.py", "--run", run, "--data", slices_folder, "--samples", 1), expected)
     assert contents(run) == before
+
+
+def test_no_folder_that_a_run_names_is_followed(finished, slices_folder, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    rewrite(run / "config.json", lambda c: c["data"].update(directory=str(slices_folder)))
+    one_line(run_script("predict.py", "--run", run, cwd=tmp_path), "no slices found", "--data DIR")
+    rewrite(run / "config.json", lambda c: c["data"].update(cohort={"subjects": 10**9, "seed": 0}))
+    one_line(run_script("predict.py", "--run", run, cwd=tmp_path), "asks for a cohort of", "--data DIR")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 # ---- hostile files ---------------------------------------------------------------------------------------------------

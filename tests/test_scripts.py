@@ -25,6 +25,10 @@ def train_arguments(data, run):
     return ["--data", data, "--run", run, *TINY, *STAGES]
 
 
+def predict(run, data, *flags):
+    return run_script("predict.py", "--run", run, "--data", data, *flags)
+
+
 @pytest.fixture(scope="module")
 def run(slices_folder, tmp_path_factory):
     directory = tmp_path_factory.mktemp("runs") / "tiny"
@@ -36,8 +40,8 @@ def run(slices_folder, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def report(run):
-    done = run_script("predict.py", "--run", run, "--samples", 5, "--write-reconstructions")
+def report(run, slices_folder):
+    done = predict(run, slices_folder, "--samples", 5, "--write-reconstructions")
     assert done.returncode == 0, done.stderr
     return json.loads((run / "predict" / "metrics.json").read_text())
 
@@ -99,26 +103,26 @@ def test_figures_and_samples_are_written(run, report):
         assert sample.mode == "L" and sample.size == (IMAGE_SIZE, IMAGE_SIZE)
 
 
-def test_same_seed_gives_the_same_samples(run, report):
+def test_same_seed_gives_the_same_samples(run, report, slices_folder):
     samples = run / "predict" / "samples"
     before = {file.name: file.read_bytes() for file in samples.iterdir()}
-    assert run_script("predict.py", "--run", run, "--samples", 5).returncode == 0
+    assert predict(run, slices_folder, "--samples", 5).returncode == 0
     assert {file.name: file.read_bytes() for file in samples.iterdir()} == before
-    assert run_script("predict.py", "--run", run, "--samples", 5, "--seed", 1).returncode == 0
+    assert predict(run, slices_folder, "--samples", 5, "--seed", 1).returncode == 0
     assert {file.name: file.read_bytes() for file in samples.iterdir()} != before
 
 
-def test_flags_of_sampling(run, report):
-    assert run_script("predict.py", "--run", run, "--samples", 3, "--slice", 2, "--temperature", 0.5, "--top-k", 3, "--top-p", 0.9, "--complete", "--walk").returncode == 0
+def test_flags_of_sampling(run, report, slices_folder):
+    assert predict(run, slices_folder, "--samples", 3, "--slice", 2, "--temperature", 0.5, "--top-k", 3, "--top-p", 0.9, "--complete", "--walk").returncode == 0
     out = run / "predict"
     assert sorted(file.name for file in (out / "samples").iterdir()) == [f"sample_000{i}_slice_2.png" for i in range(3)]
     assert (out / "completions.png").exists() and (out / "walk.png").exists() and json.loads((out / "metrics.json").read_text())["samples"]["top_k"] == 3
-    one_line(run_script("predict.py", "--run", run, "--slice", 9), "--slice must be a level of the data, 0 to 3")
-    one_line(run_script("predict.py", "--run", run, "--evaluate-samples", 20), "needs 20 training subjects or more")
+    one_line(predict(run, slices_folder, "--slice", 9), "--slice must be a level of the data, 0 to 3")
+    one_line(predict(run, slices_folder, "--evaluate-samples", 20), "needs 20 training subjects or more")
 
 
 def test_anomalies_of_a_split_and_of_a_folder(run, slices_folder, tmp_path):
-    assert run_script("predict.py", "--run", run, "--anomaly", "--slice", 2).returncode == 0
+    assert predict(run, slices_folder, "--anomaly", "--slice", 2).returncode == 0
     out = run / "predict"
     report = json.loads((out / "anomaly.json").read_text())
     assert [row["level"] for row in report["slices"]] == [2, 2] and (out / "anomaly.png").exists()
@@ -133,6 +137,17 @@ def test_anomalies_of_a_split_and_of_a_folder(run, slices_folder, tmp_path):
     one_line(run_script("predict.py", "--run", run, "--anomaly", tmp_path / "none"), "none is no folder")
     one_line(run_script("predict.py", "--run", run, "--anomaly", tmp_path), "holds no case_NNN_slice_K.nii.png")
     one_line(run_script("predict.py", "--run", run, "--anomaly", folder, "--slice", 3), "--slice must be a level of the slices, 1 to 1")
+
+
+def test_export_is_a_run_that_predicts_the_same(run, report, slices_folder, tmp_path):
+    out = tmp_path / "small"
+    assert run_script("checkpoints.py", run, out).returncode == 0
+    assert (out / "prior.keras").stat().st_size < 0.8 * (run / "prior.keras").stat().st_size
+    assert predict(out, slices_folder, "--samples", 0).returncode == 0
+    exported = json.loads((out / "predict" / "metrics.json").read_text())
+    assert exported["prior"]["bits_per_code"] == pytest.approx(report["prior"]["bits_per_code"], rel=1e-3)
+    assert exported["ssim"]["mean"] == pytest.approx(report["ssim"]["mean"], abs=1e-3)
+    one_line(run_script("checkpoints.py", run, out), "small exists")
 
 
 def test_killed_training_ends_as_if_it_had_not_been(run, slices_folder, tmp_path):
