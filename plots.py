@@ -18,7 +18,7 @@ from utils import replacing
 
 GREY = dict(cmap="gray", vmin=0, vmax=1, interpolation="nearest")
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"  # Okabe and Ito's palette for colour-blind readers
-ANOMALY_LIMIT = 0.2  # of the healing map, where its colours end
+ANOMALY_LIMIT = 0.4  # of the healing map, where its colours end
 plt.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False})
 
 
@@ -28,7 +28,7 @@ def _save(figure, path, caption):
     figure.savefig(drawn, dpi=150, bbox_inches="tight", pad_inches=0.12)
     plt.close(figure)
     with replacing(path) as temporary:  # 256 colours look the same and take half the bytes
-        Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(temporary, optimize=True)
+        Image.open(drawn).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(temporary, optimize=True)
 
 
 def brain_box(images, margin=0.02):
@@ -147,7 +147,7 @@ def anomalies(path, images, healed, maps, titles, caption, masks=None):
     """Originals, healed versions and anomaly maps, one column a slice.
 
     Args:
-        maps: by method, `(N, S, S)`; colours run from 0 to the method's highest, that of healing at most to `ANOMALY_LIMIT`.
+        maps: by method, `(N, S, S)`; colours run from 0 to the highest, for healing to `ANOMALY_LIMIT`.
         masks: bool `(N, S, S)` of true lesions to outline on the originals, or None.
     """
     box = brain_box(images)
@@ -155,11 +155,9 @@ def anomalies(path, images, healed, maps, titles, caption, masks=None):
     limits = {method: ANOMALY_LIMIT if method == "healing" else float(values.max()) or 1.0 for method, values in maps.items()}
     for row, (label, values) in enumerate({"original": images, "healed": healed, **maps}.items()):
         axes[row, 0].set_ylabel(label)
-        for axis, image, original in zip(axes[row], values, images):
-            if label in maps:
-                axis.imshow(np.ma.masked_where(original == 0, image)[box], cmap="cividis", vmin=0, vmax=limits[label], interpolation="nearest")
-            else:
-                axis.imshow(image[box], **GREY)
+        scale = {**GREY, "cmap": "cividis", "vmax": limits[label]} if label in maps else GREY
+        for axis, image in zip(axes[row], values):
+            axis.imshow(image[box], **scale)
     for column, title in enumerate(titles):
         axes[0, column].set_title(title, fontsize=8.5)
         if masks is not None:

@@ -30,11 +30,12 @@ from utils import (
 )
 
 USED = ("train", "validate")  # splits; test is for predict.py
+CODED = 64  # slices that are given their codes at a time
 
 # What a flag that is not given becomes. The synthetic ones fit both scripts into ten minutes on two cores.
 DEFAULTS = {
     "OASIS": dict(image_size=256, epochs=14, draft_epochs=2, prior_epochs=8, batch_size=8, width=128, prior_width=128, prior_blocks=8),
-    "synthetic": dict(image_size=160, epochs=12, draft_epochs=2, prior_epochs=6, batch_size=8, width=96, prior_width=96, prior_blocks=8),
+    "synthetic": dict(image_size=160, epochs=11, draft_epochs=2, prior_epochs=5, batch_size=8, width=96, prior_width=96, prior_blocks=8),
 }
 
 
@@ -204,10 +205,10 @@ def extract_codes(path, vqvae, draft, slices, settings):
         example = pipeline.images_of(pipeline.image_source(split, settings["image_size"]))
         found = [[], []]
         for mirror in (False, True):
-            batches = pipeline.evaluation_batches(example, len(split), 32, mirror)
+            batches = pipeline.evaluation_batches(example, len(split), CODED, mirror)
             title = f"{path.stem}, {name}{' mirrored' * mirror}"
-            for begin, (images, _) in zip(tqdm(range(0, len(split), 32), title, unit="batch", mininterval=10), batches):
-                levels = split.levels[begin : begin + 32]
+            for begin, (images, _) in zip(tqdm(range(0, len(split), CODED), title, unit="batch", mininterval=10), batches):
+                levels = split.levels[begin : begin + CODED]
                 found[mirror].append(draft.describe(vqvae.distances(images), levels, settings["rate_weight"]) if draft else vqvae.encode(images))
         codes[name] = np.stack([np.concatenate(maps) for maps in found]).astype("uint16")
     with replacing(path) as temporary:

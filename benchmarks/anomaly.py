@@ -86,7 +86,7 @@ def main(args):
             left = planted[name]["control"][: 6 * args.each]
             control = anomaly.analyse(vqvae, prior, images[left], split.levels[left], args.seed)
 
-    test, report = planted["test"], {}
+    test, report = planted["test"], {"control": {}}
     brain = test["images"] > 0
     for method in anomaly.METHODS:
         threshold = best_threshold(found["validate"]["maps"][method], planted["validate"]["masks"])
@@ -95,14 +95,15 @@ def main(args):
         def row(chosen):
             return figures(maps, scores, control_scores, test, brain, threshold, chosen)
 
-        strong = {strength: test["strengths"] == strength for strength in lesions.STRENGTHS}
-        by = {kind: {"overall": row(test["kinds"] == kind), **{s: row(here & (test["kinds"] == kind)) for s, here in strong.items()}} for kind in lesions.KINDS}
-        every = {s: row(here) for s, here in strong.items()}
-        report[method] = {**{figure: {"overall": value, **{s: every[s][figure] for s in strong}, **{kind: {s: by[kind][s][figure] for s in by[kind]} for kind in by}}
-                             for figure, value in row(np.ones(len(maps), bool)).items() if figure != "slices"},
-                          "threshold": threshold,
-                          "control": {"slices": len(control_scores), "score_mean": float(control_scores.mean()), "score_p95": float(np.percentile(control_scores, 95)),
-                                      "brain_above_threshold": float((control["maps"][method] > threshold).sum() / (images[left] > 0).sum())}}
+        of_strength = {strength: test["strengths"] == strength for strength in lesions.STRENGTHS}
+        of_kind = {kind: test["kinds"] == kind for kind in lesions.KINDS}
+        report[method] = {
+            **row(np.ones(len(maps), bool)), "threshold": threshold,
+            "by_strength": {strength: row(here) for strength, here in of_strength.items()},
+            "by_kind": {kind: {**row(here), **{strength: row(here & there) for strength, there in of_strength.items()}} for kind, here in of_kind.items()},
+        }
+        report["control"][method] = {"slices": len(left), "score_mean": float(control_scores.mean()), "score_p95": float(np.percentile(control_scores, 95)),
+                                     "brain_above_threshold": float((control["maps"][method] > threshold).sum() / (images[left] > 0).sum())}
     report["data"] = {"name": slices.name, "fingerprint": slices.fingerprint, "planted": len(test["images"]), "seed": args.seed}
     show(report, anomaly.METHODS, lesions)
     if args.json:
@@ -118,16 +119,12 @@ def show(report, methods, lesions):
     """Print one line a kind and strength."""
     print(f"  {'':<32}" + "".join(f"{method:>28}" for method in methods))
     print(f"  {'':<32}" + f"{'AUROC':>10}{'AP':>9}{'Dice':>9}" * len(methods))
-    places = [("overall",), *((s,) for s in lesions.STRENGTHS), *((k, s) for k in lesions.KINDS for s in lesions.STRENGTHS)]
-    for place in places:
-        values = []
-        for method in methods:
-            for figure in ("auroc", "average_precision", "dice"):
-                value = report[method][figure]
-                for key in place:
-                    value = value[key]
-                values.append(value)
-        print(f"  {' '.join(place):<32}" + "".join(f"{a:>10.3f}{b:>9.3f}{c:>9.3f}" for a, b, c in zip(*[iter(values)] * 3)))
+    by = {"all": lambda found: found}
+    by |= {strength: lambda found, s=strength: found["by_strength"][s] for strength in lesions.STRENGTHS}
+    by |= {f"{kind}, {strength}": lambda found, k=kind, s=strength: found["by_kind"][k][s] for kind in lesions.KINDS for strength in lesions.STRENGTHS}
+    for name, row in by.items():
+        rows = [row(report[method]) for method in methods]
+        print(f"  {name:<32}" + "".join(f"{r['auroc']:>10.3f}{r['average_precision']:>9.3f}{r['dice']:>9.3f}" for r in rows))
 
 
 if __name__ == "__main__":
