@@ -25,7 +25,7 @@ plt.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.righ
 def _save(figure, path, caption):
     figure.text(0.5, -0.01, caption, ha="center", va="top", fontsize=8.5, wrap=True)
     drawn = io.BytesIO()
-    figure.savefig(drawn, dpi=150, bbox_inches="tight", pad_inches=0.12)
+    figure.savefig(drawn, dpi=130, bbox_inches="tight", pad_inches=0.12)
     plt.close(figure)
     with replacing(path) as temporary:  # 256 colours look the same and take half the bytes
         Image.open(drawn).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(temporary, optimize=True)
@@ -212,8 +212,9 @@ def training(path, vqvae, prior, baselines, caption):
     usage.plot(epochs, [row["val_perplexity"] for row in vqvae], color=GREEN, marker=".", label="perplexity, validation")
     usage.set_ylim(bottom=0)
     for (name, value), style in zip(baselines.items(), (":", "-.", "--")):
-        bits.axhline(value, color="0.5", linestyle=style, label=name)
-    for axis, place in ((quality, (0.62, 0.05)), (usage, (0.45, 0.35)), (bits, (0.65, 0.55))):
+        bits.axhline(value, color="0.5", linestyle=style, label=f"{name}: {value:.2f}")
+    bits.set_ylim(0.9 * min(row["val_loss"] for row in prior), 1.3 * baselines["position"])  # the other two may lie above
+    for axis, place in ((quality, (0.62, 0.05)), (usage, (0.45, 0.35)), (bits, (0.5, 0.6))):
         axis.legend(fontsize=8, loc=place)
         axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
     _save(figure, path, caption)

@@ -34,8 +34,8 @@ CODED = 64  # slices that are given their codes at a time
 
 # What a flag that is not given becomes. The synthetic ones fit both scripts into ten minutes on two cores.
 DEFAULTS = {
-    "OASIS": dict(image_size=256, epochs=14, draft_epochs=2, prior_epochs=8, batch_size=8, width=128, prior_width=128, prior_blocks=8),
-    "synthetic": dict(image_size=160, epochs=11, draft_epochs=2, prior_epochs=5, batch_size=8, width=96, prior_width=96, prior_blocks=8),
+    "OASIS": dict(image_size=256, epochs=14, rate_weight=1.5, draft_epochs=2, prior_epochs=8, batch_size=8, width=128, prior_width=128, prior_blocks=8),
+    "synthetic": dict(image_size=160, epochs=10, rate_weight=0.5, draft_epochs=2, prior_epochs=4, batch_size=8, width=96, prior_width=96, prior_blocks=8),
 }
 
 
@@ -71,9 +71,9 @@ def parse(arguments=None):
     add("--contrast-weight", type=between(float, 0, 1e6), default=3.0, metavar="W",
         help="of 1 - contrast, which holds against blur (default: %(default)s)")
     add = parser.add_argument_group("prior").add_argument
-    add("--rate-weight", type=between(float, 0, 1e6), default=1.5, metavar="L",
+    add("--rate-weight", type=between(float, 0, 1e6), metavar="L",
         help="of a bit against squared distance, in units of its mean, when a slice is given its codes; 0 for the nearest codes, "
-             "without a draft of the prior (default: %(default)s)")
+             f"without a draft of the prior; {auto('rate_weight')}")
     add("--draft-epochs", type=count, metavar="N", help=f"of the prior over nearest codes, by which the codes are then chosen; {auto('draft_epochs')}")
     add("--prior-epochs", type=count, metavar="N", help=auto("prior_epochs"))
     add("--prior-width", type=between(int, 2, 1024), metavar="C", help=f"channels; {auto('prior_width')}")
