@@ -117,7 +117,7 @@ def detail(images, reconstructions):
 
     Returns:
         dict of `gradient_ratio`, mean gradient magnitude at the pixels that are not background in the original, and
-        `spectrum_ratio`, energy of the spatial frequencies from 1/8 to 1/3 cycles a pixel.
+        `spectrum_ratio`, energy of the spatial frequencies from 1/8 to 1/3 cycles a pixel. NaN where the originals have none.
     """
     frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(images.shape[1]), np.fft.fftfreq(images.shape[2]), indexing="ij"))
     fine = (frequency >= 1 / 8) & (frequency <= 1 / 3)
@@ -126,7 +126,8 @@ def detail(images, reconstructions):
         for row, image in zip(sums, pair):
             image = image / 255.0
             row += np.hypot(*np.gradient(image))[pair[0] > 0].sum(), (np.abs(np.fft.fft2(image)[fine]) ** 2).sum()
-    gradient, spectrum = sums[1] / sums[0]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        gradient, spectrum = sums[1] / sums[0]
     return {"gradient_ratio": float(gradient), "spectrum_ratio": float(spectrum)}
 
 

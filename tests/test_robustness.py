@@ -379,7 +379,9 @@ def test_full_disk_keeps_the_last_good_checkpoint(slices_folder, tmp_path):
 @pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])
 def test_a_signal_ends_it_and_the_same_command_goes_on(number, status, slices_folder, finished, tmp_path):
     run = tmp_path / "run"
-    process = start(slices_folder, run, "--save-minutes", "0", stderr=subprocess.PIPE, text=True)
+    # a test run in the background would hand down that Ctrl-C is to be ignored
+    process = start(slices_folder, run, "--save-minutes", "0", stderr=subprocess.PIPE, text=True,
+                    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
     state = run / "resume" / "vqvae.npz"
     wait_for(state, process)
     first = state.stat().st_ino
