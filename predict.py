@@ -140,7 +140,7 @@ def find_anomalies(run, config, args):
     """`--anomaly`: for each slice a score and images of what the model would have put there instead, most unusual first."""
     if args.anomaly:
         split = dataset.open_folder(args.anomaly)
-        name = f"{split.name}, {len(split)} slices"
+        name = split.name
     else:
         slices = find_data(config, args)
         split = slices.splits[args.split]
