@@ -149,11 +149,10 @@ def export(run, out):
     likelihood; those of the VQ-VAE are kept, because the prior knows it by their digest.
 
     Raises:
-        InputError: the run is not finished, or `out` exists.
+        InputError: the run is not finished, its models do not belong together, or `out` exists.
     """
     read_config(run)
-    for stage in ("vqvae", "prior"):
-        load_model(run / f"{stage}.keras")
+    load_models(run)
     if out.exists():
         raise InputError(f"{out} exists: name a folder that does not.")
     out.mkdir(parents=True)

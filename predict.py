@@ -94,7 +94,7 @@ def predict(run, config, args):
     }
     codes, cases, ssim = results["codes"], split.cases, results["ssim"]
     used, perplexity = report["codebook"]["used"], report["codebook"]["perplexity"]
-    baselines = {name: float(values.mean()) for name, values in baselines.items()}
+    baselines = {name: report["prior"][f"{name}_bits_per_code"] for name in baselines}
 
     about = f"{slices.name}, {args.split} split, {image_size} x {image_size}."
     model = f"VQ-VAE with {codes.shape[1]} x {codes.shape[2]} codes of {codebook_size}"
