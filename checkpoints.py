@@ -100,7 +100,7 @@ def _check(path):
         side, blocks = settings["grid"], settings["blocks"]
         tables = codebook_size * width + settings["levels"] * 4 * blocks * width + side**2 * width
     else:
-        side, blocks = settings["image_size"] // 8, sum(settings["encoder_blocks"]) + sum(settings["decoder_blocks"])
+        side, blocks = settings["image_size"] // max(1, settings.get("reduction", 8)), sum(settings["encoder_blocks"]) + sum(settings["decoder_blocks"])
         tables = codebook_size * settings["code_dim"]
     if side > 256 or blocks > 256 or 4 * (width**2 * max(1, blocks) + tables) > sizes["model.weights.h5"]:
         raise ValueError("its settings claim more than its weights fill")

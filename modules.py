@@ -1,6 +1,6 @@
 """The VQ-VAE: encoder, vector quantizer, decoder.
 
-Images are float32 `(B, S, S, 1)` in [0, 1]; codes are int32 `(B, H, W)` in [0, K) with `H = W = S / 8`.
+Images are float32 `(B, S, S, 1)` in [0, 1]; codes are int32 `(B, H, W)` in [0, K) with `H = W = S / R`, R being 8 or 4.
 
 Reference:
     van den Oord et al. 2017, Neural Discrete Representation Learning.
@@ -14,7 +14,7 @@ from keras import layers, ops
 
 serializable = keras.saving.register_keras_serializable(package="brain_vqvae")
 
-REDUCTION = 8  # pixels of an image side that share one code
+REDUCTIONS = (8, 4)  # pixels of an image side that share one code
 
 
 @serializable
@@ -158,24 +158,27 @@ def _tools(dtype):
     return conv, residual
 
 
-def encoder(image_size, width, blocks, code_dim, dtype=None):
-    """Images `(B, S, S, 1)` -> latents `(B, S/8, S/8, D)`: space to depth by 4, then a stride of 2."""
+def encoder(image_size, reduction, width, blocks, code_dim, dtype=None):
+    """Images `(B, S, S, 1)` -> latents `(B, S/R, S/R, D)`: space to depth by 4, then a stride of 2 where R is 8."""
     conv, residual = _tools(dtype)
+    halving = reduction // 4
     images = keras.Input((image_size, image_size, 1))
-    x = conv(width // 2, 8, strides=4)(images)  # (B, S/4, S/4, C/2)
+    x = conv(width // halving, 8, strides=4)(images)  # (B, S/4, S/4, C/2)
     x = residual(x, blocks[0])
-    x = conv(width, 4, strides=2)(x)  # (B, S/8, S/8, C)
+    if halving > 1:
+        x = conv(width, 4, strides=2)(x)  # (B, S/8, S/8, C)
     x = residual(x, blocks[1])
     return keras.Model(images, conv(code_dim, 1, dtype="float32")(x), name="encoder")
 
 
-def decoder(image_size, width, blocks, code_dim, dtype=None):
-    """Quantized latents `(B, S/8, S/8, D)` -> images `(B, S, S, 1)`, float32, not clipped."""
+def decoder(image_size, reduction, width, blocks, code_dim, dtype=None):
+    """Quantized latents `(B, S/R, S/R, D)` -> images `(B, S, S, 1)`, float32, not clipped."""
     conv, residual = _tools(dtype)
-    grid = image_size // REDUCTION
+    grid, halving = image_size // reduction, reduction // 4
     latents = keras.Input((grid, grid, code_dim))
     x = residual(conv(width, 3)(latents), blocks[0])  # (B, S/8, S/8, C)
-    x = depth_to_space(conv(2 * width, 1)(x), 2, dtype)  # (B, S/4, S/4, C/2)
+    if halving > 1:
+        x = depth_to_space(conv(2 * width, 1)(x), 2, dtype)  # (B, S/4, S/4, C/2)
     x = residual(x, blocks[1])
     x = conv(16, 5)(layers.Activation("relu", dtype=dtype)(x))  # a 4 x 4 patch of pixels at each place
     return keras.Model(latents, depth_to_space(x, 4, "float32"), name="decoder")
@@ -205,28 +208,31 @@ class VQVAE(keras.Model):
     """Vector-quantized variational autoencoder of van den Oord et al. 2017.
 
     Args:
-        image_size: pixels S of an image side, a multiple of 8.
+        image_size: pixels S of an image side, a multiple of the reduction.
         codebook_size: number of codes K.
         code_dim: dimension D of a code.
-        width: channels C at S/8, an even number; half as many at S/4.
-        encoder_blocks: residual blocks at S/4 and at S/8.
-        decoder_blocks: residual blocks at S/8 and at S/4.
+        width: channels C where the codes are, an even number; half as many at S/4 if that is not there.
+        reduction: pixels R of an image side that share one code, 8 or 4.
+        encoder_blocks: residual blocks at S/4 and at S/R.
+        decoder_blocks: residual blocks at S/R and at S/4.
         seed: of the codebook's start and restarts.
 
     Raises:
-        ValueError: `image_size` is no positive multiple of 8, or `codebook_size` is below 2.
+        ValueError: `reduction` is neither 8 nor 4, `image_size` no positive multiple of it, or `codebook_size` below 2.
     """
 
-    def __init__(self, image_size, codebook_size=512, code_dim=16, width=128, encoder_blocks=(2, 2), decoder_blocks=(4, 3),
+    def __init__(self, image_size, codebook_size=512, code_dim=16, width=128, reduction=8, encoder_blocks=(2, 2), decoder_blocks=(4, 3),
                  seed=0, **kwargs):
         super().__init__(**kwargs)
-        if image_size < REDUCTION or image_size % REDUCTION:
-            raise ValueError(f"`image_size` must be a positive multiple of {REDUCTION}. Received: image_size={image_size}")
-        self.settings = dict(image_size=image_size, codebook_size=codebook_size, code_dim=code_dim, width=width,
+        if reduction not in REDUCTIONS:
+            raise ValueError(f"`reduction` must be one of {REDUCTIONS}. Received: reduction={reduction}")
+        if image_size < reduction or image_size % reduction:
+            raise ValueError(f"`image_size` must be a positive multiple of {reduction}. Received: image_size={image_size}")
+        self.settings = dict(image_size=image_size, codebook_size=codebook_size, code_dim=code_dim, width=width, reduction=reduction,
                              encoder_blocks=encoder_blocks, decoder_blocks=decoder_blocks, seed=seed)
-        self.encoder = encoder(image_size, width, encoder_blocks, code_dim, self.dtype_policy)
+        self.encoder = encoder(image_size, reduction, width, encoder_blocks, code_dim, self.dtype_policy)
         self.quantizer = VectorQuantizer(codebook_size, code_dim, seed=seed)
-        self.decoder = decoder(image_size, width, decoder_blocks, code_dim, self.dtype_policy)
+        self.decoder = decoder(image_size, reduction, width, decoder_blocks, code_dim, self.dtype_policy)
         self.quantizer.build(self.encoder.output_shape)
         self.built = True
 
@@ -235,17 +241,17 @@ class VQVAE(keras.Model):
 
     @tf.function
     def encode(self, images):
-        """Images `(B, S, S, 1)` in [0, 1] -> codes, int32 `(B, S/8, S/8)`."""
+        """Images `(B, S, S, 1)` in [0, 1] -> codes, int32 `(B, S/R, S/R)`."""
         return self.quantizer.codes(self.encoder(images))
 
     @tf.function
     def distances(self, images):
-        """Images `(B, S, S, 1)` in [0, 1] -> distances to all codes, float32 `(B, S/8, S/8, K)`, see `VectorQuantizer.distances`."""
+        """Images `(B, S, S, 1)` in [0, 1] -> distances to all codes, float32 `(B, S/R, S/R, K)`, see `VectorQuantizer.distances`."""
         return self.quantizer.distances(self.encoder(images))
 
     @tf.function
     def decode(self, codes):
-        """Codes, int32 `(B, S/8, S/8)` -> images `(B, S, S, 1)`, clipped to [0, 1]; `encode`'s inverse up to the codes."""
+        """Codes, int32 `(B, S/R, S/R)` -> images `(B, S, S, 1)`, clipped to [0, 1]; `encode`'s inverse up to the codes."""
         return ops.clip(self.decoder(self.quantizer.embed(codes)), 0.0, 1.0)
 
     def get_config(self):

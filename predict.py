@@ -59,7 +59,6 @@ def predict(run, config, args):
 
     import evaluation
     import metrics
-    import modules
     import plots
 
     vqvae, prior = checkpoints.load_models(run)
@@ -73,7 +72,7 @@ def predict(run, config, args):
         raise InputError(f"--evaluate-samples asks for copies of training slices, and --data is not what {run} was trained on: name its own data.")
     if args.evaluate_samples and subjects < SUBJECTS:
         raise InputError(f"--evaluate-samples needs {SUBJECTS} training subjects or more to compare with. Received: {subjects} in --data")
-    grid = (image_size // modules.REDUCTION,) * 2
+    grid = (image_size // vqvae.settings["reduction"],) * 2
     training_counts = read_counts(run / "code_counts.npz", (*grid, codebook_size))
     histories = [read_history(run / f"{stage}_history.csv") for stage in ("vqvae", "prior")]
     print(f"{slices.name}, {args.split} split, on the {device()[0]}." + ("" if same else f" The run was trained on other data: {config['data']['name']}."), flush=True)

@@ -63,6 +63,7 @@ def parse(arguments=None):
         help="epochs without a better validation loss before a stage stops early (default: %(default)s)")
     add = parser.add_argument_group("VQ-VAE").add_argument
     add("--epochs", type=count, metavar="N", help=auto("epochs"))
+    add("--reduction", type=int, choices=(8, 4), default=8, help="pixels of a side that share one code; 4 for finer and dearer codes (default: %(default)s)")
     add("--codebook-size", type=between(int, 2, 2**16), default=512, metavar="K", help="(default: %(default)s)")
     add("--code-dim", type=between(int, 1, 1024), default=16, metavar="D", help="(default: %(default)s)")
     add("--width", type=between(int, 2, 1024), metavar="C", help=f"channels, an even number; {auto('width')}")
@@ -82,7 +83,7 @@ def parse(arguments=None):
     add("--prior-learning-rate", type=rate, default=6e-3, metavar="R", help="peak (default: %(default)s)")
     args = parser.parse_args(arguments)
     if (args.image_size or 0) % 8:
-        parser.error(f"argument --image-size: must be a multiple of 8, the pixels that share a code. Received: {args.image_size}")
+        parser.error(f"argument --image-size: must be a multiple of 8. Received: {args.image_size}")
     if (args.width or 0) % 2:
         parser.error(f"argument --width: must be even. Received: {args.width}")
     return args
@@ -139,7 +140,8 @@ def train_vqvae(run, slices, settings, save_minutes):
     examples = {name: pipeline.images_of(pipeline.image_source(slices.splits[name], settings["image_size"])) for name in USED}
 
     def make(schedule):
-        model = modules.VQVAE(settings["image_size"], settings["codebook_size"], settings["code_dim"], settings["width"], seed=settings["seed"])
+        model = modules.VQVAE(settings["image_size"], settings["codebook_size"], settings["code_dim"], settings["width"],
+                              settings["reduction"], seed=settings["seed"])
         model.compile(optimizer(schedule), loss=metrics.ReconstructionLoss(settings["ssim_weight"], settings["contrast_weight"]), metrics=[metrics.ssim])
         return model
 
