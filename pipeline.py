@@ -47,13 +47,14 @@ def images_of(source):
     return example
 
 
-def codes_of(codes, levels):
-    """The second stage's examples: codes `(2, N, H, W)`, of the slices and of their mirror images, and levels `(N,)`."""
+def codes_of(codes, levels, count):
+    """The second stage's examples: codes `(2, N, H, W)`, of the slices and of their mirror images, and levels `(N,)`, below `count`,
+    which is added to those of mirror images."""
     codes, levels = tf.constant(codes), tf.constant(levels)
 
     def example(index, mirror):
         code = tf.cast(codes[tf.cast(mirror, index.dtype), index], tf.int32)
-        return {"codes": code, "levels": levels[index]}, code
+        return {"codes": code, "levels": levels[index] + count * tf.cast(mirror, levels.dtype)}, code
 
     return example
 

@@ -1,6 +1,7 @@
 """The prior: a gated PixelCNN over the codes of a VQ-VAE, p(codes | level), with its cached sampler.
 
-Codes are int32 `(B, H, W)` in [0, K); a level is the number of a slice, from bottom to top.
+Codes are int32 `(B, H, W)` in [0, K); a level is the number of a slice, from bottom to top, in [0, L). The mirror image of a slice has
+its level + L: training sees both, and brains and scanners are not symmetric, so a prior that could not tell would draw half of its slices mirrored.
 
 Reference:
     van den Oord et al. 2016, Conditional Image Generation with PixelCNN Decoders.
@@ -91,7 +92,7 @@ class PixelCNN(keras.Model):
     Args:
         grid: rows (and columns) of the code map.
         codebook_size: number of codes K.
-        levels: number of slice levels.
+        levels: number L of slice levels.
         width: channels C of each stack.
         blocks: number of gated blocks; their dilations run through 1, 2, 1, 4, 1, 8, 1, 16, so that eight see 34 rows up and columns
             aside, and every other one looks at its neighbours.
@@ -111,12 +112,12 @@ class PixelCNN(keras.Model):
         self.grid, self.codebook_size = grid, codebook_size
         make = {"dtype": self.dtype_policy}
         self.embedding = layers.Embedding(codebook_size, width, **make)
-        self.conditions = layers.Embedding(levels, blocks * 4 * width, embeddings_initializer="zeros", **make)
+        self.conditions, self.mirror = (layers.Embedding(rows, blocks * 4 * width, embeddings_initializer="zeros", **make) for rows in (levels, 2))
         self.blocks = [GatedBlock(width, self.DILATIONS[i % len(self.DILATIONS)], dropout, **make) for i in range(blocks)]
         self.hidden = layers.Dense(2 * width, activation="relu", **make)
         self.out = layers.Dense(codebook_size, dtype="float32")
         features = (None, grid, grid, width)
-        for layer, shape in [(self.embedding, (None, grid, grid)), (self.conditions, (None,)), (self.hidden, features),
+        for layer, shape in [(self.embedding, (None, grid, grid)), (self.conditions, (None,)), (self.mirror, (None,)), (self.hidden, features),
                              (self.out, (*features[:-1], 2 * width)), *((block, features) for block in self.blocks)]:
             layer.build(shape)
         self.positions = self.add_weight(shape=(grid, grid, width), initializer="random_normal", name="positions")
@@ -131,7 +132,9 @@ class PixelCNN(keras.Model):
         return self._logits(horizontal)
 
     def _conditions(self, levels):
-        return ops.split(self.conditions(levels)[:, None, None], len(self.blocks), axis=-1)  # (B, 1, 1, 4C) a block
+        count = self.settings["levels"]
+        both = self.conditions(levels % count) + self.mirror(levels // count)  # (B, 4C blocks)
+        return ops.split(both[:, None, None], len(self.blocks), axis=-1)  # (B, 1, 1, 4C) a block
 
     def _logits(self, horizontal):
         return self.out(self.hidden(ops.relu(horizontal)))

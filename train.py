@@ -34,7 +34,7 @@ CODED = 64  # slices that are given their codes at a time
 
 # What a flag that is not given becomes. The synthetic ones fit both scripts into ten minutes on two cores.
 DEFAULTS = {
-    "OASIS": dict(image_size=256, epochs=14, rate_weight=1.5, draft_epochs=2, prior_epochs=8, batch_size=8, width=128, prior_width=128, prior_blocks=8),
+    "OASIS": dict(image_size=256, epochs=14, rate_weight=1.5, draft_epochs=2, prior_epochs=6, batch_size=8, width=128, prior_width=128, prior_blocks=8),
     "synthetic": dict(image_size=160, epochs=10, rate_weight=0.5, draft_epochs=2, prior_epochs=4, batch_size=8, width=96, prior_width=96, prior_blocks=8),
 }
 
@@ -170,7 +170,7 @@ def train_prior(run, slices, settings, save_minutes):
             model.compile(optimizer(schedule))
             return model
 
-        examples = {name: pipeline.codes_of(codes[name], slices.splits[name].levels) for name in codes}
+        examples = {name: pipeline.codes_of(codes[name], slices.splits[name].levels, slices.levels) for name in codes}
         fit_stage(stage, run, make, examples, slices, settings, settings[f"{stage}_epochs"], settings["prior_learning_rate"], save_minutes)
 
     draft = None
@@ -210,7 +210,7 @@ def extract_codes(path, vqvae, draft, slices, settings):
             batches = pipeline.evaluation_batches(example, len(split), CODED, mirror)
             title = f"{path.stem}, {name}{' mirrored' * mirror}"
             for begin, (images, _) in zip(tqdm(range(0, len(split), CODED), title, unit="batch", mininterval=10), batches):
-                levels = split.levels[begin : begin + CODED]
+                levels = split.levels[begin : begin + CODED] + slices.levels * mirror
                 found[mirror].append(draft.describe(vqvae.distances(images), levels, settings["rate_weight"]) if draft else vqvae.encode(images))
         codes[name] = np.stack([np.concatenate(maps) for maps in found]).astype("uint16")
     with replacing(path) as temporary:

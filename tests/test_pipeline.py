@@ -63,7 +63,7 @@ def test_evaluation_sees_everything_once_in_order():
 
 def test_codes_go_with_their_mirror_and_level():
     codes, levels = np.arange(2 * 5 * 4).reshape(2, 5, 2, 2), np.arange(5, dtype="int32")
-    inputs, target = pipeline.codes_of(codes, levels)(tf.constant(3, tf.int64), tf.constant(True))
+    inputs, target = pipeline.codes_of(codes, levels, 5)(tf.constant(3, tf.int64), tf.constant(True))
     np.testing.assert_array_equal(inputs["codes"], codes[1, 3])
     np.testing.assert_array_equal(target, codes[1, 3])
-    assert inputs["levels"] == 3
+    assert inputs["levels"] == 5 + 3

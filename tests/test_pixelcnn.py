@@ -47,10 +47,11 @@ def test_no_blind_spot(prior):
     assert (np.abs(after - before).max(-1) > 0).all()
 
 
-def test_level_is_a_condition(prior):
+def test_level_and_mirroring_are_conditions(prior):
     data = codes((1, 8, 8))
-    one, other = (prior({"codes": data, "levels": np.array([level])}).numpy() for level in (0, LEVELS - 1))
+    one, other, mirrored = (prior({"codes": data, "levels": np.array([level])}).numpy() for level in (0, LEVELS - 1, LEVELS))
     assert np.abs(one - other).max() > 1e-3
+    assert np.abs(one - mirrored).max() > 1e-3
 
 
 def test_sampler_equals_the_naive_loop(prior):
