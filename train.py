@@ -4,6 +4,7 @@ python train.py                     # OASIS in data/keras_png_slices_data, else 
 python train.py --data DIR --run DIR
 """
 
+import functools
 import math
 import pathlib
 import shlex
@@ -133,19 +134,22 @@ def resolve(args, slices):
 
 def train_vqvae(run, slices, settings, save_minutes):
     """First stage: `vqvae.keras`, images to codes and back."""
-    import metrics
-    import modules
     import pipeline
 
     examples = {name: pipeline.images_of(pipeline.image_source(slices.splits[name], settings["image_size"])) for name in USED}
-
-    def make(schedule):
-        model = modules.VQVAE(settings["image_size"], settings["codebook_size"], settings["code_dim"], settings["width"],
-                              settings["reduction"], seed=settings["seed"])
-        model.compile(optimizer(schedule), loss=metrics.ReconstructionLoss(settings["ssim_weight"], settings["contrast_weight"]), metrics=[metrics.ssim])
-        return model
-
+    make = functools.partial(make_vqvae, settings)
     fit_stage("vqvae", run, make, examples, slices, settings, settings["epochs"], settings["learning_rate"], save_minutes)
+
+
+def make_vqvae(settings, schedule):
+    """The first stage's model, compiled with a learning-rate schedule."""
+    import metrics
+    import modules
+
+    model = modules.VQVAE(settings["image_size"], settings["codebook_size"], settings["code_dim"], settings["width"],
+                          settings["reduction"], seed=settings["seed"])
+    model.compile(optimizer(schedule), loss=metrics.ReconstructionLoss(settings["ssim_weight"], settings["contrast_weight"]), metrics=[metrics.ssim])
+    return model
 
 
 def train_prior(run, slices, settings, save_minutes):
@@ -224,6 +228,14 @@ def optimizer(schedule):
     return keras.optimizers.Adam(schedule, beta_2=0.99, global_clipnorm=1.0)
 
 
+def learning_rates(peak, steps):
+    """Schedule of a stage: a short warm-up to `peak`, then to zero along a cosine."""
+    import keras
+
+    warmup = max(1, min(200, steps // 10))
+    return keras.optimizers.schedules.CosineDecay(0.0, steps - warmup, warmup_target=peak, warmup_steps=warmup)
+
+
 def fit_stage(stage, run, make, examples, slices, settings, epochs, peak, save_minutes):
     """Fit one stage from where it stands to its end.
 
@@ -254,8 +266,7 @@ def fit_stage(stage, run, make, examples, slices, settings, epochs, peak, save_m
         return
 
     keras.utils.set_random_seed(settings["seed"])  # here, so that a stage starts alike whatever ran before it
-    warmup = max(1, min(200, steps * epochs // 10))
-    model = make(keras.optimizers.schedules.CosineDecay(0.0, steps * epochs - warmup, warmup_target=peak, warmup_steps=warmup))
+    model = make(learning_rates(peak, steps * epochs))
     validation = pipeline.evaluation_batches(examples["validate"], validation_count, batch_size)
     model.optimizer.build(model.trainable_variables)
     model.evaluate(validation.take(1), verbose=0)  # builds the metrics, whose sums belong to the state
