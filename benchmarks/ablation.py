@@ -24,8 +24,8 @@ import train
 from utils import InputError, Parser, between, command_line, import_tensorflow, precision, read_config, read_json, write_json
 
 STEPS = {"vqvae": 400, "prior": 450}  # both tables in about 40 minutes on two cores
-PRIOR_WIDTH = 64  # half of what is shipped, for three times the steps in the same time
-MOST_VALIDATION = 256  # slices; more would cost as much as the training
+PRIOR_WIDTH = 64  # half of what is shipped, for more steps in the same time
+MOST_VALIDATION = 256  # slices, so that scoring stays small beside so short a training
 
 # What can be changed beside the settings of train.py, as it is in train.py.
 SHIPPED = {"mirror": True, "codebook": "restarted", "codes": "codes", "level": True, "position": True, "dilations": None, "averaging": None}
@@ -227,7 +227,7 @@ if __name__ == "__main__":
     parser.add_argument("--run", metavar="DIR", type=pathlib.Path, required=True, help="finished run of train.py: its settings and codes")
     parser.add_argument("--data", metavar="DIR", required=True, help="folder with the three splits")
     parser.add_argument("--stage", choices=STEPS, help="only this table (default: both)")
-    parser.add_argument("--steps", type=between(int, 10, 10**6), metavar="N", help=f"of each variant (default: {STEPS['vqvae']} and {STEPS['prior']})")
+    parser.add_argument("--steps", type=between(int, 10, 10**6), metavar="N", help=f"a variant (default: {STEPS['vqvae']} and {STEPS['prior']})")
     parser.add_argument("--prior-width", type=between(int, 2, 1024), default=PRIOR_WIDTH, metavar="C", help="channels (default: %(default)s)")
     parser.add_argument("--json", metavar="FILE", type=pathlib.Path, help="write all figures here, and continue from those that it holds")
     command_line(main, parser.parse_args())

@@ -24,7 +24,8 @@ GRID = IMAGE_SIZE // 8
 def run(slices_folder, tmp_path):
     """What the ablation reads of a finished run."""
     slices = dataset.open_slices(slices_folder)
-    write_json(tmp_path / "config.json", {"settings": train.resolve(train.parse(TINY), slices), "data": {"name": "OASIS", "fingerprint": slices.fingerprint}})
+    data = {"name": "OASIS", "fingerprint": slices.fingerprint}
+    write_json(tmp_path / "config.json", {"settings": train.resolve(train.parse(TINY), slices), "data": data})
     for seed, name in enumerate(("codes", "draft_codes")):
         rng = np.random.default_rng(seed)
         codes = {split: rng.integers(0, CODES, (2, len(slices.splits[split]), GRID, GRID)).astype("uint16") for split in train.USED}
