@@ -28,7 +28,7 @@ PRIOR_WIDTH = 64  # half of what is shipped, for more steps in the same time
 MOST_VALIDATION = 256  # slices, so that scoring stays small beside so short a training
 
 # What can be changed beside the settings of train.py, as it is in train.py.
-SHIPPED = {"mirror": True, "codebook": "restarted", "codes": "codes", "level": True, "position": True, "dilations": None, "averaging": None}
+SHIPPED = {"mirror": True, "told": True, "codebook": "restarted", "codes": "codes", "level": True, "position": True, "dilations": None, "averaging": None}
 
 COLUMNS = {
     "vqvae": {"ssim": ".4f", "psnr": ".2f", "gradient_ratio": ".3f", "spectrum_ratio": ".3f", "codes_used": ".0f", "index_bytes": ".0f"},
@@ -62,6 +62,7 @@ def variants(base):
             "without the level": {"level": False},
             "without the position": {"position": False},
             "without mirroring": {"mirror": False},
+            "mirror images not told from slices": {"told": False},
             "without dropout": {"prior_dropout": 0.0},
             "all dilations 1": {"dilations": [1]},
             "half the blocks": {"prior_blocks": max(1, base["prior_blocks"] // 2)},
@@ -179,8 +180,9 @@ def prior_bench(slices, base, run):
             model.compile(optimizer)
             return model
 
-        model, seconds = fit(make, pipeline.codes_of(codes, levels), len(levels), settings, settings["prior_learning_rate"])
-        batches = pipeline.evaluation_batches(pipeline.codes_of(held, held_levels), len(split), evaluation.BATCH)
+        apart = slices.levels * settings["told"]
+        model, seconds = fit(make, pipeline.codes_of(codes, levels, apart), len(levels), settings, settings["prior_learning_rate"])
+        batches = pipeline.evaluation_batches(pipeline.codes_of(held, held_levels, apart), len(split), evaluation.BATCH)
         bits = np.concatenate([model.bits(inputs["codes"], inputs["levels"]) for inputs, _ in batches])
         brain = metrics.brain_places(images, bits.shape[1])
         return {"bits_per_code": float(bits.mean()), "brain_bits_per_code": float(bits[brain].mean()), "parameters": model.count_params(),
