@@ -75,8 +75,10 @@ class GatedBlock(layers.Layer):
 
 def shift(features, rows=0, columns=0):
     """Move `(B, H, W, C)` down and right, with zeros coming in and the shape kept."""
-    height, width = features.shape[1:3]
-    return ops.pad(features, [[0, 0], [rows, 0], [columns, 0], [0, 0]])[:, :height, :width]
+    height, width = (size - min(size, by) for size, by in zip(features.shape[1:3], (rows, columns)))
+    # cut by a slice, not by `[...]`, whose gradient takes ten times as long on a CPU
+    kept = tf.slice(features, (0, 0, 0, 0), (-1, height, width, -1))
+    return tf.pad(kept, [[0, 0], [features.shape[1] - height, 0], [features.shape[2] - width, 0], [0, 0]])
 
 
 def _gate(features):
