@@ -96,7 +96,10 @@ class VectorQuantizer(layers.Layer):
 
     def codes(self, latents):
         """Index of the nearest code of each vector: `(..., D)` -> int32 `(...)`."""
-        return ops.argmin(self.distances(latents), axis=-1)
+        # |c|^2 - 2 z.c as one product, [z, 1].[-2c, |c|^2], because every further pass over (..., K) costs as much as the product does
+        vectors = ops.concatenate([latents, ops.ones_like(latents[..., :1])], axis=-1)
+        table = ops.concatenate([-2 * self.codebook, ops.sum(self.codebook**2, axis=-1, keepdims=True)], axis=-1)
+        return tf.argmin(ops.matmul(vectors, ops.transpose(table)), axis=-1, output_type=tf.int32)
 
     def embed(self, codes):
         """Vectors of codes, the inverse of `codes`: int32 `(...)` -> float32 `(..., D)`."""
@@ -125,9 +128,9 @@ class VectorQuantizer(layers.Layer):
         dead = self.counts < self.restart_below * even_share  # (K,)
         # Gumbel top-k: K draws from the batch without replacement, with probability proportional to the error
         noise = -ops.log(-ops.log(keras.random.uniform(ops.shape(errors), 1e-6, 1 - 1e-6, seed=self.seed_generator)))
-        draws = tf.argsort(ops.log(errors + 1e-12) + noise, direction="DESCENDING")
-        # a batch may hold fewer vectors than there are codes
-        draws = ops.take(draws, ops.arange(self.codebook_size) % ops.shape(vectors)[0], axis=0)
+        most = tf.minimum(self.codebook_size, tf.shape(vectors)[0])  # a batch may hold fewer vectors than there are codes
+        draws = tf.math.top_k(ops.log(errors + 1e-12) + noise, most).indices
+        draws = ops.take(draws, ops.arange(self.codebook_size) % most, axis=0)
         counts = ops.where(dead, even_share, counts)
         sums = ops.where(dead[:, None], even_share * ops.take(vectors, draws, axis=0), sums)
 

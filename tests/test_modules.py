@@ -28,6 +28,19 @@ def test_codes_are_the_nearest_neighbours():
     np.testing.assert_array_equal(layer.codes(latents.astype("float32")), distances.argmin(-1))
 
 
+@pytest.mark.parametrize("size", [512, 1031])
+def test_codes_are_the_nearest_neighbours_to_the_last_digits(size):
+    """Of vectors far from the origin, where |c|^2 - 2 z.c loses most to rounding."""
+    layer = quantizer(size, 16)
+    rng = np.random.default_rng(0)
+    table, latents = (rng.normal(3, 1, (count, 16)).astype("float32") for count in (size, 1000))
+    layer.codebook.assign(table)
+    distances = np.linalg.norm(latents[:, None].astype("float64") - table, axis=-1)
+    chosen = distances[np.arange(1000), layer.codes(latents)]
+    np.testing.assert_allclose(chosen, distances.min(-1), rtol=1e-5)
+    assert (layer.codes(latents) == distances.argmin(-1)).numpy().mean() > 0.99
+
+
 def test_embed_inverts_codes():
     layer = quantizer()
     layer.codebook.assign(np.random.default_rng(0).normal(size=(CODES, 3)))
