@@ -15,7 +15,7 @@ import uuid
 
 import numpy as np
 from PIL import Image
-from scipy import ndimage
+import scipy  # which loads ndimage at its first use
 from tqdm import tqdm
 
 LEVELS = 32
@@ -49,7 +49,7 @@ def _smoothstep(x, low, high):
 
 def _signed_distance(inside):
     """Pixels to the border of a mask, positive inside it."""
-    distance = ndimage.distance_transform_edt
+    distance = scipy.ndimage.distance_transform_edt
     return (distance(inside) - distance(~inside)).astype("float32")
 
 
@@ -71,7 +71,7 @@ def _atlas():
     def on_grid(image):
         voxels = [a - o for a, o in zip((x, y, z), image.affine[:3, 3])]
         values = np.asarray(image.dataobj, "float32")
-        return ndimage.map_coordinates(values, voxels, order=1)
+        return scipy.ndimage.map_coordinates(values, voxels, order=1)
 
     t1 = on_grid(datasets.load_mni152_template(resolution=1))
     grey = on_grid(datasets.load_mni152_gm_template(resolution=1))
@@ -81,42 +81,42 @@ def _atlas():
     # outline is finer than the mask that OASIS brains were stripped with.
     disc = np.hypot(*np.mgrid[-12:13, -12:13]) <= 12
     padded = np.pad(t1 > 0.02, ((0, 0), (30, 30), (30, 30)))
-    filled = np.stack([ndimage.binary_closing(s, disc) for s in padded])
+    filled = np.stack([scipy.ndimage.binary_closing(s, disc) for s in padded])
     filled = filled[:, 30:-30, 30:-30]
-    hull = ndimage.gaussian_filter(_signed_distance(filled), 2.0) - 0.5
+    hull = scipy.ndimage.gaussian_filter(_signed_distance(filled), 2.0) - 0.5
 
     # The fissure between the hemispheres is outside the brain too, but for the
     # callosum and all that it roofs over, about an ellipse.
     callosum = ((y + 5) / 41) ** 2 + (z / 35) ** 2 < 1
     depth = _signed_distance(filled & ((np.abs(x) > 1.2) | callosum))
-    normal = -np.stack(np.gradient(ndimage.gaussian_filter(depth, 4.0)))
+    normal = -np.stack(np.gradient(scipy.ndimage.gaussian_filter(depth, 4.0)))
     normal /= np.linalg.norm(normal, axis=0) + 0.05
     unfold = 0.7 * normal * np.clip(depth, 0.0, 18.0)
-    unfold = ndimage.gaussian_filter(unfold, (0, 2.5, 2.5, 2.5))
+    unfold = scipy.ndimage.gaussian_filter(unfold, (0, 2.5, 2.5, 2.5))
 
     # Sulci end where the deep white matter begins.
-    core = -_signed_distance(ndimage.gaussian_filter(white, 2.5) > 0.84)
-    core = ndimage.gaussian_filter(core, 1.0)
+    core = -_signed_distance(scipy.ndimage.gaussian_filter(white, 2.5) > 0.84)
+    core = scipy.ndimage.gaussian_filter(core, 1.0)
 
     # Folds are drawn anew in the outer mantle only: insula, deep grey nuclei,
     # medial cortex and cerebellum differ less and stay the template's.
     fluid = np.clip(1.0 - grey - white, 0.0, 1.0)
-    sylvian = ndimage.gaussian_filter(fluid * ((hull > 6.5) & (np.abs(x) > 25)), 4.0)
+    sylvian = scipy.ndimage.gaussian_filter(fluid * ((hull > 6.5) & (np.abs(x) > 25)), 4.0)
     medial = ((np.abs(x) < 21) & (hull > 8.5)).astype("float32")
     mantle = 1.0 - _smoothstep(depth, 17.0, 24.0)
     mantle *= 1.0 - _smoothstep(sylvian, 0.03, 0.12)
-    mantle *= 1.0 - ndimage.gaussian_filter(medial, 2.0)
+    mantle *= 1.0 - scipy.ndimage.gaussian_filter(medial, 2.0)
 
     # A flow into ventricles and cisterns that dies away over 2 cm, and is weak
     # at narrow clefts, which it would otherwise make as wide as the rest.
     inner = _signed_distance((fluid > 0.4) & (hull > 8.5))
-    away = ndimage.gaussian_filter(-inner, 1.5)
-    radius = ndimage.gaussian_filter(ndimage.maximum_filter(inner, 13), 3.0)
+    away = scipy.ndimage.gaussian_filter(-inner, 1.5)
+    radius = scipy.ndimage.gaussian_filter(scipy.ndimage.maximum_filter(inner, 13), 3.0)
     flow = -np.stack(np.gradient(away)) * np.exp(-np.clip(away, 0, None) / 9.0)
     flow *= np.clip((radius + 0.5) / 4.5, 0.1, 1.0)
 
     # An average of 152 heads is blurred; part of the blur can be undone.
-    t1 += 1.5 * (t1 - ndimage.gaussian_filter(t1, 1.8))
+    t1 += 1.5 * (t1 - scipy.ndimage.gaussian_filter(t1, 1.8))
     return types.SimpleNamespace(
         hull=hull[MARGIN:-MARGIN],  # BOX
         maps=np.stack([t1, depth, core, mantle]).astype("float32"),
@@ -156,7 +156,7 @@ def _ring_noise(rng, wavelength):
 
 
 def _sample(volume, points):
-    return ndimage.map_coordinates(volume, points, order=1, mode="nearest")
+    return scipy.ndimage.map_coordinates(volume, points, order=1, mode="nearest")
 
 
 def _deformation(rng, atlas, age):
@@ -189,7 +189,7 @@ def _cortex(rng, atlas, points, depth, core, age):
     outer = points + np.stack([_sample(u, points) for u in atlas.unfold])
     outer += 0.8 * _smooth_noise(rng, 6.0, 3)
     noise = _sample(_ring_noise(rng, FOLD_WAVELENGTH), (outer + 3 * MARGIN) / 2)
-    noise = ndimage.gaussian_filter(noise, 0.8)
+    noise = scipy.ndimage.gaussian_filter(noise, 0.8)
 
     # Sulci are the zeros of the noise, and its phase is the way to the nearest.
     wave = 2 * np.pi / FOLD_WAVELENGTH
@@ -204,7 +204,7 @@ def _cortex(rng, atlas, points, depth, core, age):
     # leaves around the cortex is the subject's.
     rim = -0.2 + 1.2 * age + (0.7 + 0.4 * age) * _smooth_noise(rng, 14.0)[0]
     surface = np.minimum(np.minimum(depth + 0.6, sulcus) - width, atlas.hull - rim)
-    return ndimage.gaussian_filter(surface, 0.5)
+    return scipy.ndimage.gaussian_filter(surface, 0.5)
 
 
 def _tissue(rng, atlas, points, age):
@@ -247,9 +247,9 @@ def subject(seed: int, case: int) -> np.ndarray:
     age = rng.beta(0.9, 1.2)  # from 0, young, to 1, old and shrunken
     image = _tissue(rng, atlas, _deformation(rng, atlas, age), age)
     # Voxels average over their size, and scans are resampled to atlas space.
-    image = ndimage.gaussian_filter(image, (0.4, 0.6, 0.6))
+    image = scipy.ndimage.gaussian_filter(image, (0.4, 0.6, 0.6))
     image *= np.exp(0.03 * _smooth_noise(rng, 50.0)[0])
-    grain = ndimage.gaussian_filter(rng.standard_normal(BOX, "float32"), 0.75)
+    grain = scipy.ndimage.gaussian_filter(rng.standard_normal(BOX, "float32"), 0.75)
     image += rng.uniform(0.014, 0.03) * grain / grain.std()
     # Most scans fill the grey levels; a tail of them is dimmer.
     image *= max(230.0 - rng.gamma(0.6, 18.0), 140.0)
