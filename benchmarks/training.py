@@ -157,6 +157,10 @@ def torch_prior(dtype, image_size, codebook_size, width, blocks, batch, **_):
                        width=width, dilations=[pixelcnn.PixelCNN.DILATIONS[i % 8] for i in range(blocks)], dropout=DROPOUT)
 
 
+def has_torch():
+    return all(importlib.util.find_spec(name) for name in ("torch", "vector_quantize_pytorch"))
+
+
 def timer(step):
     """Function from a number of steps to the seconds that they take."""
 
@@ -223,8 +227,7 @@ def main(args):
         for stage, shares in results.items():
             print(f"{stage}: " + ", ".join(f"{kind} {share:.0%}" for kind, share in list(shares.items())[:LARGEST]))
     else:
-        has_torch = all(importlib.util.find_spec(name) for name in ("torch", "vector_quantize_pytorch"))
-        if not has_torch:
+        if not has_torch():
             print("PyTorch is left out: torch or vector-quantize-pytorch is not installed.")
         results = {"device": device(), "precision": dtype, "network": NETWORK, "quantizer": []}
         print("                                   images or vectors a second   ours is faster by")
@@ -234,7 +237,7 @@ def main(args):
             show(f"quantizer, K {case['codebook_size']}, D {case['code_dim']}", figures, case["vectors"])
         for stage, makes, rival in (("vqvae", {"ours": vqvae_step, "one-hot": one_hot_step}, torch_vqvae), ("prior", {"ours": prior_step}, torch_prior)):
             timers = {name: timer(make(**NETWORK)) for name, make in makes.items()}
-            if has_torch:
+            if has_torch():
                 timers["torch"] = rival(dtype, **NETWORK)
             results[stage] = measure(timers)
             show(stage, results[stage], NETWORK["batch"])
