@@ -6,6 +6,7 @@ from dataset import SOURCE_SIZE
 
 INTENSITY_RANGE = (0.0, 1.0)  # what a grey value of 0 and of 255 become
 CACHE_BYTES = 2**31  # decoded slices are kept in memory up to this size, read again every epoch beyond it
+AHEAD = 2  # batches made in advance; `tf.data.AUTOTUNE` would take more and more memory for them as an epoch goes on
 
 
 def image_source(split, image_size):
@@ -74,10 +75,10 @@ def training_batches(example, count, batch_size, seed, epoch, skip=0):
     order = tf.random.experimental.stateless_shuffle(tf.range(count), seed=key)
     mirrors = tf.random.stateless_uniform([count], seed=key) < 0.5
     examples = tf.data.Dataset.from_tensor_slices((order, mirrors)).skip(skip * batch_size).map(example, tf.data.AUTOTUNE)
-    return examples.batch(batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+    return examples.batch(batch_size, drop_remainder=True).prefetch(AHEAD)
 
 
 def evaluation_batches(example, count, batch_size, mirror=False):
     """All examples once, in order, the last batch as long as it is."""
     examples = tf.data.Dataset.range(count).map(lambda index: example(index, tf.constant(mirror)), tf.data.AUTOTUNE)
-    return examples.batch(batch_size).prefetch(tf.data.AUTOTUNE)
+    return examples.batch(batch_size).prefetch(AHEAD)

@@ -4,7 +4,8 @@ python benchmarks/input.py [--json FILE]
 
 "cold" decodes PNGs into the cache and takes the first epoch from it, "warm" is an epoch from the cache, and "streamed" decodes at every
 epoch, as training does with slices that do not fit into `pipeline.CACHE_BYTES`. All are timed in turn with the step. The files are in the disk cache
-of the system. Peak memory is that of a process of its own that streams one epoch.
+of the system. Peak memory is that of a process of its own
+that streams one epoch.
 """
 
 import pathlib
@@ -25,7 +26,7 @@ from utils import Parser, command_line, device, import_tensorflow, precision, wr
 
 FILES, SLICES = 200, 1000  # different PNGs, and slices that they stand for
 STREAMED = (1000, 20000)
-BATCH, ROUNDS, STEPS = 8, 5, 4
+BATCH, ROUNDS, STEPS = 8, 5, 8
 
 
 def write_slices(paths):
@@ -105,7 +106,8 @@ def main(args):
         folder = pathlib.Path(folder)
         write_slices([folder / f"{i:04d}.png" for i in range(FILES)])
         # first, because a process that is forked from a large one would count as large itself
-        peaks = {count: peak_of_streaming(folder, count) for count in STREAMED}
+        runs = [{count: peak_of_streaming(folder, count) for count in STREAMED} for _ in range(ROUNDS)]
+        peaks = {count: statistics.median(run[count] for run in runs) for count in STREAMED}
         for count, peak in peaks.items():
             print(f"  {count:>6} slices streamed: {peak:.0f} MiB at most")
         growth = peaks[STREAMED[1]] / peaks[STREAMED[0]]
