@@ -1,11 +1,10 @@
 """How fast slices come in, beside how fast the training step eats them, and that streaming needs no more memory for more slices.
 
-python benchmarks/input.py [--json FILE]
+python benchmarks/input.py [--precision P] [--json FILE]
 
 "cold" decodes PNGs into the cache and takes the first epoch from it, "warm" is an epoch from the cache, and "streamed" decodes at every
-epoch, as training does with slices that do not fit into `pipeline.CACHE_BYTES`. All are timed in turn with the step. The files are in the disk cache
-of the system. Peak memory is that of a process of its own
-that streams one epoch.
+epoch, as training does with slices that do not fit into `pipeline.CACHE_BYTES`. All are timed in turn with the training step of the first stage; the
+files are in the disk cache of the system. Peak memory is that of a process of its own that streams one epoch.
 """
 
 import pathlib

@@ -6,6 +6,7 @@ python benchmarks/training.py [--precision P] [--json FILE] [--profile]
 weight that the optimizer trains by the gradient of the codebook loss. "torch" is the same networks, losses and optimizer in PyTorch
 (`torch_networks.py`) with the quantizer of vector-quantize-pytorch, on as many threads; it is left out where these are not installed
 (`pip install torch vector-quantize-pytorch`). Ratios are medians over rounds, in each of which every contender is timed once.
+The machine should be idle: threads of PyTorch wait for each other at work, and beside another process that costs it several times its time.
 --profile says instead what the time of a step of either stage goes to.
 """
 
