@@ -9,7 +9,7 @@ import time
 
 import checkpoints
 import dataset
-from utils import MOST_SUBJECTS, InputError, Parser, between, command_line, device, import_tensorflow, read_config, read_history, replacing, write_json
+from utils import MOST_SUBJECTS, InputError, Parser, between, command_line, device, import_tensorflow, read_config, read_history, write_json
 
 COLUMNS = 6  # slices shown in the figure of reconstructions
 COMPARED = 8  # pairs in the figure of real and generated slices
