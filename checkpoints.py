@@ -112,8 +112,10 @@ def _variables(model):
     return list({id(variable): variable for variable in found}.values())
 
 
-def save_state(model, path):
+def save_state(model, path, write=True):
     """Write all that a compiled model's training would need to go on, bit for bit.
+
+    On several machines all of them must call it, because metrics are summed up over them; one should `write`.
 
     Raises:
         FloatingPointError: something in it is not finite, and what `path` held before is kept.
@@ -121,6 +123,8 @@ def save_state(model, path):
     arrays = [np.asarray(variable) for variable in _variables(model)]
     if not all(np.isfinite(array).all() for array in arrays):
         raise FloatingPointError("the weights are not finite")
+    if not write:
+        return
     with replacing(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, *arrays)
 

@@ -111,35 +111,50 @@ class VectorQuantizer(layers.Layer):
         self.usage.update_state(codes)
         if training:
             self._follow(ops.stop_gradient(latents), codes, ops.stop_gradient(embeddings))
+        self._losses.clear()  # replicas of one process are threads that share this list, and take turns where they sum
         self.add_loss(self.commitment_weight * ops.mean((latents - ops.stop_gradient(embeddings)) ** 2))
         return latents + ops.stop_gradient(embeddings - latents)
 
     def _follow(self, latents, codes, embeddings):
-        """Move the codebook towards the vectors assigned to it, and restart the codes that lost theirs."""
-        vectors = ops.reshape(latents, (-1, self.code_dim))  # (N, D)
-        errors = ops.sum((vectors - ops.reshape(embeddings, (-1, self.code_dim))) ** 2, axis=-1)  # (N,)
-        codes = ops.reshape(codes, (-1,))  # (N,)
+        """Move the codebook towards the vectors assigned to it, and restart the codes that lost theirs.
+
+        On several replicas N, n and m are of the vectors of all of them, and so are the draws; each replica then moves its own copy
+        of the codebook, by the same numbers.
+        """
+        context = tf.distribute.get_replica_context()
+        replicas, replica = context.num_replicas_in_sync, context.replica_id_in_sync_group
+        vectors = ops.reshape(latents, (-1, self.code_dim))  # (N / replicas, D)
+        own = ops.shape(vectors)[0]
+        errors = ops.sum((vectors - ops.reshape(embeddings, (-1, self.code_dim))) ** 2, axis=-1)  # (N / replicas,)
+        codes = ops.reshape(codes, (-1,))  # (N / replicas,)
         n = ops.segment_sum(ops.ones_like(errors), codes, self.codebook_size)  # (K,)
         m = ops.segment_sum(vectors, codes, self.codebook_size)  # (K, D)
+
+        # Gumbel top-k: K draws from the batch without replacement, with probability proportional to the error
+        noise = keras.random.uniform((replicas * own,), 1e-6, 1 - 1e-6, seed=self.seed_generator)
+        keys = ops.log(errors + 1e-12) - ops.log(-ops.log(noise[replica * own : (replica + 1) * own]))
+        best = tf.math.top_k(keys, tf.minimum(self.codebook_size, own)).indices  # those of all replicas are among the best of each
+        proposals = ops.concatenate([ops.take(keys, best)[:, None], ops.take(vectors, best, axis=0)], axis=-1)  # (K or less, 1 + D)
+        proposals = tf.one_hot(replica, replicas)[:, None, None] * proposals  # (replicas, K or less, 1 + D), a place for each
+        n, m, proposals, error = context.all_reduce("sum", [n, m, proposals, ops.mean(errors)])
         counts = self.decay * self.counts + (1 - self.decay) * n
         sums = self.decay * self.sums + (1 - self.decay) * m
 
-        even_share = ops.cast(ops.shape(vectors)[0], "float32") / self.codebook_size
+        even_share = ops.cast(replicas * own, "float32") / self.codebook_size
         dead = self.counts < self.restart_below * even_share  # (K,)
-        # Gumbel top-k: K draws from the batch without replacement, with probability proportional to the error
-        noise = -ops.log(-ops.log(keras.random.uniform(ops.shape(errors), 1e-6, 1 - 1e-6, seed=self.seed_generator)))
-        most = tf.minimum(self.codebook_size, tf.shape(vectors)[0])  # a batch may hold fewer vectors than there are codes
-        draws = tf.math.top_k(ops.log(errors + 1e-12) + noise, most).indices
-        draws = ops.take(draws, ops.arange(self.codebook_size) % most, axis=0)
+        proposals = ops.reshape(proposals, (-1, 1 + self.code_dim))
+        draws = tf.math.top_k(proposals[:, 0], tf.minimum(self.codebook_size, tf.shape(proposals)[0])).indices
+        # a batch may hold fewer vectors than there are codes
+        draws = ops.take(draws, ops.arange(self.codebook_size) % ops.shape(draws)[0], axis=0)
         counts = ops.where(dead, even_share, counts)
-        sums = ops.where(dead[:, None], even_share * ops.take(vectors, draws, axis=0), sums)
+        sums = ops.where(dead[:, None], even_share * ops.take(proposals[:, 1:], draws, axis=0), sums)
 
         total = ops.sum(counts)
         smoothed = (counts + 1e-5) / (total + self.codebook_size * 1e-5) * total
         self.counts.assign(counts)
         self.sums.assign(sums)
         self.codebook.assign(sums / smoothed[:, None])
-        self.error.assign(self.decay * self.error + (1 - self.decay) * ops.mean(errors))
+        self.error.assign(self.decay * self.error + (1 - self.decay) * error / replicas)
 
     def get_config(self):
         names = ("codebook_size", "code_dim", "decay", "commitment_weight", "restart_below", "seed")

@@ -60,25 +60,42 @@ def codes_of(codes, levels, count):
     return example
 
 
-def training_batches(example, count, batch_size, seed, epoch, skip=0):
+def training_batches(example, count, batch_size, seed, epoch, skip=0, share=(0, 1)):
     """One epoch: a new permutation of the examples, each mirrored or not, without the incomplete last batch.
 
     Order and mirroring are a function of the seed and the epoch alone, so that a resumed run sees what an uninterrupted
-    one would have seen.
+    one would have seen, and several replicas what one would have seen.
 
     Args:
         example: function of an index and a mirror flag, from `images_of` or `codes_of`.
         count: number of examples, at least `batch_size`.
         skip: batches at the start of the epoch to leave out.
+        share: `(replica, replicas)`: only this contiguous part of each batch, whose size the replicas divide.
     """
-    key = (seed, epoch)
+    key, (replica, replicas) = (seed, epoch), share
     order = tf.random.experimental.stateless_shuffle(tf.range(count), seed=key)
     mirrors = tf.random.stateless_uniform([count], seed=key) < 0.5
-    examples = tf.data.Dataset.from_tensor_slices((order, mirrors)).skip(skip * batch_size).map(example, tf.data.AUTOTUNE)
-    return examples.batch(batch_size, drop_remainder=True).prefetch(AHEAD)
+    steps, size = count // batch_size, batch_size // replicas
+
+    def own(values):
+        batches = tf.reshape(values[: steps * batch_size], (steps, replicas, size))
+        return tf.reshape(batches[skip:, replica], (-1,))
+
+    examples = tf.data.Dataset.from_tensor_slices((own(order), own(mirrors))).map(example, tf.data.AUTOTUNE)
+    return examples.batch(size, drop_remainder=True).prefetch(AHEAD)
 
 
-def evaluation_batches(example, count, batch_size, mirror=False):
-    """All examples once, in order, the last batch as long as it is."""
-    examples = tf.data.Dataset.range(count).map(lambda index: example(index, tf.constant(mirror)), tf.data.AUTOTUNE)
-    return examples.batch(batch_size).prefetch(AHEAD)
+def evaluation_batches(example, count, batch_size, mirror=False, share=(0, 1)):
+    """All examples once, in order, the last batch as long as it is.
+
+    Args:
+        share: `(replica, replicas)`: only this contiguous part of the examples, at least one, in equally many batches for every replica.
+    """
+    replica, replicas = share
+    begin, end, size = count * replica // replicas, count * (replica + 1) // replicas, batch_size // replicas
+    last = begin + (count // replicas - 1) // size * size  # by the smallest share: the last batch of another may be one longer
+
+    def batches(begin, end, size):
+        return tf.data.Dataset.range(begin, end).map(lambda index: example(index, tf.constant(mirror)), tf.data.AUTOTUNE).batch(size)
+
+    return batches(begin, last, size).concatenate(batches(last, end, size + 1)).prefetch(AHEAD)

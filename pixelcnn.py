@@ -142,7 +142,8 @@ class PixelCNN(keras.Model):
         return self.out(self.hidden(ops.relu(horizontal)))
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        return ops.mean(bits(y_pred, y))
+        # replicas sum their losses; Keras divides its own by their number, and this one is ours
+        return ops.mean(bits(y_pred, y)) / tf.distribute.get_strategy().num_replicas_in_sync
 
     @tf.function
     def bits(self, codes, levels):

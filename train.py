@@ -4,8 +4,10 @@ python train.py                     # OASIS in data/keras_png_slices_data, else 
 python train.py --data DIR --run DIR
 """
 
+import contextlib
 import functools
 import math
+import os
 import pathlib
 import shlex
 import sys
@@ -55,11 +57,13 @@ def parse(arguments=None):
     add("--seed", type=between(int, 0, 2**31 - 1), default=0, metavar="N", help="of every random number (default: %(default)s)")
     add("--precision", choices=("auto", "float32", "bfloat16"), default="auto",
         help="auto: bfloat16 where the hardware multiplies it natively, else float32")
+    add("--strategy", choices=("mirrored", "multiworker"),
+        help="train on all GPUs of this machine, or on all machines that the environment variable TF_CONFIG names; else on one device")
     add("--deterministic", action="store_true",
         help="the same bits from the same seed on a GPU too, at the price of slower kernels; a CPU needs no flag")
     add("--save-minutes", type=between(float, 0, 10**6), default=4.0, metavar="M",
         help="work that a crash can cost, at most, within an epoch (default: %(default)s)")
-    add("--batch-size", type=count, metavar="N", help=f"of both stages; {auto('batch_size')}")
+    add("--batch-size", type=count, metavar="N", help=f"of both stages, over all devices together; {auto('batch_size')}")
     add("--patience", type=count, default=5, metavar="N",
         help="epochs without a better validation loss before a stage stops early (default: %(default)s)")
     add = parser.add_argument_group("VQ-VAE").add_argument
@@ -98,13 +102,23 @@ def main(args):
     import keras
     import tensorflow as tf
 
+    import distribution
     import pipeline
 
+    strategy = distribution.find(args.strategy)
+    replicas, chief = strategy.num_replicas_in_sync, distribution.is_chief(strategy)
+    if settings["batch_size"] % replicas:
+        raise InputError(f"--batch-size must be divisible by the {replicas} replicas of --strategy {args.strategy}. "
+                         f"Received: {settings['batch_size']}")
+    if len(slices.splits["validate"]) < replicas:
+        raise InputError(f"--strategy {args.strategy} has {replicas} replicas, more than there are validation images: use fewer devices.")
+    if not chief:
+        sys.stdout = open(os.devnull, "w")  # one of the workers tells the story
     settings["precision"] = precision(args.precision)
     print(f"{slices.name} in {directory}")
     print(*slices.report(), sep="\n")
     kind, name = device()
-    print(f"Training on the {kind} ({name}), {settings['precision']}.", flush=True)
+    print(f"Training on the {kind} ({name}){f', {replicas} replicas' if replicas > 1 else ''}, {settings['precision']}.", flush=True)
 
     keras.config.set_dtype_policy("mixed_bfloat16" if settings["precision"] == "bfloat16" else "float32")
     if args.deterministic:
@@ -114,17 +128,18 @@ def main(args):
     run = pathlib.Path(args.run)
     data = {"name": slices.name, "cohort": slices.cohort, "fingerprint": slices.fingerprint,
             "intensity_range": pipeline.INTENSITY_RANGE, "images": {split.name: len(split) for split in slices.splits.values()}}
-    with claimed(run, {"settings": settings, "data": data, "versions": versions()}):
-        train_vqvae(run, slices, settings, args.save_minutes)
-        train_prior(run, slices, settings, args.save_minutes)
+    config = {"settings": settings, "data": data, "versions": versions()}
+    with distribution.together(strategy), claimed(run, config) if chief else contextlib.nullcontext():
+        train_vqvae(run, slices, settings, args.save_minutes, strategy)
+        train_prior(run, slices, settings, args.save_minutes, strategy)
     print(f"Done. Next: python predict.py --run {shlex.quote(str(run))}" + (f" --data {shlex.quote(args.data)}" if args.data else ""))
 
 
 def resolve(args, slices):
     """Every setting that shapes the result, with what was left open filled in, checked against the data."""
     defaults = DEFAULTS["synthetic" if slices.cohort else "OASIS"]
-    # where it goes and what it is made of are recorded beside the settings, and how often it is saved changes no bit
-    settings = {name: value for name, value in vars(args).items() if name not in ("run", "data", "subjects", "save_minutes")}
+    # where it goes and what it is made of are recorded beside the settings; how often it is saved, and by how many computed, changes nothing
+    settings = {name: value for name, value in vars(args).items() if name not in ("run", "data", "subjects", "save_minutes", "strategy")}
     settings.update({name: value for name, value in defaults.items() if settings[name] is None})
     count = len(slices.splits["train"])
     if settings["batch_size"] > count:
@@ -132,37 +147,42 @@ def resolve(args, slices):
     return settings
 
 
-def train_vqvae(run, slices, settings, save_minutes):
+def train_vqvae(run, slices, settings, save_minutes, strategy):
     """First stage: `vqvae.keras`, images to codes and back."""
     import pipeline
 
     examples = {name: pipeline.images_of(pipeline.image_source(slices.splits[name], settings["image_size"])) for name in USED}
     make = functools.partial(make_vqvae, settings)
-    fit_stage("vqvae", run, make, examples, slices, settings, settings["epochs"], settings["learning_rate"], save_minutes)
+    fit_stage("vqvae", run, make, examples, slices, settings, settings["epochs"], settings["learning_rate"], save_minutes, strategy)
 
 
 def make_vqvae(settings, schedule):
     """The first stage's model, compiled with a learning-rate schedule."""
+    import keras
+
     import metrics
     import modules
 
     model = modules.VQVAE(settings["image_size"], settings["codebook_size"], settings["code_dim"], settings["width"],
                           settings["reduction"], seed=settings["seed"])
-    model.compile(optimizer(schedule), loss=metrics.ReconstructionLoss(settings["ssim_weight"], settings["contrast_weight"]), metrics=[metrics.ssim])
+    ssim = keras.metrics.MeanMetricWrapper(metrics.ssim, name="ssim")  # not the function: a step on several devices cannot make variables
+    model.compile(optimizer(schedule), loss=metrics.ReconstructionLoss(settings["ssim_weight"], settings["contrast_weight"]), metrics=[ssim])
     return model
 
 
-def train_prior(run, slices, settings, save_minutes):
+def train_prior(run, slices, settings, save_minutes, strategy):
     """Second stage: `prior.keras`, the distribution of the codes of a slice given its level.
 
     Codes are chosen to be near and likely, and what is likely a first prior has to say: `draft.keras`, over nearest codes.
     """
     import numpy as np
 
+    import distribution
     import metrics
     import pipeline
     import pixelcnn
 
+    chief = distribution.is_chief(strategy)
     vqvae = checkpoints.load_model(run / "vqvae.keras")
 
     def fit(stage, codes, draft, rate_weight):
@@ -175,15 +195,25 @@ def train_prior(run, slices, settings, save_minutes):
             return model
 
         examples = {name: pipeline.codes_of(codes[name], slices.splits[name].levels, slices.levels) for name in codes}
-        fit_stage(stage, run, make, examples, slices, settings, settings[f"{stage}_epochs"], settings["prior_learning_rate"], save_minutes)
+        fit_stage(stage, run, make, examples, slices, settings, settings[f"{stage}_epochs"], settings["prior_learning_rate"],
+                  save_minutes, strategy)
+
+    def choose(name, draft):
+        if not chief:
+            distribution.meet(strategy)  # and read what the chief wrote
+        codes = extract_codes(run / name, vqvae, draft, slices, settings)
+        if chief:
+            distribution.meet(strategy)
+        return codes
 
     draft = None
     if settings["rate_weight"]:
-        fit("draft", extract_codes(run / "draft_codes.npz", vqvae, None, slices, settings), None, 0.0)
+        fit("draft", choose("draft_codes.npz", None), None, 0.0)
         draft = checkpoints.load_model(run / "draft.keras")
-    codes = extract_codes(run / "codes.npz", vqvae, draft, slices, settings)
-    with replacing(run / "code_counts.npz") as temporary:
-        np.savez_compressed(temporary, counts=metrics.code_counts(codes["train"][0], settings["codebook_size"]))
+    codes = choose("codes.npz", draft)
+    if chief:
+        with replacing(run / "code_counts.npz") as temporary:
+            np.savez_compressed(temporary, counts=metrics.code_counts(codes["train"][0], settings["codebook_size"]))
     fit("prior", codes, draft, settings["rate_weight"])
 
 
@@ -223,9 +253,9 @@ def extract_codes(path, vqvae, draft, slices, settings):
 
 
 def optimizer(schedule):
-    import keras
+    import distribution
 
-    return keras.optimizers.Adam(schedule, beta_2=0.99, global_clipnorm=1.0)
+    return distribution.Adam(schedule, beta_2=0.99, global_clipnorm=1.0)
 
 
 def learning_rates(peak, steps):
@@ -236,18 +266,19 @@ def learning_rates(peak, steps):
     return keras.optimizers.schedules.CosineDecay(0.0, steps - warmup, warmup_target=peak, warmup_steps=warmup)
 
 
-def fit_stage(stage, run, make, examples, slices, settings, epochs, peak, save_minutes):
+def fit_stage(stage, run, make, examples, slices, settings, epochs, peak, save_minutes, strategy):
     """Fit one stage from where it stands to its end.
 
     The history is the record of what was reached: best score, patience and end are read from it. Beside it lies the whole
-    state of the training in `resume/`, written every epoch and every few minutes, until the stage ends.
+    state of the training in `resume/`, written every epoch and every few minutes, until the stage ends. All workers read, and the chief writes.
 
     Args:
-        stage: "vqvae" or "prior".
+        stage: "vqvae", "draft" or "prior".
         make: function of a learning-rate schedule to a compiled model.
         examples: example functions of `pipeline`, by split.
         peak: learning rate at the end of the warm-up, from which it falls to zero along a cosine.
         save_minutes: between writes of the state within an epoch.
+        strategy: from `distribution.find`.
 
     Raises:
         InputError: the loss is not finite; the last good state is kept.
@@ -255,84 +286,86 @@ def fit_stage(stage, run, make, examples, slices, settings, epochs, peak, save_m
     import keras
     import tensorflow as tf
 
+    import distribution
     import pipeline
 
+    chief, seed = distribution.is_chief(strategy), settings["seed"]
     batch_size, (count, validation_count) = settings["batch_size"], (len(slices.splits[name]) for name in USED)
     steps = count // batch_size
     best, resume, history = run / f"{stage}.keras", run / "resume" / f"{stage}.npz", run / f"{stage}_history.csv"
-    rows = read_history(history)
-    if rows and best.exists() and not resume.exists():
+    rows, begun = read_history(history), resume.exists()
+    if rows and best.exists() and not begun:
         print(f"{stage}: finished after {len(rows)} epochs.", flush=True)
         return
 
-    keras.utils.set_random_seed(settings["seed"])  # here, so that a stage starts alike whatever ran before it
-    model = make(learning_rates(peak, steps * epochs))
-    validation = pipeline.evaluation_batches(examples["validate"], validation_count, batch_size)
-    model.optimizer.build(model.trainable_variables)
-    model.evaluate(validation.take(1), verbose=0)  # builds the metrics, whose sums belong to the state
-    if resume.exists():
+    keras.utils.set_random_seed(seed)  # here, so that a stage starts alike whatever ran before it
+    with strategy.scope():
+        model = make(learning_rates(peak, steps * epochs))
+        model.optimizer.build(model.trainable_variables)
+    train, test = (distribution.compiled(strategy, model, part) for part in (model.train_step, model.test_step))
+
+    def validation():
+        return distribution.batches(strategy, lambda share: pipeline.evaluation_batches(
+            examples["validate"], validation_count, batch_size, share=share))
+
+    test(next(validation()))  # builds the metrics, whose sums belong to the state
+    if begun:
         checkpoints.load_state(model, resume)
     else:
-        checkpoints.save_state(model, resume)  # from now on its absence says that the stage is finished
-    step = int(model.optimizer.iterations)
+        save(stage, model, resume, chief)  # from now on its absence says that the stage is finished
+    step = int(model.optimizer.iterations.numpy())
+    if abs(distribution.meet(strategy, step) - step) > 1e-6:
+        raise InputError(f"{run} holds another state for this worker than for others: --run must be one folder that all machines share.")
     rows = rows[: step // steps]
     print(f"{stage}: {model.count_params() / 1e6:.2f} M parameters, {f'continues after step {step}' if step else 'starts'}, "
           f"{epochs} epochs of {steps} steps.", flush=True)
 
-    writer = tf.summary.create_file_writer(str(run / "logs" / stage))
+    writer = tf.summary.create_file_writer(str(run / "logs" / stage)) if chief else None
     while len(rows) < epochs and epochs_since_best(rows) < settings["patience"]:
         epoch, begin = len(rows), time.monotonic()
-        watch = watcher(stage, model, resume, steps, 60 * save_minutes)
-        logs = model.fit(
-            pipeline.training_batches(examples["train"], count, batch_size, settings["seed"], epoch, skip=step % steps),
-            initial_epoch=epoch, epochs=epochs, validation_data=validation, shuffle=False, callbacks=[watch],
-            verbose=1 if sys.stdout.isatty() else 2,
-        ).history
-        step = steps * (epoch + 1)
-        logs = {name: values[0] for name, values in logs.items()}
+        print(f"Epoch {epoch + 1}/{epochs}", flush=True)
+        progress = keras.utils.Progbar(steps, verbose=1 if sys.stdout.isatty() else 2, stateless_metrics=())
+        saved, skip = begin, step % steps
+        if not skip:
+            model.reset_metrics()
+        training = distribution.batches(strategy, lambda share: pipeline.training_batches(
+            examples["train"], count, batch_size, seed, epoch, skip, share))
+        for batch in training:
+            logs, seconds = train(batch, time.monotonic() - saved)
+            step += 1
+            if not math.isfinite(logs["loss"]):
+                raise not_finite(stage, "loss", step, resume)
+            if step % steps and seconds >= 60 * save_minutes:
+                save(stage, model, resume, chief)
+                saved = time.monotonic()
+            progress.update(step - steps * epoch, logs.items(), finalize=False)
+        model.reset_metrics()
+        for batch in validation():
+            scores, _ = test(batch)
+        logs.update({f"val_{name}": value for name, value in scores.items()})
+        progress.update(steps, logs.items(), finalize=True)
         if not math.isfinite(logs["val_loss"]):
             raise not_finite(stage, "validation loss", step, resume)
         rows.append({"epoch": epoch + 1, "seconds": round(time.monotonic() - begin, 1), **logs})
-        with writer.as_default(step=epoch + 1):
-            for name, value in logs.items():
-                tf.summary.scalar(name, value)
-        write_history(history, rows)
-        if not epochs_since_best(rows):
-            checkpoints.save_model(model, best)
-        save(stage, model, resume)
+        if chief:
+            with writer.as_default(step=epoch + 1):
+                for name, value in logs.items():
+                    tf.summary.scalar(name, value)
+            write_history(history, rows)
+            if not epochs_since_best(rows):
+                checkpoints.save_model(model, best)
+        save(stage, model, resume, chief)
         comment(stage, rows, epochs, settings)
-    resume.unlink()
+    if chief:
+        resume.unlink()
+    distribution.meet(strategy)  # what comes next reads what the chief wrote
 
 
-def watcher(stage, model, resume, steps, save_seconds):
-    """Callback that stops at a loss that is not finite and saves the state every few minutes of a long epoch."""
-    import keras
-
-    class Watcher(keras.callbacks.Callback):
-        def on_epoch_begin(self, epoch, logs=None):
-            self.saved = time.monotonic()
-            if resume.exists() and int(model.optimizer.iterations) % steps:
-                checkpoints.load_state(model, resume)  # once more: `fit` has just set the sums of the metrics to zero
-
-        def on_train_batch_end(self, batch, logs=None):
-            step = int(model.optimizer.iterations)
-            if not math.isfinite(logs["loss"]):
-                raise not_finite(stage, "loss", step, resume)
-            if step % steps and time.monotonic() - self.saved >= save_seconds:
-                save(stage, model, resume)
-                self.saved = time.monotonic()
-
-        def on_epoch_end(self, epoch, logs=None):
-            model.stop_training = True  # an epoch at a time: what follows it happens outside
-
-    return Watcher()
-
-
-def save(stage, model, resume):
+def save(stage, model, resume, chief):
     try:
-        checkpoints.save_state(model, resume)
+        checkpoints.save_state(model, resume, chief)
     except FloatingPointError:
-        raise not_finite(stage, "state of the model", int(model.optimizer.iterations), resume) from None
+        raise not_finite(stage, "state of the model", int(model.optimizer.iterations.numpy()), resume) from None
 
 
 def not_finite(stage, what, step, resume):

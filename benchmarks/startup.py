@@ -27,7 +27,7 @@ RARE = ("tensorflow_probability", "tf_keras", "matplotlib", "pandas", "scipy.ndi
 
 def run_marked(started, arguments):
     """`train.py` up to its first step, then a line of JSON: when each phase ended, in seconds since `started`, and what of RARE was loaded."""
-    ends = {}
+    ends, distribution_compiled = {}, None
 
     def mark(owner, name, phase):
         function = getattr(owner, name)
@@ -39,10 +39,18 @@ def run_marked(started, arguments):
 
         setattr(owner, name, marked)
 
-    def end(*_, **__):
-        ends["first step"] = time.time() - started
-        print(json.dumps({"ends": ends, "loaded": [name for name in RARE if name in sys.modules]}), flush=True)
-        os._exit(0)
+    def compiled(strategy, model, step):
+        call = distribution_compiled(strategy, model, step)
+
+        def marked(*args):
+            result = call(*args)
+            ends["first validation step" if step == model.test_step else "first step"] = time.time() - started
+            if step == model.train_step:
+                print(json.dumps({"ends": ends, "loaded": [name for name in RARE if name in sys.modules]}), flush=True)
+                os._exit(0)
+            return result
+
+        return marked
 
     import train
 
@@ -50,15 +58,16 @@ def run_marked(started, arguments):
     import_tensorflow = train.import_tensorflow
 
     def import_all():
+        nonlocal distribution_compiled
         import_tensorflow()
         import keras
 
+        import distribution
         import pipeline
 
         mark(pipeline, "image_source", "decoding slices")
         mark(keras.Model, "compile", "building the model")
-        mark(keras.Model, "evaluate", "first validation step")
-        keras.callbacks.CallbackList.on_train_batch_end = end
+        distribution_compiled, distribution.compiled = distribution.compiled, compiled
         ends["TensorFlow, Keras"] = time.time() - started
 
     mark(train.dataset, "open_slices", "checking slices")
