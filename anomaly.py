@@ -11,8 +11,8 @@ import tensorflow as tf
 from scipy import ndimage
 
 METHODS = ("error", "healing")
-DRAWS = 4  # healed versions of a slice
-LIMIT = 1.0  # surprise from which on a code is drawn anew
+DRAWS = 2  # healed versions of each reading of a slice
+LIMIT = 2.2  # surprise from which on a code is drawn anew
 BATCH = 16
 # lengths in pixels of an image side of 256
 RESIDUAL_SIGMA, MAP_SIGMA, SURPRISE_SIGMA = 1.0, 3.0, 6.0
@@ -23,15 +23,16 @@ SCORED = 0.01  # of the image's pixels, the highest, make a slice's score
 def analyse(vqvae, prior, images, levels, seed=0, draws=DRAWS):
     """Anomaly maps and scores of slices by two methods: reconstruction error, and healing through the prior.
 
-    Healing draws codes that surprise the prior anew, several times, decodes them, and weighs what differs by the surprise.
-    Residuals of either method are smoothed with their sign, so that displaced edges cancel, and divided by
+    Healing draws codes that surprise the prior anew, several times, decodes them, and weighs the root of what differs by the surprise.
+    The prior knows only what comes before a code in raster order, so a slice is read twice: as it is, and as its mirror image,
+    from the other side. Residuals of either method are smoothed with their sign, so that displaced edges cancel, and divided by
     the gradient of the image, so that steep edges do not drown lesions.
 
     Args:
         images: `(N, S, S)` of the model's image size.
         levels: `(N,)`, levels that the prior knows.
         seed: of the draws.
-        draws: healed versions of a slice, averaged.
+        draws: healed versions of each of the two readings, averaged.
 
     Returns:
         dict of `restored` and `healed` (mean of the draws), images `(N, S, S)`; and for each method of `METHODS` its `maps` `(N, S, S)`,
@@ -46,16 +47,23 @@ def analyse(vqvae, prior, images, levels, seed=0, draws=DRAWS):
 
 
 def _analyse(vqvae, prior, images, levels, seed, draws):
+    readings = [_read(vqvae, prior, images, levels, seed, draws),
+                [values[:, ::-1] for values in _read(vqvae, prior, images[:, ::-1], levels + prior.settings["levels"], seed + 1, draws)]]
+    scale, restored = images.shape[1] / 256, readings[0][1]
+    surprise, healed = np.mean([reading[0] for reading in readings], axis=0), [version for reading in readings for version in reading[2:]]
+    step = images.shape[1] // surprise.shape[1]
+    weight = _smooth(np.kron(surprise, np.ones((1, step, step), "float32")), SURPRISE_SIGMA * scale)
+    return {"restored": restored, "healed": np.mean(healed, axis=0), "error": _weighed(images, [restored], scale),
+            "healing": np.sqrt(_weighed(images, healed, scale)) * weight}
+
+
+def _read(vqvae, prior, images, levels, seed, draws):
+    """Surprise of each code `(N, H, W)`, the reconstruction and healed versions `(N, S, S)` of slices, or of their mirror images."""
     levels = tf.constant(levels, tf.int32)
     codes = vqvae.encode(images[..., None])
-    surprise = np.maximum(prior.surprise(codes, levels), 0.0)
-    restored = vqvae.decode(codes).numpy()[..., 0]
-    healed = [vqvae.decode(prior.heal(codes, levels, LIMIT, tf.constant((seed + 7919 * draw) % 2**31, tf.int32))).numpy()[..., 0] for draw in range(draws)]
-    scale = images.shape[1] / 256
-    step = images.shape[1] // codes.shape[1]
-    weight = _smooth(np.kron(surprise, np.ones((1, step, step), "float32")), SURPRISE_SIGMA * scale)
-    error = _weighed(images, [restored], scale)
-    return {"restored": restored, "healed": np.mean(healed, axis=0), "error": error, "healing": _weighed(images, healed, scale) * weight}
+    seeds = [tf.constant((seed + 7919 * draw) % 2**31, tf.int32) for draw in range(draws)]
+    versions = [codes, *(prior.heal(codes, levels, LIMIT, number) for number in seeds)]
+    return [np.maximum(prior.surprise(codes, levels), 0.0), *(vqvae.decode(version).numpy()[..., 0] for version in versions)]
 
 
 def _smooth(images, sigma, order=(0, 0)):

@@ -18,7 +18,7 @@ from utils import replacing
 
 GREY = dict(cmap="gray", vmin=0, vmax=1, interpolation="nearest")
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"  # Okabe and Ito's palette for colour-blind readers
-ANOMALY_LIMIT = 0.4  # of the healing map, where its colours end
+ANOMALY_LIMIT = 1.5  # of the healing map, where its colours end
 plt.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False})
 
 

@@ -177,7 +177,7 @@ def find_anomalies(run, config, args):
     plots.anomalies(out / "anomaly.png", images[shown], found["healed"][shown], {method: maps[shown] for method, maps in found["maps"].items()},
                     [f"case {rows[k]['case']:03d}, level {rows[k]['level']}\nscore {rows[k]['score_healing']:.3f}" for k in range(len(shown))],
                     f"{name}: the {len(shown)} highest scores of {len(chosen)}. Model trained on: {config['data']['name']}. Unusual is not ill: no medical device.")
-    write_json(out / "anomaly.json", {"data": name, "methods": list(anomaly.METHODS), "draws": anomaly.DRAWS, "limit": anomaly.LIMIT, "seed": args.seed,
+    write_json(out / "anomaly.json", {"data": name, "methods": list(anomaly.METHODS), "draws": 2 * anomaly.DRAWS, "limit": anomaly.LIMIT, "seed": args.seed,
                                       "map_white": plots.ANOMALY_LIMIT, "seconds_a_slice": seconds / len(chosen), "slices": rows})
     for row in rows[:10]:
         print(f"  {pathlib.Path(row['file']).name:<34}healing {row['score_healing']:.4f}   error {row['score_error']:.4f}")
