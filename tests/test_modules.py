@@ -114,9 +114,11 @@ def test_usage_is_counted_over_an_epoch_not_a_batch():
     np.testing.assert_allclose(result["perplexity"], 4.0, rtol=1e-5)
 
 
-def test_encode_and_decode(vqvae):
+@pytest.mark.parametrize("reduction", [8, 4])
+def test_encode_and_decode(reduction):
+    vqvae = modules.VQVAE(IMAGE_SIZE, codebook_size=CODES, code_dim=4, width=8, reduction=reduction)
     map_ = vqvae.encode(images())
-    assert map_.shape == (6, IMAGE_SIZE // 8, IMAGE_SIZE // 8) and map_.dtype == tf.int32
+    assert map_.shape == (6, IMAGE_SIZE // reduction, IMAGE_SIZE // reduction) and map_.dtype == tf.int32
     restored = vqvae.decode(map_).numpy()
     assert restored.shape == (6, IMAGE_SIZE, IMAGE_SIZE, 1) and restored.min() >= 0 and restored.max() <= 1
     np.testing.assert_allclose(restored, np.clip(vqvae(images()), 0, 1), atol=1e-5)
@@ -132,6 +134,11 @@ def test_published_image_sizes(size):
 def test_image_size_must_fit_the_grid(size):
     with pytest.raises(ValueError, match=f"Received: image_size={size}"):
         modules.VQVAE(size)
+
+
+def test_a_code_stands_for_8_or_4_pixels():
+    with pytest.raises(ValueError, match="Received: reduction=2"):
+        modules.VQVAE(32, reduction=2)
 
 
 def test_one_step_moves_what_must_move_and_nothing_else(vqvae):
