@@ -181,11 +181,11 @@ def encoder(image_size, reduction, width, blocks, code_dim, dtype=None):
     conv, residual = _tools(dtype)
     halving = reduction // 4
     images = keras.Input((image_size, image_size, 1))
-    x = conv(width // halving, 8, strides=4)(images)  # (B, S/4, S/4, C/2)
+    x = conv(width // halving, 8, strides=4)(images)  # (B, S/4, S/4, 4 C/R)
     x = residual(x, blocks[0])
     if halving > 1:
-        x = conv(width, 4, strides=2)(x)  # (B, S/8, S/8, C)
-    x = residual(x, blocks[1])
+        x = conv(width, 4, strides=2)(x)
+    x = residual(x, blocks[1])  # (B, S/R, S/R, C)
     return keras.Model(images, conv(code_dim, 1, dtype="float32")(x), name="encoder")
 
 
@@ -194,10 +194,10 @@ def decoder(image_size, reduction, width, blocks, code_dim, dtype=None):
     conv, residual = _tools(dtype)
     grid, halving = image_size // reduction, reduction // 4
     latents = keras.Input((grid, grid, code_dim))
-    x = residual(conv(width, 3)(latents), blocks[0])  # (B, S/8, S/8, C)
+    x = residual(conv(width, 3)(latents), blocks[0])  # (B, S/R, S/R, C)
     if halving > 1:
-        x = depth_to_space(conv(2 * width, 1)(x), 2, dtype)  # (B, S/4, S/4, C/2)
-    x = residual(x, blocks[1])
+        x = depth_to_space(conv(2 * width, 1)(x), 2, dtype)
+    x = residual(x, blocks[1])  # (B, S/4, S/4, 4 C/R)
     x = conv(16, 5)(layers.Activation("relu", dtype=dtype)(x))  # a 4 x 4 patch of pixels at each place
     return keras.Model(latents, depth_to_space(x, 4, "float32"), name="decoder")
 

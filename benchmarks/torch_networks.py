@@ -109,7 +109,8 @@ class PixelCNN(nn.Module):
     def __init__(self, grid, codebook_size, levels, width, dilations, dropout):
         super().__init__()
         self.embedding = nn.Embedding(codebook_size, width)
-        self.conditions = nn.Embedding(levels, len(dilations) * 4 * width)
+        self.conditions, self.mirror = (nn.Embedding(rows, len(dilations) * 4 * width) for rows in (levels, 2))
+        self.levels = levels
         self.positions = nn.Parameter(0.05 * torch.randn(width, grid, grid))
         self.blocks = nn.ModuleList(GatedBlock(width, dilation, dropout) for dilation in dilations)
         self.hidden = nn.Conv2d(width, 2 * width, 1)
@@ -119,7 +120,8 @@ class PixelCNN(nn.Module):
         embedded = self.embedding(codes).permute(0, 3, 1, 2)
         positions = self.positions
         vertical, horizontal = shift(embedded, rows=1) + positions, shift(embedded, columns=1) + positions
-        conditions = self.conditions(levels)[:, :, None, None].chunk(len(self.blocks), dim=1)
+        both = self.conditions(levels % self.levels) + self.mirror(levels // self.levels)
+        conditions = both[:, :, None, None].chunk(len(self.blocks), dim=1)
         for block, condition in zip(self.blocks, conditions):
             vertical, horizontal = block(vertical, horizontal, condition)
         hidden = functional.relu(self.hidden(functional.relu(horizontal)))

@@ -211,7 +211,7 @@ def profile(step, count=4):
     for plane in space.planes:
         for event in (event for line in plane.lines for event in line.events):
             operation, _, kind = plane.event_metadata[event.metadata_id].name.rpartition(":")
-            if operation and kind.isidentifier():  # the rest is the runtime itself
+            if operation and not operation.endswith(":") and kind.isidentifier():  # the rest, such as Executor::Process, is the runtime itself
                 total[kind] += event.duration_ps
     return {kind: duration / total.total() for kind, duration in total.most_common()}
 
