@@ -14,10 +14,10 @@ import resource
 import statistics
 import subprocess
 import sys
-import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
+import timing
 from utils import Parser, command_line, import_tensorflow, precision, write_json
 
 SWEEPS = [("vqvae", "image_size", (64, 128, 256)), ("vqvae", "codebook_size", (128, 512, 2048, 4096)), ("vqvae", "batch", (2, 4, 8, 16)),
@@ -39,14 +39,9 @@ def case(stage, name, value, choice):
     sizes = {**training.NETWORK, **SMALLER, **({"image_size": 8 * value} if name == "grid" else {name: value})}
     before = peak().ru_maxrss
     step = {"vqvae": training.vqvae_step, "prior": training.prior_step}[stage](**sizes)
-    for _ in range(2):  # traces and warms up
-        step()
-    times = []
-    for _ in range(STEPS):
-        begin = time.perf_counter()
-        step()
-        times.append(time.perf_counter() - begin)
-    print(json.dumps({"precision": dtype, "seconds": statistics.median(times), "mib": (peak().ru_maxrss - before) / 1024}))
+    step()  # traces
+    seconds = timing.in_turn({"step": functools.partial(timing.timed, step)}, "step", STEPS)["step"]["seconds"]
+    print(json.dumps({"precision": dtype, "seconds": seconds, "mib": (peak().ru_maxrss - before) / 1024}))
 
 
 def measure(stage, name, value, choice="auto"):

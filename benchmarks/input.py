@@ -7,13 +7,13 @@ epoch, as training does with slices that do not fit into `pipeline.CACHE_BYTES`.
 files are in the disk cache of the system. Peak memory is that of a process of its own that streams one epoch.
 """
 
+import functools
 import pathlib
 import resource
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image
 
 import dataset
+from timing import in_turn, timed
 from utils import Parser, command_line, device, import_tensorflow, precision, write_json
 
 FILES, SLICES = 200, 1000  # different PNGs, and slices that they stand for
@@ -73,17 +74,9 @@ def measure(split, step, rounds=ROUNDS):
         "streamed": (lambda: run_epoch(read_again, len(split)), len(split)),
         "step": (lambda: [step() for _ in range(STEPS)], BATCH * STEPS),
     }
-    for action, _ in actions.values():
-        action()
-    rows = []
-    for _ in range(rounds):
-        rows.append({})
-        for name, (action, images) in actions.items():
-            begin = time.perf_counter()
-            action()
-            rows[-1][name] = images / (time.perf_counter() - begin)
-    return {name: {"images_a_second": statistics.median(row[name] for row in rows), "of_step": statistics.median(row[name] / row["step"] for row in rows)}
-            for name in actions}
+    figures = in_turn({name: functools.partial(timed, action) for name, (action, _) in actions.items()}, "step", rounds)
+    return {name: {"images_a_second": images / figures[name]["seconds"], "of_step": images / actions["step"][1] / figures[name]["ratio"]}
+            for name, (_, images) in actions.items()}
 
 
 def peak_of_streaming(folder, count):

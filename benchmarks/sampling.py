@@ -6,24 +6,18 @@ The naive loop runs the network over the whole map for every code. Each of its s
 turn with the other two, and their median is multiplied by the number of places.
 """
 
+import functools
 import pathlib
-import statistics
 import sys
-import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
+from timing import in_turn, timed
 from utils import Parser, command_line, import_tensorflow, write_json
 
 CODEBOOK_SIZE, LEVELS = 512, 32
 ROUNDS = 5
 CASES = [(32, 16), (16, 16), (64, 16), (32, 1), (32, 4), (32, 64)]  # grid and batch; the first is the one reported
-
-
-def seconds(function):
-    begin = time.perf_counter()
-    function()
-    return time.perf_counter() - begin
 
 
 def measure(grid, batch):
@@ -42,13 +36,8 @@ def measure(grid, batch):
         "cached_seconds": lambda: prior.sample(levels, seed).numpy(),
         "forward_seconds": lambda: forward(codes).numpy(),
     }
-    for action in actions.values():
-        action()  # traces and warms up
-    times = {name: [] for name in actions}
-    for _ in range(ROUNDS):
-        for name, action in actions.items():
-            times[name].append(seconds(action))
-    result = {name: statistics.median(values) for name, values in times.items()}
+    figures = in_turn({name: functools.partial(timed, action) for name, action in actions.items()}, "cached_seconds", ROUNDS)
+    result = {name: figure["seconds"] for name, figure in figures.items()}
     result["naive_seconds"] *= grid * grid
     return {**result, "ratio": result["naive_seconds"] / result["cached_seconds"], "grid": grid, "batch": batch}
 

@@ -14,14 +14,13 @@ import collections
 import importlib.util
 import pathlib
 import pickle
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
+from timing import in_turn, timed
 from utils import Parser, command_line, device, import_tensorflow, precision, write_json
 
 QUANTIZERS = [dict(codebook_size=512, code_dim=64, vectors=2**14), dict(codebook_size=4096, code_dim=64, vectors=2**14)]
@@ -163,15 +162,8 @@ def has_torch():
 
 
 def timer(step):
-    """Function from a number of steps to the seconds that they take."""
-
-    def seconds(count):
-        begin = time.perf_counter()
-        for _ in range(count):
-            step()
-        return time.perf_counter() - begin
-
-    return seconds
+    """Function without arguments to the seconds of a step."""
+    return lambda: timed(step, STEPS) / STEPS
 
 
 def torch_timer(stage, dtype, **arguments):
@@ -179,20 +171,12 @@ def torch_timer(stage, dtype, **arguments):
     server = subprocess.Popen([sys.executable, pathlib.Path(__file__).with_name("torch_networks.py")], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     pickle.dump((stage, dtype, arguments), server.stdin)
 
-    def seconds(count):
-        server.stdin.write(b"%d\n" % count)
+    def seconds():
+        server.stdin.write(b"%d\n" % STEPS)
         server.stdin.flush()
-        return float(server.stdout.readline())
+        return float(server.stdout.readline()) / STEPS
 
     return seconds
-
-
-def measure(timers, rounds=ROUNDS, steps=STEPS):
-    """Seconds a step of each contender, and how many times as fast ours is: medians of rounds taken in turn."""
-    for seconds in timers.values():
-        seconds(3)  # traces and warms up
-    rows = [{name: seconds(steps) / steps for name, seconds in timers.items()} for _ in range(rounds)]
-    return {name: {"seconds": statistics.median(row[name] for row in rows), "ratio": statistics.median(row[name] / row["ours"] for row in rows)} for name in timers}
 
 
 def profile(step, count=4):
@@ -233,14 +217,14 @@ def main(args):
         results = {"device": device(), "precision": dtype, "network": NETWORK, "quantizer": []}
         print("                                   images or vectors a second   ours is faster by")
         for case in QUANTIZERS:
-            figures = measure(quantizers(**case))
+            figures = in_turn(quantizers(**case), "ours", ROUNDS)
             results["quantizer"].append({**case, **figures})
             show(f"quantizer, K {case['codebook_size']}, D {case['code_dim']}", figures, case["vectors"])
         for stage, makes, rival in (("vqvae", {"ours": vqvae_step, "one-hot": one_hot_step}, torch_vqvae), ("prior", {"ours": prior_step}, torch_prior)):
             timers = {name: timer(make(**NETWORK)) for name, make in makes.items()}
             if has_torch():
                 timers["torch"] = rival(dtype, **NETWORK)
-            results[stage] = measure(timers)
+            results[stage] = in_turn(timers, "ours", ROUNDS)
             show(stage, results[stage], NETWORK["batch"])
     if args.json:
         write_json(args.json, results)

@@ -11,13 +11,14 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import growth
 import input as input_benchmark
 import startup
+import timing
 import training
 
 SIZES = dict(image_size=IMAGE_SIZE, codebook_size=CODES, code_dim=4, width=8, blocks=2, batch=2)
 
 
 def test_quantizers_both_learn_and_are_timed():
-    figures = training.measure(training.quantizers(codebook_size=CODES, code_dim=4, vectors=1024), rounds=2, steps=1)
+    figures = timing.in_turn(training.quantizers(codebook_size=CODES, code_dim=4, vectors=1024), "ours", rounds=2)
     assert list(figures) == ["ours", "one-hot"] and figures["ours"]["ratio"] == 1 and figures["one-hot"]["seconds"] > 0
 
 
@@ -31,7 +32,7 @@ def test_steps_train(make):
 @pytest.mark.skipif(not training.has_torch(), reason="PyTorch is optional")
 @pytest.mark.parametrize("rival", [training.torch_vqvae, training.torch_prior])
 def test_rivals_in_torch_train(rival):
-    assert 0 < rival("float32", **SIZES)(1) < 100
+    assert 0 < rival("float32", **SIZES)() < 100
 
 
 def test_profile_names_operations_and_their_shares():

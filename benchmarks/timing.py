@@ -1,0 +1,27 @@
+"""Times of contenders, taken in turn: what slows the machine for a while slows them all."""
+
+import statistics
+import time
+
+
+def timed(action, count=1):
+    """Seconds that `count` calls take."""
+    begin = time.perf_counter()
+    for _ in range(count):
+        action()
+    return time.perf_counter() - begin
+
+
+def in_turn(timers, reference, rounds):
+    """Medians over rounds, in each of which every contender is timed once, after one round that counts for nothing.
+
+    Args:
+        timers: functions without arguments that return seconds, by name.
+        reference: name of the contender that the others are compared with.
+
+    Returns:
+        `{name: {"seconds": S, "ratio": R}}`, R being how many times as long as the reference it took in the same round.
+    """
+    rows = [{name: seconds() for name, seconds in timers.items()} for _ in range(1 + rounds)][1:]
+    return {name: {"seconds": statistics.median(row[name] for row in rows), "ratio": statistics.median(row[name] / row[reference] for row in rows)}
+            for name in timers}
