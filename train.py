@@ -25,9 +25,9 @@ from utils import (
     command_line,
     device,
     import_tensorflow,
-    precision,
     read_history,
     replacing,
+    use_precision,
     versions,
     write_history,
 )
@@ -114,13 +114,12 @@ def main(args):
         raise InputError(f"--strategy {args.strategy} has {replicas} replicas, more than there are validation images: use fewer devices.")
     if not chief:
         sys.stdout = open(os.devnull, "w")  # one of the workers tells the story
-    settings["precision"] = precision(args.precision)
+    settings["precision"] = use_precision(args.precision)
     print(f"{slices.name} in {directory}")
     print(*slices.report(), sep="\n")
     kind, name = device()
     print(f"Training on the {kind} ({name}){f', {replicas} replicas' if replicas > 1 else ''}, {settings['precision']}.", flush=True)
 
-    keras.config.set_dtype_policy("mixed_bfloat16" if settings["precision"] == "bfloat16" else "float32")
     if args.deterministic:
         print("Deterministic: the same bits at every run, with slower kernels on a GPU.", flush=True)
         keras.utils.set_random_seed(args.seed)  # without it, ops that keep a seed of their own refuse to run

@@ -214,12 +214,19 @@ def device():
     return "CPU", f"{os.cpu_count()} cores"
 
 
-def precision(choice):
-    """`float32` or `bfloat16` for a `--precision` choice; `auto` takes bfloat16 where the hardware multiplies it natively."""
+def use_precision(choice):
+    """Let Keras build models at a `--precision` choice, and return it: `float32`, or `bfloat16` with weights in float32."""
+    import keras
+
+    kind = _native_precision() if choice == "auto" else choice
+    keras.config.set_dtype_policy("mixed_bfloat16" if kind == "bfloat16" else "float32")
+    return kind
+
+
+def _native_precision():
+    """`bfloat16` where the hardware multiplies it natively."""
     import tensorflow as tf
 
-    if choice != "auto":
-        return choice
     gpus = tf.config.list_physical_devices("GPU")
     if gpus:
         native = tf.config.experimental.get_device_details(gpus[0]).get("compute_capability", (0, 0)) >= (8, 0)

@@ -21,7 +21,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 import dataset
 import train
-from utils import InputError, Parser, between, command_line, import_tensorflow, precision, read_config, read_json, write_json
+from utils import InputError, Parser, between, command_line, import_tensorflow, read_config, read_json, use_precision, write_json
 
 STEPS = {"vqvae": 400, "prior": 800}  # both tables in about 45 minutes on two cores
 PRIOR_WIDTH = 64  # half of what is shipped, for more steps in the same time
@@ -54,6 +54,7 @@ def variants(base):
             f"{4 * base['codebook_size']} codes": {"codebook_size": 4 * base["codebook_size"]},
             "a code for 4 x 4 pixels": {"reduction": 4, "width": half},  # as wide there as what is shipped
             "half the width": {"width": half},
+            "float32": {"precision": "float32"},
         },
         "prior": {
             "as shipped, without a draft": {},
@@ -95,6 +96,7 @@ def fit(make, example, count, settings, peak):
     batch_size, steps, seed = settings["batch_size"], settings["steps"], settings["seed"]
     seen = example if settings["mirror"] else lambda index, mirror: example(index, tf.constant(False))
     epochs = [pipeline.training_batches(seen, count, batch_size, seed, epoch) for epoch in range(math.ceil(steps / (count // batch_size)))]
+    use_precision(settings["precision"])
     keras.utils.set_random_seed(seed)
     model, ends = make(train.learning_rates(peak, steps)), []
     # the loss is read first, which waits for the device
@@ -194,10 +196,7 @@ def main(args):
     if slices.fingerprint != config["data"]["fingerprint"]:
         raise InputError(f"{args.run} was trained on other slices than those in {args.data}: give its own with --data.")
     import_tensorflow()
-    import keras
-
-    kind = precision("auto")
-    keras.config.set_dtype_policy("mixed_bfloat16" if kind == "bfloat16" else "float32")
+    kind = use_precision("auto")
     # a run may be older than a setting, and was then trained as its default is
     settings = {**train.resolve(train.parse([]), slices), **config["settings"], **SHIPPED, "precision": kind, "prior_width": args.prior_width}
     report = read_json(args.json) if args.json and args.json.exists() else {}

@@ -18,7 +18,7 @@ import sys
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 import timing
-from utils import Parser, command_line, import_tensorflow, precision, write_json
+from utils import Parser, command_line, import_tensorflow, use_precision, write_json
 
 SWEEPS = [("vqvae", "image_size", (64, 128, 256)), ("vqvae", "codebook_size", (128, 512, 2048, 4096)), ("vqvae", "batch", (2, 4, 8, 16)),
           ("prior", "grid", (16, 32, 64)), ("prior", "codebook_size", (128, 512, 2048, 4096)), ("prior", "batch", (2, 4, 8, 16))]
@@ -29,12 +29,9 @@ STEPS = 5
 def case(stage, name, value, choice):
     """Print the seconds of a step and its memory in MiB, as JSON."""
     import_tensorflow()
-    import keras
-
     import training
 
-    dtype = precision(choice)
-    keras.config.set_dtype_policy("mixed_bfloat16" if dtype == "bfloat16" else "float32")
+    dtype = use_precision(choice)
     peak = functools.partial(resource.getrusage, resource.RUSAGE_SELF)
     sizes = {**training.NETWORK, **SMALLER, **({"image_size": 8 * value} if name == "grid" else {name: value})}
     before = peak().ru_maxrss

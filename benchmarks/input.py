@@ -22,7 +22,7 @@ from PIL import Image
 
 import dataset
 from timing import in_turn, timed
-from utils import Parser, command_line, device, import_tensorflow, precision, write_json
+from utils import Parser, command_line, device, import_tensorflow, use_precision, write_json
 
 FILES, SLICES = 200, 1000  # different PNGs, and slices that they stand for
 STREAMED = (1000, 20000)
@@ -105,12 +105,9 @@ def main(args):
         growth = peaks[STREAMED[1]] / peaks[STREAMED[0]]
         print(f"  {growth:.2f} times as much for {STREAMED[1] // STREAMED[0]} times as many")
         import_tensorflow()
-        import keras
-
         import training
 
-        dtype = precision(args.precision)
-        keras.config.set_dtype_policy("mixed_bfloat16" if dtype == "bfloat16" else "float32")
+        dtype = use_precision(args.precision)
         results = measure(repeated(folder, SLICES), training.vqvae_step(**{**training.NETWORK, "batch": BATCH}))
     print(f"On the {' '.join(device())}, {dtype}.")
     for name, figure in results.items():

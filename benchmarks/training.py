@@ -21,7 +21,7 @@ import tempfile
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 from timing import in_turn, timed
-from utils import Parser, command_line, device, import_tensorflow, precision, write_json
+from utils import Parser, command_line, device, import_tensorflow, use_precision, write_json
 
 QUANTIZERS = [dict(codebook_size=512, code_dim=64, vectors=2**14), dict(codebook_size=4096, code_dim=64, vectors=2**14)]
 NETWORK = dict(image_size=256, codebook_size=512, code_dim=16, width=128, blocks=8, batch=8)  # train.py's for OASIS
@@ -202,10 +202,7 @@ def profile(step, count=4):
 
 def main(args):
     import_tensorflow()
-    import keras
-
-    dtype = precision(args.precision)
-    keras.config.set_dtype_policy("mixed_bfloat16" if dtype == "bfloat16" else "float32")
+    dtype = use_precision(args.precision)
     print(f"On the {' '.join(device())}, {dtype}.")
     if args.profile:
         results = {stage: profile(make(**NETWORK)) for stage, make in (("vqvae", vqvae_step), ("prior", prior_step))}

@@ -12,6 +12,7 @@ from conftest import CODES, IMAGE_SIZE, LEVELS, ROOT, TINY, one_line, run_script
 
 import dataset
 import train
+import utils
 from utils import InputError, read_json, write_json
 
 specification = importlib.util.spec_from_file_location("ablation", ROOT / "benchmarks" / "ablation.py")
@@ -38,7 +39,7 @@ def arguments(run, data, **changes):
 def test_tables_come_out_and_nothing_is_trained_twice(run, slices_folder, monkeypatch, capsys):
     every = benchmark.variants
     few = {"vqvae": ("half the width",), "prior": ("as shipped, without a draft", "half the blocks")}
-    monkeypatch.setattr(benchmark, "precision", lambda choice: "float32")
+    monkeypatch.setattr(utils, "_native_precision", lambda: "float32")
     monkeypatch.setattr(benchmark, "variants", lambda base: {stage: {name: every(base)[stage][name] for name in few[stage]} for stage in few})
     args = arguments(run, slices_folder)
     benchmark.main(args)
@@ -130,7 +131,7 @@ def test_mirroring_can_be_left_out(mirror, prior):
         prior.compile(train.optimizer(schedule))
         return prior
 
-    benchmark.fit(make, example, 8, {"batch_size": 4, "steps": 10, "seed": 0, "mirror": mirror}, 1e-3)
+    benchmark.fit(make, example, 8, {"batch_size": 4, "steps": 10, "seed": 0, "mirror": mirror, "precision": "float32"}, 1e-3)
     assert len(mirrors) >= 40 and set(mirrors) == ({True, False} if mirror else {False})
     assert int(prior.optimizer.iterations) == 10
 
