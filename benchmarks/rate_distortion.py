@@ -8,6 +8,7 @@ all-black slice, and the models' weights are not counted.
 """
 
 import io
+import math
 import pathlib
 import sys
 
@@ -80,20 +81,20 @@ def show(name, point, rate, how=""):
 
 
 def bytes_at(points, rate, ssim):
-    """Bytes at which a curve reaches an SSIM, between its points on a logarithmic scale of bytes; NaN outside them."""
-    import numpy as np
+    """Least bytes at which a mean SSIM is reached when slices are shared between two points; NaN beyond the points."""
+    pairs = [(low, high) for low in points for high in points if low["ssim"] <= ssim <= high["ssim"]]
+    return min((low[rate] + (high[rate] - low[rate]) * (ssim - low["ssim"]) / ((high["ssim"] - low["ssim"]) or 1.0) for low, high in pairs), default=math.nan)
 
-    points = sorted(points, key=lambda point: point["ssim"])
-    quality = [point["ssim"] for point in points]
-    return float(np.exp(np.interp(ssim, quality, np.log([point[rate] for point in points]), np.nan, np.nan)))
+
+def frontier(points, rate):
+    """The points of a curve that none beats with a higher SSIM in as few bytes; a codec that rounds black to grey has others."""
+    return [point for point in points if not any(other["ssim"] > point["ssim"] and other[rate] <= point[rate] for other in points)]
 
 
 def main(args):
     directory = dataset.find_slices(args.data)
     slices = dataset.open_slices(directory)
     import_tensorflow()
-    import numpy as np
-
     import plots
 
     split = slices.splits[args.split]
@@ -108,18 +109,16 @@ def main(args):
         for point in report["codecs"][name]:
             show(name, point, "payload_bytes")
     every = [point for points in report["models"].values() for point in points]
-    # of two points of the models the one with fewer bytes and the higher SSIM is of use
-    best = [p for p in every if not any(o["ssim"] > p["ssim"] and o["prior_bytes"] <= p["prior_bytes"] for o in every)]
-    rows = [{"ssim": ssim, "model": bytes_at(best, "prior_bytes", ssim), **{name: bytes_at(points, "payload_bytes", ssim) for name, points in report["codecs"].items()}}
+    rows = [{"ssim": ssim, "model": bytes_at(every, "prior_bytes", ssim), **{name: bytes_at(points, "payload_bytes", ssim) for name, points in report["codecs"].items()}}
             for ssim in LEVELS]
     print(f"  bytes at equal SSIM ({', '.join(rows[0])})")
     for row in rows:
         print("  " + "".join(f"{value:>12.3f}" if name == "ssim" else f"{value:>12.0f}" for name, value in row.items()) + f"{row['model'] / row['AVIF']:>9.2f} of AVIF")
-    report["at_equal_ssim"] = [{name: None if np.isnan(value) else value for name, value in row.items()} for row in rows]
+    report["at_equal_ssim"] = [{name: None if math.isnan(value) else value for name, value in row.items()} for row in rows]
     if args.json:
         write_json(args.json, report)
     if args.figure:
-        plots.rate_distortion(args.figure, report["models"], report["codecs"],
+        plots.rate_distortion(args.figure, report["models"], {name: frontier(points, "payload_bytes") for name, points in report["codecs"].items()},
                               f"{slices.name}, {args.split} split, {len(split)} slices of 256 x 256.")
 
 

@@ -20,5 +20,13 @@ def test_better_quality_costs_more_and_black_costs_nothing(name):
 
 def test_bytes_between_points_and_none_beyond():
     points = [{"ssim": 0.9, "bytes": 100}, {"ssim": 0.96, "bytes": 400}]
-    assert benchmark.bytes_at(points, "bytes", 0.93) == pytest.approx(200)
+    assert benchmark.bytes_at(points, "bytes", 0.93) == pytest.approx(250)
+    wasteful = {"ssim": 0.92, "bytes": 300}
+    assert benchmark.bytes_at([*points, wasteful], "bytes", 0.92) == pytest.approx(200)  # a third of the slices at 400
+    assert benchmark.bytes_at([*points, {"ssim": 0.94, "bytes": 200}], "bytes", 0.93) == pytest.approx(175)
     assert np.isnan(benchmark.bytes_at(points, "bytes", 0.97)) and np.isnan(benchmark.bytes_at(points, "bytes", 0.89))
+
+
+def test_points_that_another_beats_are_no_curve():
+    points = [{"ssim": 0.8, "bytes": 100}, {"ssim": 0.7, "bytes": 150}, {"ssim": 0.9, "bytes": 200}]
+    assert benchmark.frontier(points, "bytes") == [points[0], points[2]]
