@@ -14,8 +14,7 @@ METHODS = ("error", "healing")
 DRAWS = 2  # healed versions of each reading of a slice
 LIMIT = 2.2  # surprise from which on a code is drawn anew
 BATCH = 16
-# lengths in pixels of an image side of 256
-RESIDUAL_SIGMA, MAP_SIGMA, SURPRISE_SIGMA = 1.0, 3.0, 6.0
+MAP_SIGMA, SURPRISE_SIGMA = 3.0, 6.0  # pixels of an image side of 256
 EDGE = 0.05  # gradient, a pixel, at which a residual counts half
 SCORED = 0.01  # of the image's pixels, the highest, make a slice's score
 
@@ -24,9 +23,11 @@ def analyse(vqvae, prior, images, levels, seed=0, draws=DRAWS):
     """Anomaly maps and scores of slices by two methods: reconstruction error, and healing through the prior.
 
     Healing draws codes that surprise the prior anew, several times, decodes them, and weighs the root of what differs by the surprise.
+    That is the mean surprise of two descriptions of the slice: its nearest codes, which change with a faint lesion too but also by chance,
+    and those that the prior would choose, which are surprising only where the image insists.
     The prior knows only what comes before a code in raster order, so a slice is read twice: as it is, and as its mirror image,
-    from the other side. Residuals of either method are smoothed with their sign, so that displaced edges cancel, and divided by
-    the gradient of the image, so that steep edges do not drown lesions.
+    from the other side. Residuals of either method are divided by the gradient of the image, so that steep edges do not drown lesions,
+    and smoothed with their sign, so that displaced edges cancel.
 
     Args:
         images: `(N, S, S)` of the model's image size.
@@ -50,28 +51,28 @@ def _analyse(vqvae, prior, images, levels, seed, draws):
     readings = [_read(vqvae, prior, images, levels, seed, draws),
                 [values[:, ::-1] for values in _read(vqvae, prior, images[:, ::-1], levels + prior.settings["levels"], seed + 1, draws)]]
     scale, restored = images.shape[1] / 256, readings[0][1]
-    surprise, healed = np.mean([reading[0] for reading in readings], axis=0), [version for reading in readings for version in reading[2:]]
+    surprise, healed = np.mean([reading[0] for reading in readings], axis=0), np.mean([reading[2] for reading in readings], axis=0)
     step = images.shape[1] // surprise.shape[1]
     weight = _smooth(np.kron(surprise, np.ones((1, step, step), "float32")), SURPRISE_SIGMA * scale)
-    return {"restored": restored, "healed": np.mean(healed, axis=0), "error": _weighed(images, [restored], scale),
+    return {"restored": restored, "healed": healed, "error": _weighed(images, restored, scale),
             "healing": np.sqrt(_weighed(images, healed, scale)) * weight}
 
 
 def _read(vqvae, prior, images, levels, seed, draws):
-    """Surprise of each code `(N, H, W)`, the reconstruction and healed versions `(N, S, S)` of slices, or of their mirror images."""
-    levels = tf.constant(levels, tf.int32)
-    codes = vqvae.encode(images[..., None])
+    """Surprise of each code `(N, H, W)`, the reconstruction and the mean healed version `(N, S, S)` of slices, or of their mirror images."""
+    levels, distances = tf.constant(levels, tf.int32), vqvae.distances(images[..., None])
+    nearest, likely = tf.argmin(distances, axis=-1, output_type=tf.int32), prior.describe(distances, levels)
+    surprise = np.mean([np.maximum(prior.surprise(codes, levels), 0.0) for codes in (nearest, likely)], axis=0)
     seeds = [tf.constant((seed + 7919 * draw) % 2**31, tf.int32) for draw in range(draws)]
-    versions = [codes, *(prior.heal(codes, levels, LIMIT, number) for number in seeds)]
-    return [np.maximum(prior.surprise(codes, levels), 0.0), *(vqvae.decode(version).numpy()[..., 0] for version in versions)]
+    restored, *healed = (vqvae.decode(codes).numpy()[..., 0] for codes in (nearest, *(prior.heal(nearest, levels, LIMIT, number) for number in seeds)))
+    return surprise, restored, np.mean(healed, axis=0)
 
 
 def _smooth(images, sigma, order=(0, 0)):
     return ndimage.gaussian_filter(images, (0, sigma, sigma), order=(0, *order))
 
 
-def _weighed(images, versions, scale):
-    """Mean smoothed residual of images with their versions, weighed against edges, in the brain `(N, S, S)`."""
+def _weighed(images, version, scale):
+    """Smoothed residual of images with a version of them, weighed against edges, in the brain `(N, S, S)`."""
     gradient = np.hypot(*(_smooth(images, 1.5 * scale, order) for order in ((0, 1), (1, 0)))) / scale
-    residual = np.mean([np.abs(_smooth(images - version, RESIDUAL_SIGMA * scale)) for version in versions], axis=0)
-    return _smooth(residual / (1 + gradient / EDGE), MAP_SIGMA * scale) * (images > 0)
+    return np.abs(_smooth((images - version) / (1 + gradient / EDGE), MAP_SIGMA * scale)) * (images > 0)

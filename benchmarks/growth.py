@@ -17,7 +17,7 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
-import timing
+from timing import in_turn, timed
 from utils import Parser, command_line, import_tensorflow, use_precision, write_json
 
 SWEEPS = [("vqvae", "image_size", (64, 128, 256)), ("vqvae", "codebook_size", (128, 512, 2048, 4096)), ("vqvae", "batch", (2, 4, 8, 16)),
@@ -37,7 +37,7 @@ def case(stage, name, value, choice):
     before = peak().ru_maxrss
     step = {"vqvae": training.vqvae_step, "prior": training.prior_step}[stage](**sizes)
     step()  # traces
-    seconds = timing.in_turn({"step": functools.partial(timing.timed, step)}, "step", STEPS)["step"]["seconds"]
+    seconds = in_turn({"step": functools.partial(timed, step)}, "step", STEPS)["step"]["seconds"]
     print(json.dumps({"precision": dtype, "seconds": seconds, "mib": (peak().ru_maxrss - before) / 1024}))
 
 

@@ -44,7 +44,7 @@ def test_a_residual_counts_less_at_an_edge():
     version = image.copy()
     version[:, 100:110, 60:70] -= 0.2
     version[:, 100:110, 123:133] -= 0.2
-    found = anomaly._weighed(image, [version], 1.0)[0]
+    found = anomaly._weighed(image, version, 1.0)[0]
     assert found[105, 65] > 1.5 * found[105, 128] > 0
 
 
