@@ -18,7 +18,7 @@ import checkpoints
 import dataset
 from utils import InputError, Parser, command_line, import_tensorflow, write_json
 
-RATE_WEIGHTS = (0.0, 0.5, 1.5, 3.0, 6.0, 10.0)
+RATE_WEIGHTS = (0.0, 0.5, 1.0, 1.5, 2.25, 3.5, 6.0, 10.0)
 CODECS = {  # what Pillow is told, one a point of the curve, each at its slowest useful setting and without colour
     "AVIF": [{"format": "AVIF", "quality": q, "speed": 4, "subsampling": "4:0:0"} for q in (2, 8, 15, 20, 30, 40, 55)],
     "WebP": [{"format": "WEBP", "quality": q, "method": 6} for q in (2, 10, 20, 35, 55)],
