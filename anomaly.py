@@ -61,7 +61,7 @@ def _analyse(vqvae, prior, images, levels, seed, draws):
 def _read(vqvae, prior, images, levels, seed, draws):
     """Surprise of each code `(N, H, W)`, the reconstruction and the mean healed version `(N, S, S)` of slices, or of their mirror images."""
     levels, distances = tf.constant(levels, tf.int32), vqvae.distances(images[..., None])
-    nearest, likely = tf.argmin(distances, axis=-1, output_type=tf.int32), prior.describe(distances, levels)
+    nearest, likely = prior.describe(distances, levels, 0.0), prior.describe(distances, levels)
     surprise = np.mean([np.maximum(prior.surprise(codes, levels), 0.0) for codes in (nearest, likely)], axis=0)
     seeds = [tf.constant((seed + 7919 * draw) % 2**31, tf.int32) for draw in range(draws)]
     restored, *healed = (vqvae.decode(codes).numpy()[..., 0] for codes in (nearest, *(prior.heal(nearest, levels, LIMIT, number) for number in seeds)))
