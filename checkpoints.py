@@ -20,8 +20,9 @@ from utils import InputError, Parser, command_line, import_tensorflow, read_conf
 
 MODELS = {"vqvae": "VQVAE", "draft": "PixelCNN", "prior": "PixelCNN"}  # by file name
 LARGEST_FILE = 2**30  # bytes, unpacked
+LARGEST_GRID = 512  # codes a side: the largest images there are, at 4 pixels a code
 POLICIES = ("float32", "mixed_bfloat16")
-UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, OSError, EOFError, RecursionError, zipfile.BadZipFile, zlib.error)
+UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 def fingerprint(model):
@@ -41,7 +42,7 @@ def save_model(model, path):
 
 
 def load_model(path):
-    """Model of `vqvae.keras` or `prior.keras`, not compiled.
+    """Model of `vqvae.keras`, `draft.keras` or `prior.keras`, not compiled.
 
     Raises:
         InputError: the file is missing, damaged, too large, or holds anything but the model its name says.
@@ -102,7 +103,8 @@ def _check(path):
     else:
         side, blocks = settings["image_size"] // max(1, settings.get("reduction", 8)), sum(settings["encoder_blocks"]) + sum(settings["decoder_blocks"])
         tables = codebook_size * settings["code_dim"]
-    if side > 256 or blocks > 256 or 4 * (width**2 * max(1, blocks) + tables) > sizes["model.weights.h5"]:
+    # 2 bytes a weight, as in what `export` wrote
+    if side > LARGEST_GRID or blocks > 256 or 2 * (width**2 * max(1, blocks) + tables) > sizes["model.weights.h5"]:
         raise ValueError("its settings claim more than its weights fill")
 
 
@@ -157,10 +159,14 @@ def export(run, out):
     """
     read_config(run)
     load_models(run)
+    names = ("config.json", "vqvae.keras", "code_counts.npz", "vqvae_history.csv", "prior_history.csv")
+    missing = [name for name in names if not (run / name).is_file()]
+    if missing or (run / "resume" / "prior.npz").exists():
+        raise InputError(f"{run} is not finished{': it lacks ' * bool(missing)}{', '.join(missing)}. Repeat the train.py command that began it.")
     if out.exists():
         raise InputError(f"{out} exists: name a folder that does not.")
     out.mkdir(parents=True)
-    for name in ("config.json", "vqvae.keras", "code_counts.npz", "vqvae_history.csv", "prior_history.csv"):
+    for name in names:
         shutil.copyfile(run / name, out / name)
     with zipfile.ZipFile(run / "prior.keras") as whole, replacing(out / "prior.keras") as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as half:
         for name in whole.namelist():

@@ -22,11 +22,12 @@ from PIL import Image
 from tqdm import tqdm
 
 import synthetic
-from utils import InputError, command_line, read_json
+from utils import InputError, Parser, command_line, read_json
 
 SPLITS = ("train", "validate", "test")
 SOURCE_SIZE = synthetic.SIZE  # pixels of a side, as OASIS slices come
 DEFAULT_DIRECTORY = pathlib.Path("data/keras_png_slices_data")
+MAKE_AGAIN = "remove the folder and make it again"  # what to do about a note in a data folder that is damaged
 
 BRAIN = (slice(synthetic.TOP, synthetic.BOTTOM), slice(synthetic.LEFT, synthetic.RIGHT))  # hold all of every brain-masked slice
 DARK = 8  # grey values up to this may be noise of the air around a head
@@ -132,9 +133,9 @@ def open_slices(directory):
         fingerprint = hashlib.sha256("\n".join(digests).encode()).hexdigest()
     cohort = directory / "cohort.json"
     if cohort.is_file():
-        settings = read_json(cohort)
+        settings = read_json(cohort, ("subjects", "seed"), MAKE_AGAIN)
         return Slices(f"synthetic cohort ({settings['subjects']} subjects, seed {settings['seed']})", splits, fingerprint, settings)
-    converted = manifest["settings"]
+    converted = manifest.get("settings", {})
     kind = directory.resolve().name if converted.get("nifti") else "OASIS"
     return Slices(f"{kind}, brain-masked" if converted.get("masked") else kind, splits, fingerprint)
 
@@ -155,9 +156,9 @@ def open_folder(directory):
 
 
 def _manifest(directory):
-    """What `oasis1.py` noted of a folder that it made: `settings`, and the scan and subject of each of `cases`; else nothing."""
+    """What `oasis1.py` noted of a folder that it made: `settings`, and the scan and subject of each of `cases`, of which others have none."""
     path = directory / "conversion.json"
-    return read_json(path) if path.is_file() else {"settings": {}, "cases": {}}
+    return read_json(path, ("cases",), MAKE_AGAIN) if path.is_file() else {"cases": {}}
 
 
 def _subject(case, scans):
@@ -315,14 +316,14 @@ def main(args):
 
 
 def parse():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     options = argparse.ArgumentParser(add_help=False)
     options.add_argument("directory", metavar="DIR", help="folder with the discs (unpacked, .tar, .tar.gz or .tgz) or volumes")
-    options.add_argument("--out", type=pathlib.Path, default=DEFAULT_DIRECTORY, help="data folder to write")
+    options.add_argument("--out", type=pathlib.Path, default=DEFAULT_DIRECTORY, help="data folder to write (default: %(default)s)")
     options.add_argument("--masked", action="store_true", help="the brain-masked volumes (masked_ in their name), not those with scalp")
-    options.add_argument("--fractions", nargs="+", metavar="F", help="shares of the subjects in train, validate and test (302 35 17)")
-    options.add_argument("--seed", type=int, default=0, help="of the split")
+    options.add_argument("--fractions", nargs="+", metavar="F", help="shares of the subjects in train, validate and test (default: 302 35 17)")
+    options.add_argument("--seed", type=int, default=0, help="of the split (default: %(default)s)")
     options.add_argument("--first-slice", type=int, metavar="VOXEL", help="level of slice 0 in the volumes, from the bottom and from 0")
     discs = commands.add_parser("from-oasis1", parents=[options], help="slices of the OASIS-1 discs")
     discs.add_argument("--from-nifti", action="store_true", help="DIR holds NIfTI volumes instead: the same as the command from-nifti")

@@ -177,7 +177,7 @@ def _tools(dtype):
 
 
 def encoder(image_size, reduction, width, blocks, code_dim, dtype=None):
-    """Images `(B, S, S, 1)` -> latents `(B, S/R, S/R, D)`: space to depth by 4, then a stride of 2 where R is 8."""
+    """Images `(B, S, S, 1)` -> latents `(B, S/R, S/R, D)`: a stride of 4, then one of 2 where R is 8."""
     conv, residual = _tools(dtype)
     halving = reduction // 4
     images = keras.Input((image_size, image_size, 1))

@@ -324,7 +324,7 @@ def _claim(out, manifest):
     """Make `out` the folder of this conversion, or check that it is, so that no subject changes its split half way."""
     path = out / MANIFEST
     if path.is_file():
-        if read_json(path) != manifest:
+        if read_json(path, advice="name another --out") != manifest:
             raise InputError(f"{out} holds a conversion of other volumes or with other settings: repeat those, or name another --out.")
     elif out.exists() and (not out.is_dir() or any(entry.name[0] != "." for entry in out.iterdir())):
         raise InputError(f"{out} exists and is no unfinished conversion: name another --out.")

@@ -111,7 +111,7 @@ class PixelCNN(keras.Model):
         super().__init__(**kwargs)
         self.settings = dict(grid=grid, codebook_size=codebook_size, levels=levels, width=width, blocks=blocks, dropout=dropout,
                              rate_weight=rate_weight, vqvae=vqvae)
-        self.grid, self.codebook_size = grid, codebook_size
+        self.grid = grid
         make = {"dtype": self.dtype_policy}
         self.embedding = layers.Embedding(codebook_size, width, **make)
         self.conditions, self.mirror = (layers.Embedding(rows, blocks * 4 * width, embeddings_initializer="zeros", **make) for rows in (levels, 2))

@@ -4,6 +4,7 @@ Images are `(N, S, S)` in [0, 1] and share one grey scale, black 0 to white 1; c
 """
 
 import io
+import itertools
 
 import matplotlib
 import matplotlib.ticker
@@ -228,7 +229,7 @@ def rate_distortion(path, models, codecs, caption):
         codecs: by name, points with `ssim`, `payload_bytes` and `file_bytes`.
     """
     figure, axis = plt.subplots(figsize=(7.5, 4.6), layout="constrained")
-    for (name, points), marker in zip(models.items(), "osD^v"):
+    for (name, points), marker in zip(models.items(), itertools.cycle("osD^v")):
         points = sorted(points, key=lambda point: point["prior_bytes"])
         axis.plot([p["prior_bytes"] for p in points], [p["ssim"] for p in points], color=BLUE, marker=marker, linewidth=2,
                   label=f"{name} ({points[0]['index_bytes']:.0f} bytes as indices)")

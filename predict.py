@@ -75,9 +75,14 @@ def predict(run, config, args):
     grid = (image_size // vqvae.settings["reduction"],) * 2
     training_counts = read_counts(run / "code_counts.npz", (*grid, codebook_size))
     histories = [read_history(run / f"{stage}_history.csv") for stage in ("vqvae", "prior")]
+    if not all(histories):
+        raise InputError(f"{run} lacks vqvae_history.csv or prior_history.csv: restore it, or copy runs with `python checkpoints.py RUN OUT`.")
     print(f"{slices.name}, {args.split} split, on the {device()[0]}." + ("" if same else f" The run was trained on other data: {config['data']['name']}."), flush=True)
 
     out = run / "predict"
+    for stale in (*(out / "samples").glob("sample_*_slice_*.png"), *(out / "reconstructions").glob("case_*_slice_*.png"),
+                  *(out / f"{name}.png" for name in ("samples", "comparison", "completions", "walk", "closest"))):
+        stale.unlink(missing_ok=True)
     results = evaluation.evaluate(vqvae, prior, split, args.rate_weight, out / "reconstructions" if args.write_reconstructions else None)
     rate_weight = prior.settings["rate_weight"] if args.rate_weight is None else args.rate_weight
     baselines = metrics.baseline_bits(results["codes"], training_counts)
@@ -105,8 +110,6 @@ def predict(run, config, args):
                 mean_patches(results["images"], codes, codebook_size), f"{about} {model}; {used} codes used, perplexity {perplexity:.1f}.")
     plots.training(out / "training.png", *histories, baselines,
                    f"{config['data']['name']}. {model}, then a gated PixelCNN. Grey lines: models without context, on the {args.split} split of {slices.name}.")
-    for stale in (*(out / "samples").glob("sample_*_slice_*.png"), *(out / f"{name}.png" for name in ("samples", "comparison", "completions", "walk", "closest"))):
-        stale.unlink(missing_ok=True)
     how = f"drawn with seed {args.seed}" + "".join(f", {name.replace('_', '-')} {getattr(args, name)}" for name, usual in (("temperature", 1), ("top_k", 0), ("top_p", 1))
                                                    if getattr(args, name) != usual)
     if args.samples:
@@ -165,6 +168,8 @@ def find_anomalies(run, config, args):
     out = run / "predict"
     order = np.argsort(-found["scores"]["healing"], kind="stable")
     rows = []
+    for stale in (out / "anomaly").glob("case_*_slice_*.png"):
+        stale.unlink()
     for i in order:
         file = pathlib.Path(split.paths[chosen[i]])
         stem = file.name.removesuffix(".nii.png")
@@ -189,7 +194,7 @@ def find_data(config, args):
     cohort = config["data"].get("cohort")
     if args.data or not cohort:
         return dataset.open_slices(dataset.find_slices(args.data))
-    numbers = [cohort.get(name) for name in ("subjects", "seed")]
+    numbers = [cohort.get(name) if isinstance(cohort, dict) else None for name in ("subjects", "seed")]
     if not all(isinstance(n, int) and 0 <= n <= most for n, most in zip(numbers, (MOST_SUBJECTS, 2**31 - 1))):
         raise InputError(f"the run's config.json asks for a cohort of {cohort}: name the slices with --data DIR.")
     return dataset.open_slices(dataset.synthetic_slices(*numbers))
@@ -227,7 +232,7 @@ def evaluate_samples(vqvae, prior, slices, known, args, figure):
 
     def restore(images, levels):
         batches = [(images[i : i + evaluation.BATCH, ..., None].astype("float32") / 255.0, levels[i : i + evaluation.BATCH]) for i in range(0, len(images), evaluation.BATCH)]
-        return np.concatenate([evaluation.grey(vqvae.decode(prior.describe(vqvae.distances(batch), at))) for batch, at in batches])
+        return np.concatenate([evaluation.grey(vqvae.decode(prior.describe(vqvae.distances(batch), at, args.rate_weight))) for batch, at in batches])
 
     levels = sample_levels(args.evaluate_samples, None, np.unique(slices.splits["test"].levels))
     drawn = evaluation.grey(sample(vqvae, prior, levels, args, first=10**6)[..., None])  # rounded like the slices they stand beside

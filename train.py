@@ -12,7 +12,6 @@ import pathlib
 import shlex
 import sys
 import time
-import zipfile
 
 import checkpoints
 import dataset
@@ -33,7 +32,8 @@ from utils import (
 )
 
 USED = ("train", "validate")  # splits; test is for predict.py
-CODED = 64  # slices that are given their codes at a time
+CODED = 64  # slices that are given their codes at a time, at most
+DISTANCES = 2**29  # bytes of their distances to all codes, at most: a few arrays of this size are in memory
 
 # What a flag that is not given becomes. The synthetic ones fit both scripts into ten minutes on two cores.
 DEFAULTS = {
@@ -232,18 +232,20 @@ def extract_codes(path, vqvae, draft, slices, settings):
         with np.load(path, allow_pickle=False) as file:
             if file["made_of"] == made_of:
                 return {name: file[name] for name in USED}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
+    except checkpoints.UNREADABLE:
         pass  # not there or not whole: made again
+    grid = settings["image_size"] // settings["reduction"]
+    batch = max(1, min(CODED, DISTANCES // (4 * grid**2 * settings["codebook_size"])))
     codes = {}
     for name in USED:
         split = slices.splits[name]
         example = pipeline.images_of(pipeline.image_source(split, settings["image_size"]))
         found = [[], []]
         for mirror in (False, True):
-            batches = pipeline.evaluation_batches(example, len(split), CODED, mirror)
+            batches = pipeline.evaluation_batches(example, len(split), batch, mirror)
             title = f"{path.stem}, {name}{' mirrored' * mirror}"
-            for begin, (images, _) in zip(tqdm(range(0, len(split), CODED), title, unit="batch", mininterval=10), batches):
-                levels = split.levels[begin : begin + CODED] + slices.levels * mirror
+            for begin, (images, _) in zip(tqdm(range(0, len(split), batch), title, unit="batch", mininterval=10), batches):
+                levels = split.levels[begin : begin + batch] + slices.levels * mirror
                 found[mirror].append(draft.describe(vqvae.distances(images), levels, settings["rate_weight"]) if draft else vqvae.encode(images))
         codes[name] = np.stack([np.concatenate(maps) for maps in found]).astype("uint16")
     with replacing(path) as temporary:

@@ -1,5 +1,6 @@
 """What both scripts share: errors for people, the run directory, the device and its precision."""
 
+import _thread
 import argparse
 import contextlib
 import csv
@@ -8,8 +9,9 @@ import math
 import os
 import pathlib
 import platform
+import signal
 import sys
-
+import time
 
 MOST_SUBJECTS = 10**4  # of a synthetic cohort
 UNUSED = ("matplotlib", "pandas", "sklearn")  # what Keras imports where it is installed, for functions that nothing here calls
@@ -20,7 +22,9 @@ class InputError(ValueError):
 
 
 def command_line(main, *args):
-    """Run a script's `main`; an `InputError` or a full disk ends it with one line on stderr and exit status 2."""
+    """Run a script's `main`; an `InputError` or a full disk ends it with one line on stderr and exit status 2, Ctrl-C with 130."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # it may be ignored, as by a job in the background
+        signal.signal(signal.SIGINT, _interrupt)
     try:
         main(*args)
     except InputError as error:
@@ -28,14 +32,27 @@ def command_line(main, *args):
     except OSError as error:
         sys.exit(_complain(f"{error.strerror or error}: {error.filename or 'no file named'}. Check the path, its rights and the disk."))
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         sys.exit(_complain("stopped by Ctrl-C; what was finished is kept.", status=130))
+
+
+def _interrupt(number, frame):
+    """Raise `KeyboardInterrupt`, and again until it is heard: one that falls into a destructor or a callback is lost there."""
+    sys.unraisablehook = lambda lost: None  # and that it was lost is no news to the user
+    _thread.start_new_thread(_remind, ())  # takes no lock that what was interrupted may hold
+    raise KeyboardInterrupt
+
+
+def _remind():
+    time.sleep(5)  # for what must be cleared up on the way out
+    signal.raise_signal(signal.SIGINT)
 
 
 class Parser(argparse.ArgumentParser):
     """Argument parser that answers a bad flag in one line, like every other error, and shows the docstring it is given."""
 
-    def __init__(self, description):
-        super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    def __init__(self, description=None, **options):
+        super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
 
     def error(self, message):
         sys.exit(_complain(f"{message} (--help lists all flags)"))
@@ -110,8 +127,8 @@ def write_json(path, value):
         temporary.write_text(json.dumps(strict(value), indent=2, allow_nan=False) + "\n")
 
 
-def read_json(path):
-    """Parsed JSON of a file a script wrote.
+def read_json(path, keys=(), advice="the file is damaged, train into a new --run directory"):
+    """Parsed JSON of a file a script wrote, an object with these keys if any are given.
 
     Raises:
         InputError: there is no such file, or it is damaged.
@@ -120,9 +137,12 @@ def read_json(path):
     if not path.is_file():
         raise InputError(f"{path} is not there: is {path.parent} the --run directory of a training?")
     try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise InputError(f"{path} is no readable JSON ({error}): the file is damaged, train into a new --run directory.") from None
+        found = json.loads(path.read_text())
+        for key in keys:
+            found[key]
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{path} is no readable JSON, or lacks something ({error}): {advice}.") from None
+    return found
 
 
 def write_history(path, rows):

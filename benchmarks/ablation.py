@@ -158,6 +158,8 @@ def prior_bench(slices, base, run):
     import pipeline
     import pixelcnn
 
+    if not (run / "codes.npz").is_file():
+        raise InputError(f"{run / 'codes.npz'} is not there, and the priors learn from these codes: name the run directory that train.py wrote.")
     chosen, split = spread(slices.splits["validate"])
     images = evaluation.decoded(split, base["image_size"])
 
@@ -199,7 +201,7 @@ def main(args):
     kind = use_precision("auto")
     # a run may be older than a setting, and was then trained as its default is
     settings = {**train.resolve(train.parse([]), slices), **config["settings"], **SHIPPED, "precision": kind, "prior_width": args.prior_width}
-    report = read_json(args.json) if args.json and args.json.exists() else {}
+    report = read_json(args.json, advice="name another --json file") if args.json and args.json.exists() else {}
     for stage in [args.stage] if args.stage else STEPS:
         base = {**settings, "steps": args.steps or STEPS[stage]}
         conditions = {"data": slices.fingerprint, "validation_slices": len(spread(slices.splits["validate"])[1]), "settings": base}

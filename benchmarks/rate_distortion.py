@@ -64,6 +64,10 @@ def model_points(run, split):
     import metrics
 
     vqvae, prior = checkpoints.load_models(run)
+    evaluation.check_levels(run, prior, split)
+    if vqvae.settings["image_size"] != dataset.SOURCE_SIZE:
+        raise InputError(f"--run must be of image size {dataset.SOURCE_SIZE}, that of the slices the codecs are given. "
+                         f"Received: {run} of {vqvae.settings['image_size']}")
     points = []
     for rate_weight in RATE_WEIGHTS:
         results = evaluation.evaluate(vqvae, prior, split, rate_weight)
@@ -101,8 +105,6 @@ def main(args):
     report = {"data": {"name": slices.name, "split": args.split, "images": len(split), "fingerprint": slices.fingerprint}, "models": {}, "codecs": {}}
     for run in args.run:
         name, points, images = model_points(run, split)
-        if images.shape[1] != dataset.SOURCE_SIZE:
-            raise InputError(f"--run must be of image size {dataset.SOURCE_SIZE}, that of the slices the codecs are given. Received: {run} of {images.shape[1]}")
         report["models"][name] = points
     for name, settings in CODECS.items():
         report["codecs"][name] = [codec_point(images, options) for options in settings]

@@ -99,6 +99,7 @@ DATA = {
     "decompression bomb": (bomb, "60000"),
     "broken link": (replace_by_link, "is no readable PNG"),
     "folder as file": (replace_by_folder, "is no readable PNG"),
+    "damaged note of a cohort": (lambda d: (d / "cohort.json").write_text("{}"), "cohort.json is no readable JSON, or lacks something"),
     "odd name": (lambda d: victim(d).rename(victim(d).with_name("brain 2.png")), "brain 2.png has no case and slice number"),
 }
 
@@ -180,6 +181,9 @@ RUNS = {
     "models exchanged": (lambda r: shutil.copy(r / "prior.keras", r / "vqvae.keras"), "vqvae.keras cannot be loaded (it holds no VQVAE)"),
     "another vqvae": (another_vqvae, "on the codes of another VQ-VAE"),
     "damaged history": (lambda r: (r / "prior_history.csv").write_text("epoch,loss\n1,much\n"), "prior_history.csv is damaged"),
+    "no history": (lambda r: (r / "vqvae_history.csv").unlink(), "lacks vqvae_history.csv"),
+    "model packed in an unknown way": (lambda r: (r / "vqvae.keras").write_bytes((b := (r / "vqvae.keras").read_bytes())[: (i := b.rindex(b"PK\1\2") + 10)] + b"\x63" + b[i + 1 :]),
+                                       "vqvae.keras cannot be loaded"),
     "damaged counts": (lambda r: (r / "code_counts.npz").write_bytes(b"PK"), "code_counts.npz cannot be read"),
 }
 
@@ -202,8 +206,9 @@ def test_no_folder_that_a_run_names_is_followed(finished, slices_folder, tmp_pat
     shutil.copytree(finished, run)
     rewrite(run / "config.json", lambda c: c["data"].update(directory=str(slices_folder)))
     one_line(run_script("predict.py", "--run", run, cwd=tmp_path), "no slices found", "--data DIR")
-    rewrite(run / "config.json", lambda c: c["data"].update(cohort={"subjects": 10**9, "seed": 0}))
-    one_line(run_script("predict.py", "--run", run, cwd=tmp_path), "asks for a cohort of", "--data DIR")
+    for cohort in ({"subjects": 10**9, "seed": 0}, "sixty people"):
+        rewrite(run / "config.json", lambda c: c["data"].update(cohort=cohort))
+        one_line(run_script("predict.py", "--run", run, cwd=tmp_path), "asks for a cohort of", "--data DIR")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
@@ -382,16 +387,32 @@ def test_a_signal_ends_it_and_the_same_command_goes_on(number, status, slices_fo
     # a test run in the background would hand down that Ctrl-C is to be ignored
     process = start(slices_folder, run, "--save-minutes", "0", stderr=subprocess.PIPE, text=True,
                     preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
-    state = run / "resume" / "vqvae.npz"
-    wait_for(state, process)
-    first = state.stat().st_ino
-    while process.poll() is None and state.exists() and state.stat().st_ino == first:
-        time.sleep(0.002)  # until a step was saved
+    wait_for(run / "resume" / "vqvae.npz", process)  # a step was saved
     process.send_signal(number)
     _, errors = process.communicate()
-    assert process.returncode == status and "Traceback" not in errors
+    assert (process.returncode, "Traceback" in errors) == (status, False), errors
     assert train(slices_folder, run).returncode == 0
     assert_same_models(finished, run)
+
+
+def test_ctrl_c_is_heard_though_a_destructor_swallows_it():
+    script = """
+import signal, time, utils
+
+class Swallows:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+
+def main():
+    Swallows()
+    while True:
+        time.sleep(0.01)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+utils.command_line(main)
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 130 and done.stderr == "-c: error: stopped by Ctrl-C; what was finished is kept.\n"
 
 
 def start(data, run, *more, **options):

@@ -148,6 +148,12 @@ def test_export_is_a_run_that_predicts_the_same(run, report, slices_folder, tmp_
     assert exported["prior"]["bits_per_code"] == pytest.approx(report["prior"]["bits_per_code"], rel=1e-3)
     assert exported["ssim"]["mean"] == pytest.approx(report["ssim"]["mean"], abs=1e-3)
     one_line(run_script("checkpoints.py", run, out), "small exists")
+    begun = tmp_path / "begun"
+    shutil.copytree(run, begun)
+    (begun / "resume").mkdir(exist_ok=True)
+    (begun / "resume" / "prior.npz").write_bytes(b"")
+    one_line(run_script("checkpoints.py", begun, tmp_path / "none"), "begun is not finished")
+    assert not (tmp_path / "none").exists()
 
 
 def test_killed_training_ends_as_if_it_had_not_been(run, slices_folder, tmp_path):
