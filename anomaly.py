@@ -10,6 +10,10 @@ import numpy as np
 import tensorflow as tf
 from scipy import ndimage
 
+import checkpoints
+import evaluation
+from utils import InputError
+
 METHODS = ("error", "healing")
 DRAWS = 2  # healed versions of each reading of a slice
 LIMIT = 2.2  # surprise from which on a code is drawn anew
@@ -19,27 +23,44 @@ EDGE = 0.05  # gradient, a pixel, at which a residual counts half
 SCORED = 0.01  # of the image's pixels, the highest, make a slice's score
 
 
-def analyse(vqvae, prior, images, levels, seed=0, draws=DRAWS):
+def load_ensemble(runs, splits):
+    """`(vqvae, prior)` of each of the runs that read slices together.
+
+    Raises:
+        InputError: a model cannot be loaded, does not know the levels of the splits, or is of another image size than the first.
+    """
+    models = [checkpoints.load_models(run) for run in runs]
+    size = models[0][0].settings["image_size"]
+    for run, (vqvae, prior) in zip(runs, models):
+        for split in splits:
+            evaluation.check_levels(run, prior, split)
+        if vqvae.settings["image_size"] != size:
+            raise InputError(f"--ensemble must be of image size {size}, that of --run. Received: {run} of {vqvae.settings['image_size']}")
+    return models
+
+
+def analyse(models, images, levels, seed=0, draws=DRAWS):
     """Anomaly maps and scores of slices by two methods: reconstruction error, and healing through the prior.
 
     Healing draws codes that surprise the prior anew, several times, decodes them, and weighs the root of what differs by the surprise.
     That is the mean surprise of two descriptions of the slice: its nearest codes, which change with a faint lesion too but also by chance,
     and those that the prior would choose, which are surprising only where the image insists.
     The prior knows only what comes before a code in raster order, so a slice is read twice: as it is, and as its mirror image,
-    from the other side. Residuals of either method are divided by the gradient of the image, so that steep edges do not drown lesions,
-    and smoothed with their sign, so that displaced edges cancel.
+    from the other side. What several models read of a slice is averaged: one of a finer grid sees smaller lesions. Residuals of either method
+    are divided by the gradient of the image, so that steep edges do not drown lesions, and smoothed with their sign, so that displaced edges cancel.
 
     Args:
-        images: `(N, S, S)` of the model's image size.
-        levels: `(N,)`, levels that the prior knows.
+        models: pairs of VQ-VAE and prior, see `load_ensemble`.
+        images: `(N, S, S)` of the models' image size.
+        levels: `(N,)`, levels that the priors know.
         seed: of the draws.
-        draws: healed versions of each of the two readings, averaged.
+        draws: healed versions of each reading, averaged.
 
     Returns:
         dict of `restored` and `healed` (mean of the draws), images `(N, S, S)`; and for each method of `METHODS` its `maps` `(N, S, S)`,
         0 outside the brain and up, and `scores` `(N,)`.
     """
-    parts = [_analyse(vqvae, prior, images[i : i + BATCH], levels[i : i + BATCH], seed + i, draws) for i in range(0, len(images), BATCH)]
+    parts = [_analyse(models, images[i : i + BATCH], levels[i : i + BATCH], seed + i, draws) for i in range(0, len(images), BATCH)]
     found = {name: np.concatenate([part[name] for part in parts]) for name in ("restored", "healed", *METHODS)}
     count = max(1, round(SCORED * images[0].size))
     highest = {name: np.sort(found[name].reshape(len(images), -1), axis=1)[:, -count:] for name in METHODS}
@@ -47,25 +68,27 @@ def analyse(vqvae, prior, images, levels, seed=0, draws=DRAWS):
             "scores": {name: values.mean(1) for name, values in highest.items()}}
 
 
-def _analyse(vqvae, prior, images, levels, seed, draws):
-    readings = [_read(vqvae, prior, images, levels, seed, draws),
-                [values[:, ::-1] for values in _read(vqvae, prior, images[:, ::-1], levels + prior.settings["levels"], seed + 1, draws)]]
-    scale, restored = images.shape[1] / 256, readings[0][1]
-    surprise, healed = np.mean([reading[0] for reading in readings], axis=0), np.mean([reading[2] for reading in readings], axis=0)
-    step = images.shape[1] // surprise.shape[1]
-    weight = _smooth(np.kron(surprise, np.ones((1, step, step), "float32")), SURPRISE_SIGMA * scale)
+def _analyse(models, images, levels, seed, draws):
+    scale, straight, mirrored = images.shape[1] / 256, [], []
+    for vqvae, prior in models:
+        straight.append(_read(vqvae, prior, images, levels, seed, draws))
+        reading = _read(vqvae, prior, images[:, ::-1], levels + prior.settings["levels"], seed + 1, draws)
+        mirrored.append([values[:, ::-1] for values in reading])
+    surprise, _, healed = (np.mean(values, axis=0) for values in zip(*straight, *mirrored))
+    restored, weight = np.mean([reading[1] for reading in straight], axis=0), _smooth(surprise, SURPRISE_SIGMA * scale)
     return {"restored": restored, "healed": healed, "error": _weighed(images, restored, scale),
             "healing": np.sqrt(_weighed(images, healed, scale)) * weight}
 
 
 def _read(vqvae, prior, images, levels, seed, draws):
-    """Surprise of each code `(N, H, W)`, the reconstruction and the mean healed version `(N, S, S)` of slices, or of their mirror images."""
+    """Surprise of the code at each pixel, the reconstruction and the mean healed version of slices or of their mirror images, `(N, S, S)` each."""
     levels, distances = tf.constant(levels, tf.int32), vqvae.distances(images[..., None])
     nearest, likely = prior.describe(distances, levels, 0.0), prior.describe(distances, levels)
     surprise = np.mean([np.maximum(prior.surprise(codes, levels), 0.0) for codes in (nearest, likely)], axis=0)
     seeds = [tf.constant((seed + 7919 * draw) % 2**31, tf.int32) for draw in range(draws)]
     restored, *healed = (vqvae.decode(codes).numpy()[..., 0] for codes in (nearest, *(prior.heal(nearest, levels, LIMIT, number) for number in seeds)))
-    return surprise, restored, np.mean(healed, axis=0)
+    step = images.shape[1] // surprise.shape[1]
+    return np.kron(surprise, np.ones((1, step, step), "float32")), restored, np.mean(healed, axis=0)
 
 
 def _smooth(images, sigma, order=(0, 0)):

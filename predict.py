@@ -39,7 +39,11 @@ def parse(arguments=None):
     add = parser.add_argument_group("anomalies").add_argument
     add("--anomaly", metavar="DIR", nargs="?", const="",
         help="instead of all else, map what is unusual in the slices of a folder, or without DIR in those of the split; --slice and --seed hold")
-    return parser.parse_args(arguments)
+    add("--ensemble", metavar="DIR", type=pathlib.Path, help="another run, whose readings of the slices are averaged with those of --run")
+    args = parser.parse_args(arguments)
+    if args.ensemble and args.anomaly is None:
+        parser.error("argument --ensemble: it is for --anomaly, which is not given")
+    return args
 
 
 def main(args):
@@ -154,15 +158,15 @@ def find_anomalies(run, config, args):
     import evaluation
     import plots
 
-    vqvae, prior = checkpoints.load_models(run)
-    evaluation.check_levels(run, prior, split)
+    runs = [run, args.ensemble] if args.ensemble else [run]
+    models = anomaly.load_ensemble(runs, [split])
     chosen = np.arange(len(split)) if args.slice is None else np.flatnonzero(split.levels == args.slice)
     if not len(chosen):
         raise InputError(f"--slice must be a level of the slices, {split.levels.min()} to {split.levels.max()}. Received: {args.slice}")
-    images = evaluation.decoded(split, vqvae.settings["image_size"])[chosen] / np.float32(255)
+    images = evaluation.decoded(split, models[0][0].settings["image_size"])[chosen] / np.float32(255)
     print(f"{name}: {len(chosen)} slices on the {device()[0]}.", flush=True)
     begin = time.perf_counter()
-    found = anomaly.analyse(vqvae, prior, images, split.levels[chosen], args.seed)
+    found = anomaly.analyse(models, images, split.levels[chosen], args.seed)
     seconds = time.perf_counter() - begin
 
     out = run / "predict"
@@ -182,7 +186,7 @@ def find_anomalies(run, config, args):
     plots.anomalies(out / "anomaly.png", images[shown], found["healed"][shown], {method: maps[shown] for method, maps in found["maps"].items()},
                     [f"case {rows[k]['case']:03d}, level {rows[k]['level']}\nscore {rows[k]['score_healing']:.3f}" for k in range(len(shown))],
                     f"{name}: the {len(shown)} highest scores of {len(chosen)}. Model trained on: {config['data']['name']}. Unusual is not ill: no medical device.")
-    write_json(out / "anomaly.json", {"data": name, "methods": list(anomaly.METHODS), "draws": 2 * anomaly.DRAWS, "limit": anomaly.LIMIT, "seed": args.seed,
+    write_json(out / "anomaly.json", {"data": name, "runs": [str(run) for run in runs], "methods": list(anomaly.METHODS), "draws": 2 * anomaly.DRAWS * len(runs), "limit": anomaly.LIMIT, "seed": args.seed,
                                       "map_white": plots.ANOMALY_LIMIT, "seconds_a_slice": seconds / len(chosen), "slices": rows})
     for row in rows[:10]:
         print(f"  {pathlib.Path(row['file']).name:<34}healing {row['score_healing']:.4f}   error {row['score_error']:.4f}")

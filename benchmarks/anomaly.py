@@ -1,6 +1,6 @@
 """How well lesions of known place are found: planted in test slices, mapped by healing and by plain reconstruction error.
 
-python benchmarks/anomaly.py --run DIR --data DIR [--json FILE] [--figure FILE]
+python benchmarks/anomaly.py --run DIR --data DIR [--ensemble DIR] [--json FILE] [--figure FILE]
 
 Each slice gets one lesion, or none: the control. The threshold of a method is the one with the best mean Dice over lesions planted in
 validation slices; the test slices only report. AUROC is of the slices' scores against those of the control, average
@@ -12,7 +12,6 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
-import checkpoints
 import dataset
 from utils import InputError, Parser, between, command_line, import_tensorflow, write_json
 
@@ -74,17 +73,16 @@ def main(args):
     import lesions
     import plots
 
-    vqvae, prior = checkpoints.load_models(args.run)
+    splits = {name: slices.splits[name] for name in ("validate", "test")}
+    models = anomaly.load_ensemble([args.run, args.ensemble] if args.ensemble else [args.run], splits.values())
     planted, found, control = {}, {}, {}
-    for name in ("validate", "test"):
-        split = slices.splits[name]
-        evaluation.check_levels(args.run, prior, split)
-        images = evaluation.decoded(split, vqvae.settings["image_size"]) / np.float32(255)
+    for name, split in splits.items():
+        images = evaluation.decoded(split, models[0][0].settings["image_size"]) / np.float32(255)
         planted[name] = plant(images, args.each, args.seed)
-        found[name] = anomaly.analyse(vqvae, prior, planted[name]["images"], split.levels[planted[name]["index"]], args.seed)
+        found[name] = anomaly.analyse(models, planted[name]["images"], split.levels[planted[name]["index"]], args.seed)
         if name == "test":
             left = planted[name]["control"][: 6 * args.each]
-            control = anomaly.analyse(vqvae, prior, images[left], split.levels[left], args.seed)
+            control = anomaly.analyse(models, images[left], split.levels[left], args.seed)
 
     test, report = planted["test"], {"control": {}}
     brain = test["images"] > 0
@@ -130,6 +128,7 @@ def show(report, methods, lesions):
 if __name__ == "__main__":
     parser = Parser(__doc__)
     parser.add_argument("--run", metavar="DIR", type=pathlib.Path, required=True, help="run directory of train.py")
+    parser.add_argument("--ensemble", metavar="DIR", type=pathlib.Path, help="another run, as for predict.py")
     parser.add_argument("--data", metavar="DIR", required=True, help="folder with the three splits")
     parser.add_argument("--each", type=between(int, 1, 10**4), default=20, metavar="N", help="lesions of each kind and strength, a split (default: %(default)s)")
     parser.add_argument("--seed", type=between(int, 0, 2**31 - 1), default=0, metavar="N", help="(default: %(default)s)")

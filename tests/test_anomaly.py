@@ -1,6 +1,7 @@
 """Maps and their measures; the lesions have tests of their own."""
 
 import importlib.util
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from conftest import IMAGE_SIZE, ROOT, draw_slice
 from PIL import Image
 
 import anomaly
+from utils import InputError
 
 specification = importlib.util.spec_from_file_location("anomaly_benchmark", ROOT / "benchmarks" / "anomaly.py")
 benchmark = importlib.util.module_from_spec(specification)
@@ -27,14 +29,28 @@ def small_prior(prior):
 
 
 def test_analysis_of_slices(vqvae, small_prior):
-    found = anomaly.analyse(vqvae, small_prior, images(), np.array([0, 1, 2]), seed=1, draws=2)
+    found = anomaly.analyse([(vqvae, small_prior)], images(), np.array([0, 1, 2]), seed=1, draws=2)
     assert found["healed"].shape == found["restored"].shape == (3, IMAGE_SIZE, IMAGE_SIZE)
     for method in anomaly.METHODS:
         maps, scores = found["maps"][method], found["scores"][method]
         assert maps.shape == (3, IMAGE_SIZE, IMAGE_SIZE) and maps.min() >= 0 and not maps[images() == 0].any()
         assert (scores > 0).all() and (scores <= maps.max((1, 2)) + 1e-6).all()
-    again = anomaly.analyse(vqvae, small_prior, images(), np.array([0, 1, 2]), seed=1, draws=2)
+    again = anomaly.analyse([(vqvae, small_prior)], images(), np.array([0, 1, 2]), seed=1, draws=2)
     np.testing.assert_array_equal(found["maps"]["healing"], again["maps"]["healing"])
+    twice = anomaly.analyse(2 * [(vqvae, small_prior)], images(), np.array([0, 1, 2]), seed=1, draws=2)  # one model is its own ensemble
+    for method in anomaly.METHODS:
+        np.testing.assert_allclose(found["maps"][method], twice["maps"][method], rtol=1e-5, atol=1e-7)
+
+
+def test_an_ensemble_is_of_one_image_size(monkeypatch):
+    def load(run):
+        return SimpleNamespace(settings={"image_size": int(run)}), SimpleNamespace(settings={"levels": 4})
+
+    monkeypatch.setattr(anomaly.checkpoints, "load_models", load)
+    split = SimpleNamespace(levels=np.arange(4))
+    assert len(anomaly.load_ensemble(["256", "256"], [split])) == 2
+    with pytest.raises(InputError, match="--ensemble must be of image size 256, that of --run. Received: 160 of 160"):
+        anomaly.load_ensemble(["256", "160"], [split])
 
 
 def test_a_residual_counts_less_at_an_edge():

@@ -131,7 +131,9 @@ def test_anomalies_of_a_split_and_of_a_folder(run, slices_folder, tmp_path):
     folder = tmp_path / "some slices"
     folder.mkdir()
     shutil.copy(slices_folder / "keras_png_slices_test" / "case_005_slice_1.nii.png", folder)
-    assert run_script("predict.py", "--run", run, "--anomaly", folder).returncode == 0
+    assert run_script("predict.py", "--run", run, "--anomaly", folder, "--ensemble", run).returncode == 0
+    assert json.loads((out / "anomaly.json").read_text())["runs"] == [str(run), str(run)]
+    one_line(run_script("predict.py", "--run", run, "--ensemble", run), "argument --ensemble: it is for --anomaly")
     for kind in ("original", "healed", "map"):
         assert np.asarray(Image.open(out / "anomaly" / f"case_005_slice_1_{kind}.png")).shape == (IMAGE_SIZE, IMAGE_SIZE)
     one_line(run_script("predict.py", "--run", run, "--anomaly", tmp_path / "none"), "none is no folder")
