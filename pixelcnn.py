@@ -174,7 +174,6 @@ class PixelCNN(keras.Model):
 
         return self._generate(levels, choose)
 
-    @tf.function
     def describe(self, distances, levels, rate_weight=None):
         """Codes that describe images well in few bits: at each place, in raster order, that of least distance + rate_weight bits.
 
@@ -191,8 +190,10 @@ class PixelCNN(keras.Model):
         rate_weight = self.settings["rate_weight"] if rate_weight is None else rate_weight
         if not rate_weight:
             return tf.argmin(distances, axis=-1, output_type=tf.int32)
-        scale = rate_weight / math.log(2)
+        return self._describe(distances, levels, tf.constant(rate_weight / math.log(2), tf.float32))
 
+    @tf.function
+    def _describe(self, distances, levels, scale):  # a tensor, so that all rate weights share one graph
         def choose(logits, y, x):
             return tf.argmin(distances[:, y, x] - scale * tf.nn.log_softmax(logits), axis=-1, output_type=tf.int32)
 
