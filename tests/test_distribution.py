@@ -1,5 +1,6 @@
 """Several replicas do what one does: on two logical devices of one process, and on two processes that talk to each other."""
 
+import contextlib
 import json
 import os
 import signal
@@ -91,8 +92,12 @@ def test_two_devices_train_the_same_models_as_one(one, slices_folder, tmp_path):
 def kill(victim, stage, data, run):
     """Start a training on two workers and kill one in a stage, as soon as a step of it was saved."""
     workers = start_workers(data, run, "--save-minutes", "0")
-    deadline = time.monotonic() + 200
-    while not (run / "resume" / f"{stage}.npz").exists() and all(worker.poll() is None for worker in workers) and time.monotonic() < deadline:
+    deadline, state, first = time.monotonic() + 200, run / "resume" / f"{stage}.npz", None
+    while all(worker.poll() is None for worker in workers) and time.monotonic() < deadline:
+        with contextlib.suppress(FileNotFoundError):
+            first = first or state.stat().st_mtime_ns
+            if state.stat().st_mtime_ns != first:
+                break
         time.sleep(0.002)
     os.kill(workers[victim].pid, signal.SIGKILL)
     done = finish(workers)
