@@ -39,7 +39,8 @@ def parse(arguments=None):
     add = parser.add_argument_group("anomalies").add_argument
     add("--anomaly", metavar="DIR", nargs="?", const="",
         help="instead of all else, map what is unusual in the slices of a folder, or without DIR in those of the split; --slice and --seed hold")
-    add("--ensemble", metavar="DIR", type=pathlib.Path, help="another run, whose readings of the slices are averaged with those of --run")
+    add("--ensemble", metavar="DIR", type=pathlib.Path, action="append", default=[],
+        help="another run, whose readings of the slices are averaged with those of --run; may be given again")
     args = parser.parse_args(arguments)
     if args.ensemble and args.anomaly is None:
         parser.error("argument --ensemble: it is for --anomaly, which is not given")
@@ -158,7 +159,7 @@ def find_anomalies(run, config, args):
     import evaluation
     import plots
 
-    runs = [run, args.ensemble] if args.ensemble else [run]
+    runs = [run, *args.ensemble]
     models = anomaly.load_ensemble(runs, [split])
     chosen = np.arange(len(split)) if args.slice is None else np.flatnonzero(split.levels == args.slice)
     if not len(chosen):

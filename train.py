@@ -35,7 +35,7 @@ USED = ("train", "validate")  # splits; test is for predict.py
 CODED = 64  # slices that are given their codes at a time, at most
 DISTANCES = 2**29  # bytes of their distances to all codes, at most: a few arrays of this size are in memory
 
-# What a flag that is not given becomes. The synthetic ones fit both scripts into ten minutes on two cores.
+# What a flag that is not given becomes. The synthetic ones fit both scripts into about ten minutes on two cores.
 DEFAULTS = {
     "OASIS": dict(image_size=256, epochs=14, rate_weight=1.5, draft_epochs=2, prior_epochs=6, batch_size=8, width=128, prior_width=128, prior_blocks=8),
     "synthetic": dict(image_size=160, epochs=10, rate_weight=0.5, draft_epochs=2, prior_epochs=4, batch_size=8, width=96, prior_width=96, prior_blocks=8),

@@ -74,7 +74,7 @@ def main(args):
     import plots
 
     splits = {name: slices.splits[name] for name in ("validate", "test")}
-    models = anomaly.load_ensemble([args.run, args.ensemble] if args.ensemble else [args.run], splits.values())
+    models = anomaly.load_ensemble([args.run, *args.ensemble], splits.values())
     planted, found, control = {}, {}, {}
     for name, split in splits.items():
         images = evaluation.decoded(split, models[0][0].settings["image_size"]) / np.float32(255)
@@ -128,7 +128,7 @@ def show(report, methods, lesions):
 if __name__ == "__main__":
     parser = Parser(__doc__)
     parser.add_argument("--run", metavar="DIR", type=pathlib.Path, required=True, help="run directory of train.py")
-    parser.add_argument("--ensemble", metavar="DIR", type=pathlib.Path, help="another run, as for predict.py")
+    parser.add_argument("--ensemble", metavar="DIR", type=pathlib.Path, action="append", default=[], help="another run, as for predict.py")
     parser.add_argument("--data", metavar="DIR", required=True, help="folder with the three splits")
     parser.add_argument("--each", type=between(int, 1, 10**4), default=20, metavar="N", help="lesions of each kind and strength, a split (default: %(default)s)")
     parser.add_argument("--seed", type=between(int, 0, 2**31 - 1), default=0, metavar="N", help="(default: %(default)s)")
