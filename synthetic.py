@@ -151,7 +151,7 @@ def _ring_noise(rng, wavelength):
     square = np.add.outer(np.add.outer(*square), np.fft.rfftfreq(shape[2], 2.0) ** 2)
     ring = np.exp(-0.5 * ((np.sqrt(square) * wavelength - 1.0) / 0.18) ** 2)
     spectrum = np.fft.rfftn(rng.standard_normal(shape, "float32"))
-    noise = np.fft.irfftn(spectrum * ring, shape)
+    noise = np.fft.irfftn(spectrum * ring, shape, axes=(0, 1, 2))
     return (noise / noise.std()).astype("float32")
 
 

@@ -26,7 +26,7 @@ from utils import Parser, command_line, device, import_tensorflow, use_precision
 QUANTIZERS = [dict(codebook_size=512, code_dim=64, vectors=2**14), dict(codebook_size=4096, code_dim=64, vectors=2**14)]
 NETWORK = dict(image_size=256, codebook_size=512, code_dim=16, width=128, blocks=8, batch=8)  # train.py's for OASIS
 LEVELS, DROPOUT = 32, 0.1
-ROUNDS, STEPS = 9, 3
+ROUNDS, STEPS = 18, 3
 LARGEST = 10  # items of a profile
 
 
