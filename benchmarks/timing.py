@@ -1,5 +1,6 @@
 """Times of contenders, taken in turn: what slows the machine for a while slows them all."""
 
+import random
 import statistics
 import time
 
@@ -15,7 +16,7 @@ def timed(action, count=1):
 def in_turn(timers, reference, rounds):
     """Medians over rounds, in each of which every contender is timed once, after one round that counts for nothing.
 
-    Each round begins with the next contender, so that none always follows the same one.
+    Each round has an order of its own, drawn from a fixed seed, so that none always follows the same one.
 
     Args:
         timers: functions without arguments that return seconds, by name.
@@ -24,8 +25,7 @@ def in_turn(timers, reference, rounds):
     Returns:
         `{name: {"seconds": S, "ratio": R}}`, R being how many times as long as the reference it took in the same round.
     """
-    names = list(timers)
-    firsts = [i % len(names) for i in range(1 + rounds)]
-    rows = [{name: timers[name]() for name in names[first:] + names[:first]} for first in firsts][1:]
+    chance = random.Random(0)
+    rows = [{name: timers[name]() for name in chance.sample(list(timers), len(timers))} for _ in range(1 + rounds)][1:]
     return {name: {"seconds": statistics.median(row[name] for row in rows), "ratio": statistics.median(row[name] / row[reference] for row in rows)}
-            for name in names}
+            for name in timers}
