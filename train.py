@@ -26,6 +26,7 @@ from utils import (
     import_tensorflow,
     read_history,
     replacing,
+    restart_keras,
     use_precision,
     versions,
     write_history,
@@ -200,7 +201,9 @@ def train_prior(run, slices, settings, save_minutes, strategy):
     def choose(name, draft):
         if not chief:
             distribution.meet(strategy)  # and read what the chief wrote
-        codes = extract_codes(run / name, vqvae, draft, slices, settings)
+        restart_keras(settings["precision"])
+        models = [checkpoints.load_model(run / f"{stage}.keras") if stage else None for stage in ("vqvae", draft)]
+        codes = extract_codes(run / name, *models, slices, settings)
         if chief:
             distribution.meet(strategy)
         return codes
@@ -209,7 +212,7 @@ def train_prior(run, slices, settings, save_minutes, strategy):
     if settings["rate_weight"]:
         fit("draft", choose("draft_codes.npz", None), None, 0.0)
         draft = checkpoints.load_model(run / "draft.keras")
-    codes = choose("codes.npz", draft)
+    codes = choose("codes.npz", draft and "draft")
     if chief:
         with replacing(run / "code_counts.npz") as temporary:
             np.savez_compressed(temporary, counts=metrics.code_counts(codes["train"][0], settings["codebook_size"]))
@@ -299,7 +302,8 @@ def fit_stage(stage, run, make, examples, slices, settings, epochs, peak, save_m
         print(f"{stage}: finished after {len(rows)} epochs.", flush=True)
         return
 
-    keras.utils.set_random_seed(seed)  # here, so that a stage starts alike whatever ran before it
+    restart_keras(settings["precision"])  # a stage starts alike whatever ran before it
+    keras.utils.set_random_seed(seed)
     with strategy.scope():
         model = make(learning_rates(peak, steps * epochs))
         model.optimizer.build(model.trainable_variables)

@@ -243,6 +243,15 @@ def use_precision(choice):
     return kind
 
 
+def restart_keras(precision):
+    """Begin what must be exact as a new process would: Keras numbers layers through a process, and TensorFlow orders sums by
+    the names of layers, so that what ran before would change the last bits. `precision` is what `use_precision` returned."""
+    import keras
+
+    keras.utils.clear_session()  # forgets the policy too
+    use_precision(precision)
+
+
 def _native_precision():
     """`bfloat16` where the hardware multiplies it natively."""
     import tensorflow as tf
