@@ -1,64 +1,104 @@
-"""What both scripts share: errors for people, the run directory, the device and its precision."""
+"""What every script shares: errors for people, flags, progress, and files written whole.
+
+This file loads no TensorFlow, so that `--help` and a mistyped flag answer at once.
+"""
 
 import _thread
 import argparse
 import contextlib
-import csv
 import json
 import math
 import os
 import pathlib
-import platform
+import secrets
+import shutil
 import signal
 import sys
 import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
-MOST_SUBJECTS = 10**4  # of a synthetic cohort
-UNUSED = ("matplotlib", "pandas", "sklearn")  # what Keras imports where it is installed, for functions that nothing here calls
+from tqdm import tqdm
+
+# Keras imports these where they are installed, for functions that nothing here calls.
+UNUSED_BY_KERAS = ("matplotlib", "pandas", "sklearn")
+PARTIAL_FILES = ".*.partial-*"  # glob pattern of what `replacing` leaves behind when it is killed
+PROGRESS_DELAY = 5.0  # seconds; what is done sooner needs no bar
+MAX_JSON_BYTES = 2**24
+MAX_NAME_LENGTH = 80
 
 
 class InputError(ValueError):
-    """Something the user gave cannot be used; the message is one line: what, where, what to do."""
+    """The user gave something that cannot be used.
+
+    The message is one line: what, where, what to do.
+    """
 
 
-def command_line(main, *args):
-    """Run a script's `main`; an `InputError` or a full disk ends it with one line on stderr and exit status 2, Ctrl-C with 130."""
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # it may be ignored, as by a job in the background
+# ---- the command line --------------------------------------------------------------------------
+
+
+def command_line(main: Callable, *args) -> None:
+    """Run a script's `main` and turn what goes wrong into one line on stderr.
+
+    An `InputError` and an error of the file system end the process with status 2, Ctrl-C with 130.
+
+    Args:
+        main: Function to run.
+        *args: Its arguments.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a terminal may know only ASCII
+    # A job in the background may have been told to ignore Ctrl-C.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _interrupt)
     try:
         main(*args)
     except InputError as error:
         sys.exit(_complain(error))
     except OSError as error:
-        sys.exit(_complain(f"{error.strerror or error}: {error.filename or 'no file named'}. Check the path, its rights and the disk."))
+        reason, name = error.strerror or error, error.filename or "no file named"
+        sys.exit(_complain(f"{reason}: {name}. Check the path, its rights and the disk."))
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         sys.exit(_complain("stopped by Ctrl-C; what was finished is kept.", status=130))
 
 
 def _interrupt(number, frame):
-    """Raise `KeyboardInterrupt`, and again until it is heard: one that falls into a destructor or a callback is lost there."""
-    sys.unraisablehook = lambda lost: None  # and that it was lost is no news to the user
-    _thread.start_new_thread(_remind, ())  # takes no lock that what was interrupted may hold
+    """Raise `KeyboardInterrupt`, and again until it is heard.
+
+    Python drops an exception that is raised inside a destructor or a callback.
+    """
+    sys.unraisablehook = lambda lost: None  # the user need not know that one was dropped
+    _thread.start_new_thread(_remind, ())  # takes no lock that the interrupted code may hold
     raise KeyboardInterrupt
 
 
 def _remind():
-    time.sleep(5)  # for what must be cleared up on the way out
+    time.sleep(5)  # leaves time to clear up
     signal.raise_signal(signal.SIGINT)
 
 
+def _complain(message, status=2):
+    line = " ".join(str(message).split())
+    line = "".join(letter if letter.isprintable() else "?" for letter in line)
+    print(f"{pathlib.Path(sys.argv[0]).name}: error: {line}", file=sys.stderr)
+    return status
+
+
 class Parser(argparse.ArgumentParser):
-    """Argument parser that answers a bad flag in one line, like every other error, and shows the docstring it is given."""
+    """Argument parser that answers a bad flag in one line and shows its description as it is."""
 
     def __init__(self, description=None, **options):
-        super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+        formatter = argparse.RawDescriptionHelpFormatter
+        super().__init__(description=description, formatter_class=formatter, **options)
 
     def error(self, message):
         sys.exit(_complain(f"{message} (--help lists all flags)"))
 
 
-def between(kind, least, most):
+def between(kind: type, least: float, most: float) -> Callable[[str], Any]:
     """Argument type: a number of `kind` from `least` to `most`."""
 
     def number(text):
@@ -67,22 +107,24 @@ def between(kind, least, most):
             raise argparse.ArgumentTypeError(f"must be from {least} to {most}. Received: {text}")
         return value
 
-    number.__name__ = kind.__name__  # what argparse calls a text that is no number
+    number.__name__ = kind.__name__  # argparse uses it to describe a text that is no number
     return number
 
 
-def import_tensorflow():
-    """Import TensorFlow and Keras without start-up notes, which are no news to the user and of which some obey no log level, and
-    without `UNUSED`, which would take a third of the time."""
+def import_tensorflow() -> None:
+    """Import TensorFlow and Keras without their start-up notes, some of which obey no log level.
+
+    `UNUSED_BY_KERAS` is hidden meanwhile, because it would take a third of the time.
+    """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    hidden = [name for name in UNUSED if name not in sys.modules]
-    sys.modules.update(dict.fromkeys(hidden))  # None makes an import fail as if it were not installed
+    hidden = [name for name in UNUSED_BY_KERAS if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # None makes an import fail as if not installed
     stderr = os.dup(2)
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), 2)
     try:
-        import keras  # noqa: F401
-        import tensorflow  # noqa: F401
+        # It loads TensorFlow, which takes seconds. Scripts check their flags and files before.
+        import keras  # noqa: F401, PLC0415
     finally:
         os.dup2(stderr, 2)
         os.close(stderr)
@@ -90,31 +132,114 @@ def import_tensorflow():
             del sys.modules[name]
 
 
-def _complain(message, status=2):
-    print(f"{pathlib.Path(sys.argv[0]).name}: error: {' '.join(str(message).split())}", file=sys.stderr)
-    return status
+def progress(
+    items: Iterable, title: str, total: int | None = None, unit: str = "batch", initial: int = 0
+) -> Iterator:
+    """Yield `items` and show a bar on stderr once `PROGRESS_DELAY` has passed.
+
+    Args:
+        items: What to go through.
+        title: Name of the work, shown before the bar.
+        total: Number of items, where `len(items)` does not tell it.
+        unit: Name of one item.
+        initial: Number of items that were done before.
+    """
+    pause = 0.1 if sys.stderr.isatty() else 10  # seconds between lines; a log file needs few
+    yield from tqdm(
+        items,
+        title,
+        total,
+        leave=False,
+        delay=PROGRESS_DELAY,
+        mininterval=pause,
+        unit=unit,
+        initial=initial,
+    )
+
+
+# ---- files -------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
-def replacing(path):
+def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """Yield a temporary path beside `path` that takes its place only when the block ends well.
 
-    A reader sees the old file or the new one, never half of one. The suffix stays, since savers go by it.
+    A reader sees the old file or the new one, never half of one. The suffix stays, because
+    savers choose a format by it. The name cannot be guessed and the file is new, so that a link
+    in a folder of a stranger leads nowhere.
     """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.partial{path.suffix}")
+    temporary = path.with_name(f".{path.stem}.partial-{secrets.token_hex(8)}{path.suffix}")
+    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_WRONLY, 0o666))
     try:
         yield temporary
         with open(temporary, "r+b") as file:
-            os.fsync(file.fileno())  # or a loss of power could leave the new name on old or no bytes
+            os.fsync(file.fileno())  # a loss of power could leave the new name without its bytes
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def write_json(path, value):
-    """Write strict JSON; a figure that could not be had (NaN) is null."""
+@contextlib.contextmanager
+def replacing_results(folder: str | os.PathLike, owned: Iterable[str]) -> Iterator[pathlib.Path]:
+    """Yield an empty folder whose entries take the place of older results together.
+
+    When the block ends well, the files of `folder` that `owned` names go, and the new ones come.
+    When it does not, `folder` stays as it was.
+
+    Args:
+        folder: Where results are kept. Other entries in it are left alone.
+        owned: Glob patterns of the files to replace, such as "samples/*.png".
+
+    Raises:
+        InputError: `folder`, or a folder in it that holds results, is a link or a file.
+    """
+    folder, owned = pathlib.Path(folder), list(owned)
+    for place in (folder, *((folder / pattern).parent for pattern in owned)):
+        if place.is_symlink() or (place.exists() and not place.is_dir()):
+            raise InputError(
+                f"{place} is a link or a file: remove it, results need a folder there."
+            )
+    is_new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    staging = folder / f".new-{secrets.token_hex(8)}"
+    staging.mkdir()
+    try:
+        yield staging
+        old = [entry for pattern in owned for entry in folder.glob(pattern)]
+        with _signals_held():
+            _swap(folder, old, staging)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+        if is_new and not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def _swap(folder, old, staging):
+    """Move the files of `staging` into `folder`, and the old ones into `staging`."""
+    new = [path.relative_to(staging) for path in staging.rglob("*") if not path.is_dir()]
+    trash = staging / secrets.token_hex(8)
+    moves = [(path, trash / path.relative_to(folder)) for path in old]
+    moves += [(staging / name, folder / name) for name in new]
+    for source, target in moves:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(source, target)
+
+
+@contextlib.contextmanager
+def _signals_held():
+    """Let Ctrl-C and a request to end wait until the block is through."""
+    held = {signal.SIGINT, signal.SIGTERM}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, held)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def write_json(path: str | os.PathLike, value: Any) -> None:
+    """Write strict JSON. A figure that could not be had (NaN) becomes null."""
 
     def strict(part):
         if isinstance(part, dict):
@@ -127,140 +252,39 @@ def write_json(path, value):
         temporary.write_text(json.dumps(strict(value), indent=2, allow_nan=False) + "\n")
 
 
-def read_json(path, keys=(), advice="the file is damaged, train into a new --run directory"):
-    """Parsed JSON of a file a script wrote, an object with these keys if any are given.
+def read_json(
+    path: str | os.PathLike,
+    keys: Iterable[str] = (),
+    advice: str = "the file is damaged, train into a new --run directory",
+) -> Any:
+    """Read JSON that a script wrote.
+
+    Args:
+        path: File to read.
+        keys: Keys that the object must have.
+        advice: What the user can do about a damaged file.
 
     Raises:
-        InputError: there is no such file, or it is damaged.
+        InputError: There is no such file, or it is damaged.
     """
     path = pathlib.Path(path)
     if not path.is_file():
-        raise InputError(f"{path} is not there: is {path.parent} the --run directory of a training?")
+        raise InputError(
+            f"{path} is not there: is {path.parent} the --run directory of a training?"
+        )
     try:
-        found = json.loads(path.read_text())
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise ValueError(f"it is longer than {MAX_JSON_BYTES} bytes")
+        value = json.loads(path.read_text())
         for key in keys:
-            found[key]
-    except (ValueError, TypeError, KeyError) as error:
-        raise InputError(f"{path} is no readable JSON, or lacks something ({error}): {advice}.") from None
-    return found
+            value[key]
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        message = f"{path} is no readable JSON, or lacks something ({error}): {advice}."
+        raise InputError(message) from None
+    return value
 
 
-def write_history(path, rows):
-    with replacing(path) as temporary, open(temporary, "w", newline="") as file:
-        if rows:
-            writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
-
-
-def read_history(path):
-    """Rows of a history CSV, one dict of numbers an epoch; none where the file is not there.
-
-    Raises:
-        InputError: the file is damaged.
-    """
-    if not pathlib.Path(path).is_file():
-        return []
-    try:
-        with open(path, newline="") as file:
-            return [{name: int(value) if name == "epoch" else float(value) for name, value in row.items()} for row in csv.DictReader(file)]
-    except (ValueError, TypeError, csv.Error) as error:
-        raise InputError(f"{path} is damaged ({error}): restore it, or train into a new --run directory.") from None
-
-
-@contextlib.contextmanager
-def claimed(directory, config):
-    """Hold `directory` as the run directory of `config`, alone, for as long as the block lasts.
-
-    Raises:
-        InputError: another process holds it, or it holds a run of other settings, which are listed, or something that is no run.
-    """
-    import filelock
-
-    directory, path = pathlib.Path(directory), pathlib.Path(directory) / "config.json"
-    lock = filelock.FileLock(directory / ".lock")
-    if directory.exists() and not path.exists() and (not directory.is_dir() or any(entry.name[0] != "." for entry in directory.iterdir())):
-        raise InputError(f"{directory} exists and is no run directory: name another --run directory.")
-    directory.mkdir(parents=True, exist_ok=True)
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        raise InputError(f"{directory} is held by another training: wait for its end, or name another --run directory.") from None
-    try:
-        if path.exists():
-            before = read_config(directory)
-            old, new = ({**c["settings"], "data fingerprint": c["data"]["fingerprint"]} for c in (before, config))
-            differences = [f"{name} was {old.get(name)!r}, is {new.get(name)!r}" for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
-            if differences:
-                raise InputError(f"{directory} holds a run of other settings ({'; '.join(differences)}): "
-                                 "repeat its settings to continue it, or name another --run directory.")
-        else:
-            write_json(path, config)
-        yield
-    finally:
-        lock.release()
-
-
-def read_config(directory):
-    """`config.json` of a run directory, with what every version of it holds.
-
-    Raises:
-        InputError: it is missing, damaged or of another version.
-    """
-    path = pathlib.Path(directory) / "config.json"
-    config = read_json(path)
-    try:
-        config["settings"].items(), config["data"]["fingerprint"], config["data"]["name"]
-    except (KeyError, TypeError, AttributeError):
-        raise InputError(f"{path} is of another version of this project: train into a new --run directory.") from None
-    return config
-
-
-def versions():
-    """Versions of what a run's numbers depend on."""
-    from importlib.metadata import version
-
-    packages = ("tensorflow", "keras", "tensorflow-probability", "numpy", "pillow", "nilearn")
-    return {"python": platform.python_version(), **{package: version(package) for package in packages}}
-
-
-def device():
-    """`("GPU" | "CPU", name)` of what TensorFlow will compute on."""
-    import tensorflow as tf
-
-    gpus = tf.config.list_physical_devices("GPU")
-    if gpus:
-        return "GPU", tf.config.experimental.get_device_details(gpus[0]).get("device_name", gpus[0].name)
-    return "CPU", f"{os.cpu_count()} cores"
-
-
-def use_precision(choice):
-    """Let Keras build models at a `--precision` choice, and return it: `float32`, or `bfloat16` with weights in float32."""
-    import keras
-
-    kind = _native_precision() if choice == "auto" else choice
-    keras.config.set_dtype_policy("mixed_bfloat16" if kind == "bfloat16" else "float32")
-    return kind
-
-
-def restart_keras(precision):
-    """Begin what must be exact as a new process would: Keras numbers layers through a process, and TensorFlow orders sums by
-    the names of layers, so that what ran before would change the last bits. `precision` is what `use_precision` returned."""
-    import keras
-
-    keras.utils.clear_session()  # forgets the policy too
-    use_precision(precision)
-
-
-def _native_precision():
-    """`bfloat16` where the hardware multiplies it natively."""
-    import tensorflow as tf
-
-    gpus = tf.config.list_physical_devices("GPU")
-    if gpus:
-        native = tf.config.experimental.get_device_details(gpus[0]).get("compute_capability", (0, 0)) >= (8, 0)
-    else:
-        cpuinfo = pathlib.Path("/proc/cpuinfo")
-        flags = cpuinfo.read_text().split() if cpuinfo.exists() else []
-        native = "avx512_bf16" in flags or "amx_bf16" in flags
-    return "bfloat16" if native else "float32"
+def clean_name(text: Any) -> str:
+    """A name from a file of a stranger, fit for a terminal and a caption: printable and short."""
+    text = "".join(letter if letter.isprintable() else "?" for letter in str(text))
+    return text if len(text) <= MAX_NAME_LENGTH else text[: MAX_NAME_LENGTH - 3] + "..."

@@ -1,49 +1,190 @@
-"""What each ingredient of the two models is worth: variants without it, trained briefly and scored on the validation split.
+"""Measure what each ingredient of the two models is worth.
 
 python benchmarks/ablation.py --data DIR --run DIR [--stage vqvae|prior] [--steps N] [--json FILE]
 
-A variant is the run's settings but for what `variants` lists. All start from the same seed, see the same batches, take the same number of
-steps, and their learning rate rises and falls within these as in train.py. Scores are over at most 256 validation slices, spread
-evenly, and "another seed" is the yardstick of chance. A brief training is no finished one: mirroring and dropout, which act against
-overfitting, cannot show their worth within the first pass over the data, nor a larger network all of its own.
+It trains variants that lack one ingredient, briefly, and scores them on the validation split. A
+variant has the settings of the run, changed as `variants` lists. All variants start from the same
+seed, see the same batches and take the same number of steps. Their learning rate rises and falls
+within these steps as in train.py.
 
-With --json every figure is written as soon as it is there, and a variant that the file holds is not trained again.
+Scores are means over at most 256 validation slices, spread evenly. "another seed" shows how much
+chance alone changes a score. Brief training hides some ingredients: mirroring and dropout act
+against overfitting, and cannot help within the first pass over the data. A larger network cannot
+show all of its worth either.
+
+With --json every figure is written as soon as it is known. A variant that the file holds already is
+not trained again.
 """
 
 import dataclasses
 import functools
 import math
 import pathlib
-import sys
-import time
+from collections.abc import Callable
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+import house  # noqa: F401  opens the repository
+
+# isort: split
+import keras
+import numpy as np
+import tensorflow as tf
+from timing import fit
 
 import dataset
+import modules
 import train
-from utils import InputError, Parser, between, command_line, import_tensorflow, read_config, read_json, use_precision, write_json
+from fitting.codes import read_codes
+from fitting.device import use_precision
+from fitting.run_directory import RunDirectory, read_config
+from fitting.stages import make_optimizer, make_vqvae, vqvae_objective
+from measures import metrics
+from measures.evaluation import BATCH
+from measures.images import to_grey
+from sources.folder import Slices, Split, find_slices, open_slices
+from sources.layout import FITTED_SPLITS
+from utils import InputError, Parser, between, command_line, progress, read_json, write_json
 
-STEPS = {"vqvae": 600, "prior": 500}  # both tables in about an hour on two cores
-PRIOR_WIDTH = 64  # half of what is shipped, for more steps in the same time
-MOST_VALIDATION = 256  # slices, so that scoring stays small beside so short a training
+STEPS = {"vqvae": 600, "prior": 500}  # both tables take about an hour on two cores
+PRIOR_WIDTH = 64  # half of the shipped width, for more steps in the same time
+MAX_VALIDATION = 256  # slices, so that scoring takes little time beside so short a training
 
-# What can be changed beside the settings of train.py, as it is in train.py.
-SHIPPED = {"mirror": True, "told": True, "codebook": "restarted", "level": True, "position": True, "dilations": None, "averaging": None}
+# Settings that train.py lacks, with the values that it stands for. "told" says whether mirror
+# images have levels of their own.
+SHIPPED = {
+    "mirror": True,
+    "told": True,
+    "codebook": "restarted",
+    "level": True,
+    "position": True,
+    "dilations": None,
+    "averaging": None,
+}
 
 COLUMNS = {
-    "vqvae": {"ssim": ".4f", "psnr": ".2f", "gradient_ratio": ".3f", "spectrum_ratio": ".3f", "codes_used": ".0f", "index_bytes": ".0f"},
+    "vqvae": {
+        "ssim": ".4f",
+        "psnr": ".2f",
+        "gradient_ratio": ".3f",
+        "spectrum_ratio": ".3f",
+        "codes_used": ".0f",
+        "index_bytes": ".0f",
+    },
     "prior": {"bits_per_code": ".3f", "brain_bits_per_code": ".3f"},
 }
 COMMON_COLUMNS = {"parameters": ",.0f", "seconds_per_step": ".3f"}
 
 
-def variants(base):
-    """For each stage the settings that every variant changes, by the variant's name."""
+def parse(arguments=None):
+    """Read the command line."""
+    both = f"{STEPS['vqvae']} of the VQ-VAE and {STEPS['prior']} of the prior"
+    count, width = between(int, 10, 10**6), between(int, 2, 1024)
+    parser = Parser(__doc__)
+    add = parser.add_argument
+    add("--run", metavar="DIR", type=pathlib.Path, required=True, help="finished run of train.py")
+    add("--data", metavar="DIR", required=True, help="folder with the three splits")
+    add("--stage", choices=STEPS, help="train only this table (default: both)")
+    add("--steps", type=count, metavar="N", help=f"steps of each variant (default: {both})")
+    add(
+        "--prior-width",
+        type=width,
+        default=PRIOR_WIDTH,
+        metavar="C",
+        help="channels of the prior (default: %(default)s)",
+    )
+    add(
+        "--json",
+        metavar="FILE",
+        type=pathlib.Path,
+        help="write all figures here, and continue from those that it holds",
+    )
+    return parser.parse_args(arguments)
+
+
+def main(args):
+    """Fill and print the table of each stage."""
+    slices = open_slices(find_slices(args.data))
+    config = read_config(RunDirectory(args.run))
+    if slices.fingerprint != config["data"]["fingerprint"]:
+        raise InputError(
+            f"{args.run} was trained on other slices than those in {args.data}: "
+            "name the data of the run with --data."
+        )
+    settings = {
+        **train.resolve(train.parse([]), slices),  # a run may be older than a setting
+        **config["settings"],
+        **SHIPPED,
+        "precision": use_precision("auto"),
+        "prior_width": args.prior_width,
+    }
+    continues = args.json and args.json.exists()
+    report = read_json(args.json, advice="name another --json file") if continues else {}
+    for stage in [args.stage] if args.stage else STEPS:
+        base = {**settings, "steps": args.steps or STEPS[stage]}
+        bench = {"vqvae": AutoencoderBench, "prior": PriorBench}[stage](slices, base, args.run)
+        fill_table(stage, bench, report, args.json)
+
+
+def fill_table(stage: str, bench: "Bench", report: dict, path: pathlib.Path | None) -> None:
+    """Train the variants of a stage that the report lacks, and print a line for each variant.
+
+    Args:
+        stage: "vqvae" or "prior".
+        bench: What trains and scores a variant of this stage.
+        report: Figures of both stages, which grow.
+        path: JSON file of the report, or None.
+
+    Raises:
+        InputError: The report holds figures that cannot be compared.
+    """
+    base = bench.base
+    conditions = {
+        "data": bench.slices.fingerprint,
+        "validation_slices": len(bench.validation),
+        "settings": base,
+    }
+    table = report.setdefault(stage, {"conditions": conditions, "variants": {}})
+    if table["conditions"] != conditions:
+        raise InputError(
+            f"{path} holds figures of other steps, settings or data: name another --json file."
+        )
+    show_head(stage, conditions)
+    for name, changes in variants(base)[stage].items():
+        row = table["variants"].get(name)
+        if not row or row["changes"] != changes:
+            figures = bench.measure({**base, **changes}, name)
+            row = table["variants"][name] = {"changes": changes, **figures}
+            if path:
+                write_json(path, report)
+        show_row(stage, name, row)
+
+
+def show_head(stage, conditions):
+    """Print the conditions of a table and the names of its columns."""
+    base = conditions["settings"]
+    work = f"{base['steps']} steps of {base['batch_size']}, {base['precision']}"
+    print(f"{stage}, {work}, {conditions['validation_slices']} validation slices")
+    columns = {**COLUMNS[stage], **COMMON_COLUMNS}
+    print(f"{'':<38}" + "".join(f"{name:>{len(name) + 2}}" for name in columns), flush=True)
+
+
+def show_row(stage, name, row):
+    """Print one variant."""
+    cells = []
+    for column, style in {**COLUMNS[stage], **COMMON_COLUMNS}.items():
+        figure = math.nan if row[column] is None else row[column]
+        cells.append(f"{figure:>{len(column) + 2}{style}}")
+    print(f"{name:<38}" + "".join(cells), flush=True)
+
+
+def variants(base: dict) -> dict[str, dict[str, dict]]:
+    """List the settings that every variant changes: by stage, then by name of the variant."""
     half = base["width"] // 4 * 2
+    another_seed = {"seed": base["seed"] + 1}
+    large = 4 * base["codebook_size"]
     return {
         "vqvae": {
             "as shipped": {},
-            "another seed": {"seed": base["seed"] + 1},
+            "another seed": another_seed,
             "without the contrast term": {"contrast_weight": 0.0},
             "squared and absolute error alone": {"ssim_weight": 0.0, "contrast_weight": 0.0},
             "without mirroring": {"mirror": False},
@@ -51,14 +192,15 @@ def variants(base):
             "nor started from data": {"codebook": "random"},
             "codes of 64 dimensions": {"code_dim": 64},
             "codes of 4 dimensions": {"code_dim": 4},
-            f"{4 * base['codebook_size']} codes": {"codebook_size": 4 * base["codebook_size"]},
-            "a code for 4 x 4 pixels": {"reduction": 4, "width": half},  # as wide there as what is shipped
+            f"{large} codes": {"codebook_size": large},
+            # The layers at this resolution are then as wide as they are in the shipped model.
+            "a code for 4 x 4 pixels": {"reduction": 4, "width": half},
             "half the width": {"width": half},
             "float32": {"precision": "float32"},
         },
         "prior": {
             "as shipped, without a draft": {},
-            "another seed": {"seed": base["seed"] + 1},
+            "another seed": another_seed,
             "without the level": {"level": False},
             "without the position": {"position": False},
             "without mirroring": {"mirror": False},
@@ -71,163 +213,183 @@ def variants(base):
     }
 
 
-def spread(split):
-    """`(indices, split)` of at most `MOST_VALIDATION` slices at even distances."""
-    import numpy as np
+@dataclasses.dataclass(frozen=True)
+class Bench:
+    """What all variants of a stage share.
 
-    chosen = np.linspace(0, len(split) - 1, min(len(split), MOST_VALIDATION)).round().astype(int)
-    arrays = {name: getattr(split, name)[chosen] for name in ("cases", "levels", "subjects")}
-    return chosen, dataclasses.replace(split, paths=tuple(split.paths[i] for i in chosen), **arrays)
+    Attributes:
+        slices: Slices of the run.
+        base: Settings of the run, `SHIPPED`, and the number of `steps`.
+        run: Run directory.
+    """
+
+    slices: Slices
+    base: dict
+    run: pathlib.Path
+
+    @functools.cached_property
+    def chosen(self) -> np.ndarray:
+        """Indices of the validation slices that are scored, at even distances."""
+        count = len(self.slices.splits["validate"])
+        return np.linspace(0, count - 1, min(count, MAX_VALIDATION)).round().astype(int)
+
+    @functools.cached_property
+    def validation(self) -> Split:
+        """The validation slices that are scored."""
+        split = self.slices.splits["validate"]
+        paths = tuple(split.paths[index] for index in self.chosen)
+        names = ("cases", "levels", "subjects")
+        arrays = {name: getattr(split, name)[self.chosen] for name in names}
+        return dataclasses.replace(split, paths=paths, **arrays)
 
 
-def fit(make, example, count, settings, peak):
-    """Train a model for `settings["steps"]` steps: `(model, median seconds a step)`.
+class AutoencoderBench(Bench):
+    """Trains and scores variants of the VQ-VAE."""
+
+    @functools.cached_property
+    def examples(self) -> dict[str, Callable]:
+        """Example functions of the training slices, and of the validation slices that count."""
+        splits, size = {**self.slices.splits, "validate": self.validation}, self.base["image_size"]
+        return {
+            name: dataset.image_examples(dataset.image_source(splits[name], size))
+            for name in FITTED_SPLITS
+        }
+
+    def measure(self, settings: dict, title: str = "training") -> dict:
+        """Train a variant and return its figures."""
+        make = functools.partial(self.make, settings)
+        count, peak = len(self.slices.splits["train"]), settings["learning_rate"]
+        model, seconds = fit(make, self.examples["train"], count, settings, peak, title)
+        scores, codes, images, restored = self.evaluate(model)
+        return {
+            **scores,
+            **metrics.detail(images, restored),
+            "codes_used": len(np.unique(codes)),
+            "index_bytes": codes[0].size * math.log2(settings["codebook_size"]) / 8,
+            "parameters": model.count_params(),
+            "seconds_per_step": seconds,
+        }
+
+    def make(self, settings: dict, schedule) -> keras.Model:
+        """Build and compile a variant."""
+        model = make_vqvae(settings)
+        model.compile(make_optimizer(schedule), **vqvae_objective(settings))
+        if settings["codebook"] != "restarted":
+            count = len(self.slices.splits["train"])
+            batch_size, seed = settings["batch_size"], settings["seed"]
+            batches = dataset.training_batches(
+                self.examples["train"], count, batch_size, seed, epoch=0
+            )
+            images, _ = next(iter(batches))
+            hold_codebook(model.quantizer, model.encoder(images), settings["codebook"])
+        return model
+
+    def evaluate(self, model):
+        """Reconstruct the validation slices.
+
+        Returns:
+            Mean SSIM and PSNR, codes `(N, H, W)`, images and reconstructions, uint8 `(N, S, S)`.
+        """
+        parts = []
+        batches = dataset.evaluation_batches(self.examples["validate"], len(self.validation), BATCH)
+        for images, _ in progress(batches, "scoring"):
+            codes = model.encode(images)
+            restored = model.decode(codes)
+            quality = metrics.ssim(images, restored), metrics.psnr(images, restored)
+            grey = (to_grey(values)[..., 0] for values in (images, restored))
+            parts.append((*quality, codes, *grey))
+        ssim, psnr, *arrays = (np.concatenate(values) for values in zip(*parts))
+        return {"ssim": float(ssim.mean()), "psnr": float(psnr.mean())}, *arrays
+
+
+def hold_codebook(quantizer: modules.VectorQuantizer, latents: tf.Tensor, start: str) -> None:
+    """Let no code restart from now on.
 
     Args:
-        make: function of a learning-rate schedule to a compiled model.
-        example: from `pipeline`, of `count` slices.
+        quantizer: Quantizer before its first step.
+        latents: Vectors of a batch, float32 `(B, H, W, D)`.
+        start: "from data" puts the codes on vectors of the batch. "random" leaves them where the
+            initializer put them.
     """
-    import keras
-    import numpy as np
-    import tensorflow as tf
-
-    import pipeline
-
-    batch_size, steps, seed = settings["batch_size"], settings["steps"], settings["seed"]
-    seen = example if settings["mirror"] else lambda index, mirror: example(index, tf.constant(False))
-    epochs = [pipeline.training_batches(seen, count, batch_size, seed, epoch) for epoch in range(math.ceil(steps / (count // batch_size)))]
-    use_precision(settings["precision"])
-    keras.utils.set_random_seed(seed)
-    model, ends = make(train.learning_rates(peak, steps)), []
-    # the loss is read first, which waits for the device
-    clock = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: ends.append((float(logs["loss"]), time.perf_counter())))
-    model.fit(functools.reduce(tf.data.Dataset.concatenate, epochs).take(steps), shuffle=False, callbacks=[clock], verbose=0)
-    return model, float(np.median(np.diff([end for _, end in ends])))
-
-
-def hold_codebook(quantizer, latents, start):
-    """Let no code be restarted, from a start on vectors of a batch ("from data") or where the initializer put it ("random")."""
     if start == "from data":
-        quantizer(latents, training=True)  # restarts every code, as the first step does
+        quantizer(latents, training=True)  # the first step restarts every code
     else:
+        # Without counts, a code that gets no vector of the first batch would become zero.
         share = math.prod(latents.shape[:-1]) / quantizer.codebook_size
-        quantizer.counts.assign(quantizer.counts * 0 + share)  # or a code without vectors in the first batch would become zero
+        quantizer.counts.assign(quantizer.counts * 0 + share)
         quantizer.sums.assign(quantizer.codebook * share)
     quantizer.restart_below = 0.0
 
 
-def vqvae_bench(slices, base, run):
-    """Function of a variant's settings to its figures."""
-    import numpy as np
+class PriorBench(Bench):
+    """Trains and scores variants of the prior, on the codes that the run's training left."""
 
-    import evaluation
-    import metrics
-    import pipeline
+    @functools.cached_property
+    def codes(self) -> tuple[np.ndarray, np.ndarray]:
+        """Codes of training and of the validation slices that are scored, `(2, N, H, W)` each.
 
-    count, (_, split) = len(slices.splits["train"]), spread(slices.splits["validate"])
-    example, validation = (pipeline.images_of(pipeline.image_source(part, base["image_size"])) for part in (slices.splits["train"], split))
+        Raises:
+            InputError: The run has none.
+        """
+        path = RunDirectory(self.run).codes
+        if not path.is_file():
+            raise InputError(
+                f"{path} is not there, and the priors learn from these codes: "
+                "name the run directory that train.py wrote."
+            )
+        codes = read_codes(path)
+        return codes["train"], codes["validate"][:, self.chosen]
 
-    def measure(settings):
-        def make(schedule):
-            model = train.make_vqvae(settings, schedule)
-            if settings["codebook"] != "restarted":
-                images, _ = next(iter(pipeline.training_batches(example, count, settings["batch_size"], settings["seed"], 0)))
-                hold_codebook(model.quantizer, model.encoder(images), settings["codebook"])
-            return model
+    @functools.cached_property
+    def images(self) -> np.ndarray:
+        """The validation slices that are scored, uint8 `(N, S, S)`."""
+        return dataset.load_images(self.validation, self.base["image_size"])
 
-        model, seconds = fit(make, example, count, settings, settings["learning_rate"])
-        results = []
-        for images, _ in pipeline.evaluation_batches(validation, len(split), evaluation.BATCH):
-            codes = model.encode(images)
-            restored = model.decode(codes)
-            results.append((metrics.ssim(images, restored), metrics.psnr(images, restored), codes, *map(evaluation.grey, (images, restored))))
-        ssim, psnr, codes, images, restored = (np.concatenate(values) for values in zip(*results))
-        return {"ssim": float(ssim.mean()), "psnr": float(psnr.mean()), **metrics.detail(images, restored), "codes_used": len(np.unique(codes)),
-                "index_bytes": codes[0].size * math.log2(settings["codebook_size"]) / 8,
-                "parameters": model.count_params(), "seconds_per_step": seconds}
+    def measure(self, settings: dict, title: str = "training") -> dict:
+        """Train a variant and return its figures."""
+        codes, validation_codes = self.codes
+        levels, validation_levels = (
+            split.levels * settings["level"]
+            for split in (self.slices.splits["train"], self.validation)
+        )
+        # With 0 levels a mirror image has the level of its slice.
+        num_levels = self.slices.num_levels * settings["told"]
+        examples = dataset.code_examples(codes, levels, num_levels)
+        validation = dataset.code_examples(validation_codes, validation_levels, num_levels)
 
-    return measure
+        make = functools.partial(self.make, settings, codes.shape[-1])
+        peak = settings["prior_learning_rate"]
+        model, seconds = fit(make, examples, len(levels), settings, peak, title)
+        batches = dataset.evaluation_batches(validation, len(validation_levels), BATCH)
+        bits = [
+            model.bits(inputs["codes"], inputs["levels"])
+            for inputs, _ in progress(batches, "scoring")
+        ]
+        bits = np.concatenate(bits)  # (N, H, W)
+        brain = metrics.brain_places(self.images, bits.shape[1])
+        return {
+            "bits_per_code": float(bits.mean()),
+            "brain_bits_per_code": float(bits[brain].mean()),
+            "parameters": model.count_params(),
+            "seconds_per_step": seconds,
+        }
 
-
-def prior_bench(slices, base, run):
-    """Function of a variant's settings to its figures, on the codes that the run's training left."""
-    import numpy as np
-
-    import evaluation
-    import metrics
-    import pipeline
-    import pixelcnn
-
-    if not (run / "codes.npz").is_file():
-        raise InputError(f"{run / 'codes.npz'} is not there, and the priors learn from these codes: name the run directory that train.py wrote.")
-    chosen, split = spread(slices.splits["validate"])
-    images = evaluation.decoded(split, base["image_size"])
-
-    def measure(settings):
-        with np.load(run / "codes.npz", allow_pickle=False) as file:
-            codes, held = file["train"], file["validate"][:, chosen]
-        levels, held_levels = (part.levels * settings["level"] for part in (slices.splits["train"], split))
-        kind = type("PixelCNN", (pixelcnn.PixelCNN,), {"DILATIONS": settings["dilations"] or pixelcnn.PixelCNN.DILATIONS})
-
-        def make(schedule):
-            model = kind(codes.shape[-1], settings["codebook_size"], slices.levels, settings["prior_width"], settings["prior_blocks"],
-                         settings["prior_dropout"])
-            if not settings["position"]:
-                model.positions.assign(model.positions * 0)
-                model.positions.trainable = False
-            optimizer = train.optimizer(schedule)
-            if settings["averaging"]:
-                optimizer = type(optimizer).from_config({**optimizer.get_config(), "use_ema": True, "ema_momentum": settings["averaging"]})
-            model.compile(optimizer)
-            return model
-
-        apart = slices.levels * settings["told"]
-        model, seconds = fit(make, pipeline.codes_of(codes, levels, apart), len(levels), settings, settings["prior_learning_rate"])
-        batches = pipeline.evaluation_batches(pipeline.codes_of(held, held_levels, apart), len(split), evaluation.BATCH)
-        bits = np.concatenate([model.bits(inputs["codes"], inputs["levels"]) for inputs, _ in batches])
-        brain = metrics.brain_places(images, bits.shape[1])
-        return {"bits_per_code": float(bits.mean()), "brain_bits_per_code": float(bits[brain].mean()), "parameters": model.count_params(),
-                "seconds_per_step": seconds}
-
-    return measure
-
-
-def main(args):
-    slices = dataset.open_slices(dataset.find_slices(args.data))
-    config = read_config(args.run)
-    if slices.fingerprint != config["data"]["fingerprint"]:
-        raise InputError(f"{args.run} was trained on other slices than those in {args.data}: give its own with --data.")
-    import_tensorflow()
-    kind = use_precision("auto")
-    # a run may be older than a setting, and was then trained as its default is
-    settings = {**train.resolve(train.parse([]), slices), **config["settings"], **SHIPPED, "precision": kind, "prior_width": args.prior_width}
-    report = read_json(args.json, advice="name another --json file") if args.json and args.json.exists() else {}
-    for stage in [args.stage] if args.stage else STEPS:
-        base = {**settings, "steps": args.steps or STEPS[stage]}
-        conditions = {"data": slices.fingerprint, "validation_slices": len(spread(slices.splits["validate"])[1]), "settings": base}
-        table = report.setdefault(stage, {"conditions": conditions, "variants": {}})
-        if table["conditions"] != conditions:
-            raise InputError(f"{args.json} holds figures of other steps, settings or data: name another --json file.")
-        columns, measure = {**COLUMNS[stage], **COMMON_COLUMNS}, None
-        print(f"{stage}, {base['steps']} steps of {base['batch_size']}, {kind}, {conditions['validation_slices']} validation slices\n"
-              f"{'':<38}" + "".join(f"{name:>{len(name) + 2}}" for name in columns), flush=True)
-        for name, changes in variants(base)[stage].items():
-            row = table["variants"].get(name)
-            if not row or row["changes"] != changes:
-                measure = measure or {"vqvae": vqvae_bench, "prior": prior_bench}[stage](slices, base, args.run)
-                row = table["variants"][name] = {"changes": changes, **measure({**base, **changes})}
-                if args.json:
-                    write_json(args.json, report)
-            figures = {column: math.nan if row[column] is None else row[column] for column in columns}
-            print(f"{name:<38}" + "".join(f"{figures[column]:>{len(column) + 2}{style}}" for column, style in columns.items()), flush=True)
+    def make(self, settings: dict, grid: int, schedule) -> keras.Model:
+        """Build and compile a variant."""
+        dilations = settings["dilations"] or modules.PixelCNN.DILATIONS
+        variant = type("PixelCNN", (modules.PixelCNN,), {"DILATIONS": dilations})
+        sizes = (settings[f"prior_{name}"] for name in ("width", "blocks", "dropout"))
+        model = variant(grid, settings["codebook_size"], self.slices.num_levels, *sizes)
+        if not settings["position"]:
+            model.positions.assign(model.positions * 0)
+            model.positions.trainable = False
+        optimizer = make_optimizer(schedule)
+        if settings["averaging"]:
+            averaging = {"use_ema": True, "ema_momentum": settings["averaging"]}
+            optimizer = type(optimizer).from_config({**optimizer.get_config(), **averaging})
+        model.compile(optimizer)
+        return model
 
 
 if __name__ == "__main__":
-    parser = Parser(__doc__)
-    parser.add_argument("--run", metavar="DIR", type=pathlib.Path, required=True, help="finished run of train.py: its settings and codes")
-    parser.add_argument("--data", metavar="DIR", required=True, help="folder with the three splits")
-    parser.add_argument("--stage", choices=STEPS, help="only this table (default: both)")
-    parser.add_argument("--steps", type=between(int, 10, 10**6), metavar="N", help=f"a variant (default: {STEPS['vqvae']} and {STEPS['prior']})")
-    parser.add_argument("--prior-width", type=between(int, 2, 1024), default=PRIOR_WIDTH, metavar="C", help="channels (default: %(default)s)")
-    parser.add_argument("--json", metavar="FILE", type=pathlib.Path, help="write all figures here, and continue from those that it holds")
-    command_line(main, parser.parse_args())
+    command_line(main, parse())

@@ -1,77 +1,120 @@
-"""How the time of a training step and its memory grow with the sizes of the work, each with its exponent.
+"""Measure how the time and the memory of a training step grow with the sizes of the work.
 
 python benchmarks/growth.py [--precision P] [--json FILE]
 
-Every case is a process of its own. Memory is the peak of the process above what it held before the model was built; an exponent is
-the slope of a straight line through the logarithms, so 1 is proportional growth and 2 is square.
+Every case is a process of its own. Memory is the peak of that process minus what it held before it
+built the model. An exponent is the slope of a straight line through the logarithms: 1 is
+proportional growth, and 2 is quadratic growth.
 """
 
+import dataclasses
 import functools
 import json
 import math
-import pathlib
-import resource
 import statistics
 import subprocess
 import sys
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+import house  # noqa: F401  opens the repository
 
-from timing import in_turn, timed
-from utils import Parser, command_line, import_tensorflow, use_precision, write_json
+# isort: split
+import training
+from timing import in_turn, peak_mib, timed
 
-SWEEPS = [("vqvae", "image_size", (64, 128, 256)), ("vqvae", "codebook_size", (128, 512, 2048, 4096)), ("vqvae", "batch", (2, 4, 8, 16)),
-          ("prior", "grid", (16, 32, 64)), ("prior", "codebook_size", (128, 512, 2048, 4096)), ("prior", "batch", (2, 4, 8, 16))]
-SMALLER = {"batch": 4}  # where it is not what grows, so that all fits into some minutes
+from fitting.device import use_precision
+from utils import Parser, command_line, write_json
+
+SWEEPS = [
+    ("vqvae", "image_size", (64, 128, 256)),
+    ("vqvae", "codebook_size", (128, 512, 2048, 4096)),
+    ("vqvae", "batch", (2, 4, 8, 16)),
+    ("prior", "grid", (16, 32, 64)),
+    ("prior", "codebook_size", (128, 512, 2048, 4096)),
+    ("prior", "batch", (2, 4, 8, 16)),
+]
+BATCH = 4  # where the batch does not grow, so that all sweeps take minutes
 STEPS = 5
 
 
-def case(stage, name, value, choice):
-    """Print the seconds of a step and its memory in MiB, as JSON."""
-    import_tensorflow()
-    import training
+def parse(arguments=None):
+    """Read the command line."""
+    parser = Parser(__doc__)
+    parser.add_argument(
+        "--precision",
+        choices=training.PRECISIONS,
+        default="auto",
+        help="precision of the steps (default: %(default)s)",
+    )
+    parser.add_argument("--json", metavar="FILE", help="write the figures here")
+    parser.add_argument(
+        "--case",
+        nargs=4,
+        metavar=("STAGE", "WHAT", "SIZE", "PRECISION"),
+        help="measure one case only and print it as JSON",
+    )
+    return parser.parse_args(arguments)
 
-    dtype = use_precision(choice)
-    peak = functools.partial(resource.getrusage, resource.RUSAGE_SELF)
-    sizes = {**training.NETWORK, **SMALLER, **({"image_size": 8 * value} if name == "grid" else {name: value})}
-    before = peak().ru_maxrss
-    step = {"vqvae": training.vqvae_step, "prior": training.prior_step}[stage](**sizes)
-    step()  # traces
-    seconds = in_turn({"step": functools.partial(timed, step)}, "step", STEPS)["step"]["seconds"]
-    print(json.dumps({"precision": dtype, "seconds": seconds, "mib": (peak().ru_maxrss - before) / 1024}))
+
+def main(args):
+    """Measure one case in this process, or all sweeps with a process for each case."""
+    if args.case:
+        stage, name, size, precision = args.case
+        print(json.dumps(measure_here(stage, name, int(size), precision)))
+        return
+    print("  stage  what grows              ms a step     MiB", flush=True)
+    sweeps = [sweep(stage, name, sizes, args.precision) for stage, name, sizes in SWEEPS]
+    if args.json:
+        precision = sweeps[-1]["cases"][0]["precision"]
+        write_json(args.json, {"precision": precision, "sweeps": sweeps})
 
 
-def measure(stage, name, value, choice="auto"):
-    done = subprocess.run([sys.executable, __file__, "--case", stage, name, str(value), choice], check=True, stdout=subprocess.PIPE, text=True)
+def sweep(stage, name, sizes, precision):
+    """Measure one stage at several sizes, and print a line for each."""
+    cases = []
+    for size in sizes:
+        case = {name: size, **measure(stage, name, size, precision)}
+        print(
+            f"  {stage:<7}{name:<14}{size:>6}{1000 * case['seconds']:>13.1f}{case['mib']:>8.0f}",
+            flush=True,
+        )
+        cases.append(case)
+    seconds, mib = (exponent(sizes, [case[what] for case in cases]) for what in ("seconds", "mib"))
+    print(f"  {'':<21}exponent{seconds:>11.2f}{mib:>8.2f}", flush=True)
+    exponents = {"seconds_exponent": seconds, "mib_exponent": mib}
+    return {"stage": stage, "what": name, "cases": cases, **exponents}
+
+
+def measure(stage: str, name: str, size: int, precision: str = "auto") -> dict:
+    """Measure one case in a process of its own."""
+    command = [sys.executable, __file__, "--case", stage, name, str(size), precision]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout)
 
 
-def exponent(sizes, values):
-    """Slope of the least-squares line through log(values) over log(sizes)."""
+def measure_here(stage: str, name: str, size: int, precision: str) -> dict:
+    """Measure one case in this process.
+
+    Returns:
+        `precision` of the step, its `seconds`, and its memory in `mib`.
+    """
+    dtype = use_precision(precision)
+    network = dataclasses.replace(training.NETWORK, batch=BATCH)
+    if name == "grid":
+        name, size = "image_size", training.REDUCTION * size
+    network = dataclasses.replace(network, **{name: size})
+    before = peak_mib()
+    step = {"vqvae": training.vqvae_step, "prior": training.prior_step}[stage](network)
+    step()  # the first call traces
+    figures = in_turn({"step": functools.partial(timed, step)}, "step", STEPS)
+    seconds = figures["step"]["seconds"]
+    return {"precision": dtype, "seconds": seconds, "mib": peak_mib() - before}
+
+
+def exponent(sizes, values) -> float:
+    """Return the slope of the least-squares line through log(values) over log(sizes)."""
     x, y = ([math.log(value) for value in part] for part in (sizes, values))
     return statistics.linear_regression(x, y).slope
 
 
-def main(args):
-    if args.case:
-        stage, name, value, choice = args.case
-        return case(stage, name, int(value), choice)
-    results = []
-    print("  stage  what grows              ms a step     MiB")
-    for stage, name, values in SWEEPS:
-        rows = [{name: value, **measure(stage, name, value, args.precision)} for value in values]
-        for row in rows:
-            print(f"  {stage:<7}{name:<14}{row[name]:>6}{1000 * row['seconds']:>13.1f}{row['mib']:>8.0f}", flush=True)
-        slopes = {f"{figure}_exponent": exponent(values, [row[figure] for row in rows]) for figure in ("seconds", "mib")}
-        print(f"  {'':<21}exponent{slopes['seconds_exponent']:>11.2f}{slopes['mib_exponent']:>8.2f}", flush=True)
-        results.append({"stage": stage, "what": name, "cases": rows, **slopes})
-    if args.json:
-        write_json(args.json, {"precision": rows[0]["precision"], "sweeps": results})
-
-
 if __name__ == "__main__":
-    parser = Parser(__doc__)
-    parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto", help="(default: %(default)s)")
-    parser.add_argument("--json", metavar="FILE", help="write the figures here")
-    parser.add_argument("--case", nargs=4, metavar=("STAGE", "WHAT", "SIZE", "PRECISION"), help="measure one case only and print it as JSON")
-    command_line(main, parser.parse_args())
+    command_line(main, parse())

@@ -1,94 +1,207 @@
-"""Lesions with known masks, planted in lesion-free slices: caricatures against which to measure anomaly detection.
+"""Plant lesions with known masks in slices of healthy brains.
 
-Slices are float `(S, S)` in [0, 1], brain-masked T1 with background exactly 0 and the nose to the right. Lengths are written for
-S = 256, where a pixel is about a millimetre, and scale with S; intensities are relative to the slice's own tissue.
+These lesions are caricatures. They look like disease only roughly, and no clinician drew them. They
+are good for one purpose: an anomaly map can be compared with a mask that is known exactly.
+
+Slices are float `(S, S)` in [0, 1]: brain-masked T1, background exactly 0, the nose to the right.
+Lengths are written for S = 256, where a pixel is about a millimetre, and they scale with S.
+Intensities are relative to the tissue of the slice.
 """
 
+import dataclasses
 import functools
-from types import SimpleNamespace
 
 import numpy as np
 from scipy import ndimage, special
 
-STRENGTHS = {"obvious": 0.85, "moderate": 0.5, "subtle": 0.22}  # share of the way from the tissue's intensity to the lesion's
-VISIBLE = 0.03  # of the slice's white matter: less is about its noise
-FLUID, WHITE = 0.42, 0.85  # of white matter: smoothed intensity below the first is fluid, above the second is white matter
-EDGE = 0.45  # pixels; a logistic edge goes from 10 to 90 % in 4.4 times this
+# Each strength is the share of the way from the tissue's intensity to the lesion's.
+STRENGTHS = {"obvious": 0.85, "moderate": 0.5, "subtle": 0.22}
+VISIBLE = 0.03  # share of white matter's intensity; a smaller change is about the noise of a slice
+
+# Shares of white matter's intensity. Fluid is darker than the first in the smoothed slice, and
+# white matter is brighter than the second.
+FLUID, WHITE = 0.42, 0.85
+
+EDGE = 0.45  # pixels; a logistic edge takes 4.4 times this from 10 % to 90 %
 
 
-def measure(image):
-    """What a slice says about itself: a namespace of `head` (bool `(S, S)`, holes filled), `depth` (pixels to its outline), `middle`
-    (row between the hemispheres), `unit` (pixels in a 256th of S), `smooth` (the image without its noise), the intensities `white`,
-    `fluid` and `noise`, and the bool maps `white_matter` and `ventricles`, which may be empty. Deep cisterns count as ventricles.
+@dataclasses.dataclass(frozen=True)
+class Brain:
+    """What the planter knows about a slice.
+
+    Attributes:
+        head: The brain with its holes filled, bool `(S, S)`.
+        depth: Distance of each pixel to the outline of the head, in pixels `(S, S)`.
+        middle: Row between the two hemispheres.
+        unit: Number of pixels in a 256th of S.
+        smooth: The slice without its noise, `(S, S)`.
+        white: Intensity of white matter.
+        fluid: Intensity of fluid.
+        noise: Standard deviation of the noise.
+        white_matter: White matter away from the outline, bool `(S, S)`; may be empty.
+        ventricles: Ventricles and deep cisterns, bool `(S, S)`; may be empty.
+    """
+
+    head: np.ndarray
+    depth: np.ndarray
+    middle: float
+    unit: float
+    smooth: np.ndarray
+    white: float
+    fluid: float
+    noise: float
+    white_matter: np.ndarray
+    ventricles: np.ndarray
+
+
+def measure(image: np.ndarray) -> Brain:
+    """Measure the anatomy of a slice.
+
+    Args:
+        image: Slice `(S, S)` in [0, 1].
 
     Raises:
-        ValueError: no square image in [0, 1], or nothing in it of a brain's size.
+        ValueError: The image is not square, leaves [0, 1], or shows nothing as large as a brain.
     """
-    if image.ndim != 2 or image.shape[0] != image.shape[1] or not np.all((image >= 0) & (image <= 1)):
-        raise ValueError(f"`image` must be `(S, S)` with values in [0, 1]. Received: shape={image.shape}")
+    square = image.ndim == 2 and image.shape[0] == image.shape[1]
+    if not square or not np.all((image >= 0) & (image <= 1)):
+        message = f"`image` must be `(S, S)` with values in [0, 1]. Received: shape={image.shape}"
+        raise ValueError(message)
     unit = image.shape[0] / 256
-    # JPEG leaves specks around the brain: opening and closing separate them, and what is 0 outside stays 0
-    solid = ndimage.binary_closing(ndimage.binary_opening(image > 0.05 * image.max()), iterations=2)
-    labels, _ = ndimage.label(ndimage.binary_fill_holes(solid) & ndimage.binary_fill_holes(image > 0))  # holes: fluid can be 0
-    head = labels == 1 + np.bincount(labels.ravel(), minlength=2)[1:].argmax()
+    head = _head(image)
     depth = ndimage.distance_transform_edt(head)
     if depth.max() < 25 * unit:
-        raise ValueError(f"`image` must hold a brain. Received: an image whose largest bright region is {2 * depth.max():.0f} pixels wide")
-    rows = np.flatnonzero(head.any(1))
-    height, middle = len(rows), rows.mean()
+        raise ValueError(
+            "`image` must hold a brain. "
+            f"Received: an image whose largest bright region is {2 * depth.max():.0f} pixels wide"
+        )
     smooth = ndimage.gaussian_filter(image, unit)
     inner = smooth[depth > 6 * unit]
     white = np.percentile(inner, 85)
-    # thin fissures fall to the opening; sulci are shallow, and those between the hemispheres get deeper than those at the sides
-    labels, count = ndimage.label(ndimage.binary_opening((smooth < FLUID * white) & (depth > 0.15 * height)))
-    regions = [labels == i for i in range(1, count + 1)]
-    aside = [abs(np.nonzero(region)[0].mean() - middle) > 0.08 * height for region in regions]
-    kept = [r for r, a in zip(regions, aside) if r.sum() > 25 * unit**2 and depth[r].max() > (0.27 if a else 0.35) * height]
-    ventricles = np.any(kept, axis=0) if kept else np.zeros_like(head)
-    return SimpleNamespace(
-        head=head, depth=depth, middle=middle, unit=unit, smooth=smooth, white=white, ventricles=ventricles,
-        fluid=np.percentile(smooth[ventricles], 25) if kept else min(np.percentile(inner, 2), 0.2 * white),
-        noise=1.48 * np.median(np.abs(image - smooth)[smooth > WHITE * white]),
-        white_matter=ndimage.binary_opening((smooth > WHITE * white) & (depth > 8 * unit)),
+    ventricles = _ventricles(smooth < FLUID * white, head, depth)
+    if ventricles.any():
+        fluid = np.percentile(smooth[ventricles], 25)
+    else:
+        fluid = min(np.percentile(inner, 2), 0.2 * white)
+    bright = smooth > WHITE * white
+    return Brain(
+        head=head,
+        depth=depth,
+        middle=np.flatnonzero(head.any(1)).mean(),
+        unit=unit,
+        smooth=smooth,
+        white=white,
+        fluid=fluid,
+        noise=1.48 * np.median(np.abs(image - smooth)[bright]),
+        white_matter=ndimage.binary_opening(bright & (depth > 8 * unit)),
+        ventricles=ventricles,
     )
 
 
+def _head(image):
+    """Find the largest bright region, with its holes filled: bool `(S, S)`."""
+    # JPEG leaves specks around the brain. Opening and closing separate them from it.
+    bright = ndimage.binary_opening(image > 0.05 * image.max())
+    solid = ndimage.binary_closing(bright, iterations=2)
+    # Fluid inside can be 0 like the background, which itself must stay outside.
+    filled = ndimage.binary_fill_holes(solid) & ndimage.binary_fill_holes(image > 0)
+    labels, _ = ndimage.label(filled)
+    sizes = np.bincount(labels.ravel(), minlength=2)[1:]
+    return labels == 1 + sizes.argmax()
+
+
+def _ventricles(dark, head, depth):
+    """Find the large dark regions deep in the head: bool `(S, S)`, empty where there are none."""
+    unit = head.shape[0] / 256
+    rows = np.flatnonzero(head.any(1))
+    height, middle = len(rows), rows.mean()
+    # Opening removes thin fissures. A depth limit removes sulci, and sulci between the hemispheres
+    # are deeper than those at the sides.
+    labels, count = ndimage.label(ndimage.binary_opening(dark & (depth > 0.15 * height)))
+    ventricles = np.zeros_like(head)
+    for label in range(1, count + 1):
+        region = labels == label
+        beside = abs(np.nonzero(region)[0].mean() - middle) > 0.08 * height
+        least_depth = (0.27 if beside else 0.35) * height
+        if region.sum() > 25 * unit**2 and depth[region].max() > least_depth:
+            ventricles |= region
+    return ventricles
+
+
 def _texture(shape, sigma, rng):
-    """Smooth noise of mean 0 and standard deviation 1."""
+    """Draw smooth noise of mean 0 and standard deviation 1."""
     noise = ndimage.gaussian_filter(rng.standard_normal(shape), sigma, mode="wrap")
     return noise / noise.std()
 
 
 def _draw(weights, brain, rng):
-    """A place drawn with these weights, the deepest in the head where all are 0: `(row, column)`."""
+    """Draw a place `(row, column)` by weight, or take the deepest where all weights are 0."""
     total = np.cumsum(weights, dtype="float64")
-    place = np.searchsorted(total, rng.uniform(0, total[-1]), side="right") if total[-1] > 0 else brain.depth.argmax()
+    if total[-1] > 0:
+        place = np.searchsorted(total, rng.uniform(0, total[-1]), side="right")
+    else:
+        place = brain.depth.argmax()
     return np.unravel_index(place, weights.shape)
 
 
-def _blob(brain, centre, radius, ratio, wobble, rng, angle=None):
-    """Pixels inside the outline of a wobbly ellipse of that mean radius and ratio of axes, about; negative outside."""
-    angle = rng.uniform(0, np.pi) if angle is None else angle
-    y, x = (grid - c for grid, c in zip(np.indices(brain.head.shape), centre))
-    along, across = np.cos(angle) * x + np.sin(angle) * y, np.cos(angle) * y - np.sin(angle) * x
-    return radius - np.hypot(along / ratio**0.5, across * ratio**0.5) + wobble * radius * _texture(y.shape, radius / 2, rng)
+@dataclasses.dataclass(frozen=True)
+class Ellipse:
+    """A wobbly ellipse.
+
+    Attributes:
+        centre: Row and column.
+        radius: Mean radius in pixels.
+        ratio: Long axis over short axis.
+        wobble: Standard deviation of the outline as a share of the radius.
+        angle: Angle of the long axis in radians, or None to draw it.
+    """
+
+    centre: tuple
+    radius: float
+    ratio: float
+    wobble: float
+    angle: float | None = None
+
+    def inside(self, shape, rng):
+        """About the number of pixels to the outline, `shape`; negative outside."""
+        angle = rng.uniform(0, np.pi) if self.angle is None else self.angle
+        y, x = (grid - c for grid, c in zip(np.indices(shape), self.centre))
+        along = np.cos(angle) * x + np.sin(angle) * y
+        across = np.cos(angle) * y - np.sin(angle) * x
+        distance = np.hypot(along / self.ratio**0.5, across * self.ratio**0.5)
+        return (
+            self.radius
+            - distance
+            + self.wobble * self.radius * _texture(shape, self.radius / 2, rng)
+        )
 
 
 def _soft(inside):
-    """Opacity of a region with a soft edge from the pixels inside of it; exactly 0 some pixels outside."""
+    """Turn pixels inside an outline into opacity with a soft edge; it ends exactly at 0."""
     alpha = special.expit(inside / EDGE)
     return np.where(alpha > 0.02, alpha, 0.0)
 
 
 def _blend(image, alpha, target, brain, rng):
-    """Blends towards an intensity; noise like the tissue's makes up for what the blend takes of it."""
-    return image + alpha * (target - image) + np.sqrt(1 - (1 - alpha) ** 2) * brain.noise * _texture(image.shape, 0.5, rng)
+    """Blend an image towards an intensity, and add the noise that blending takes away."""
+    lost = np.sqrt(1 - (1 - alpha) ** 2)
+    noise = lost * brain.noise * _texture(image.shape, 0.5, rng)
+    return image + alpha * (target - image) + noise
 
 
 def _centre(brain, radius, rng, ranks):
-    """Centre of a lesion of that radius in tissue; `ranks` bound the rank of its surroundings' intensity among all such places."""
-    tissue = ndimage.gaussian_filter((brain.smooth > FLUID * brain.white).astype("float64"), radius / 2)
-    possible = (brain.depth > radius + 4 * brain.unit) & (tissue > 0.85)
+    """Draw the centre of a lesion in tissue.
+
+    Args:
+        brain: Anatomy of the slice.
+        radius: Radius of the lesion in pixels.
+        rng: Random generator.
+        ranks: Lowest and highest rank, in [0, 1], of the intensity around the centre. The ranks
+            compare all places where the lesion fits.
+    """
+    tissue = (brain.smooth > FLUID * brain.white).astype("float64")
+    possible = brain.depth > radius + 4 * brain.unit
+    possible &= ndimage.gaussian_filter(tissue, radius / 2) > 0.85
     around = ndimage.gaussian_filter(brain.smooth, radius / 2)
     if possible.any():
         low, high = np.quantile(around[possible], ranks)
@@ -97,108 +210,180 @@ def _centre(brain, radius, rng, ranks):
 
 
 def _lump(image, brain, share, rng, bright):
-    radius, ratio = brain.unit * 3 * (14 / 3) ** rng.uniform(), rng.uniform(1, 1.7)
-    # white matter is nearly as bright as an image can be, so a bright lesion shows in grey matter and a dark one in white
-    centre = _centre(brain, radius * ratio**0.5, rng, (0, 0.4) if bright else (0.4, 1))
-    alpha = _soft(_blob(brain, centre, radius, ratio, 0.06, rng))
-    return _blend(image, share * alpha, 1.0 if bright else brain.fluid, brain, rng), alpha
+    """One round lesion, brighter or darker than the tissue around it."""
+    radius = brain.unit * 3 * (14 / 3) ** rng.uniform()
+    ratio = rng.uniform(1, 1.7)
+    # White matter is nearly as bright as an image can be. A bright lesion therefore shows in grey
+    # matter only, and a dark one shows best in white matter.
+    ranks = (0, 0.4) if bright else (0.4, 1)
+    centre = _centre(brain, radius * ratio**0.5, rng, ranks)
+    alpha = _soft(Ellipse(centre, radius, ratio, 0.06).inside(image.shape, rng))
+    target = 1.0 if bright else brain.fluid
+    return _blend(image, share * alpha, target, brain, rng), alpha
 
 
 def _irregular(image, brain, share, rng):
-    """A dark core with a brighter rim and a ragged outline, in white matter that is darker around it for the swelling."""
+    """A dark core with a brighter rim and a ragged outline; white matter around it swells."""
     radius, ratio = brain.unit * rng.uniform(9, 17), rng.uniform(1, 1.6)
     centre = _centre(brain, radius * ratio**0.5, rng, (0.3, 1))
-    inside = _blob(brain, centre, radius, ratio, 0.18, rng) + 0.08 * radius * _texture(image.shape, radius / 8, rng)
+    inside = Ellipse(centre, radius, ratio, 0.18).inside(image.shape, rng)
+    inside = inside + 0.08 * radius * _texture(image.shape, radius / 8, rng)
     rim = radius * (0.35 + 0.1 * _texture(image.shape, radius / 3, rng))
-    core, edge = brain.fluid + 0.1 * (brain.white - brain.fluid), min(1.0, 1.12 * brain.white)
+
+    core = brain.fluid + 0.1 * (brain.white - brain.fluid)
+    edge = min(1.0, 1.12 * brain.white)
     target = edge + (core - edge) * special.expit((inside - rim) / brain.unit)
     target = target + 0.12 * brain.white * _texture(image.shape, 2 * brain.unit, rng)
+
     swelling = inside > -0.4 * radius
-    beyond = ndimage.distance_transform_edt(~swelling) - ndimage.distance_transform_edt(swelling)
-    swollen = _soft(-beyond / 2.5) * ndimage.gaussian_filter(brain.white_matter.astype("float64"), brain.unit)
+    outside_distance = ndimage.distance_transform_edt(~swelling)
+    beyond = outside_distance - ndimage.distance_transform_edt(swelling)
+    white_matter = ndimage.gaussian_filter(brain.white_matter.astype("float64"), brain.unit)
+    swollen = _soft(-beyond / 2.5) * white_matter
+
     image = _blend(image, 0.4 * share * swollen, brain.fluid, brain, rng)
     alpha = _soft(inside)
     return _blend(image, share * alpha, target, brain, rng), np.maximum(alpha, swollen)
 
 
 def _white_matter_spots(image, brain, share, rng):
-    """Dark spots, the likelier the nearer to the ventricles."""
+    """Several dark spots in white matter, more often near the ventricles."""
     room = ndimage.distance_transform_edt(brain.white_matter)
-    away = ndimage.distance_transform_edt(~brain.ventricles) if brain.ventricles.any() else brain.depth.max() - brain.depth
-    near, alpha = np.exp(-away / (12 * brain.unit)), np.zeros(image.shape)
+    if brain.ventricles.any():
+        away = ndimage.distance_transform_edt(~brain.ventricles)
+    else:
+        away = brain.depth.max() - brain.depth
+    near = np.exp(-away / (12 * brain.unit))
+    alpha = np.zeros(image.shape)
     for _ in range(rng.integers(3, 11)):
         radius, ratio = brain.unit * rng.uniform(1.5, 4), rng.uniform(1, 1.6)
-        centre = _draw((room > min(radius, 0.8 * room.max())) * near, brain, rng)
-        alpha = np.maximum(alpha, _soft(_blob(brain, centre, radius, ratio, 0.1, rng)))
-    return _blend(image, share * alpha, brain.fluid + 0.2 * (brain.white - brain.fluid), brain, rng), alpha
+        fits = room > min(radius, 0.8 * room.max())
+        centre = _draw(fits * near, brain, rng)
+        spot = Ellipse(centre, radius, ratio, 0.1).inside(image.shape, rng)
+        alpha = np.maximum(alpha, _soft(spot))
+    target = brain.fluid + 0.2 * (brain.white - brain.fluid)
+    return _blend(image, share * alpha, target, brain, rng), alpha
 
 
 def _resection(image, brain, share, rng):
-    """A bite out of the brain, filled with fluid; the weaker, the smaller and the less dark."""
-    radius, ratio = brain.unit * (8 + 24 * share) * rng.uniform(0.9, 1.1), rng.uniform(1.2, 1.7)
-    aside = np.abs(np.arange(len(image)) - brain.middle)[:, None] > 32 * brain.unit  # surgery keeps to one hemisphere
-    centre = _draw((brain.depth > 0) & (brain.depth <= 2) & aside, brain, rng)
-    inward = [g[centre] for g in np.gradient(ndimage.gaussian_filter(brain.depth, 4 * brain.unit))]
-    alpha = _soft(_blob(brain, centre, radius, ratio, 0.05, rng, np.arctan2(*inward) + np.pi / 2))
-    return _blend(image, (0.65 + 0.35 * share) * alpha, rng.uniform(0.02, 0.1) * brain.white, brain, rng), alpha
+    """A bite out of the brain, filled with fluid; a weaker one is smaller and less dark."""
+    radius = brain.unit * (8 + 24 * share) * rng.uniform(0.9, 1.1)
+    ratio = rng.uniform(1.2, 1.7)
+    # Surgery keeps to one hemisphere.
+    beside = np.abs(np.arange(len(image)) - brain.middle)[:, None] > 32 * brain.unit
+    centre = _draw((brain.depth > 0) & (brain.depth <= 2) & beside, brain, rng)
+    slopes = np.gradient(ndimage.gaussian_filter(brain.depth, 4 * brain.unit))
+    inward = [slope[centre] for slope in slopes]
+    angle = np.arctan2(*inward) + np.pi / 2
+    alpha = _soft(Ellipse(centre, radius, ratio, 0.05, angle).inside(image.shape, rng))
+    target = rng.uniform(0.02, 0.1) * brain.white
+    return _blend(image, (0.65 + 0.35 * share) * alpha, target, brain, rng), alpha
 
 
 def _wide_ventricles(image, brain, share, rng):
-    """Fluid pushes the tissue around it away from it, the less the farther; a slice without ventricles gets a pair of slits."""
-    unit, region = brain.unit, brain.ventricles
-    if not region.any():
-        y, x = np.indices(image.shape)
-        x = x - np.flatnonzero(brain.head.any(0)).mean() - rng.uniform(-8, 8) * unit
-        region = np.hypot((np.abs(y - brain.middle) - 11 * unit) / 2, x / rng.uniform(10, 16)) < unit
+    """Wider ventricles: fluid pushes the tissue away, and near tissue moves farther.
+
+    A slice without ventricles gets a pair of slits.
+    """
+    region = brain.ventricles if brain.ventricles.any() else _slits(brain, rng)
     within = ndimage.distance_transform_edt(region)
-    distance = ndimage.gaussian_filter(ndimage.distance_transform_edt(~region) - within, unit)
-    push = 8 * share * unit * np.clip(1 + 0.15 * _texture(image.shape, 20 * unit, rng), 0.7, 1.3)
-    push *= np.clip(ndimage.maximum_filter(within, round(24 * unit)) / (5 * unit), 0.5, 1)  # a narrow horn widens less than the body
-    between = ndimage.binary_closing(region, iterations=max(1, round(3 * unit))) & ~region  # the septum, which stays
-    if between.any():
-        push *= np.clip(ndimage.distance_transform_edt(~between) / (6 * unit), 0, 1)
-    push = ndimage.gaussian_filter(push, 2 * unit)
-    fade = np.clip((distance - push) / (24 * unit), 0, 1)
-    shift = push * (1 - fade) ** 2 * np.clip(brain.depth / (12 * unit), 0, 1)  # the outline stays
-    places = [grid - shift * slope for grid, slope in zip(np.indices(image.shape), np.gradient(distance))]
+    distance = ndimage.distance_transform_edt(~region) - within
+    distance = ndimage.gaussian_filter(distance, brain.unit)
+    push = _push(region, within, share, brain.unit, rng)
+    fade = np.clip((distance - push) / (24 * brain.unit), 0, 1)
+    # The outline of the brain stays where it is.
+    shift = push * (1 - fade) ** 2 * np.clip(brain.depth / (12 * brain.unit), 0, 1)
+    slopes = np.gradient(distance)
+    places = [grid - shift * slope for grid, slope in zip(np.indices(image.shape), slopes)]
+    moved = ndimage.map_coordinates(image, places, order=1, mode="nearest")
     alpha = _soft(push - distance)
-    widened = _blend(ndimage.map_coordinates(image, places, order=1, mode="nearest"), alpha, brain.fluid, brain, rng)
-    kept = np.where(brain.ventricles, special.expit(-distance - 2), 0)  # what is in the ventricles, the choroid plexus too
+    widened = _blend(moved, alpha, brain.fluid, brain, rng)
+    # What lies in the ventricles stays too, the choroid plexus for one.
+    kept = np.where(brain.ventricles, special.expit(-distance - 2), 0)
     return widened + kept * (image - widened), alpha * (brain.smooth > FLUID * brain.white)
 
 
+def _slits(brain, rng):
+    """Two narrow ellipses, one beside each side of the middle: bool `(S, S)`."""
+    y, x = np.indices(brain.head.shape)
+    x = x - np.flatnonzero(brain.head.any(0)).mean() - rng.uniform(-8, 8) * brain.unit
+    across = (np.abs(y - brain.middle) - 11 * brain.unit) / 2
+    return np.hypot(across, x / rng.uniform(10, 16)) < brain.unit
+
+
+def _push(region, within, share, unit, rng):
+    """How far the wall of the ventricles moves at each pixel, in pixels `(S, S)`.
+
+    Args:
+        region: Ventricles, bool `(S, S)`.
+        within: Distance of each pixel in them to their wall, `(S, S)`.
+        share: Strength of the lesion.
+        unit: Number of pixels in a 256th of S.
+        rng: Random generator.
+    """
+    uneven = np.clip(1 + 0.15 * _texture(region.shape, 20 * unit, rng), 0.7, 1.3)
+    push = 8 * share * unit * uneven
+    # A narrow horn widens less than the body.
+    half_width = ndimage.maximum_filter(within, round(24 * unit))
+    push *= np.clip(half_width / (5 * unit), 0.5, 1)
+    closed = ndimage.binary_closing(region, iterations=max(1, round(3 * unit)))
+    septum = closed & ~region  # the wall between both ventricles stays
+    if septum.any():
+        push *= np.clip(ndimage.distance_transform_edt(~septum) / (6 * unit), 0, 1)
+    return ndimage.gaussian_filter(push, 2 * unit)
+
+
+# Each function takes a slice, its `Brain`, a share of `STRENGTHS` and a generator. It returns the
+# slice with the lesion and the opacity of the lesion, `(S, S)` both.
 MAKERS = {
-    "bright": functools.partial(_lump, bright=True), "dark": functools.partial(_lump, bright=False), "irregular": _irregular,
-    "white_matter_spots": _white_matter_spots, "resection": _resection, "wide_ventricles": _wide_ventricles,
+    "bright": functools.partial(_lump, bright=True),
+    "dark": functools.partial(_lump, bright=False),
+    "irregular": _irregular,
+    "white_matter_spots": _white_matter_spots,
+    "resection": _resection,
+    "wide_ventricles": _wide_ventricles,
 }
 KINDS = tuple(MAKERS)
 
 
-def plant(image, kind, strength, rng):
-    """Plants one lesion, or one group of spots; the same draws give the same place at every strength.
+def plant(
+    image: np.ndarray, kind: str, strength: str, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Plant one lesion, or one group of spots, in a slice.
+
+    The same state of the generator gives the same place at every strength.
 
     Args:
-        image: float `(S, S)` in [0, 1], background exactly 0.
-        kind, strength: one of `KINDS`, a key of `STRENGTHS`.
-        rng: `np.random.Generator`; everything random is drawn from it.
+        image: Slice `(S, S)` in [0, 1], background exactly 0.
+        kind: One of `KINDS`.
+        strength: A key of `STRENGTHS`.
+        rng: Generator; everything random is drawn from it.
 
     Returns:
-        float32 `(S, S)` in [0, 1], its background untouched, and a bool mask `(S, S)` that is never empty: pixels of the brain
-        where the lesion, a tumour's swelling with it, is at least half opaque and the intensity, smoothed over a pixel, changed by
-        more than 3 % of white matter's, gaps of a few pixels closed. Tissue that wide ventricles only push aside is not in it.
+        The slice with the lesion, float32 `(S, S)` in [0, 1] with an untouched background, and its
+        mask, bool `(S, S)`. The mask is never empty. It holds the pixels of the brain where the
+        lesion is at least half opaque and the smoothed intensity changed by more than `VISIBLE`;
+        gaps of a few pixels are closed. The swelling of an irregular lesion belongs to it. Tissue
+        that wide ventricles only push aside does not.
 
     Raises:
-        ValueError: unknown kind or strength, or an image that is no slice of a brain.
+        ValueError: The kind or the strength is unknown, or the image is no slice of a brain.
     """
     if kind not in MAKERS:
         raise ValueError(f"`kind` must be one of {KINDS}. Received: kind={kind!r}")
     if strength not in STRENGTHS:
-        raise ValueError(f"`strength` must be one of {tuple(STRENGTHS)}. Received: strength={strength!r}")
+        known = tuple(STRENGTHS)
+        raise ValueError(f"`strength` must be one of {known}. Received: strength={strength!r}")
     image = np.asarray(image, "float32")
-    brain, share = measure(image), STRENGTHS[strength]
-    planted, alpha = MAKERS[kind](image, brain, share, rng)
+    brain = measure(image)
+    planted, alpha = MAKERS[kind](image, brain, STRENGTHS[strength], rng)
     changed = brain.head & (planted != image)
-    planted = np.where(changed, np.clip(planted, 1 / 255, 1), image).astype("float32")  # above 0, which would be background
-    change = np.where(brain.head, np.abs(ndimage.gaussian_filter(planted - image, 1.0)), 0)
-    mask = ndimage.binary_closing(change > VISIBLE * brain.white, iterations=2) & brain.head & (alpha >= 0.5)
-    return planted, mask if mask.any() else change == change.max()
+    visible = np.clip(planted, 1 / 255, 1)  # 0 would be background
+    planted = np.where(changed, visible, image).astype("float32")
+    difference = np.abs(ndimage.gaussian_filter(planted - image, 1.0))
+    difference = np.where(brain.head, difference, 0)
+    mask = ndimage.binary_closing(difference > VISIBLE * brain.white, iterations=2)
+    mask = mask & brain.head & (alpha >= 0.5)
+    if not mask.any():
+        mask = difference == difference.max()
+    return planted, mask

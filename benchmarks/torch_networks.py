@@ -1,8 +1,12 @@
-"""Both networks, layer for layer, in PyTorch with the quantizer of vector-quantize-pytorch: a rival for `training.py`.
+"""Both networks in PyTorch, layer for layer: a rival for `training.py`.
 
-Layers, losses and what stays in float32 (latents, quantizer, logits, losses) are those of `modules.py`, `pixelcnn.py` and `metrics.py`; bfloat16 is
-by autocast, and the layout channels-last. It runs as a process of its own, because TensorFlow and PyTorch each bring an LLVM, and one process
-cannot hold both: a pickle of the step to make comes in, then numbers of steps, and their seconds go out.
+Layers, losses and what stays in float32 (latents, quantizer, logits, losses) are those of
+`modules.py` and `measures/metrics.py`. The quantizer is that of vector-quantize-pytorch. Autocast
+gives bfloat16, and the layout is channels-last.
+
+This file runs as a process of its own. TensorFlow and PyTorch each bring an LLVM, and one process
+cannot hold both. It reads a pickle of the step to make and then numbers of steps. For each number
+it prints the seconds that so many steps took.
 """
 
 import math
@@ -18,33 +22,54 @@ from torch.nn import functional
 
 
 class Residual(nn.Sequential):
+    """Residual block of one 3 x 3 and one 1 x 1 convolution."""
+
     def __init__(self, width):
-        super().__init__(nn.ReLU(), nn.Conv2d(width, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, width, 1))
+        super().__init__(
+            nn.ReLU(),
+            nn.Conv2d(width, width, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 1),
+        )
 
     def forward(self, x):
         return x + super().forward(x)
 
 
 class VQVAE(nn.Module):
-    """Images `(B, 1, S, S)` -> reconstructions of the same shape and the commitment loss, with a reduction of 8."""
+    """VQ-VAE with a reduction of 8.
+
+    Call: images `(B, 1, S, S)` -> reconstructions of the same shape, and the commitment loss.
+    """
 
     def __init__(self, codebook_size, code_dim, width, encoder_blocks, decoder_blocks):
         super().__init__()
         half = width // 2
         self.encoder = nn.Sequential(
-            nn.Conv2d(1, half, 8, stride=4, padding=2), *(Residual(half) for _ in range(encoder_blocks[0])),
-            nn.Conv2d(half, width, 4, stride=2, padding=1), *(Residual(width) for _ in range(encoder_blocks[1])))
+            nn.Conv2d(1, half, 8, stride=4, padding=2),
+            *(Residual(half) for _ in range(encoder_blocks[0])),
+            nn.Conv2d(half, width, 4, stride=2, padding=1),
+            *(Residual(width) for _ in range(encoder_blocks[1])),
+        )
         self.latents = nn.Conv2d(width, code_dim, 1)
-        self.quantizer = vector_quantize_pytorch.VectorQuantize(code_dim, codebook_size, decay=0.99, commitment_weight=0.25)
+        self.quantizer = vector_quantize_pytorch.VectorQuantize(
+            code_dim, codebook_size, decay=0.99, commitment_weight=0.25
+        )
         self.decoder = nn.Sequential(
-            nn.Conv2d(code_dim, width, 3, padding=1), *(Residual(width) for _ in range(decoder_blocks[0])),
-            nn.Conv2d(width, 2 * width, 1), nn.PixelShuffle(2), *(Residual(half) for _ in range(decoder_blocks[1])),
-            nn.ReLU(), nn.Conv2d(half, 16, 5, padding=2), nn.PixelShuffle(4))
+            nn.Conv2d(code_dim, width, 3, padding=1),
+            *(Residual(width) for _ in range(decoder_blocks[0])),
+            nn.Conv2d(width, 2 * width, 1),
+            nn.PixelShuffle(2),
+            *(Residual(half) for _ in range(decoder_blocks[1])),
+            nn.ReLU(),
+            nn.Conv2d(half, 16, 5, padding=2),
+            nn.PixelShuffle(4),
+        )
 
     def forward(self, images):
         features = self.encoder(images)
         with torch.autocast("cpu", enabled=False):
-            latents = self.latents(features.float()).permute(0, 2, 3, 1)
+            latents = self.latents(features.float()).permute(0, 2, 3, 1)  # (B, H, W, D)
             batch, height, width, dim = latents.shape
             quantized, _, loss = self.quantizer(latents.reshape(batch, height * width, dim))
         quantized = quantized.reshape(batch, height, width, dim).permute(0, 3, 1, 2)
@@ -52,7 +77,7 @@ class VQVAE(nn.Module):
 
 
 class ReconstructionLoss(nn.Module):
-    """`metrics.ReconstructionLoss` with its usual weights."""
+    """`metrics.ReconstructionLoss` with its default weights."""
 
     def __init__(self, window, c1, c2):
         super().__init__()
@@ -66,62 +91,79 @@ class ReconstructionLoss(nn.Module):
         loss = (3 * error**2 + 0.3 * error.abs()).mean()
         x, y = images[:, 0], reconstructions[:, 0]
         mean_x, mean_y = self.mean(x), self.mean(y)
-        variance_x, variance_y = self.mean(x * x) - mean_x**2, self.mean(y * y) - mean_y**2
+        variance_x = self.mean(x * x) - mean_x**2
+        variance_y = self.mean(y * y) - mean_y**2
         covariance = self.mean(x * y) - mean_x * mean_y
         luminance = (2 * mean_x * mean_y + self.c1) / (mean_x**2 + mean_y**2 + self.c1)
         ssim = luminance * (2 * covariance + self.c2) / (variance_x + variance_y + self.c2)
-        u, v = (variance.clamp(min=0) + self.c2 / 2 for variance in (variance_x, variance_y))
+        u = variance_x.clamp(min=0) + self.c2 / 2
+        v = variance_y.clamp(min=0) + self.c2 / 2
         contrast = 2 * torch.sqrt(u * v) / (u + v)
         return loss + (1 - ssim + 3 * (1 - contrast)).mean()
 
 
 class GatedBlock(nn.Module):
-    """`pixelcnn.GatedBlock` on `(B, C, H, W)` in the channels-last layout, where a 1 x 1 convolution is a plain product."""
+    """`modules.GatedBlock` on `(B, C, H, W)`.
+
+    In the channels-last layout a 1 x 1 convolution is a plain matrix product.
+    """
 
     def __init__(self, width, dilation, dropout):
         super().__init__()
         self.dilation = dilation
-        self.look_up = nn.Conv2d(2 * width, 2 * width, (1, 3), padding=(0, dilation), dilation=(1, dilation))
+        self.look_up = nn.Conv2d(
+            2 * width, 2 * width, (1, 3), padding=(0, dilation), dilation=(1, dilation)
+        )
         self.look_left = nn.Conv2d(2 * width, 2 * width, 1)
         self.hand_over = nn.Conv2d(width, 2 * width, 1, bias=False)
         self.project = nn.Sequential(nn.Dropout(dropout), nn.Conv2d(width, width, 1))
 
     def forward(self, vertical, horizontal, condition):
-        up, left = condition.chunk(2, dim=1)
-        vertical = vertical + gate(self.look_up(torch.cat([vertical, shift(vertical, rows=self.dilation)], 1)) + up)
-        told = self.hand_over(vertical) + left
-        seen = self.look_left(torch.cat([horizontal, shift(horizontal, columns=self.dilation)], 1)) + told
-        return vertical, horizontal + self.project(gate(seen))
+        vertical_condition, horizontal_condition = condition.chunk(2, dim=1)
+        rows = torch.cat([vertical, shift(vertical, rows=self.dilation)], 1)
+        vertical = vertical + gate(self.look_up(rows) + vertical_condition)
+        vertical_message = self.hand_over(vertical) + horizontal_condition
+        columns = torch.cat([horizontal, shift(horizontal, columns=self.dilation)], 1)
+        features = self.look_left(columns) + vertical_message
+        return vertical, horizontal + self.project(gate(features))
 
 
 def shift(x, rows=0, columns=0):
+    """Move `(B, C, H, W)` down and right; zeros come in, and the shape stays."""
     return functional.pad(x, (columns, 0, rows, 0))[:, :, : x.shape[2], : x.shape[3]]
 
 
 def gate(x):
+    """Return tanh(a) * sigmoid(b) of the two halves of the channels."""
     a, b = x.chunk(2, dim=1)
     return torch.tanh(a) * torch.sigmoid(b)
 
 
 class PixelCNN(nn.Module):
-    """Codes `(B, H, W)` and levels `(B,)` -> logits `(B, K, H, W)`."""
+    """Gated PixelCNN.
 
-    def __init__(self, grid, codebook_size, levels, width, dilations, dropout):
+    Call: codes `(B, H, W)` and levels `(B,)` -> logits `(B, K, H, W)`.
+    """
+
+    def __init__(self, grid, codebook_size, num_levels, width, dilations, dropout):
         super().__init__()
         self.embedding = nn.Embedding(codebook_size, width)
-        self.conditions, self.mirror = (nn.Embedding(rows, len(dilations) * 4 * width) for rows in (levels, 2))
-        self.levels = levels
+        channels = len(dilations) * 4 * width
+        self.conditions = nn.Embedding(num_levels, channels)
+        self.mirror = nn.Embedding(2, channels)
+        self.num_levels = num_levels
         self.positions = nn.Parameter(0.05 * torch.randn(width, grid, grid))
-        self.blocks = nn.ModuleList(GatedBlock(width, dilation, dropout) for dilation in dilations)
+        self.blocks = nn.ModuleList(GatedBlock(width, rate, dropout) for rate in dilations)
         self.hidden = nn.Conv2d(width, 2 * width, 1)
         self.out = nn.Conv2d(2 * width, codebook_size, 1)
 
     def forward(self, codes, levels):
-        embedded = self.embedding(codes).permute(0, 3, 1, 2)
-        positions = self.positions
-        vertical, horizontal = shift(embedded, rows=1) + positions, shift(embedded, columns=1) + positions
-        both = self.conditions(levels % self.levels) + self.mirror(levels // self.levels)
-        conditions = both[:, :, None, None].chunk(len(self.blocks), dim=1)
+        embedded = self.embedding(codes).permute(0, 3, 1, 2)  # (B, C, H, W)
+        vertical = shift(embedded, rows=1) + self.positions
+        horizontal = shift(embedded, columns=1) + self.positions
+        level_condition = self.conditions(levels % self.num_levels)
+        condition = level_condition + self.mirror(levels // self.num_levels)  # (B, 4C blocks)
+        conditions = condition[:, :, None, None].chunk(len(self.blocks), dim=1)
         for block, condition in zip(self.blocks, conditions):
             vertical, horizontal = block(vertical, horizontal, condition)
         hidden = functional.relu(self.hidden(functional.relu(horizontal)))
@@ -130,8 +172,22 @@ class PixelCNN(nn.Module):
 
 
 def vqvae(images, ssim, codebook_size, code_dim, width, encoder_blocks, decoder_blocks):
-    """Model of the first stage and its forward pass on images, float32 `(B, S, S, 1)`; `ssim` is the loss's window matrix, C1 and C2."""
-    images = torch.tensor(images).permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+    """Make the model of the first stage.
+
+    Args:
+        images: Float32 `(B, S, S, 1)`.
+        ssim: Window matrix, C1 and C2 of the loss.
+        codebook_size: Number of codes K.
+        code_dim: Dimensions D of a code.
+        width: Channels C.
+        encoder_blocks: Residual blocks at both resolutions of the encoder.
+        decoder_blocks: Residual blocks at both resolutions of the decoder.
+
+    Returns:
+        The model, and a function without arguments that returns its loss on the images.
+    """
+    images = torch.tensor(images).permute(0, 3, 1, 2)  # (B, 1, S, S)
+    images = images.contiguous(memory_format=torch.channels_last)
     model = VQVAE(codebook_size, code_dim, width, encoder_blocks, decoder_blocks)
     criterion = ReconstructionLoss(*ssim)
 
@@ -143,16 +199,29 @@ def vqvae(images, ssim, codebook_size, code_dim, width, encoder_blocks, decoder_
     return model, loss
 
 
-def prior(codes, codebook_size, levels, width, dilations, dropout):
-    """Model of the second stage and its forward pass on codes `(B, H, W)`."""
+def prior(codes, codebook_size, num_levels, width, dilations, dropout):
+    """Make the model of the second stage.
+
+    Args:
+        codes: Codes `(B, H, W)`.
+        codebook_size: Number of codes K.
+        num_levels: Number of slice levels.
+        width: Channels C of each stack.
+        dilations: Dilation of each block.
+        dropout: Rate within the blocks.
+
+    Returns:
+        The model, and a function without arguments that returns its loss on the codes.
+    """
     codes = torch.tensor(codes).long()
-    at = torch.arange(len(codes)) % levels
-    model = PixelCNN(codes.shape[-1], codebook_size, levels, width, dilations, dropout)
-    return model, lambda: functional.cross_entropy(model(codes, at), codes) / math.log(2)
+    levels = torch.arange(len(codes)) % num_levels
+    model = PixelCNN(codes.shape[-1], codebook_size, num_levels, width, dilations, dropout)
+    return model, lambda: functional.cross_entropy(model(codes, levels), codes) / math.log(2)
 
 
 def main():
-    torch.set_num_threads(os.cpu_count())  # what TensorFlow takes
+    """Make the step that comes in, and time as many steps as each further line asks for."""
+    torch.set_num_threads(os.cpu_count())  # TensorFlow takes as many
     stage, dtype, arguments = pickle.load(sys.stdin.buffer)
     model, loss_of = {"vqvae": vqvae, "prior": prior}[stage](**arguments)
     model.to(memory_format=torch.channels_last).train()

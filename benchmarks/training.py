@@ -1,16 +1,25 @@
-"""How fast training is: the quantizer alone, then a step of both stages, beside what is usually written, timed in turn in one run.
+"""Measure how fast training is, beside the usual ways to write it.
 
 python benchmarks/training.py [--precision P] [--json FILE] [--profile]
 
-"one-hot" has the quantizer of the common Keras tutorial of VQ-VAE: codes are looked up by a product with a one-hot matrix, and the codebook is a
-weight that the optimizer trains by the gradient of the codebook loss. "torch" is the same networks, losses and optimizer in PyTorch
-(`torch_networks.py`) with the quantizer of vector-quantize-pytorch, on as many threads; it is left out where these are not installed
-(`pip install torch vector-quantize-pytorch`). Ratios are medians over rounds, in each of which every contender is timed once.
-The machine should be idle: threads of PyTorch wait for each other at work, and beside another process that costs it several times its time.
---profile says instead what the time of a step of either stage goes to.
+It times the quantizer alone and then a step of both stages, each contender in turn.
+
+"one-hot" has the quantizer of the common Keras tutorial of VQ-VAE. There a product with a one-hot
+matrix looks up the codes. The codebook is a weight, and the optimizer trains it by the gradient of
+the codebook loss.
+
+"torch" has the same networks, losses and optimizer in PyTorch (`torch_networks.py`), with the
+quantizer of vector-quantize-pytorch, on as many threads. It is left out where these are not
+installed (`pip install torch vector-quantize-pytorch`).
+
+Every round times every contender once, and ratios are medians over rounds. Let the machine be idle:
+threads of PyTorch wait for each other, so another process makes them several times as slow.
+
+--profile says instead where the time of a step of either stage goes.
 """
 
 import collections
+import dataclasses
 import importlib.util
 import pathlib
 import pickle
@@ -18,50 +27,182 @@ import subprocess
 import sys
 import tempfile
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+import house  # noqa: F401  opens the repository
 
+# isort: split
+import keras
+import tensorflow as tf
+from tensorflow.tsl.profiler.protobuf import xplane_pb2  # TensorFlow has no reader of profiles
 from timing import in_turn, timed
-from utils import Parser, command_line, device, import_tensorflow, use_precision, write_json
 
-QUANTIZERS = [dict(codebook_size=512, code_dim=64, vectors=2**14), dict(codebook_size=4096, code_dim=64, vectors=2**14)]
-NETWORK = dict(image_size=256, codebook_size=512, code_dim=16, width=128, blocks=8, batch=8)  # train.py's for OASIS
-LEVELS, DROPOUT = 32, 0.1
+import modules
+from fitting.device import compute_device, use_precision
+from measures import metrics
+from utils import Parser, command_line, write_json
+
+PRECISIONS = ("auto", "float32", "bfloat16")
+REDUCTION = 8  # pixels of a side that share one code
+NUM_LEVELS, DROPOUT = 32, 0.1
+QUANTIZERS = [
+    dict(codebook_size=512, code_dim=64, vectors=2**14),
+    dict(codebook_size=4096, code_dim=64, vectors=2**14),
+]
 ROUNDS, STEPS = 18, 3
-LARGEST = 10  # items of a profile
+WARM_UP = 3  # steps before a profile
+LARGEST = 10  # operations printed of a profile
 
 
-def one_hot_quantizer(codebook_size, code_dim):
-    import keras
-    import tensorflow as tf
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """Sizes of both networks; the defaults are those of train.py for OASIS."""
 
-    class OneHotQuantizer(keras.layers.Layer):
-        """As in https://keras.io/examples/generative/vq_vae, in float32 like ours."""
+    image_size: int = 256
+    codebook_size: int = 512
+    code_dim: int = 16
+    width: int = 128
+    blocks: int = 8
+    batch: int = 8
 
-        def build(self, input_shape):
-            self.codebook = self.add_weight(shape=(code_dim, codebook_size), initializer="random_uniform", name="codebook")
+    @property
+    def grid(self) -> int:
+        """Rows of the code map."""
+        return self.image_size // REDUCTION
 
-        def call(self, latents):
-            vectors = tf.reshape(latents, (-1, code_dim))
-            distances = tf.reduce_sum(vectors**2, 1, keepdims=True) + tf.reduce_sum(self.codebook**2, 0) - 2 * tf.matmul(vectors, self.codebook)
-            chosen = tf.one_hot(tf.argmin(distances, 1), codebook_size)
-            embeddings = tf.reshape(tf.matmul(chosen, self.codebook, transpose_b=True), tf.shape(latents))
-            self.add_loss(0.25 * tf.reduce_mean((tf.stop_gradient(embeddings) - latents) ** 2))
-            self.add_loss(tf.reduce_mean((embeddings - tf.stop_gradient(latents)) ** 2))
-            return latents + tf.stop_gradient(embeddings - latents)
+    def images(self) -> tf.Tensor:
+        """Return random images, `(B, S, S, 1)` in [0, 1]."""
+        shape = (self.batch, self.image_size, self.image_size, 1)
+        return tf.random.stateless_uniform(shape, (0, 1))
 
-    return OneHotQuantizer(dtype="float32")
+    def codes(self) -> tf.Tensor:
+        """Return random codes, int32 `(B, H, W)`."""
+        shape = (self.batch, self.grid, self.grid)
+        return tf.random.stateless_uniform(shape, (0, 1), maxval=self.codebook_size, dtype=tf.int32)
+
+    def vqvae(self) -> modules.VQVAE:
+        """Return an untrained VQ-VAE."""
+        return modules.VQVAE(self.image_size, self.codebook_size, self.code_dim, self.width)
+
+
+NETWORK = Network()
+
+
+def parse(arguments=None):
+    """Read the command line."""
+    parser = Parser(__doc__)
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="auto",
+        help="precision of all contenders (default: %(default)s)",
+    )
+    parser.add_argument("--json", metavar="FILE", help="write the figures here")
+    parser.add_argument("--profile", action="store_true", help="say where the time of a step goes")
+    return parser.parse_args(arguments)
+
+
+def main(args):
+    """Time all contenders, or profile the steps of both stages, and write the figures."""
+    dtype = use_precision(args.precision)
+    print(f"On the {' '.join(compute_device())}, {dtype}.", flush=True)
+    results = profiles() if args.profile else speeds(dtype)
+    if args.json:
+        write_json(args.json, results)
+
+
+def profiles():
+    """Profile a step of both stages, and print the operations that take longest."""
+    results = {}
+    for stage, make in (("vqvae", vqvae_step), ("prior", prior_step)):
+        results[stage] = profile(make(NETWORK))
+        largest = list(results[stage].items())[:LARGEST]
+        print(
+            f"{stage}: " + ", ".join(f"{kind} {share:.0%}" for kind, share in largest), flush=True
+        )
+    return results
+
+
+def speeds(dtype):
+    """Time the quantizers and a step of both stages in turn, and print a line for each."""
+    if not has_torch():
+        print("PyTorch is left out: torch or vector-quantize-pytorch is not installed.")
+    network = dataclasses.asdict(NETWORK)
+    results = {"device": compute_device(), "precision": dtype, "network": network, "quantizer": []}
+    print("                                   images or vectors a second   ours is faster by")
+    for case in QUANTIZERS:
+        title = f"quantizer, K {case['codebook_size']}, D {case['code_dim']}"
+        figures = in_turn(quantizers(**case), "ours", ROUNDS, title)
+        results["quantizer"].append({**case, **figures})
+        show(title, figures, case["vectors"])
+    stages = [
+        ("vqvae", {"ours": vqvae_step, "one-hot": one_hot_step}, torch_vqvae),
+        ("prior", {"ours": prior_step}, torch_prior),
+    ]
+    for stage, makers, rival in stages:
+        timers = {name: timer(make(NETWORK)) for name, make in makers.items()}
+        if has_torch():
+            timers["torch"] = rival(dtype, NETWORK)
+        results[stage] = in_turn(timers, "ours", ROUNDS, stage)
+        show(stage, results[stage], NETWORK.batch)
+    return results
+
+
+def show(title, figures, count):
+    """Print a line for each contender, with how many images or vectors it takes a second."""
+    for name, figure in figures.items():
+        speed = count / figure["seconds"]
+        print(f"  {title:<26}{name:<10}{speed:>24.1f}{figure['ratio']:>20.2f}", flush=True)
+
+
+class OneHotQuantizer(keras.layers.Layer):
+    """Quantizer of https://keras.io/examples/generative/vq_vae, in float32 like ours.
+
+    Args:
+        codebook_size: Number of codes K.
+        code_dim: Dimensions D of a code.
+
+    Call: latents `(..., D)` -> the nearest codes' embeddings, of the same shape.
+    """
+
+    def __init__(self, codebook_size: int, code_dim: int):
+        super().__init__(dtype="float32")
+        self.codebook_size, self.code_dim = codebook_size, code_dim
+
+    def build(self, input_shape):
+        shape = (self.code_dim, self.codebook_size)
+        self.codebook = self.add_weight(shape=shape, initializer="random_uniform", name="codebook")
+
+    def call(self, latents):
+        vectors = tf.reshape(latents, (-1, self.code_dim))
+        norms = tf.reduce_sum(vectors**2, 1, keepdims=True) + tf.reduce_sum(self.codebook**2, 0)
+        distances = norms - 2 * tf.matmul(vectors, self.codebook)
+        chosen = tf.one_hot(tf.argmin(distances, 1), self.codebook_size)
+        embeddings = tf.matmul(chosen, self.codebook, transpose_b=True)
+        embeddings = tf.reshape(embeddings, tf.shape(latents))
+        self.add_loss(0.25 * tf.reduce_mean((tf.stop_gradient(embeddings) - latents) ** 2))
+        self.add_loss(tf.reduce_mean((embeddings - tf.stop_gradient(latents)) ** 2))
+        return latents + tf.stop_gradient(embeddings - latents)
+
+
+def quantizers(codebook_size: int, code_dim: int, vectors: int) -> dict:
+    """Return timers of both quantizers, on the same vectors."""
+    latents = tf.random.stateless_normal((16, 32, vectors // 512, code_dim), (0, 1))
+    layers = {
+        "ours": modules.VectorQuantizer(codebook_size, code_dim),
+        "one-hot": OneHotQuantizer(codebook_size, code_dim),
+    }
+    return {name: timer(quantizer_step(layer, latents)) for name, layer in layers.items()}
 
 
 def quantizer_step(layer, latents):
-    """Function that takes one training step of a quantizer alone: forward, backward, codebook update."""
-    import keras
-    import tensorflow as tf
+    """Make a function that takes one training step of a quantizer alone.
 
+    A step is forward, backward and the update of the codebook.
+    """
     layer.build(latents.shape)
     weights = layer.trainable_variables
     optimizer = keras.optimizers.Adam(1e-3)
     optimizer.build(weights)
-    options = {} if weights else {"training": True}  # ours moves its codebook itself
+    options = {} if weights else {"training": True}  # our quantizer moves its codebook itself
 
     @tf.function
     def step(latents):
@@ -76,99 +217,83 @@ def quantizer_step(layer, latents):
     return lambda: step(latents).numpy()
 
 
-def quantizers(codebook_size, code_dim, vectors):
-    """Timers of both quantizers, on the same vectors."""
-    import tensorflow as tf
-
-    import modules
-
-    latents = tf.random.stateless_normal((16, 32, vectors // 512, code_dim), (0, 1))
-    layers = {"ours": modules.VectorQuantizer(codebook_size, code_dim), "one-hot": one_hot_quantizer(codebook_size, code_dim)}
-    return {name: timer(quantizer_step(layer, latents)) for name, layer in layers.items()}
+def vqvae_step(network: Network):
+    """Make a function that takes one training step of the VQ-VAE and returns its loss."""
+    images = network.images()
+    return model_step(network.vqvae(), images, images, metrics.ReconstructionLoss())
 
 
-def random_images(batch, image_size):
-    import tensorflow as tf
+def one_hot_step(network: Network):
+    """Make the same function for a VQ-VAE with the quantizer of the tutorial."""
+    images = network.images()
+    ours = network.vqvae()
+    quantizer = OneHotQuantizer(network.codebook_size, network.code_dim)
+    model = keras.Sequential([ours.encoder, quantizer, ours.decoder])
+    return model_step(model, images, images, metrics.ReconstructionLoss())
 
-    return tf.random.stateless_uniform((batch, image_size, image_size, 1), (0, 1))
 
-
-def random_codes(batch, grid, codebook_size):
-    import tensorflow as tf
-
-    return tf.random.stateless_uniform((batch, grid, grid), (0, 1), maxval=codebook_size, dtype=tf.int32)
+def prior_step(network: Network):
+    """Make a function that takes one training step of the prior and returns its loss."""
+    codes = network.codes()
+    levels = tf.range(network.batch) % NUM_LEVELS
+    prior = modules.PixelCNN(
+        network.grid, network.codebook_size, NUM_LEVELS, network.width, network.blocks, DROPOUT
+    )
+    return model_step(prior, {"codes": codes, "levels": levels}, codes)
 
 
 def model_step(model, inputs, targets, loss=None):
-    """Function that takes one training step of a Keras model, as `fit` does, and returns its loss."""
-    import keras
-    import tensorflow as tf
-
-    model.compile(keras.optimizers.Adam(1e-3, beta_2=0.99, global_clipnorm=1.0), loss=loss)
+    """Make a function that takes one training step of a Keras model, as `fit` does."""
+    optimizer = keras.optimizers.Adam(1e-3, beta_2=0.99, global_clipnorm=1.0)
+    model.compile(optimizer, loss=loss)
     model.optimizer.build(model.trainable_variables)
-    # what is trained on goes in as arguments, because what follows from constants would be computed once and for all
+    # Inputs are arguments, because TensorFlow computes what follows from constants only once.
     step = tf.function(lambda inputs, targets: model.train_step((inputs, targets))["loss"])
     return lambda: step(inputs, targets).numpy()
 
 
-def vqvae_step(image_size, codebook_size, code_dim, width, batch, **_):
-    import metrics
-    import modules
-
-    images = random_images(batch, image_size)
-    return model_step(modules.VQVAE(image_size, codebook_size, code_dim, width), images, images, metrics.ReconstructionLoss())
-
-
-def one_hot_step(image_size, codebook_size, code_dim, width, batch, **_):
-    import keras
-
-    import metrics
-    import modules
-
-    images = random_images(batch, image_size)
-    usual = modules.VQVAE(image_size, codebook_size, code_dim, width)
-    return model_step(keras.Sequential([usual.encoder, one_hot_quantizer(codebook_size, code_dim), usual.decoder]), images, images, metrics.ReconstructionLoss())
+def torch_vqvae(dtype: str, network: Network):
+    """Make a timer of a step of the VQ-VAE in PyTorch."""
+    settings = network.vqvae().settings
+    names = ("codebook_size", "code_dim", "width", "encoder_blocks", "decoder_blocks")
+    return torch_timer(
+        "vqvae",
+        dtype,
+        images=network.images().numpy(),
+        ssim=(metrics._window_matrix(network.image_size), metrics.C1, metrics.C2),
+        **{name: settings[name] for name in names},
+    )
 
 
-def prior_step(image_size, codebook_size, width, blocks, batch, **_):
-    import tensorflow as tf
-
-    import pixelcnn
-
-    codes = random_codes(batch, image_size // 8, codebook_size)
-    prior = pixelcnn.PixelCNN(image_size // 8, codebook_size, LEVELS, width, blocks, DROPOUT)
-    return model_step(prior, {"codes": codes, "levels": tf.range(batch) % LEVELS}, codes)
-
-
-def torch_vqvae(dtype, image_size, codebook_size, code_dim, width, batch, **_):
-    import metrics
-    import modules
-
-    settings = modules.VQVAE(image_size, codebook_size, code_dim, width).settings
-    ssim = metrics._window_matrix(image_size), metrics.C1, metrics.C2
-    return torch_timer("vqvae", dtype, images=random_images(batch, image_size).numpy(), ssim=ssim,
-                       **{name: settings[name] for name in ("codebook_size", "code_dim", "width", "encoder_blocks", "decoder_blocks")})
+def torch_prior(dtype: str, network: Network):
+    """Make a timer of a step of the prior in PyTorch."""
+    pattern = modules.PixelCNN.DILATIONS
+    return torch_timer(
+        "prior",
+        dtype,
+        codes=network.codes().numpy(),
+        codebook_size=network.codebook_size,
+        num_levels=NUM_LEVELS,
+        width=network.width,
+        dilations=[pattern[block % len(pattern)] for block in range(network.blocks)],
+        dropout=DROPOUT,
+    )
 
 
-def torch_prior(dtype, image_size, codebook_size, width, blocks, batch, **_):
-    import pixelcnn
-
-    return torch_timer("prior", dtype, codes=random_codes(batch, image_size // 8, codebook_size).numpy(), codebook_size=codebook_size, levels=LEVELS,
-                       width=width, dilations=[pixelcnn.PixelCNN.DILATIONS[i % 8] for i in range(blocks)], dropout=DROPOUT)
-
-
-def has_torch():
+def has_torch() -> bool:
+    """Whether PyTorch and its vector quantizer are installed."""
     return all(importlib.util.find_spec(name) for name in ("torch", "vector_quantize_pytorch"))
 
 
 def timer(step):
-    """Function without arguments to the seconds of a step."""
+    """Make a function without arguments that returns the seconds of a step."""
     return lambda: timed(step, STEPS) / STEPS
 
 
 def torch_timer(stage, dtype, **arguments):
-    """The same for a step of `torch_networks.py`, which runs in a process of its own."""
-    server = subprocess.Popen([sys.executable, pathlib.Path(__file__).with_name("torch_networks.py")], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    """Make the same function for `torch_networks.py`, which runs in a process of its own."""
+    command = [sys.executable, pathlib.Path(__file__).with_name("torch_networks.py")]
+    server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     pickle.dump((stage, dtype, arguments), server.stdin)
 
     def seconds():
@@ -179,62 +304,34 @@ def torch_timer(stage, dtype, **arguments):
     return seconds
 
 
-def profile(step, count=4):
-    """Share of each kind of operation in the time of a step, of all threads together, largest first."""
-    import tensorflow as tf
-    from tensorflow.tsl.profiler.protobuf import xplane_pb2  # what the profiler writes; a reader comes with TensorBoard's plug-in only
+def profile(step, count: int = 4) -> dict[str, float]:
+    """Measure the share of each kind of operation in the time of a step.
 
-    for _ in range(3):
+    Args:
+        step: Function that takes one step.
+        count: Number of steps to profile.
+
+    Returns:
+        Share of the time of all threads together, by kind of operation, largest first.
+    """
+    for _ in range(WARM_UP):
         step()
     with tempfile.TemporaryDirectory() as folder:
         with tf.profiler.experimental.Profile(folder):
             for _ in range(count):
                 step()
-        space = xplane_pb2.XSpace.FromString(next(pathlib.Path(folder).rglob("*.xplane.pb")).read_bytes())
+        record = next(pathlib.Path(folder).rglob("*.xplane.pb"))
+        space = xplane_pb2.XSpace.FromString(record.read_bytes())
     total = collections.Counter()
     for plane in space.planes:
         for event in (event for line in plane.lines for event in line.events):
-            operation, _, kind = plane.event_metadata[event.metadata_id].name.rpartition(":")
-            if operation and not operation.endswith(":") and kind.isidentifier():  # the rest, such as Executor::Process, is the runtime itself
+            full_name = plane.event_metadata[event.metadata_id].name
+            operation, _, kind = full_name.rpartition(":")
+            # All other events, such as Executor::Process, belong to the runtime itself.
+            if operation and not operation.endswith(":") and kind.isidentifier():
                 total[kind] += event.duration_ps
     return {kind: duration / total.total() for kind, duration in total.most_common()}
 
 
-def main(args):
-    import_tensorflow()
-    dtype = use_precision(args.precision)
-    print(f"On the {' '.join(device())}, {dtype}.")
-    if args.profile:
-        results = {stage: profile(make(**NETWORK)) for stage, make in (("vqvae", vqvae_step), ("prior", prior_step))}
-        for stage, shares in results.items():
-            print(f"{stage}: " + ", ".join(f"{kind} {share:.0%}" for kind, share in list(shares.items())[:LARGEST]))
-    else:
-        if not has_torch():
-            print("PyTorch is left out: torch or vector-quantize-pytorch is not installed.")
-        results = {"device": device(), "precision": dtype, "network": NETWORK, "quantizer": []}
-        print("                                   images or vectors a second   ours is faster by")
-        for case in QUANTIZERS:
-            figures = in_turn(quantizers(**case), "ours", ROUNDS)
-            results["quantizer"].append({**case, **figures})
-            show(f"quantizer, K {case['codebook_size']}, D {case['code_dim']}", figures, case["vectors"])
-        for stage, makes, rival in (("vqvae", {"ours": vqvae_step, "one-hot": one_hot_step}, torch_vqvae), ("prior", {"ours": prior_step}, torch_prior)):
-            timers = {name: timer(make(**NETWORK)) for name, make in makes.items()}
-            if has_torch():
-                timers["torch"] = rival(dtype, **NETWORK)
-            results[stage] = in_turn(timers, "ours", ROUNDS)
-            show(stage, results[stage], NETWORK["batch"])
-    if args.json:
-        write_json(args.json, results)
-
-
-def show(what, figures, count):
-    for name, figure in figures.items():
-        print(f"  {what:<26}{name:<10}{count / figure['seconds']:>24.1f}{figure['ratio']:>20.2f}", flush=True)
-
-
 if __name__ == "__main__":
-    parser = Parser(__doc__)
-    parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto", help="of all contenders (default: %(default)s)")
-    parser.add_argument("--json", metavar="FILE", help="write the figures here")
-    parser.add_argument("--profile", action="store_true", help="say what the time of a step goes to")
-    command_line(main, parser.parse_args())
+    command_line(main, parse())

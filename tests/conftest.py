@@ -1,9 +1,14 @@
 """One tiny data folder and one tiny configuration of each network, shared by all tests."""
 
+import contextlib
+import importlib
+import io
 import os
 import pathlib
+import signal
 import subprocess
 import sys
+import traceback
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -12,15 +17,24 @@ import numpy as np
 import pytest
 from PIL import Image
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
 import modules
-import pixelcnn
+from utils import command_line
 
+ROOT = pathlib.Path(__file__).resolve().parent.parent
 LEVELS, IMAGE_SIZE, CODES = 4, 32, 16
-TINY = ["--image-size", "32", "--width", "8", "--codebook-size", "16", "--code-dim", "4", "--batch-size", "4", "--prior-width", "8",
-        "--prior-blocks", "2", "--draft-epochs", "1", "--precision", "float32", "--learning-rate", "3e-3"]
+TINY = [
+    "--image-size", "32", "--width", "8", "--codebook-size", "16", "--code-dim", "4",
+    "--batch-size", "4", "--prior-width", "8", "--prior-blocks", "2", "--draft-epochs", "1",
+    "--precision", "float32", "--learning-rate", "3e-3",
+]  # fmt: skip
+
+# Where `parse` and `main` of each script are.
+SCRIPTS = {
+    "train.py": "train",
+    "predict.py": "predict",
+    "dataset.py": "sources.commands",
+    "fitting/export.py": "fitting.export",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -29,22 +43,28 @@ def seeded():
 
 
 def draw_slice(case, level):
-    """A head-like 256 x 256 slice: an ellipse with two dark ventricles, and texture of the case's own."""
+    """A head-like 256 x 256 slice: an ellipse with two dark ventricles, and its own texture."""
     rng = np.random.default_rng((case, level))
     y, x = np.mgrid[-1:1:256j, -1:1:256j]
     inside = (x / 0.65) ** 2 + (y / (0.45 + 0.01 * case + 0.01 * level)) ** 2 < 1
     ventricles = (((x - 0.05) / 0.2) ** 2 + ((np.abs(y) - 0.09) / 0.05) ** 2) < 1
-    values = (190 + 20 * np.sin(20 * x + case) * np.cos(15 * y)) * (1 - 0.75 * ventricles) + rng.normal(0, 4, x.shape)
+    values = (190 + 20 * np.sin(20 * x + case) * np.cos(15 * y)) * (1 - 0.75 * ventricles)
+    values += rng.normal(0, 4, x.shape)
     return np.where(inside, np.clip(values, 1, 255), 0).astype("uint8")
 
 
-def write_slices(directory, cases={"train": (1, 2, 3), "validate": (4,), "test": (5, 6)}):
+CASES = {"train": (1, 2, 3), "validate": (4,), "test": (5, 6)}
+
+
+def write_slices(directory, cases=CASES):
+    """Write a data folder of made-up heads and return it."""
     for split, numbers in cases.items():
         folder = directory / f"keras_png_slices_{split}"
         folder.mkdir(parents=True)
         for case in numbers:
             for level in range(LEVELS):
-                Image.fromarray(draw_slice(case, level)).save(folder / f"case_{case:03d}_slice_{level}.nii.png")
+                path = folder / f"case_{case:03d}_slice_{level}.nii.png"
+                Image.fromarray(draw_slice(case, level)).save(path)
     return directory
 
 
@@ -59,25 +79,62 @@ def codes(shape=(3, 8, 8), seed=0):
 
 @pytest.fixture
 def vqvae():
-    return modules.VQVAE(IMAGE_SIZE, codebook_size=CODES, code_dim=4, width=8, encoder_blocks=(1, 1), decoder_blocks=(1, 1))
+    blocks = {"encoder_blocks": (1, 1), "decoder_blocks": (1, 1)}
+    return modules.VQVAE(IMAGE_SIZE, codebook_size=CODES, code_dim=4, width=8, **blocks)
 
 
-@pytest.fixture
-def prior():
-    model = pixelcnn.PixelCNN(grid=8, codebook_size=CODES, levels=LEVELS, width=8, blocks=6, dropout=0.0)
+def make_prior(grid=8):
+    """A small prior in which nothing is zero, so that nothing that flows through it is hidden."""
+    model = modules.PixelCNN(
+        grid=grid, codebook_size=CODES, num_levels=LEVELS, width=8, blocks=6, dropout=0.0
+    )
     rng = np.random.default_rng(0)
-    for variable in model.trainable_variables:  # some start at zero, and would hide what flows through them
+    for variable in model.trainable_variables:
         variable.assign(variable + rng.normal(0, 0.3, variable.shape))
     return model
 
 
-def run_script(script, *arguments, cwd=None, **options):
-    """Run a script as a user would; returns the finished process."""
-    return subprocess.run([sys.executable, ROOT / script, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, timeout=280, **options)
+@pytest.fixture
+def prior():
+    return make_prior()
+
+
+def run_script(script, *arguments, cwd=None, process=False, **options):
+    """Run a script as a user would and return it finished: returncode, stdout, stderr.
+
+    It runs in this process, which saves the start of TensorFlow, unless a process is what is
+    tested (`process`, or options of `subprocess.run`).
+    """
+    arguments = list(map(str, arguments))
+    if process or options or script not in SCRIPTS:
+        command = [sys.executable, ROOT / script, *arguments]
+        options = {"capture_output": True, "text": True, "timeout": 280, **options}
+        return subprocess.run(command, cwd=cwd, **options)
+    module = importlib.import_module(SCRIPTS[script])
+    out, errors, status = io.StringIO(), io.StringIO(), 0
+    handler, argv = signal.getsignal(signal.SIGINT), sys.argv
+    sys.argv = [script, *arguments]
+    with (
+        contextlib.chdir(cwd or os.getcwd()),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(errors),
+    ):
+        try:
+            command_line(lambda: module.main(module.parse(arguments)))
+        except SystemExit as end:
+            status = end.code or 0
+        except Exception:
+            traceback.print_exc()
+            status = 1
+        finally:
+            signal.signal(signal.SIGINT, handler)
+            sys.argv = argv
+            keras.config.set_dtype_policy("float32")
+    return subprocess.CompletedProcess(arguments, int(status), out.getvalue(), errors.getvalue())
 
 
 def one_line(done, *expected):
-    """The process ended as one must that was given bad input."""
+    """Check that the script ended as one must that was given bad input."""
     assert done.returncode == 2, f"status {done.returncode}: {done.stdout}{done.stderr}"
     lines = done.stderr.strip().splitlines()
     assert len(lines) == 1 and ": error: " in lines[0], done.stderr
@@ -86,8 +143,11 @@ def one_line(done, *expected):
 
 
 def assert_same_models(one, other):
-    """Both run directories hold the same weights, bit for bit."""
+    """Check that both run directories hold the same weights, bit for bit."""
     for stage in ("vqvae", "prior"):
-        models = [keras.saving.load_model(run / f"{stage}.keras", compile=False) for run in (one, other)]
-        for a, b in zip(*(model.get_weights() for model in models), strict=True):
+        weights = [
+            keras.saving.load_model(run / f"{stage}.keras", compile=False).get_weights()
+            for run in (one, other)
+        ]
+        for a, b in zip(*weights, strict=True):
             np.testing.assert_array_equal(a, b)

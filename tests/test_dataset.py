@@ -1,105 +1,91 @@
+"""From a folder of slices to the batches of both stages."""
+
 import numpy as np
 import pytest
-from conftest import LEVELS, write_slices
+import tensorflow as tf
 from PIL import Image
 
 import dataset
-import synthetic
-from utils import InputError
 
 
-def first_file(directory, split="train"):
-    return sorted((directory / f"keras_png_slices_{split}").iterdir())[0]
+@pytest.fixture(scope="module")
+def split(slices_folder):
+    return dataset.open_slices(slices_folder).splits["train"]
 
 
-def test_opens_and_reports(slices_folder):
-    slices = dataset.open_slices(slices_folder)
-    assert slices.name == "OASIS" and slices.levels == LEVELS
-    assert [len(slices.splits[name]) for name in dataset.SPLITS] == [12, 4, 8]
-    assert slices.splits["train"].cases.tolist() == [1] * 4 + [2] * 4 + [3] * 4
-    assert slices.splits["train"].levels.tolist() == [0, 1, 2, 3] * 3
-    assert slices.splits["validate"].subjects.tolist() == ["case 004"] * 4
-    assert next(slices.report()).split() == "train 12 images, 3 cases, 4 slices a case".split()
+def test_pixels_and_range(split):
+    example = dataset.image_examples(dataset.image_source(split, 256))
+    image, target = example(tf.constant(3, tf.int64), tf.constant(False))
+    stored = np.array(Image.open(split.paths[3]))
+    np.testing.assert_allclose(image[..., 0], stored / 255.0, atol=1e-6)
+    np.testing.assert_array_equal(image, target)
+    mirrored, _ = example(tf.constant(3, tf.int64), tf.constant(True))
+    # The nose is to the right, so left and right are rows.
+    np.testing.assert_array_equal(mirrored, image[::-1])
 
 
-def test_fingerprint_follows_every_byte(tmp_path):
-    folder = write_slices(tmp_path / "data")
-    before = dataset.open_slices(folder).fingerprint
-    path = first_file(folder)
-    image = np.array(Image.open(path))
-    image[0, 0] = 1
-    Image.fromarray(image).save(path)
-    assert dataset.open_slices(folder).fingerprint != before
+@pytest.mark.parametrize("size", [80, 128])
+def test_resizing_is_antialiased(size, split):
+    image = dataset.image_source(split, size)(0)
+    # Pillow's filter widens with the scale.
+    expected = Image.open(split.paths[0]).resize((size, size), Image.Resampling.BILINEAR)
+    assert image.shape == (size, size, 1) and image.dtype == tf.uint8
+    difference = np.asarray(expected, "int32") - np.asarray(image[..., 0], "int32")
+    assert np.abs(difference).max() <= 2
 
 
-def spoil(change):
-    def test(tmp_path):
-        folder = write_slices(tmp_path / "data")
-        change(folder)
-        with pytest.raises(InputError) as error:
-            dataset.open_slices(folder)
-        return str(error.value)
-
-    return test
+def test_streamed_equals_cached(split, monkeypatch):
+    cached = dataset.image_source(split, 64)
+    monkeypatch.setattr(dataset, "CACHE_BYTES", 0)
+    streamed = dataset.image_source(split, 64)
+    for index in range(len(split)):
+        np.testing.assert_array_equal(cached(index), streamed(index))
 
 
-BAD = {
-    "missing split": (lambda d: (d / "keras_png_slices_test").rename(d / "elsewhere"), "keras_png_slices_test is missing"),
-    "empty split": (lambda d: [p.unlink() for p in (d / "keras_png_slices_validate").iterdir()], "keras_png_slices_validate holds no"),
-    "leak": (lambda d: first_file(d).rename(d / "keras_png_slices_test" / "case_001_slice_0.nii.png"), "case 001 is in both train and test"),
-    "name": (lambda d: first_file(d).rename(d / "keras_png_slices_train" / "brain.png"), "brain.png has no case and slice number"),
-    "truncated": (lambda d: first_file(d).write_bytes(first_file(d).read_bytes()[:2000]), "case_001_slice_0.nii.png is no readable PNG"),
-    "zero bytes": (lambda d: first_file(d).write_bytes(b""), "is no readable PNG"),
-    "text": (lambda d: first_file(d).write_text("not an image"), "is no readable PNG"),
-    "colour": (lambda d: Image.open(first_file(d)).convert("RGB").save(first_file(d)), "256 x 256 RGB, not 256 x 256 L"),
-    "16 bit": (lambda d: Image.fromarray(np.zeros((256, 256), "uint16")).save(first_file(d)), "I;16, not"),
-    "size": (lambda d: Image.fromarray(np.zeros((128, 256), "uint8")).save(first_file(d)), "256 x 128 L, not"),
-}
+@pytest.mark.parametrize("at_once", [5, 256])
+def test_loads_all_images_in_order(at_once, split, monkeypatch):
+    monkeypatch.setattr(dataset, "LOADED_AT_ONCE", at_once)
+    images = dataset.load_images(split, 256)
+    assert images.shape == (len(split), 256, 256) and images.dtype == np.uint8
+    for image, path in zip(images, split.paths, strict=True):
+        np.testing.assert_array_equal(image, np.array(Image.open(path)))
 
 
-@pytest.mark.parametrize("kind", BAD)
-def test_bad_folder_is_named_in_one_line(kind, tmp_path):
-    change, expected = BAD[kind]
-    message = spoil(change)(tmp_path)
-    assert expected in message and "\n" not in message and str(tmp_path) in message
+def number(index, mirror):
+    return index, mirror
 
 
-def test_missing_data_is_an_error_not_a_fall_back(tmp_path):
-    with pytest.raises(InputError, match="no-such"):
-        dataset.find_slices(tmp_path / "no-such", 3, 0)
+def take(batches):
+    return [tuple(part.numpy().tolist() for part in batch) for batch in batches]
 
 
-def test_falls_back_to_the_cohort_and_says_so(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    slices = dataset.open_slices(dataset.find_slices(None, 3, 0))
-    assert "No OASIS slices found" in capsys.readouterr().out
-    assert slices.name == "synthetic cohort (3 subjects, seed 0)" and slices.levels == 32
-    write_slices(tmp_path / dataset.DEFAULT_DIRECTORY)
-    assert dataset.find_slices(None, 3, 0) == dataset.DEFAULT_DIRECTORY
+def test_epochs_are_permutations_and_a_resume_sees_the_same():
+    def batches(epoch, seed=7, **options):
+        return take(dataset.training_batches(number, 10, 3, seed, epoch, **options))
+
+    epochs = [batches(epoch) for epoch in range(3)]
+    for epoch in epochs:
+        indices = sum((batch[0] for batch in epoch), [])
+        assert len(indices) == len(set(indices)) == 9
+    assert epochs[0] != epochs[1]
+    assert batches(2, skip=2) == epochs[2][2:]
+    assert batches(0, seed=8) != epochs[0]
+    many = take(dataset.training_batches(number, 100, 10, seed=0, epoch=0))
+    mirrors = sum((batch[1] for batch in many), [])
+    assert 30 < sum(mirrors) < 70
 
 
-def test_cohort_is_a_function_of_seed_and_case(tmp_path):
-    one, two = (synthetic.write_cohort(tmp_path / name, 3, seed=4) for name in "ab")
-    files = sorted(path.relative_to(one) for path in one.rglob("*.png"))
-    assert len(files) == 3 * synthetic.LEVELS
-    assert all((one / file).read_bytes() == (two / file).read_bytes() for file in files)
-    np.testing.assert_array_equal(np.array(Image.open(one / files[0])), synthetic.subject(4, int(files[0].name[5:8]))[int(files[0].name.split("_")[3][:-8])])
-    assert (synthetic.subject(4, 1) != synthetic.subject(5, 1)).any() and (synthetic.subject(4, 1) != synthetic.subject(4, 2)).any()
+def test_evaluation_sees_everything_once_in_order():
+    batches = take(dataset.evaluation_batches(number, 10, 4))
+    assert [batch[0] for batch in batches] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
 
 
-def test_cohort_is_head_like():
-    volume = synthetic.subject(0, 1)
-    assert volume.shape == (synthetic.LEVELS, 256, 256) and volume.dtype == np.uint8
-    area = (volume > 0).mean((1, 2))
-    assert (area > 0.2).all() and (area < 0.4).all()  # a brain fills about a third of the frame
-    assert volume[:, :30].max() == 0 and volume[:, :, :15].max() == 0
-    with pytest.raises(ValueError, match="Received: subjects=2"):
-        synthetic.write_cohort("nowhere", 2, 0)
-
-
-def test_cohort_never_overwrites_something_else(tmp_path):
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "notes.txt").write_text("keep me")
-    with pytest.raises(FileExistsError):
-        synthetic.write_cohort(tmp_path / "mine", 3, 0)
-    assert (tmp_path / "mine" / "notes.txt").read_text() == "keep me"
+def test_codes_go_with_their_mirror_and_level():
+    codes = np.arange(2 * 5 * 4).reshape(2, 5, 2, 2)
+    levels = np.arange(5, dtype="int32")
+    example = dataset.code_examples(codes, levels, 5)
+    for mirror in (False, True):
+        inputs, target = example(tf.constant(3, tf.int64), tf.constant(mirror))
+        np.testing.assert_array_equal(inputs["codes"], codes[int(mirror), 3])
+        np.testing.assert_array_equal(target, codes[int(mirror), 3])
+        assert inputs["levels"] == 5 * mirror + 3

@@ -46,16 +46,33 @@ def one(slices_folder, tmp_path_factory):
 def assert_like(one, other):
     """Both runs reached the same weights and the same losses, but for rounding."""
     for stage in ("vqvae", "draft", "prior"):
-        for a, b in zip(*(keras.saving.load_model(run / f"{stage}.keras", compile=False).get_weights() for run in (one, other)), strict=True):
+        for a, b in zip(
+            *(
+                keras.saving.load_model(run / f"{stage}.keras", compile=False).get_weights()
+                for run in (one, other)
+            ),
+            strict=True,
+        ):
             np.testing.assert_allclose(a, b, atol=2e-5, rtol=2e-4)
-        rows, others = (np.genfromtxt(run / f"{stage}_history.csv", delimiter=",", names=True, ndmin=1) for run in (one, other))
+        rows, others = (
+            np.genfromtxt(run / f"{stage}_history.csv", delimiter=",", names=True, ndmin=1)
+            for run in (one, other)
+        )
         assert rows.dtype.names == others.dtype.names
         for name in set(rows.dtype.names) - {"seconds"}:
-            np.testing.assert_allclose(rows[name], others[name], rtol=1e-4, err_msg=f"{stage} {name}")
+            np.testing.assert_allclose(
+                rows[name], others[name], rtol=1e-4, err_msg=f"{stage} {name}"
+            )
 
 
 def mirrored(data, run, *more):
-    command = [sys.executable, "-c", TWO_DEVICES, str(ROOT), *train_arguments(data, run, "--strategy", "mirrored", *more)]
+    command = [
+        sys.executable,
+        "-c",
+        TWO_DEVICES,
+        str(ROOT),
+        *train_arguments(data, run, "--strategy", "mirrored", *more),
+    ]
     return subprocess.run(command, capture_output=True, text=True, timeout=280)
 
 
@@ -67,9 +84,23 @@ def start_workers(data, runs, *more):
         addresses = [f"127.0.0.1:{one.getsockname()[1]}" for one in (first, second)]
     workers = []
     for index, run in enumerate(runs if isinstance(runs, tuple) else (runs, runs)):
-        command = [sys.executable, ROOT / "train.py", *train_arguments(data, run, "--strategy", "multiworker", *more)]
-        config = json.dumps({"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}})
-        workers.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "TF_CONFIG": config}))
+        command = [
+            sys.executable,
+            ROOT / "train.py",
+            *train_arguments(data, run, "--strategy", "multiworker", *more),
+        ]
+        config = json.dumps(
+            {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+        )
+        workers.append(
+            subprocess.Popen(
+                command,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                env={**os.environ, "TF_CONFIG": config},
+            )
+        )
     return workers
 
 
@@ -101,20 +132,28 @@ def kill(victim, stage, data, run):
         time.sleep(0.002)
     os.kill(workers[victim].pid, signal.SIGKILL)
     done = finish(workers)
-    assert done[victim].returncode == -signal.SIGKILL, "the training ended before it could be killed"
+    assert done[victim].returncode == -signal.SIGKILL, (
+        "the training ended before it could be killed"
+    )
     left = done[1 - victim]  # the chief may have shown its progress before
     assert left.returncode == 2 and "Traceback" not in left.stderr, left.stderr
-    assert left.stderr.splitlines()[-1].startswith("train.py: error: a worker was lost: start all of them again")
+    assert left.stderr.splitlines()[-1].startswith(
+        "train.py: error: a worker was lost: start all of them again"
+    )
 
 
-def test_two_machines_train_the_same_models_as_one_also_when_one_was_lost(one, slices_folder, tmp_path):
+def test_two_machines_train_the_same_models_as_one_also_when_one_was_lost(
+    one, slices_folder, tmp_path
+):
     run = tmp_path / "two"
     kill(0, "vqvae", slices_folder, run)
     chief, other = finish(start_workers(slices_folder, run))
     assert chief.returncode == 0 and other.returncode == 0, chief.stderr + other.stderr
     assert "prior: 0.00 M parameters, starts" in chief.stdout and other.stdout == ""
     assert_like(one, run)
-    assert not list((run / "resume").iterdir()) and len(list((run / "logs" / "prior").iterdir())) == 1  # one of them writes
+    assert (
+        not list((run / "resume").iterdir()) and len(list((run / "logs" / "prior").iterdir())) == 1
+    )  # one of them writes
 
 
 @pytest.mark.slow
@@ -122,8 +161,16 @@ def test_two_machines_train_the_same_models_as_one_also_when_one_was_lost(one, s
 def test_a_worker_lost_in_each_stage_changes_nothing(victim, one, slices_folder, tmp_path):
     for stage in ("vqvae", "draft", "prior"):
         kill(victim, stage, slices_folder, tmp_path / "two")
-        wrong = finish(start_workers(slices_folder, (tmp_path / "two", tmp_path / "elsewhere"))) if stage == "vqvae" else ()
-        assert all("--run must be one folder that all machines share" in done.stderr or "a worker was lost" in done.stderr for done in wrong), wrong
+        wrong = (
+            finish(start_workers(slices_folder, (tmp_path / "two", tmp_path / "elsewhere")))
+            if stage == "vqvae"
+            else ()
+        )
+        assert all(
+            "--run must be one folder that all machines share" in done.stderr
+            or "a worker was lost" in done.stderr
+            for done in wrong
+        ), wrong
     chief, other = finish(start_workers(slices_folder, tmp_path / "two"))
     assert chief.returncode == 0 and other.returncode == 0, chief.stderr + other.stderr
     assert "vqvae: finished after 2 epochs" in chief.stdout
@@ -131,10 +178,21 @@ def test_a_worker_lost_in_each_stage_changes_nothing(victim, one, slices_folder,
 
 
 def test_what_cannot_be_shared_is_refused(slices_folder, tmp_path):
-    one_line(mirrored(slices_folder, tmp_path / "run", "--batch-size", 5), "--batch-size must be divisible by the 2 replicas of --strategy mirrored")
-    for value in (None, "workers", '{"cluster": {"worker": ["127.0.0.1:1"]}, "task": {"type": "worker", "index": 1}}'):
+    one_line(
+        mirrored(slices_folder, tmp_path / "run", "--batch-size", 5),
+        "--batch-size must be divisible by the 2 replicas of --strategy mirrored",
+    )
+    for value in (
+        None,
+        "workers",
+        '{"cluster": {"worker": ["127.0.0.1:1"]}, "task": {"type": "worker", "index": 1}}',
+    ):
         environment = {**os.environ, "TF_CONFIG": value} if value else os.environ
-        done = run_script("train.py", *train_arguments(slices_folder, tmp_path / "run", "--strategy", "multiworker"), env=environment)
+        done = run_script(
+            "train.py",
+            *train_arguments(slices_folder, tmp_path / "run", "--strategy", "multiworker"),
+            env=environment,
+        )
         one_line(done, "--strategy multiworker needs TF_CONFIG")
     assert not (tmp_path / "run").exists()
 
@@ -146,17 +204,36 @@ def take(batches):
 @pytest.mark.parametrize("replicas", [1, 2, 4])
 def test_replicas_share_each_batch_in_order(replicas):
     def shares(share):
-        return take(pipeline.training_batches(lambda index, mirror: index, 29, 8, seed=3, epoch=1, skip=1, share=share))
+        return take(
+            pipeline.training_batches(
+                lambda index, mirror: index, 29, 8, seed=3, epoch=1, skip=1, share=share
+            )
+        )
 
     whole = shares((0, 1))
     assert len(whole) == 2
-    assert [sum(parts, []) for parts in zip(*(shares((i, replicas)) for i in range(replicas)), strict=True)] == whole
+    assert [
+        sum(parts, [])
+        for parts in zip(*(shares((i, replicas)) for i in range(replicas)), strict=True)
+    ] == whole
 
 
-@pytest.mark.parametrize("count, batch_size, replicas", [(9, 4, 1), (9, 8, 2), (17, 8, 2), (7, 4, 4), (4, 4, 4), (19, 6, 3), (5, 2, 2)])
+@pytest.mark.parametrize(
+    "count, batch_size, replicas",
+    [(9, 4, 1), (9, 8, 2), (17, 8, 2), (7, 4, 4), (4, 4, 4), (19, 6, 3), (5, 2, 2)],
+)
 def test_replicas_share_an_evaluation_in_equally_many_batches(count, batch_size, replicas):
-    shares = [take(pipeline.evaluation_batches(lambda index, mirror: index, count, batch_size, share=(i, replicas))) for i in range(replicas)]
-    assert len({len(share) for share in shares}) == 1 and all(batch for share in shares for batch in share)
+    shares = [
+        take(
+            pipeline.evaluation_batches(
+                lambda index, mirror: index, count, batch_size, share=(i, replicas)
+            )
+        )
+        for i in range(replicas)
+    ]
+    assert len({len(share) for share in shares}) == 1 and all(
+        batch for share in shares for batch in share
+    )
     assert sum((sum(share, []) for share in shares), []) == list(range(count))
     if replicas == 1:
         assert [len(batch) for batch in shares[0]] == [4, 4, 1]
@@ -197,7 +274,12 @@ for optimizer, strategy in ((keras.optimizers.Adam, tf.distribute.get_strategy()
 
 def test_two_devices_clip_as_one():
     """The norm of all replicas' gradients, looked-up rows and others, is what one device would have had."""
-    done = subprocess.run([sys.executable, "-c", TWO_OPTIMIZERS, str(ROOT)], capture_output=True, text=True, timeout=280)
+    done = subprocess.run(
+        [sys.executable, "-c", TWO_OPTIMIZERS, str(ROOT)],
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
     assert done.returncode == 0, done.stderr
     one, two = (np.array(line.split(), float) for line in done.stdout.splitlines())
     np.testing.assert_allclose(one, two, rtol=1e-4)

@@ -5,13 +5,16 @@ import pytest
 from conftest import LEVELS, draw_slice
 from scipy import ndimage
 
-import generation
+from measures import generation
+from measures.images import to_unit
 
 
 @pytest.fixture(scope="module")
 def real():
     cases, levels = np.repeat(np.arange(24), LEVELS), np.tile(np.arange(LEVELS), 24)
-    images = np.stack([draw_slice(int(case), level)[::2, ::2] for case, level in zip(cases, levels)])
+    images = np.stack(
+        [draw_slice(int(case), level)[::2, ::2] for case, level in zip(cases, levels)]
+    )
     return images, cases, levels
 
 
@@ -29,12 +32,17 @@ def test_a_classifier_tells_blurred_from_real_but_not_real_from_real(real, blurr
     even, x = halves(cases), generation.features(images)
     accuracy, (low, high) = generation.two_sample(x[even], x[~even], cases[even], cases[~even])
     assert low < 0.6 and accuracy < 0.65 and low <= accuracy <= high
-    accuracy, (low, _) = generation.two_sample(generation.features(blurred)[even], x[~even], cases[even], cases[~even])
+    accuracy, (low, _) = generation.two_sample(
+        generation.features(blurred)[even], x[~even], cases[even], cases[~even]
+    )
     assert accuracy > 0.95 and low > 0.9
 
 
 def test_knowing_the_subject_is_no_help():
-    """Features that only name the subject, on both sides alike, give chance; without groups they would give 1."""
+    """Features that only name the subject, on both sides alike, give chance.
+
+    Without groups they would give 1.
+    """
     rng = np.random.default_rng(0)
     subjects = np.repeat(np.arange(40), 8)
     names = rng.normal(size=(40, 30))[subjects] + rng.normal(0, 0.01, (320, 30))
@@ -47,7 +55,8 @@ def test_mmd_grows_with_the_difference(real, blurred):
     images, cases, _ = real
     even, x = halves(cases), generation.features(images)
     same = generation.mmd(x[even], x[~even])
-    assert abs(same) < 0.05 and generation.mmd(generation.features(blurred)[even], x[~even]) > 5 * abs(same) + 0.05
+    assert abs(same) < 0.05
+    assert generation.mmd(generation.features(blurred)[even], x[~even]) > 5 * abs(same) + 0.05
 
 
 def test_diversity_is_one_for_copies_of_one_image(real):
@@ -73,7 +82,8 @@ def test_anatomy_of_a_known_head():
     y, x = np.mgrid[:256, :256]
     image[(y - 128) ** 2 + (x - 128) ** 2 < 80**2] = 0.8
     whole = generation.anatomy(image[None])
-    assert whole["brain_area"][0] == pytest.approx(np.pi * 80**2 / 256**2, rel=0.03) and whole["ventricle_area"][0] == 0
+    assert whole["brain_area"][0] == pytest.approx(np.pi * 80**2 / 256**2, rel=0.03)
+    assert whole["ventricle_area"][0] == 0
     image[(y - 128) ** 2 + (x - 128) ** 2 < 20**2] = 0.1
     with_ventricle = generation.anatomy(image[None])
     assert with_ventricle["ventricle_area"][0] == pytest.approx(np.pi * 20**2 / 256**2, rel=0.1)
@@ -85,15 +95,23 @@ def test_anatomy_of_a_known_head():
 
 def test_report_on_real_blurred_and_copied_slices(real, blurred):
     images, cases, levels = real
-    sets = {name: np.isin(cases % 4, rest) for name, rest in (("training", (0, 1)), ("validation", (2,)), ("test", (3,)))}
-    data = {name: {"images": images[mask], "levels": levels[mask], "subjects": cases[mask].astype(str)} for name, mask in sets.items()}
-    data["restore"] = lambda some, levels: ndimage.gaussian_filter(generation.unit(some), (0, 1.5, 1.5))
+    sets = {
+        name: np.isin(cases % 4, rest)
+        for name, rest in (("training", (0, 1)), ("validation", (2,)), ("test", (3,)))
+    }
+    data = {
+        name: {"images": images[mask], "levels": levels[mask], "subjects": cases[mask].astype(str)}
+        for name, mask in sets.items()
+    }
+    data["restore"] = lambda some, levels: ndimage.gaussian_filter(to_unit(some), (0, 1.5, 1.5))
     rest = sets["validation"]
     good, _ = generation.evaluate(images[rest], levels[rest], **data)
     bad, _ = generation.evaluate(blurred[rest], levels[rest], **data)
     copied, pairs = generation.evaluate(images[sets["training"]], levels[sets["training"]], **data)
     assert good["two_sample_accuracy"] < 0.75 < bad["two_sample_accuracy"]
-    assert bad["two_sample_accuracy_prior"] < bad["two_sample_accuracy"] and bad["two_sample_accuracy_reconstructions"] > 0.9
+    assert bad["two_sample_accuracy_prior"] < bad["two_sample_accuracy"]
+    assert bad["two_sample_accuracy_reconstructions"] > 0.9
     assert bad["mmd"] > good["mmd"] + 0.02
-    assert copied["nearest_min"] == pytest.approx(0, abs=1e-6) and good["nearest_min"] > 0.01 and pairs[0][2] == copied["nearest_min"]
+    assert copied["nearest_min"] == pytest.approx(0, abs=1e-6)
+    assert good["nearest_min"] > 0.01 and pairs[0][2] == copied["nearest_min"]
     assert good["anatomy"]["brain_area"]["inside"] > 0.8

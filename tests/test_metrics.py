@@ -5,25 +5,29 @@ from conftest import draw_slice
 from scipy import ndimage
 from skimage.metrics import structural_similarity
 
-import metrics
+from measures import metrics
 
 
 def pair(sigma=0.05):
     image = (np.stack([draw_slice(1, 0), draw_slice(2, 3)]) / 255.0).astype("float32")[..., None]
-    noisy = np.clip(image + np.random.default_rng(0).normal(0, sigma, image.shape), 0, 1).astype("float32")
-    return image, noisy
+    noise = np.random.default_rng(0).normal(0, sigma, image.shape)
+    return image, np.clip(image + noise, 0, 1).astype("float32")
 
 
 def test_ssim_equals_scikit_image():
     images, noisy = pair()
-    expected = [structural_similarity(a[..., 0], b[..., 0], data_range=1.0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False)
-                for a, b in zip(images.astype("float64"), noisy.astype("float64"))]
+    settings = {"data_range": 1.0, "gaussian_weights": True, "sigma": 1.5}
+    expected = [
+        structural_similarity(a[..., 0], b[..., 0], use_sample_covariance=False, **settings)
+        for a, b in zip(images.astype("float64"), noisy.astype("float64"))
+    ]
     np.testing.assert_allclose(metrics.ssim(images, noisy), expected, atol=1e-4)
 
 
 def test_ssim_equals_tensorflow():
     images, noisy = pair()
-    np.testing.assert_allclose(metrics.ssim(images, noisy), tf.image.ssim(images, noisy, max_val=1.0), atol=1e-5)
+    expected = tf.image.ssim(images, noisy, max_val=1.0)
+    np.testing.assert_allclose(metrics.ssim(images, noisy), expected, atol=1e-5)
 
 
 def test_ssim_clips_the_reconstruction_and_is_one_for_equals():
@@ -53,7 +57,8 @@ def test_interval_resamples_subjects_not_slices():
     values = rng.normal(0, 1, 8)[subjects] + rng.normal(0, 0.01, 256)
     low, high = metrics.subject_interval(values, subjects)
     assert low < values.mean() < high
-    assert high - low > 4 * values.std() / np.sqrt(256)  # the slices alone would promise far more than eight subjects can
+    # The slices alone would promise far more than eight subjects can.
+    assert high - low > 4 * values.std() / np.sqrt(256)
     assert metrics.subject_interval(values, subjects) == [low, high]
 
 
@@ -61,9 +66,11 @@ def test_loss_is_the_sum_of_its_terms():
     images, noisy = pair()
     error = images - noisy
     pixels = (3 * error**2 + 0.3 * np.abs(error)).mean((1, 2, 3))
-    np.testing.assert_allclose(metrics.ReconstructionLoss(0.0, 0.0).call(images, noisy), pixels, rtol=1e-5)
+    without_windows = metrics.ReconstructionLoss(0.0, 0.0).call(images, noisy)
+    np.testing.assert_allclose(without_windows, pixels, rtol=1e-5)
     with_ssim = metrics.ReconstructionLoss(2.0, 0.0).call(images, noisy)
-    np.testing.assert_allclose(with_ssim - pixels, 2 * (1 - metrics.ssim(images, noisy).numpy()), rtol=1e-4)
+    dissimilarity = 1 - metrics.ssim(images, noisy).numpy()
+    np.testing.assert_allclose(with_ssim - pixels, 2 * dissimilarity, rtol=1e-4)
 
 
 def test_contrast_term_punishes_blur_and_asks_for_no_covariance():
@@ -77,12 +84,14 @@ def test_contrast_term_punishes_blur_and_asks_for_no_covariance():
     np.testing.assert_allclose(contrast(images), 0, atol=1e-5)
     assert (contrast(ndimage.gaussian_filter(images, (0, 1.5, 1.5, 0))) > 0.05).all()
     texture = np.random.default_rng(0).normal(0, 0.1, (2, *images.shape)).astype("float32")
-    np.testing.assert_allclose(np.asarray(loss.call(texture[0], texture[1]) - pixels.call(texture[0], texture[1])), 0, atol=0.05)
+    between_textures = loss.call(*texture) - pixels.call(*texture)
+    np.testing.assert_allclose(np.asarray(between_textures), 0, atol=0.05)
     one = tf.zeros_like(images)
     with tf.GradientTape() as tape:
         tape.watch(one)
         value = loss.call(images * 0, one)
-    assert np.isfinite(tape.gradient(value, one)).all()  # all background has no variance, and a root no slope there
+    # All background has no variance, and a root has no slope there.
+    assert np.isfinite(tape.gradient(value, one)).all()
 
 
 def test_detail_of_known_blur():
@@ -91,8 +100,10 @@ def test_detail_of_known_blur():
     assert same == {"gradient_ratio": 1.0, "spectrum_ratio": 1.0}
     y, x = np.mgrid[:64, :64]
     wave = np.stack([128 + 100 * np.cos(2 * np.pi * x / 5)])  # 1/5 of a cycle a pixel: in the band
-    half = metrics.detail(np.round(wave).astype("uint8"), np.round(128 + (wave - 128) / 2).astype("uint8"))
-    assert half["gradient_ratio"] == pytest.approx(0.5, abs=0.01) and half["spectrum_ratio"] == pytest.approx(0.25, abs=0.01)
+    whole, flat = (np.round(128 + (wave - 128) / by).astype("uint8") for by in (1, 2))
+    half = metrics.detail(whole, flat)
+    assert half["gradient_ratio"] == pytest.approx(0.5, abs=0.01)
+    assert half["spectrum_ratio"] == pytest.approx(0.25, abs=0.01)
 
 
 def test_baselines_against_hand_counts():
@@ -103,7 +114,8 @@ def test_baselines_against_hand_counts():
     np.testing.assert_array_equal(counts[0, 1], [0, 2, 2, 0])
     bits = {name: values.mean() for name, values in metrics.baseline_bits(training, counts).items()}
     assert bits["uniform"] == 2.0
-    np.testing.assert_allclose(bits["unigram"], -np.mean(np.log2(np.array([5, 3] * 2 + [5, 3] * 2) / 12)))
+    unigram = -np.mean(np.log2(np.array([5, 3] * 2 + [5, 3] * 2) / 12))
+    np.testing.assert_allclose(bits["unigram"], unigram)
     assert bits["position"] == pytest.approx(0.5, abs=0.03)
 
 
@@ -114,4 +126,5 @@ def test_usage():
 def test_brain_places_are_those_with_any_brain():
     images = np.zeros((1, 16, 16), "uint8")
     images[0, 9, 2] = 1
-    np.testing.assert_array_equal(metrics.brain_places(images, 2), [[[False, False], [True, False]]])
+    places = metrics.brain_places(images, 2)
+    np.testing.assert_array_equal(places, [[[False, False], [True, False]]])

@@ -22,7 +22,10 @@ def quantizer(size=CODES, dim=3, **options):
 
 def test_codes_are_the_nearest_neighbours():
     layer = quantizer()
-    table, latents = np.random.default_rng(0).normal(size=(CODES, 3)), np.random.default_rng(1).normal(size=(2, 5, 5, 3))
+    table, latents = (
+        np.random.default_rng(0).normal(size=(CODES, 3)),
+        np.random.default_rng(1).normal(size=(2, 5, 5, 3)),
+    )
     layer.codebook.assign(table)
     distances = np.linalg.norm(latents[..., None, :] - table, axis=-1)
     np.testing.assert_array_equal(layer.codes(latents.astype("float32")), distances.argmin(-1))
@@ -65,7 +68,10 @@ def test_codebook_follows_the_moving_average_of_its_vectors():
     layer.counts.assign([4.0, 4.0])
     layer.sums.assign([[0.0], [40.0]])
     layer(np.array([1.0, 1.0, 1.0, 8.0], "float32").reshape(1, 2, 2, 1), training=True)
-    counts, sums = np.array([0.9 * 4 + 0.1 * 3, 0.9 * 4 + 0.1 * 1]), np.array([0.1 * 3.0, 0.9 * 40 + 0.1 * 8])
+    counts, sums = (
+        np.array([0.9 * 4 + 0.1 * 3, 0.9 * 4 + 0.1 * 1]),
+        np.array([0.1 * 3.0, 0.9 * 40 + 0.1 * 8]),
+    )
     np.testing.assert_allclose(layer.counts, counts, rtol=1e-5)
     smoothed = (counts + 1e-5) / (counts.sum() + 2e-5) * counts.sum()
     np.testing.assert_allclose(layer.codebook[:, 0], sums / smoothed, rtol=1e-4)
@@ -97,7 +103,14 @@ def test_codebook_starts_from_data_and_dead_codes_restart_on_it():
 def test_quantizer_works_in_float32_under_any_policy():
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
-        model = modules.VQVAE(IMAGE_SIZE, codebook_size=CODES, code_dim=4, width=8, encoder_blocks=(1, 1), decoder_blocks=(1, 1))
+        model = modules.VQVAE(
+            IMAGE_SIZE,
+            codebook_size=CODES,
+            code_dim=4,
+            width=8,
+            encoder_blocks=(1, 1),
+            decoder_blocks=(1, 1),
+        )
     finally:
         keras.config.set_dtype_policy("float32")
     assert model.encoder.layers[1].compute_dtype == "bfloat16"
@@ -118,15 +131,24 @@ def test_usage_is_counted_over_an_epoch_not_a_batch():
 def test_encode_and_decode(reduction):
     vqvae = modules.VQVAE(IMAGE_SIZE, codebook_size=CODES, code_dim=4, width=8, reduction=reduction)
     map_ = vqvae.encode(images())
-    assert map_.shape == (6, IMAGE_SIZE // reduction, IMAGE_SIZE // reduction) and map_.dtype == tf.int32
+    assert (
+        map_.shape == (6, IMAGE_SIZE // reduction, IMAGE_SIZE // reduction)
+        and map_.dtype == tf.int32
+    )
     restored = vqvae.decode(map_).numpy()
-    assert restored.shape == (6, IMAGE_SIZE, IMAGE_SIZE, 1) and restored.min() >= 0 and restored.max() <= 1
+    assert (
+        restored.shape == (6, IMAGE_SIZE, IMAGE_SIZE, 1)
+        and restored.min() >= 0
+        and restored.max() <= 1
+    )
     np.testing.assert_allclose(restored, np.clip(vqvae(images()), 0, 1), atol=1e-5)
 
 
 @pytest.mark.parametrize("size", [80, 128, 256])
 def test_published_image_sizes(size):
-    model = modules.VQVAE(size, codebook_size=CODES, code_dim=4, width=8, encoder_blocks=(0, 0), decoder_blocks=(0, 0))
+    model = modules.VQVAE(
+        size, codebook_size=CODES, code_dim=4, width=8, encoder_blocks=(0, 0), decoder_blocks=(0, 0)
+    )
     assert model(np.zeros((1, size, size, 1), "float32")).shape == (1, size, size, 1)
 
 
@@ -143,7 +165,9 @@ def test_a_code_stands_for_8_or_4_pixels():
 
 def test_one_step_moves_what_must_move_and_nothing_else(vqvae):
     vqvae.compile(keras.optimizers.Adam(1e-2), loss="mse")
-    vqvae.train_on_batch(images(), images())  # residual branches end in zeros, so gradients reach all weights at the second step
+    vqvae.train_on_batch(
+        images(), images()
+    )  # residual branches end in zeros, so gradients reach all weights at the second step
     before = [w.numpy() for w in vqvae.weights]
     vqvae.train_on_batch(images(seed=1), images(seed=1))
     still = [w.path for w, old in zip(vqvae.weights, before) if np.array_equal(w, old)]
@@ -159,6 +183,24 @@ def test_trains_under_xla(vqvae):
     assert np.isfinite(vqvae.train_on_batch(images(), images(), return_dict=True)["loss"])
 
 
+RELOAD = """
+import sys
+
+import keras
+import numpy as np
+
+root, folder = sys.argv[1:]
+sys.path.insert(0, root)
+import modules
+
+vqvae, prior = (keras.saving.load_model(f"{folder}/{n}.keras") for n in ("vqvae", "prior"))
+inputs = {"codes": np.load(f"{folder}/codes.npy"), "levels": np.array([0, 1, 2])}
+restored = vqvae(np.load(f"{folder}/images.npy"))
+counts = vqvae.quantizer.counts
+np.savez(f"{folder}/out.npz", restored=restored, logits=prior(inputs), counts=counts)
+"""
+
+
 def test_models_reload_in_a_fresh_process(vqvae, prior, tmp_path):
     vqvae.compile("adam", loss="mse")
     vqvae.fit(images(), images(), epochs=2, verbose=0)
@@ -166,15 +208,10 @@ def test_models_reload_in_a_fresh_process(vqvae, prior, tmp_path):
     prior.save(tmp_path / "prior.keras")
     np.save(tmp_path / "images.npy", images())
     np.save(tmp_path / "codes.npy", codes())
-    script = (
-        "import sys, keras, numpy as np; sys.path.insert(0, sys.argv[1]); import modules, pixelcnn; folder = sys.argv[2]\n"
-        "vqvae, prior = (keras.saving.load_model(f'{folder}/{name}.keras') for name in ('vqvae', 'prior'))\n"
-        "codes = np.load(f'{folder}/codes.npy')\n"
-        "np.savez(f'{folder}/out.npz', restored=vqvae(np.load(f'{folder}/images.npy')),"
-        " logits=prior({'codes': codes, 'levels': np.array([0, 1, 2])}), counts=vqvae.quantizer.counts)\n"
-    )
-    subprocess.run([sys.executable, "-c", script, ROOT, tmp_path], check=True)
+    subprocess.run([sys.executable, "-c", RELOAD, ROOT, tmp_path], check=True)
     out = np.load(tmp_path / "out.npz")
     np.testing.assert_allclose(out["restored"], vqvae(images()), atol=1e-6)
-    np.testing.assert_allclose(out["logits"], prior({"codes": codes(), "levels": np.array([0, 1, 2])}), atol=1e-5)
+    np.testing.assert_allclose(
+        out["logits"], prior({"codes": codes(), "levels": np.array([0, 1, 2])}), atol=1e-5
+    )
     np.testing.assert_array_equal(out["counts"], vqvae.quantizer.counts)

@@ -66,18 +66,29 @@ def test_metrics_have_the_promised_keys(report):
         "detail": {"gradient_ratio", "spectrum_ratio"},
         "rate": {"index_bits", "prior_bits", "bits_per_pixel"},
         "codebook": {"size", "used", "perplexity"},
-        "prior": {"bits_per_code", "uniform_bits_per_code", "unigram_bits_per_code", "position_bits_per_code"},
+        "prior": {
+            "bits_per_code",
+            "uniform_bits_per_code",
+            "unigram_bits_per_code",
+            "position_bits_per_code",
+        },
         "samples": {"count", "seconds"},
     }
     assert set(report) >= set(promised)
     for key, names in promised.items():
         assert set(report[key]) >= names
-    assert report["data"]["images"] == 8 and report["data"]["subjects"] == 2 and report["data"]["image_size"] == IMAGE_SIZE
+    assert (
+        report["data"]["images"] == 8
+        and report["data"]["subjects"] == 2
+        and report["data"]["image_size"] == IMAGE_SIZE
+    )
     assert report["rate"]["index_bits"] == 4 * 4 * 4
     assert report["prior"]["uniform_bits_per_code"] == 4.0
     low, high = report["ssim"]["ci95"]
     assert low <= report["ssim"]["mean"] <= high and report["ssim"]["min"] <= report["ssim"]["mean"]
-    assert report["rate"]["prior_bits"] == pytest.approx(16 * report["prior"]["bits_per_code"], rel=1e-5)
+    assert report["rate"]["prior_bits"] == pytest.approx(
+        16 * report["prior"]["bits_per_code"], rel=1e-5
+    )
 
 
 def test_metrics_equal_those_of_the_written_reconstructions(run, report, slices_folder):
@@ -86,10 +97,16 @@ def test_metrics_equal_those_of_the_written_reconstructions(run, report, slices_
     source = pipeline.image_source(split, IMAGE_SIZE)
     originals = np.stack([source(i) for i in range(len(split))]) / 255.0
     files = sorted((run / "predict" / "reconstructions").glob("*.png"))
-    assert [file.name for file in files] == [f"case_{case:03d}_slice_{level}.png" for case in (5, 6) for level in range(LEVELS)]
+    assert [file.name for file in files] == [
+        f"case_{case:03d}_slice_{level}.png" for case in (5, 6) for level in range(LEVELS)
+    ]
     restored = np.stack([np.array(Image.open(file)) for file in files])[..., None] / 255.0
-    assert report["ssim"]["mean"] == pytest.approx(metrics.ssim(originals.astype("float32"), restored).numpy().mean(), abs=2e-3)
-    assert report["psnr"]["mean"] == pytest.approx(metrics.psnr(originals, restored).mean(), abs=0.02)
+    assert report["ssim"]["mean"] == pytest.approx(
+        metrics.ssim(originals.astype("float32"), restored).numpy().mean(), abs=2e-3
+    )
+    assert report["psnr"]["mean"] == pytest.approx(
+        metrics.psnr(originals, restored).mean(), abs=0.02
+    )
 
 
 def test_figures_and_samples_are_written(run, report):
@@ -98,7 +115,9 @@ def test_figures_and_samples_are_written(run, report):
         with Image.open(out / f"{name}.png") as figure:
             assert figure.size[0] > 800
     files = sorted((out / "samples").iterdir())
-    assert [file.name for file in files] == [f"sample_000{i}_slice_{level}.png" for i, level in enumerate((0, 1, 2, 2, 3))]
+    assert [file.name for file in files] == [
+        f"sample_000{i}_slice_{level}.png" for i, level in enumerate((0, 1, 2, 2, 3))
+    ]
     with Image.open(files[0]) as sample:
         assert sample.mode == "L" and sample.size == (IMAGE_SIZE, IMAGE_SIZE)
 
@@ -113,12 +132,40 @@ def test_same_seed_gives_the_same_samples(run, report, slices_folder):
 
 
 def test_flags_of_sampling(run, report, slices_folder):
-    assert predict(run, slices_folder, "--samples", 3, "--slice", 2, "--temperature", 0.5, "--top-k", 3, "--top-p", 0.9, "--complete", "--walk").returncode == 0
+    assert (
+        predict(
+            run,
+            slices_folder,
+            "--samples",
+            3,
+            "--slice",
+            2,
+            "--temperature",
+            0.5,
+            "--top-k",
+            3,
+            "--top-p",
+            0.9,
+            "--complete",
+            "--walk",
+        ).returncode
+        == 0
+    )
     out = run / "predict"
-    assert sorted(file.name for file in (out / "samples").iterdir()) == [f"sample_000{i}_slice_2.png" for i in range(3)]
-    assert (out / "completions.png").exists() and (out / "walk.png").exists() and json.loads((out / "metrics.json").read_text())["samples"]["top_k"] == 3
-    one_line(predict(run, slices_folder, "--slice", 9), "--slice must be a level of the data, 0 to 3")
-    one_line(predict(run, slices_folder, "--evaluate-samples", 20), "needs 20 training subjects or more")
+    assert sorted(file.name for file in (out / "samples").iterdir()) == [
+        f"sample_000{i}_slice_2.png" for i in range(3)
+    ]
+    assert (
+        (out / "completions.png").exists()
+        and (out / "walk.png").exists()
+        and json.loads((out / "metrics.json").read_text())["samples"]["top_k"] == 3
+    )
+    one_line(
+        predict(run, slices_folder, "--slice", 9), "--slice must be a level of the data, 0 to 3"
+    )
+    one_line(
+        predict(run, slices_folder, "--evaluate-samples", 20), "needs 20 training subjects or more"
+    )
 
 
 def test_anomalies_of_a_split_and_of_a_folder(run, slices_folder, tmp_path):
@@ -127,18 +174,37 @@ def test_anomalies_of_a_split_and_of_a_folder(run, slices_folder, tmp_path):
     report = json.loads((out / "anomaly.json").read_text())
     assert [row["level"] for row in report["slices"]] == [2, 2] and (out / "anomaly.png").exists()
     scores = [row["score_healing"] for row in report["slices"]]
-    assert scores == sorted(scores, reverse=True) and all(row["score_error"] > 0 for row in report["slices"])
+    assert scores == sorted(scores, reverse=True) and all(
+        row["score_error"] > 0 for row in report["slices"]
+    )
     folder = tmp_path / "some slices"
     folder.mkdir()
     shutil.copy(slices_folder / "keras_png_slices_test" / "case_005_slice_1.nii.png", folder)
-    assert run_script("predict.py", "--run", run, "--anomaly", folder, "--ensemble", run).returncode == 0
+    assert (
+        run_script("predict.py", "--run", run, "--anomaly", folder, "--ensemble", run).returncode
+        == 0
+    )
     assert json.loads((out / "anomaly.json").read_text())["runs"] == [str(run), str(run)]
-    one_line(run_script("predict.py", "--run", run, "--ensemble", run), "argument --ensemble: it is for --anomaly")
+    one_line(
+        run_script("predict.py", "--run", run, "--ensemble", run),
+        "argument --ensemble: it is for --anomaly",
+    )
     for kind in ("original", "healed", "map"):
-        assert np.asarray(Image.open(out / "anomaly" / f"case_005_slice_1_{kind}.png")).shape == (IMAGE_SIZE, IMAGE_SIZE)
-    one_line(run_script("predict.py", "--run", run, "--anomaly", tmp_path / "none"), "none is no folder")
-    one_line(run_script("predict.py", "--run", run, "--anomaly", tmp_path), "holds no case_NNN_slice_K.nii.png")
-    one_line(run_script("predict.py", "--run", run, "--anomaly", folder, "--slice", 3), "--slice must be a level of the slices, 1 to 1")
+        assert np.asarray(Image.open(out / "anomaly" / f"case_005_slice_1_{kind}.png")).shape == (
+            IMAGE_SIZE,
+            IMAGE_SIZE,
+        )
+    one_line(
+        run_script("predict.py", "--run", run, "--anomaly", tmp_path / "none"), "none is no folder"
+    )
+    one_line(
+        run_script("predict.py", "--run", run, "--anomaly", tmp_path),
+        "holds no case_NNN_slice_K.nii.png",
+    )
+    one_line(
+        run_script("predict.py", "--run", run, "--anomaly", folder, "--slice", 3),
+        "--slice must be a level of the slices, 1 to 1",
+    )
 
 
 def test_export_is_a_run_that_predicts_the_same(run, report, slices_folder, tmp_path):
@@ -147,7 +213,9 @@ def test_export_is_a_run_that_predicts_the_same(run, report, slices_folder, tmp_
     assert (out / "prior.keras").stat().st_size < 0.8 * (run / "prior.keras").stat().st_size
     assert predict(out, slices_folder, "--samples", 0).returncode == 0
     exported = json.loads((out / "predict" / "metrics.json").read_text())
-    assert exported["prior"]["bits_per_code"] == pytest.approx(report["prior"]["bits_per_code"], rel=1e-3)
+    assert exported["prior"]["bits_per_code"] == pytest.approx(
+        report["prior"]["bits_per_code"], rel=1e-3
+    )
     assert exported["ssim"]["mean"] == pytest.approx(report["ssim"]["mean"], abs=1e-3)
     one_line(run_script("checkpoints.py", run, out), "small exists")
     begun = tmp_path / "begun"
@@ -161,9 +229,16 @@ def test_export_is_a_run_that_predicts_the_same(run, report, slices_folder, tmp_
 def test_killed_training_ends_as_if_it_had_not_been(run, slices_folder, tmp_path):
     other = tmp_path / "killed"
     for stage in ("vqvae", "draft", "prior"):
-        process = subprocess.Popen([sys.executable, ROOT / "train.py", *train_arguments(slices_folder, other)], stdout=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            [sys.executable, ROOT / "train.py", *train_arguments(slices_folder, other)],
+            stdout=subprocess.DEVNULL,
+        )
         deadline = time.monotonic() + 120
-        while not (other / f"{stage}_history.csv").exists() and process.poll() is None and time.monotonic() < deadline:
+        while (
+            not (other / f"{stage}_history.csv").exists()
+            and process.poll() is None
+            and time.monotonic() < deadline
+        ):
             time.sleep(0.005)
         os.kill(process.pid, signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL, "the training ended before it could be killed"
@@ -172,7 +247,10 @@ def test_killed_training_ends_as_if_it_had_not_been(run, slices_folder, tmp_path
     assert "vqvae: finished after 4 epochs" in done.stdout and "prior: finished" not in done.stdout
     assert_same_models(run, other)
     for stage in ("vqvae", "prior"):
-        losses = [[line.split(",")[3:] for line in (d / f"{stage}_history.csv").read_text().splitlines()] for d in (run, other)]
+        losses = [
+            [line.split(",")[3:] for line in (d / f"{stage}_history.csv").read_text().splitlines()]
+            for d in (run, other)
+        ]
         assert losses[0] == losses[1]
 
 
@@ -184,21 +262,37 @@ def test_finished_run_is_left_alone(run, slices_folder):
 
 
 def test_other_settings_are_refused_and_listed(run, slices_folder):
-    done = run_script("train.py", *train_arguments(slices_folder, run), "--seed", 3, "--ssim-weight", 0)
+    done = run_script(
+        "train.py", *train_arguments(slices_folder, run), "--seed", 3, "--ssim-weight", 0
+    )
     one_line(done, run, "seed was 0, is 3", "ssim_weight was 1.0, is 0.0")
 
 
 def test_a_foreign_folder_is_no_run_directory(slices_folder, tmp_path):
     (tmp_path / "thesis.txt").write_text("keep me")
-    one_line(run_script("train.py", *train_arguments(slices_folder, tmp_path)), "is no run directory")
+    one_line(
+        run_script("train.py", *train_arguments(slices_folder, tmp_path)), "is no run directory"
+    )
     assert [file.name for file in tmp_path.iterdir()] == ["thesis.txt"]
 
 
 @pytest.mark.parametrize("script", ["train.py", "predict.py"])
 def test_help_answers_at_once(script):
     begin = time.monotonic()
-    done = subprocess.run([sys.executable, "-X", "importtime", ROOT / script, "--help"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", ROOT / script, "--help"],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0 and time.monotonic() - begin < 2
     loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "utils" in loaded
-    assert not loaded & {"tensorflow", "keras", "tensorflow_probability", "matplotlib", "scipy.ndimage", "nilearn", "sklearn"}
+    assert not loaded & {
+        "tensorflow",
+        "keras",
+        "tensorflow_probability",
+        "matplotlib",
+        "scipy.ndimage",
+        "nilearn",
+        "sklearn",
+    }

@@ -1,0 +1,1 @@
+"""The machinery of a training: loop, stages, state on disk, run directory, several devices."""

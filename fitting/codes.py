@@ -1,0 +1,128 @@
+"""Codes of all slices, on which the priors learn, and the files that keep them."""
+
+import pathlib
+
+import numpy as np
+
+import dataset
+from fitting import checkpoints
+from fitting.device import restart_keras
+from fitting.run_directory import RunDirectory
+from measures import metrics
+from measures.saved import read_arrays
+from networks.raster import mirrored_level
+from sources.folder import Slices
+from sources.layout import FITTED_SPLITS
+from utils import InputError, progress, replacing
+
+# Type and shape of each array of a file of codes, see `measures.saved.read_arrays`.
+CODES_LAYOUT = {
+    "made_of": "str",  # digests of the models and of the slices
+    "train": "uint16 2 N H W",
+    "validate": "uint16 2 M H W",
+}
+MAX_BATCH = 64  # slices whose codes are chosen together
+MAX_DISTANCE_BYTES = 2**29  # memory of one array of distances to all codes; a few exist at once
+
+
+def choose_draft_codes(run: RunDirectory, slices: Slices, settings: dict) -> None:
+    """Write the nearest codes of all slices and of their mirror images, for the draft.
+
+    A file that was made of the same models and slices is kept.
+
+    Args:
+        run: Run directory with a finished VQ-VAE. Its `draft_codes` are written.
+        slices: Slices of the training.
+        settings: Settings of the training.
+    """
+    _choose_nearest(run, slices, settings, run.draft_codes)
+
+
+def choose_codes(run: RunDirectory, slices: Slices, settings: dict) -> None:
+    """Write the codes of all slices and of their mirror images, for the prior, and count them.
+
+    With a rate weight they are near and, to the draft, likely. Without one they are the nearest.
+    Files that were made of the same models and slices are kept.
+
+    Args:
+        run: Run directory with a finished VQ-VAE and, with a rate weight, a finished draft. Its
+            `codes` and `code_counts` are written.
+        slices: Slices of the training.
+        settings: Settings of the training.
+    """
+    if settings["rate_weight"]:
+        _choose_likely(run, slices, settings, run.codes)
+    else:
+        _choose_nearest(run, slices, settings, run.codes)
+    codes = read_codes(run.codes)["train"][0]  # mirror images left out
+    with replacing(run.code_counts) as temporary:
+        counts = metrics.code_counts(codes, settings["codebook_size"])
+        np.savez_compressed(temporary, counts=counts)
+
+
+def _choose_nearest(run, slices, settings, path):
+    restart_keras(settings["precision"])
+    vqvae = checkpoints.load_model(run.model("vqvae"))
+    made_of = f"{checkpoints.fingerprint(vqvae)} nearest {slices.fingerprint}"
+    _write_codes(path, made_of, slices, settings, lambda images, levels: vqvae.encode(images))
+
+
+def _choose_likely(run, slices, settings, path):
+    restart_keras(settings["precision"])
+    vqvae = checkpoints.load_model(run.model("vqvae"))
+    draft = checkpoints.load_model(run.model("draft"))
+    digests = checkpoints.fingerprint(vqvae), checkpoints.fingerprint(draft)
+    made_of = " ".join([*digests, slices.fingerprint])
+
+    def choose(images, levels):
+        return draft.describe(vqvae.distances(images), levels, settings["rate_weight"])
+
+    _write_codes(path, made_of, slices, settings, choose)
+
+
+def read_codes(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """Codes of the slices of each fitted split and of their mirror images.
+
+    Returns:
+        uint16 `(2, N, H, W)` by split: `[0]` the slices, `[1]` their mirror images.
+    """
+    advice = "remove it and repeat the train.py command"
+    arrays = read_arrays(path, CODES_LAYOUT, advice)
+    if len(arrays) != len(CODES_LAYOUT):
+        raise InputError(f"{path} lacks the codes of a split: {advice}.")
+    return {name: arrays[name] for name in FITTED_SPLITS}
+
+
+def _write_codes(path, made_of, slices, settings, choose):
+    """Write the codes that `choose(images, levels)` gives, unless `path` has them already."""
+    if _is_made_of(path, made_of):
+        return
+    grid = settings["image_size"] // settings["reduction"]
+    distance_bytes = 4 * grid**2 * settings["codebook_size"]
+    batch_size = max(1, min(MAX_BATCH, MAX_DISTANCE_BYTES // distance_bytes))
+    codes = {}
+    for name in FITTED_SPLITS:
+        split = slices.splits[name]
+        source = dataset.image_source(split, settings["image_size"])
+        example = dataset.image_examples(source)
+        maps = []
+        for mirror in (False, True):
+            batches = dataset.evaluation_batches(example, len(split), batch_size, mirror)
+            levels = mirrored_level(split.levels, slices.num_levels) if mirror else split.levels
+            title = f"{path.stem}, {name}{' mirrored' if mirror else ''}"
+            starts = progress(range(0, len(split), batch_size), title)
+            maps += [
+                choose(images, levels[start : start + batch_size])
+                for start, (images, _) in zip(starts, batches)
+            ]
+        both = np.concatenate(maps).astype("uint16")
+        codes[name] = both.reshape(2, len(split), *both.shape[1:])  # (2, N, H, W)
+    with replacing(path) as temporary:
+        np.savez(temporary, made_of=made_of, **codes)
+
+
+def _is_made_of(path, made_of):
+    try:
+        return read_arrays(path, CODES_LAYOUT, "")["made_of"] == made_of
+    except (InputError, KeyError):
+        return False  # it is missing or damaged, and is made again

@@ -1,0 +1,190 @@
+"""The stages of a training: what each one fits, on which examples, and what it shows.
+
+A stage is an object, so that another one is one more object in train.py and no edit elsewhere.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+import keras
+import numpy as np
+
+import dataset
+from fitting import checkpoints
+from fitting.codes import read_codes
+from fitting.run_directory import RunDirectory
+from fitting.strategies import Adam
+from measures import metrics
+from modules import VQVAE, PixelCNN
+from networks.raster import numbered_seed
+from sources.folder import Slices
+
+SHOWN = 8  # images that TensorBoard shows after each epoch
+
+
+class Examples(NamedTuple):
+    """Examples of one split: a function of an index and a mirror flag, and their number."""
+
+    example: Callable
+    count: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One stage of a training.
+
+    Args:
+        name: Name of the stage and of its files in the run directory.
+        epochs: Number of passes over the training examples.
+        learning_rate: Peak of the learning rate.
+        make_model: Function without arguments to the model, not compiled.
+        make_objective: Function without arguments to what `compile` takes beside the optimizer.
+        training: Examples to learn from.
+        validation: Examples that say which epoch is the best.
+        pictures: Function of the model to images `(N, S, S, 1)` in [0, 1] by name.
+    """
+
+    name: str
+    epochs: int
+    learning_rate: float
+    make_model: Callable[[], keras.Model]
+    make_objective: Callable[[], dict]
+    training: Examples
+    validation: Examples
+    pictures: Callable[[keras.Model], dict[str, np.ndarray]]
+
+
+def vqvae_stage(slices: Slices, settings: dict) -> Stage:
+    """First stage: `vqvae.keras`, from images to codes and back."""
+    training, validation = (
+        _image_examples(slices, name, settings["image_size"]) for name in ("train", "validate")
+    )
+    shown = _spread(validation.count)
+    return Stage(
+        name="vqvae",
+        epochs=settings["epochs"],
+        learning_rate=settings["learning_rate"],
+        make_model=lambda: make_vqvae(settings),
+        make_objective=lambda: vqvae_objective(settings),
+        training=training,
+        validation=validation,
+        pictures=lambda model: _reconstructions(model, validation, shown),
+    )
+
+
+def draft_stage(run: RunDirectory, slices: Slices, settings: dict) -> Stage:
+    """Second stage: `draft.keras`, a prior over nearest codes.
+
+    A slice has many descriptions that are almost equally near. The draft says which of them are
+    likely, and so the codes of the last stage are chosen.
+    """
+    return _prior_stage("draft", run, run.draft_codes, slices, settings, 0.0)
+
+
+def prior_stage(run: RunDirectory, slices: Slices, settings: dict) -> Stage:
+    """Last stage: `prior.keras`, p(codes of a slice | its level). It goes on from the draft."""
+    return _prior_stage("prior", run, run.codes, slices, settings, settings["rate_weight"])
+
+
+def _prior_stage(name, run, codes_path, slices, settings, rate_weight):
+    codes = read_codes(codes_path)
+    vqvae = checkpoints.load_model(run.model("vqvae"))
+    digest = checkpoints.fingerprint(vqvae)
+    training, validation = (_code_examples(codes, slices, split) for split in codes)
+
+    def make_model():
+        grid = codes["train"].shape[-1]
+        model = make_prior(settings, grid, slices.num_levels, rate_weight, digest)
+        if rate_weight:
+            model.set_weights(checkpoints.load_model(run.model("draft")).get_weights())
+        return model
+
+    return Stage(
+        name=name,
+        epochs=settings[f"{name}_epochs"],
+        learning_rate=settings["prior_learning_rate"],
+        make_model=make_model,
+        make_objective=dict,
+        training=training,
+        validation=validation,
+        pictures=lambda model: _samples(model, vqvae, settings["seed"]),
+    )
+
+
+def make_vqvae(settings: dict) -> VQVAE:
+    """The first stage's model, not compiled."""
+    return VQVAE(
+        settings["image_size"],
+        settings["codebook_size"],
+        settings["code_dim"],
+        settings["width"],
+        settings["reduction"],
+        seed=settings["seed"],
+    )
+
+
+def vqvae_objective(settings: dict) -> dict:
+    """The first stage's loss and metrics, for `compile`."""
+    loss = metrics.ReconstructionLoss(settings["ssim_weight"], settings["contrast_weight"])
+    # An object, because a step on several devices cannot make the variables of a bare function.
+    ssim = keras.metrics.MeanMetricWrapper(metrics.ssim, name="ssim")
+    return {"loss": loss, "metrics": [ssim]}
+
+
+def make_prior(
+    settings: dict, grid: int, num_levels: int, rate_weight: float = 0.0, vqvae: str = ""
+) -> PixelCNN:
+    """A prior, not compiled. `rate_weight` and `vqvae` are those of `PixelCNN`."""
+    return PixelCNN(
+        grid,
+        settings["codebook_size"],
+        num_levels,
+        settings["prior_width"],
+        settings["prior_blocks"],
+        settings["prior_dropout"],
+        rate_weight,
+        vqvae,
+    )
+
+
+def make_optimizer(schedule: keras.optimizers.schedules.LearningRateSchedule) -> Adam:
+    """The optimizer of all stages."""
+    return Adam(schedule, beta_2=0.99, global_clipnorm=1.0)
+
+
+def learning_rates(peak: float, steps: int) -> keras.optimizers.schedules.CosineDecay:
+    """Schedule of a stage: a short warm-up to `peak`, then to zero along a cosine.
+
+    The first step of a warm-up has the rate 0, so a stage of a single step does without one.
+    """
+    decay = keras.optimizers.schedules.CosineDecay
+    if steps == 1:
+        return decay(peak, decay_steps=1)
+    warmup = max(1, min(200, steps // 10))
+    return decay(0.0, steps - warmup, warmup_target=peak, warmup_steps=warmup)
+
+
+def _image_examples(slices, name, image_size):
+    split = slices.splits[name]
+    return Examples(dataset.image_examples(dataset.image_source(split, image_size)), len(split))
+
+
+def _code_examples(codes, slices, name):
+    levels = slices.splits[name].levels
+    return Examples(dataset.code_examples(codes[name], levels, slices.num_levels), len(levels))
+
+
+def _spread(count):
+    """At most `SHOWN` indices below `count`, evenly apart."""
+    return np.linspace(0, count - 1, min(count, SHOWN)).round().astype(int)
+
+
+def _reconstructions(vqvae, examples, shown):
+    originals = np.stack([examples.example(index, False)[0] for index in shown])
+    return {"originals": originals, "reconstructions": vqvae.decode(vqvae.encode(originals))}
+
+
+def _samples(prior, vqvae, seed):
+    levels = _spread(prior.settings["num_levels"]).astype("int32")
+    return {"samples": vqvae.decode(prior.sample(levels, numbered_seed(seed, 0)))}

@@ -1,0 +1,217 @@
+"""Training on one device, on several of a machine, or on several machines: one path for all.
+
+A strategy of `tf.distribute` has replicas. Each has its own copy of the model and its own
+contiguous share of every batch. They sum gradients, statistics of the codebook, and metrics, so N
+replicas with a batch of B do what one does with a batch of B, up to rounding. Only dropout
+differs: all replicas draw the same masks for their shares, where one would draw others.
+"""
+
+import contextlib
+import functools
+import json
+import os
+from collections.abc import Callable, Iterator
+
+import keras
+import tensorflow as tf
+
+from utils import InputError
+
+# A step ends with one of these when another machine does not answer, depending on what it did.
+LOST = (
+    tf.errors.UnavailableError,
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+    tf.errors.FailedPreconditionError,
+)
+
+
+def find(name: str | None) -> tf.distribute.Strategy:
+    """Strategy of a `--strategy` choice, to be called before TensorFlow computes anything.
+
+    Args:
+        name: None (one device), "mirrored" (all GPUs of this machine, else all logical CPUs), or
+            "multiworker" (all machines in `TF_CONFIG`, which wait here for each other).
+
+    Raises:
+        InputError: `TF_CONFIG` is missing or does not say which machines there are and which of
+            them this is.
+    """
+    if name == "mirrored":
+        devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+        return tf.distribute.MirroredStrategy([device.name for device in devices])
+    if name == "multiworker":
+        _check_cluster()
+        try:
+            return tf.distribute.MultiWorkerMirroredStrategy()
+        except tf.errors.OpError as error:
+            raise InputError(
+                f"the workers of TF_CONFIG cannot be joined ({error.message}): "
+                "check their names and ports, and start all."
+            ) from None
+    return tf.distribute.get_strategy()
+
+
+def _check_cluster():
+    try:
+        config = json.loads(os.environ["TF_CONFIG"])
+        workers, task = config["cluster"]["worker"], config["task"]
+        only_workers = set(config["cluster"]) == {"worker"} and task["type"] == "worker"
+        if not only_workers or task["index"] not in range(len(workers)):
+            raise ValueError(
+                "the machines must all be workers, and the task the index of one of them"
+            )
+        if not all(isinstance(worker, str) for worker in workers):
+            raise ValueError("workers must be texts HOST:PORT")
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise InputError(
+            "--strategy multiworker needs TF_CONFIG in the environment "
+            f"({type(error).__name__}: {error}): set it to "
+            '{"cluster": {"worker": ["HOST:PORT", ...]}, '
+            '"task": {"type": "worker", "index": N}}.'
+        ) from None
+
+
+def check_shares(strategy: tf.distribute.Strategy, batch_size: int, validation_count: int) -> None:
+    """Check that the replicas can share the batches and the validation equally.
+
+    Raises:
+        InputError: They cannot.
+    """
+    replicas = strategy.num_replicas_in_sync
+    if batch_size % replicas:
+        raise InputError(
+            f"--batch-size must be divisible by the {replicas} replicas of --strategy. "
+            f"Received: {batch_size}"
+        )
+    if validation_count < replicas:
+        raise InputError(
+            f"--strategy has {replicas} replicas, more than there are validation images: "
+            "use fewer devices."
+        )
+
+
+def is_chief(strategy: tf.distribute.Strategy) -> bool:
+    """Whether this process is the one that writes."""
+    return strategy.extended.should_checkpoint
+
+
+@contextlib.contextmanager
+def together(strategy: tf.distribute.Strategy) -> Iterator[None]:
+    """Say that a worker was lost, in place of what TensorFlow says.
+
+    Raises:
+        InputError: Another worker does not answer.
+    """
+    try:
+        yield
+    except LOST as error:
+        if strategy.cluster_resolver is None:
+            raise
+        reason = error.message.partition("aborted by:")[2].partition("The error could be")[0]
+        reason = reason.strip() or type(error).__name__
+        raise InputError(
+            "a worker was lost: start all of them again with the same command, and they go on "
+            f"from the last save ({reason:.300})."
+        ) from None
+
+
+def meet(strategy: tf.distribute.Strategy, number: float = 0.0) -> float:
+    """Wait for all workers, and return the mean over replicas of a number that each one has."""
+    return float(_mean(strategy, tf.constant(number, tf.float64)))
+
+
+def chief_does(strategy: tf.distribute.Strategy, action: Callable, *args) -> None:
+    """Let the chief do something while the other workers wait for it."""
+    if is_chief(strategy):
+        action(*args)
+    meet(strategy)
+
+
+@tf.function
+def _mean(strategy, number):
+    means = strategy.run(_replica_mean, args=(number,))
+    return strategy.experimental_local_results(means)[0]
+
+
+def _replica_mean(number):
+    # A number that no replica made has no device to be summed on.
+    return tf.distribute.get_replica_context().all_reduce("mean", tf.identity(number))
+
+
+def batches(strategy: tf.distribute.Strategy, share: Callable) -> Iterator:
+    """Batches of all replicas, each from a data set of its own.
+
+    Args:
+        strategy: Strategy from `find`.
+        share: Function of `(replica, replicas)` to that data set.
+    """
+    streams = {}
+
+    def following(context):
+        replica = context.replica_id_in_sync_group
+        if replica not in streams:
+            streams[replica] = iter(share((replica, context.num_replicas_in_sync)))
+        return next(streams[replica])
+
+    while True:
+        try:
+            yield strategy.experimental_distribute_values_from_function(following)
+        except StopIteration:
+            return
+
+
+def compiled(strategy: tf.distribute.Strategy, model: keras.Model, step: Callable) -> Callable:
+    """A compiled step of all replicas: function `(batch, seconds=0.0) -> (metrics, seconds)`.
+
+    The metrics cover all examples of all replicas since their last reset. Each worker has its own
+    seconds, and the mean over replicas comes back, so that all workers decide alike by it. This
+    replaces `fit`, whose reduction of metrics `MultiWorkerMirroredStrategy` refuses in Keras 3.15.
+
+    Args:
+        strategy: Strategy from `find`.
+        model: Compiled model.
+        step: `model.train_step` or `model.test_step`.
+    """
+
+    def replica(batch, seconds):
+        step(batch)
+        return _replica_mean(seconds)
+
+    @functools.partial(tf.function, reduce_retracing=True, jit_compile=model.jit_compile)
+    def run(batch, seconds):
+        seconds = strategy.run(replica, args=(batch, seconds))
+        return model.get_metrics_result(), strategy.experimental_local_results(seconds)[0]
+
+    def call(batch, seconds=0.0):
+        logs, seconds = run(batch, tf.constant(seconds, tf.float32))
+        return {name: float(value) for name, value in sorted(logs.items())}, float(seconds)
+
+    return call
+
+
+class Adam(keras.optimizers.Adam):
+    """Adam that clips the sum of the replicas' gradients.
+
+    That of Keras clips the share of each replica before it sums them.
+    """
+
+    def _clip_gradients(self, grads):
+        context = tf.distribute.get_replica_context()
+        if context.num_replicas_in_sync == 1:
+            return super()._clip_gradients(grads)
+        # Keras takes the norm of an embedding's gradient over all rows that were looked up,
+        # before it adds up equal rows.
+        sparse = [isinstance(gradient, tf.IndexedSlices) for gradient in grads]
+        looked_up = [tf.reduce_sum(g.values**2) for g, rows in zip(grads, sparse) if rows]
+        looked_up = tf.add_n([tf.constant(0.0), *looked_up])
+        dense = [tf.convert_to_tensor(gradient) for gradient in grads]
+        *grads, looked_up = context.all_reduce("sum", [*dense, looked_up])
+        squares = [tf.reduce_sum(g**2) for g, rows in zip(grads, sparse) if not rows]
+        norm = tf.sqrt(tf.add_n([looked_up, *squares]))
+        scale = self.global_clipnorm / tf.maximum(norm, self.global_clipnorm)
+        return [gradient * scale for gradient in grads]
+
+    def _all_reduce_sum_gradients(self, grads_and_vars):
+        return grads_and_vars

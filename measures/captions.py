@@ -1,0 +1,185 @@
+"""Captions of the figures of predict.py: data, model, levels, and how samples were drawn.
+
+The functions in `measures.plots` add the scale of what they draw.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+from measures.saved import Parts
+from utils import clean_name
+
+BASELINES = ("uniform", "unigram", "position")  # models without context
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """What captions say, read from `metrics.json` and from the saved parts.
+
+    Attributes:
+        data: Name of the data.
+        split: Name of the split.
+        trained_on: Name of the data that the models were trained on.
+        image_size: Pixels S of a side.
+        grid: Codes of a side.
+        codebook_size: Number of codes K.
+        codes_used: Number of codes that the split uses.
+        perplexity: Perplexity of the codes of the split.
+        baselines: Bits per code of each of `BASELINES`.
+        samples: Number of samples.
+        sampling: Settings that samples were drawn with, by name of the flag.
+        closest: `(number of slices, distance)` of `--evaluate-samples`, or None. One in a hundred
+            real test slices is closer than the distance to a training slice.
+    """
+
+    data: str
+    split: str
+    trained_on: str
+    image_size: int
+    grid: int
+    codebook_size: int
+    codes_used: int
+    perplexity: float
+    baselines: dict[str, float]
+    samples: int
+    sampling: dict[str, int | float]
+    closest: tuple[int, float] | None
+
+    @property
+    def source(self) -> str:
+        """Data and size of real slices."""
+        return f"{self.data}, {self.split} split, {self.image_size} x {self.image_size} pixels"
+
+    @property
+    def model(self) -> str:
+        """The VQ-VAE."""
+        return (
+            f"VQ-VAE with {self.grid} x {self.grid} codes from a codebook of {self.codebook_size}"
+        )
+
+    @property
+    def drawn(self) -> str:
+        """How samples were drawn: the seed, and every option that is not the usual one."""
+        usual = {"temperature": 1, "top-k": 0, "top-p": 1}
+        options = [f"{n} {v}" for n, v in self.sampling.items() if v != usual.get(n)]
+        return f"drawn from the PixelCNN with {', '.join(options)}"
+
+    @property
+    def made(self) -> str:
+        """Where samples come from."""
+        return (
+            f"{self.drawn}, decoded by the {self.model}; both models trained on {self.trained_on}"
+        )
+
+
+def read_facts(metrics: dict[str, Any], parts: Parts) -> Facts:
+    """Gather what captions say.
+
+    Args:
+        metrics: Content of `metrics.json`.
+        parts: Parts of the saved results, `model` and `reconstructions` among them.
+
+    Raises:
+        KeyError: A fact is missing.
+        TypeError: A fact is of another type.
+        ValueError: A number is none, or not finite.
+    """
+    data, codebook, sampling = metrics["data"], metrics["codebook"], metrics["samples"]
+    generation = metrics.get("generation")
+    return Facts(
+        data=clean_name(data["name"]),
+        split=clean_name(data["split"]),
+        trained_on=clean_name(parts["model"]["trained_on"]),
+        image_size=int(data["image_size"]),
+        grid=parts["reconstructions"]["codes"].shape[1],
+        codebook_size=int(codebook["size"]),
+        codes_used=int(codebook["used"]),
+        perplexity=_number(codebook["perplexity"]),
+        baselines={name: _number(metrics["prior"][f"{name}_bits_per_code"]) for name in BASELINES},
+        samples=int(sampling["count"]),
+        sampling={
+            "seed": int(sampling["seed"]),
+            "temperature": _number(sampling["temperature"]),
+            "top-k": int(sampling["top_k"]),
+            "top-p": _number(sampling["top_p"]),
+        },
+        closest=generation and (int(generation["samples"]), _number(generation["nearest_real_p1"])),
+    )
+
+
+def _number(value):
+    if not math.isfinite(value):
+        raise ValueError("a number is not finite")
+    return float(value)
+
+
+# ---- captions ----------------------------------------------------------------------------------
+
+
+def reconstructions(facts: Facts) -> str:
+    """Caption of originals and reconstructions."""
+    return f"{facts.source}. {facts.model}."
+
+
+def codes(facts: Facts) -> str:
+    """Caption of how codes are used."""
+    usage = f"{facts.codes_used} codes used, perplexity {facts.perplexity:.1f}"
+    return f"{facts.source}. {facts.model}; {usage}."
+
+
+def training(facts: Facts) -> str:
+    """Caption of the learning curves."""
+    return (
+        f"Trained on {facts.trained_on}. {facts.model}, then a gated PixelCNN. Grey lines: models "
+        f"without context, on the {facts.split} split of {facts.data}."
+    )
+
+
+def samples(facts: Facts, shown: int) -> str:
+    """Caption of generated slices, of which `shown` are shown."""
+    part = f" {shown} of {facts.samples:,} are shown, evenly spread." * (shown < facts.samples)
+    return f"Generated slices, not real ones: {facts.made}.{part}"
+
+
+def comparison(facts: Facts) -> str:
+    """Caption of pairs of a real and a generated slice."""
+    return (
+        f"Real slices of {facts.source}, beside generated ones, {facts.made}. The two slices of a "
+        "pair have the same level."
+    )
+
+
+def completions(facts: Facts, times: int) -> str:
+    """Caption of slices whose lower half was drawn several times."""
+    return (
+        f"{facts.source}. {facts.model}: the codes of the upper half are given, those of the lower "
+        f"half are {facts.drawn}, {times} times."
+    )
+
+
+def walk(facts: Facts) -> str:
+    """Caption of a walk through the levels."""
+    return (
+        f"Generated slices, not real ones: one walk through the levels. All levels use the same "
+        f"random numbers and are {facts.made}."
+    )
+
+
+def closest(facts: Facts, shown: int) -> str:
+    """Caption of the samples that are closest to a training slice."""
+    count, distance = facts.closest
+    return (
+        f"The {shown} of {count:,} generated slices that are closest to a training slice of "
+        f"{facts.data}, with the root mean square distance at 64 x 64 pixels. One in a hundred "
+        f"real test slices is closer than {distance:.3f} to a training slice."
+    )
+
+
+def anomaly(data: str, trained_on: str, shown: int, count: int) -> str:
+    """Caption of the slices with the highest scores."""
+    return (
+        f"{data}: {shown} of {count:,} slices, the highest scores first. Model trained on "
+        f"{trained_on}. "
+        "Unusual does not mean ill, and this is no medical device."
+    )

@@ -1,0 +1,181 @@
+"""Codes, reconstructions and likelihoods of all slices of a split, and their summary."""
+
+import os
+import pathlib
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from dataset import evaluation_batches, image_examples, image_source
+from measures import metrics
+from measures.images import to_grey, write_png
+from measures.saved import read_arrays
+from modules import VQVAE
+from networks.raster import RasterPrior
+from sources.folder import Slices, Split
+from utils import InputError, progress
+
+BATCH = 16  # slices that go through the networks together
+
+
+def check_levels(run: os.PathLike | str, prior: RasterPrior, split: Split) -> None:
+    """Check that the prior of a run knows every level of a split.
+
+    Raises:
+        InputError: It does not.
+    """
+    known = prior.settings["num_levels"]
+    if split.levels.max() >= known:
+        raise InputError(
+            f"there are slices up to number {split.levels.max()}, and the prior of {run} knows "
+            f"0 to {known - 1}: train a run on such data."
+        )
+
+
+def evaluate(
+    vqvae: VQVAE,
+    prior: RasterPrior,
+    split: Split,
+    rate_weight: float | None = None,
+    folder: pathlib.Path | None = None,
+) -> dict[str, np.ndarray]:
+    """Measure every slice of a split.
+
+    Args:
+        vqvae: The model that codes and reconstructs.
+        prior: The model that chooses codes and counts their bits.
+        split: The slices, N of them.
+        rate_weight: Price of one bit when codes are chosen; see `RasterPrior.describe`.
+        folder: Folder for the PNG of every reconstruction, or None for no PNGs.
+
+    Returns:
+        dict of `ssim`, `brain_ssim` and `psnr` `(N,)`, `bits` and `codes` `(N, H, W)`, and
+        `images` and `restored`, uint8 `(N, S, S)`.
+    """
+    parts = []
+    examples = image_examples(image_source(split, vqvae.settings["image_size"]))
+    batches = evaluation_batches(examples, len(split), BATCH)
+    begins = range(0, len(split), BATCH)
+    for begin, (images, _) in zip(progress(begins, f"evaluating {split.name}"), batches):
+        levels = split.levels[begin : begin + BATCH]
+        parts.append(_evaluate_batch(vqvae, prior, images, levels, rate_weight))
+        if folder:
+            _write_images(folder, split.paths[begin:], parts[-1]["restored"])
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _evaluate_batch(vqvae, prior, images, levels, rate_weight):
+    codes = prior.describe(vqvae.distances(images), levels, rate_weight)  # (B, H, W)
+    restored = vqvae.decode(codes)  # (B, S, S, 1)
+    maps = metrics.ssim_map(images, restored)
+    return {
+        "ssim": np.asarray(tf.reduce_mean(maps, (1, 2))),
+        "brain_ssim": metrics.brain_ssim(images, maps),
+        "psnr": metrics.psnr(images, restored),
+        "bits": np.asarray(prior.bits(codes, levels)),
+        "codes": np.asarray(codes),
+        "images": to_grey(images)[..., 0],
+        "restored": to_grey(restored)[..., 0],
+    }
+
+
+def _write_images(folder, paths, images):
+    for path, image in zip(paths, images):
+        write_png(folder / pathlib.Path(path).name.replace(".nii", ""), image)
+
+
+def describe_data(slices: Slices, split: Split, results: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Say what was evaluated, as `data` of `metrics.json`.
+
+    Args:
+        slices: The data.
+        split: The split of it that was evaluated.
+        results: What `evaluate` returned.
+    """
+    return {
+        "name": slices.name,
+        "split": split.name,
+        "images": len(split),
+        "subjects": len(set(split.subjects.tolist())),
+        "image_size": results["images"].shape[1],
+        "fingerprint": slices.fingerprint,
+    }
+
+
+def measures(
+    results: dict[str, np.ndarray], split: Split, code_counts: np.ndarray, rate_weight: float
+) -> dict[str, Any]:
+    """Summarise how good codes and reconstructions are, as `metrics.json` says it.
+
+    Args:
+        results: What `evaluate` returned.
+        split: The slices.
+        code_counts: Count of each code at each place in training, `(H, W, K)`.
+        rate_weight: Price of one bit when the codes were chosen.
+    """
+    codebook_size = code_counts.shape[-1]
+    ssim, codes = results["ssim"], results["codes"]
+    used, perplexity = metrics.usage(codes, codebook_size)
+    return {
+        "ssim": {
+            "mean": float(ssim.mean()),
+            "ci95": metrics.subject_interval(ssim, split.subjects),
+            "min": float(ssim.min()),
+            "brain_mean": float(np.nanmean(results["brain_ssim"])),
+        },
+        "psnr": {"mean": float(results["psnr"].mean())},
+        "detail": metrics.detail(results["images"], results["restored"]),
+        "rate": _rate(results, codebook_size, rate_weight),
+        "codebook": {"size": codebook_size, "used": used, "perplexity": perplexity},
+        "prior": _bits_per_code(results, metrics.baseline_bits(codes, code_counts)),
+    }
+
+
+def _rate(results, codebook_size, rate_weight):
+    prior_bits = float(results["bits"].sum((1, 2)).mean())
+    index_bits = results["codes"][0].size * float(np.log2(codebook_size))
+    pixels = results["images"][0].size
+    return {
+        "rate_weight": rate_weight,
+        "index_bits": index_bits,
+        "prior_bits": prior_bits,
+        "bits_per_pixel": index_bits / pixels,
+        "prior_bits_per_pixel": prior_bits / pixels,
+        "prior_bytes": prior_bits / 8,
+    }
+
+
+def _bits_per_code(results, baselines):
+    """Mean bits of a code under each model, over all places and over those that show brain."""
+    brain = metrics.brain_places(results["images"], results["codes"].shape[1])
+    models = {"": results["bits"], **{f"{name}_": bits for name, bits in baselines.items()}}
+    everywhere = {f"{name}bits_per_code": float(bits.mean()) for name, bits in models.items()}
+    in_brain = {
+        f"brain_{name}bits_per_code": float(bits[brain].mean()) for name, bits in models.items()
+    }
+    return {**everywhere, **in_brain, "brain_share": float(brain.mean())}
+
+
+def read_code_counts(path: pathlib.Path, shape: tuple[int, int, int]) -> np.ndarray:
+    """Read how often each code stood at each place in training.
+
+    Args:
+        path: `code_counts.npz` of a run, which may come from a stranger.
+        shape: Shape `(H, W, K)` of the VQ-VAE of that run.
+
+    Returns:
+        int32 `(H, W, K)`.
+
+    Raises:
+        InputError: The file is missing, damaged, or of another run.
+    """
+    advice = "train the prior of this run again"
+    counts = read_arrays(path, {"counts": "int32 H W K"}, advice).get("counts")
+    if counts is None or not counts[0, 0].any():
+        raise InputError(f"{path} cannot be read (it holds no counts): {advice}.")
+    if counts.shape != shape:
+        raise InputError(
+            f"{path} has shape {counts.shape}, the VQ-VAE {shape}: they are of different runs."
+        )
+    return counts

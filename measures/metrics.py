@@ -1,0 +1,232 @@
+"""Measures of images and of codes: SSIM as a figure and as a training loss, PSNR, intervals, bits.
+
+Images are float32 `(B, S, S, 1)` in [0, 1] where nothing else is said.
+
+Reference:
+    Wang et al. 2004, Image Quality Assessment: From Error Visibility to Structural Similarity.
+"""
+
+import functools
+import math
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from modules import CodebookUsage
+
+SSIM_WINDOW, SSIM_SIGMA = 11, 1.5  # pixels; section III-B
+C1, C2 = 0.01**2, 0.03**2  # for data range 1
+SSIM_BORDER = SSIM_WINDOW // 2  # pixels at each edge where the window would leave the image
+FINE_DETAIL = (1 / 8, 1 / 3)  # cycles a pixel: the band of spatial frequencies that `detail` sums
+
+
+@functools.lru_cache
+def _window_matrix(size):
+    """Gaussian window at each place along one axis, as a matrix `(size - 10, size)`."""
+    offsets = np.arange(SSIM_WINDOW) - SSIM_BORDER
+    weights = np.exp(-0.5 * offsets**2 / SSIM_SIGMA**2)
+    weights = weights / weights.sum()
+    places = size - SSIM_WINDOW + 1
+    rows = [np.pad(weights, (i, places - 1 - i)) for i in range(places)]
+    return np.array(rows, "float32")
+
+
+def _moments(images, reconstructions):
+    """Means, variances and covariance in the window around each pixel, `(B, S - 10, S - 10)` each.
+
+    Two small matrix products a moment are several times as fast as the convolutions of
+    `tf.image.ssim`.
+    """
+    window = tf.constant(_window_matrix(images.shape[1]))
+    x = tf.cast(images[..., 0], tf.float32)  # (B, S, S)
+    y = tf.cast(reconstructions[..., 0], tf.float32)
+
+    def mean(values):
+        return tf.matmul(tf.matmul(window[None], values), window, transpose_b=True)
+
+    mean_x, mean_y = mean(x), mean(y)
+    variance_x, variance_y = mean(x * x) - mean_x**2, mean(y * y) - mean_y**2
+    return mean_x, mean_y, variance_x, variance_y, mean(x * y) - mean_x * mean_y
+
+
+def _ssim(mean_x, mean_y, variance_x, variance_y, covariance):
+    luminance = (2 * mean_x * mean_y + C1) / (mean_x**2 + mean_y**2 + C1)
+    return luminance * (2 * covariance + C2) / (variance_x + variance_y + C2)
+
+
+def ssim_map(images, reconstructions) -> tf.Tensor:
+    """Compute structural similarity at every pixel whose window lies inside the image.
+
+    Data range 1, 11 x 11 Gaussian window of sigma 1.5, population moments (Wang et al. 2004,
+    equation 13).
+
+    Args:
+        images: Originals `(B, S, S, 1)` in [0, 1], S at least 11.
+        reconstructions: Images of the same shape.
+
+    Returns:
+        float32 `(B, S - 10, S - 10)`.
+    """
+    return _ssim(*_moments(images, reconstructions))
+
+
+@keras.saving.register_keras_serializable(package="brain_vqvae")
+def ssim(images, reconstructions) -> tf.Tensor:
+    """Compute the mean SSIM of each image with its clipped reconstruction, `(B,)`."""
+    return tf.reduce_mean(ssim_map(images, tf.clip_by_value(reconstructions, 0.0, 1.0)), (1, 2))
+
+
+@keras.saving.register_keras_serializable(package="brain_vqvae")
+class ReconstructionLoss(keras.losses.Loss):
+    """`3 MSE + 0.3 MAE + ssim_weight (1 - SSIM) + contrast_weight (1 - contrast)` of each image.
+
+    Contrast is the factor of SSIM with that name (Wang et al. 2004, equation 9). It compares the
+    two variances in a window and needs no covariance, so it works against the blur that the
+    other terms favour. The squared error weighs ten times the absolute error, because it is about
+    a tenth of it at these errors.
+
+    Args:
+        ssim_weight: Weight of `1 - SSIM`, 0 or more.
+        contrast_weight: Weight of `1 - contrast`, 0 or more.
+    """
+
+    def __init__(self, ssim_weight=1.0, contrast_weight=3.0, **kwargs):
+        super().__init__(**kwargs)
+        self.ssim_weight, self.contrast_weight = ssim_weight, contrast_weight
+
+    def call(self, images, reconstructions):
+        error = images - reconstructions
+        loss = tf.reduce_mean(3.0 * error**2 + 0.3 * tf.abs(error), axis=(1, 2, 3))
+        if self.ssim_weight or self.contrast_weight:
+            moments = _moments(images, reconstructions)
+            # Rounding can make a variance of zero negative, and a root has no gradient at zero:
+            # half of C2 keeps away from both.
+            x, y = (tf.maximum(variance, 0.0) + C2 / 2 for variance in moments[2:4])
+            contrast = 2 * tf.sqrt(x * y) / (x + y)
+            terms = self.ssim_weight * (1.0 - _ssim(*moments))
+            terms += self.contrast_weight * (1.0 - contrast)
+            loss += tf.reduce_mean(terms, axis=(1, 2))
+        return loss
+
+    def get_config(self):
+        weights = {"ssim_weight": self.ssim_weight, "contrast_weight": self.contrast_weight}
+        return {**super().get_config(), **weights}
+
+
+def brain_ssim(images, maps) -> np.ndarray:
+    """Average SSIM maps over the pixels that are not background in the original.
+
+    Args:
+        images: Originals `(B, S, S, 1)`; background is 0.
+        maps: SSIM maps `(B, S - 10, S - 10)`.
+
+    Returns:
+        One mean an image, `(B,)`; NaN for an image that is all background.
+    """
+    inside = slice(SSIM_BORDER, -SSIM_BORDER)
+    brain = np.asarray(images)[:, inside, inside, 0] > 0
+    with np.errstate(invalid="ignore"):
+        return (np.asarray(maps) * brain).sum((1, 2)) / brain.sum((1, 2))
+
+
+def psnr(images, reconstructions) -> np.ndarray:
+    """Compute the peak signal-to-noise ratio of each image in dB, data range 1, `(B,)`."""
+    mse = np.mean((np.asarray(images) - np.asarray(reconstructions)) ** 2, axis=(1, 2, 3))
+    return -10 * np.log10(np.maximum(mse, 1e-10))
+
+
+def detail(images: np.ndarray, reconstructions: np.ndarray) -> dict:
+    """Measure how much fine detail reconstructions keep: 1 is all of it, less is blur.
+
+    Args:
+        images: Originals, uint8 `(N, S, S)`.
+        reconstructions: uint8 `(N, S, S)`.
+
+    Returns:
+        dict of two ratios to the originals, NaN where the originals have none: `gradient_ratio`,
+        the mean gradient at the pixels that are not background in the original, and
+        `spectrum_ratio`, the energy of the spatial frequencies in `FINE_DETAIL`.
+    """
+    rows, columns = (np.fft.fftfreq(side) for side in images.shape[1:])
+    frequency = np.hypot(*np.meshgrid(rows, columns, indexing="ij"))
+    fine = (frequency >= FINE_DETAIL[0]) & (frequency <= FINE_DETAIL[1])
+    sums = np.zeros((2, 2))  # originals and reconstructions; gradient and spectrum
+    for pair in zip(images, reconstructions):
+        brain = pair[0] > 0
+        for row, image in zip(sums, pair):
+            image = image / 255.0
+            gradient = np.hypot(*np.gradient(image))[brain].sum()
+            spectrum = (np.abs(np.fft.fft2(image)[fine]) ** 2).sum()
+            row += gradient, spectrum
+    with np.errstate(divide="ignore", invalid="ignore"):
+        gradient, spectrum = sums[1] / sums[0]
+    return {"gradient_ratio": float(gradient), "spectrum_ratio": float(spectrum)}
+
+
+def subject_interval(values, subjects, resamples: int = 2000, seed: int = 0) -> list[float]:
+    """Bootstrap a 95 % interval of the mean. Subjects are drawn, because their slices are alike.
+
+    Args:
+        values: One figure a slice, `(N,)`.
+        subjects: Subject of each slice, `(N,)`.
+        resamples: Number of bootstrap samples.
+        seed: Seed of the bootstrap.
+
+    Returns:
+        `[low, high]`.
+    """
+    _, subject = np.unique(subjects, return_inverse=True)
+    sums, counts = np.bincount(subject, weights=values), np.bincount(subject)
+    draws = np.random.default_rng(seed).integers(len(sums), size=(resamples, len(sums)))
+    means = sums[draws].sum(1) / counts[draws].sum(1)
+    return [float(bound) for bound in np.percentile(means, (2.5, 97.5))]
+
+
+def code_counts(codes: np.ndarray, codebook_size: int) -> np.ndarray:
+    """Count each code at each position: codes `(N, H, W)` -> int32 `(H, W, K)`."""
+    _, height, width = codes.shape
+    place = np.arange(height * width).reshape(height, width)
+    size = height * width * codebook_size
+    flat = np.bincount((place * codebook_size + codes).ravel(), minlength=size)
+    return flat.reshape(height, width, codebook_size).astype("int32")
+
+
+def usage(codes, codebook_size: int) -> tuple[int, float]:
+    """Count the used codes and compute their perplexity: codes of any shape -> `(n, p)`."""
+    metric = CodebookUsage(codebook_size)
+    metric.update_state(np.ravel(codes).astype("int32"))
+    result = metric.result()
+    return int(result["codes_used"]), float(result["perplexity"])
+
+
+def baseline_bits(codes: np.ndarray, counts: np.ndarray) -> dict[str, np.ndarray]:
+    """Compute the bits of each code under three models without context, fitted to training codes.
+
+    Args:
+        codes: Codes to describe, `(N, H, W)`.
+        counts: Counts of the training codes from `code_counts`, `(H, W, K)`.
+
+    Returns:
+        dict of `(N, H, W)` each. `uniform`: all codes are equally likely. `unigram`: one histogram
+        for all positions, smoothed by adding one. `position`: one histogram for each position,
+        smoothed towards the unigram with the weight of one slice in a hundred, so that it is a
+        fair opponent.
+    """
+    size = counts.shape[-1]
+    unigram = counts.sum((0, 1)) + 1.0
+    unigram /= unigram.sum()
+    slices = counts[0, 0].sum()
+    position = (counts + 0.01 * slices * unigram) / (1.01 * slices)
+    rows, columns = np.indices(codes.shape[1:])
+    return {
+        "uniform": np.full(codes.shape, math.log2(size)),
+        "unigram": -np.log2(unigram[codes]),
+        "position": -np.log2(position[rows, columns, codes]),
+    }
+
+
+def brain_places(images: np.ndarray, grid: int) -> np.ndarray:
+    """Find the codes whose pixels show brain: uint8 `(N, S, S)` -> bool `(N, grid, grid)`."""
+    step = images.shape[1] // grid
+    return (images.reshape(len(images), grid, step, grid, step) > 0).any((2, 4))

@@ -1,0 +1,274 @@
+"""The report of predict.py: save what the figures need, draw every figure from it, print tables.
+
+There is one way to a figure: results are saved, and figures are drawn from what was saved. So
+`predict.py --redraw` gives the same figures without evaluating. This file loads no TensorFlow.
+"""
+
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from measures import captions, plots, selection
+from measures.captions import BASELINES, Facts, read_facts
+from measures.images import to_unit, write_png
+from measures.saved import CURVES, METHODS, Parts, read_parts, write_parts
+from sources.folder import Split
+from utils import InputError, clean_name, read_json, replacing_results, write_json
+
+METRICS, RESULTS = "metrics.json", "results.npz"
+ANOMALIES, ANOMALY_RESULTS, ANOMALY_FIGURE = "anomaly.json", "anomaly.npz", "anomaly.png"
+AGAIN = "run predict.py without --redraw to make it again"
+PRINTED_SCORES = 10
+
+# What drawing from damaged results can raise.
+UNDRAWABLE = (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, MemoryError)
+
+
+# ---- evaluation and samples --------------------------------------------------------------------
+
+
+def save(folder: pathlib.Path, metrics: dict[str, Any], parts: Parts) -> None:
+    """Write `metrics.json` and `results.npz`, from which `draw` makes the figures."""
+    write_json(folder / METRICS, metrics)
+    write_parts(folder / RESULTS, parts)
+
+
+def draw(source: pathlib.Path, out: pathlib.Path) -> None:
+    """Draw every figure of the saved results of an evaluation.
+
+    Args:
+        source: Folder that `save` wrote.
+        out: Folder for the figures, which may be the same.
+
+    Raises:
+        InputError: The saved results are missing or damaged.
+    """
+    metrics = read_json(source / METRICS, ("data", "codebook", "prior", "samples"), AGAIN)
+    parts = read_parts(source / RESULTS, AGAIN)
+    facts = read_facts(metrics, parts)
+    for name, draw_figure in FIGURES.items():
+        if name in parts:
+            draw_figure(out / f"{name}.png", parts, facts)
+
+
+def _reconstructions(path, parts, facts):
+    part = parts["reconstructions"]
+    images, restored = to_unit(part["images"]), to_unit(part["restored"])
+    scores = [f"\nSSIM {ssim:.3f}" for ssim in part["ssim"]]
+    titles = [label + score for label, score in zip(_labels(part), scores)]
+    ranks = part["ranks"][part["codes"]]
+    caption = captions.reconstructions(facts)
+    plots.reconstructions(path, images, restored, ranks, len(part["ranks"]), titles, caption)
+
+
+def _labels(part):
+    return [f"case {c:03d}, level {level}" for c, level in zip(part["cases"], part["levels"])]
+
+
+def _codes(path, parts, facts):
+    part = parts["codes"]
+    patches = to_unit(part["patches"])
+    plots.codes(path, part["uses"], part["training_uses"], patches, captions.codes(facts))
+
+
+def _training(path, parts, facts):
+    part = parts["training"]
+    curves = {stage: dict(zip(columns, part[stage].T)) for stage, columns in CURVES.items()}
+    plots.training(path, **curves, baselines=facts.baselines, caption=captions.training(facts))
+
+
+def _samples(path, parts, facts):
+    part = parts["samples"]
+    caption = captions.samples(facts, len(part["images"]))
+    plots.samples(path, to_unit(part["images"]), part["levels"], caption)
+
+
+def _comparison(path, parts, facts):
+    part = parts["comparison"]
+    real, generated = to_unit(part["real"]), to_unit(part["generated"])
+    seed = facts.sampling["seed"]
+    plots.comparison(path, real, generated, part["levels"], seed, captions.comparison(facts))
+
+
+def _completions(path, parts, facts):
+    part, slices = parts["completions"], parts["reconstructions"]
+    drawings = to_unit(part["drawings"])
+    given = int(part["rows"]) / facts.grid
+    caption = captions.completions(facts, len(drawings))
+    plots.completions(path, to_unit(slices["restored"]), given, drawings, _labels(slices), caption)
+
+
+def _walk(path, parts, facts):
+    part = parts["walk"]
+    plots.samples(path, to_unit(part["images"]), part["levels"], captions.walk(facts))
+
+
+def _closest(path, parts, facts):
+    part = parts["closest"]
+    generated, real = to_unit(part["generated"]), to_unit(part["real"])
+    pairs = zip(part["levels"], part["distances"])
+    titles = [f"level {level}, {distance:.3f}" for level, distance in pairs]
+    plots.closest(path, generated, real, titles, captions.closest(facts, len(titles)))
+
+
+# Part of the results -> function that draws its figure, which has the name of the part.
+FIGURES: dict[str, Callable[[pathlib.Path, Parts, Facts], None]] = {
+    "reconstructions": _reconstructions,
+    "codes": _codes,
+    "training": _training,
+    "samples": _samples,
+    "comparison": _comparison,
+    "completions": _completions,
+    "walk": _walk,
+    "closest": _closest,
+}
+
+
+# ---- anomalies ---------------------------------------------------------------------------------
+
+
+def save_anomalies(
+    folder: pathlib.Path,
+    header: dict[str, Any],
+    split: Split,
+    images: np.ndarray,
+    results: dict,
+    trained_on: str,
+) -> dict[str, Any]:
+    """Write `anomaly.json`, `anomaly.npz` and three PNGs a slice: original, healed and map.
+
+    Args:
+        folder: Folder to write into.
+        header: What `anomaly.json` says before the slices: data, runs, settings and time.
+        split: The slices that were mapped.
+        images: Their images, `(N, S, S)` in [0, 1].
+        results: What `measures.healing.analyse` returned.
+        trained_on: Name of the data that the model was trained on.
+
+    Returns:
+        Content of `anomaly.json`: the header and `slices`, the highest score first.
+    """
+    order = np.argsort(-results["scores"]["healing"], kind="stable")
+    rows = []
+    for i in order:
+        path = pathlib.Path(split.paths[i])
+        shown = results["maps"]["healing"][i] / plots.ANOMALY_LIMIT
+        kinds = {"original": images[i], "healed": results["healed"][i], "map": shown}
+        for kind, image in kinds.items():
+            name = f"{path.name.removesuffix('.nii.png')}_{kind}.png"
+            write_png(folder / "anomaly" / name, np.clip(image, 0, 1))
+        scores = {f"score_{name}": float(s[i]) for name, s in results["scores"].items()}
+        place = {"case": int(split.cases[i]), "level": int(split.levels[i])}
+        rows.append({"file": str(path), **place, **scores})
+    report = {**header, "map_white": plots.ANOMALY_LIMIT, "slices": rows}
+    write_json(folder / ANOMALIES, report)
+    parts = selection.of_anomalies(split, images, results, order)
+    write_parts(folder / ANOMALY_RESULTS, {"model": {"trained_on": trained_on}, **parts})
+    return report
+
+
+def draw_anomalies(source: pathlib.Path, out: pathlib.Path) -> None:
+    """Draw the figure of the saved anomalies.
+
+    Args:
+        source: Folder that `save_anomalies` wrote.
+        out: Folder for the figure, which may be the same.
+
+    Raises:
+        InputError: The saved anomalies are missing or damaged.
+    """
+    report = read_json(source / ANOMALIES, ("data", "slices"), AGAIN)
+    parts = read_parts(source / ANOMALY_RESULTS, AGAIN)
+    part, trained_on = parts["anomaly"], str(parts["model"]["trained_on"])
+    scores = [f"\nscore {score:.3f}" for score in part["scores"]]
+    titles = [label + score for label, score in zip(_labels(part), scores)]
+    names = clean_name(report["data"]), clean_name(trained_on)
+    caption = captions.anomaly(*names, len(titles), len(report["slices"]))
+    images, healed = to_unit(part["images"]), to_unit(part["healed"])
+    maps = {method: part[method] for method in METHODS}
+    plots.anomalies(out / ANOMALY_FIGURE, images, healed, maps, titles, caption)
+
+
+# ---- both --------------------------------------------------------------------------------------
+
+# Glob patterns of what a run of predict.py owns in its folder. All else there is the user's.
+OWNED = (
+    METRICS,
+    RESULTS,
+    *(f"{name}.png" for name in FIGURES),
+    "samples/sample_*_slice_*.png",
+    "reconstructions/case_*_slice_*.png",
+)
+OWNED_ANOMALIES = (ANOMALIES, ANOMALY_RESULTS, ANOMALY_FIGURE, "anomaly/case_*_slice_*.png")
+
+
+def redraw(folder: pathlib.Path) -> None:
+    """Draw all figures again from what a folder holds: of an evaluation, of anomalies, or both.
+
+    Raises:
+        InputError: The folder holds no saved results, or damaged ones.
+    """
+    has_results = (folder / RESULTS).exists()
+    has_anomalies = (folder / ANOMALY_RESULTS).exists()
+    if not (has_results or has_anomalies):
+        raise InputError(
+            f"{folder} holds no {RESULTS} to draw from: run predict.py once without --redraw."
+        )
+    owned = [f"{name}.png" for name in FIGURES] if has_results else []
+    owned += [ANOMALY_FIGURE] if has_anomalies else []
+    with replacing_results(folder, owned) as staging:
+        if has_results:
+            _draw_again(draw, folder, staging, RESULTS, METRICS)
+        if has_anomalies:
+            _draw_again(draw_anomalies, folder, staging, ANOMALY_RESULTS, ANOMALIES)
+
+
+def _draw_again(draw_from, folder, staging, arrays, numbers):
+    """Draw from files that a stranger may have written."""
+    try:
+        draw_from(folder, staging)
+    except InputError:
+        raise
+    except UNDRAWABLE as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise InputError(
+            f"{folder / arrays} or {numbers} beside it is damaged ({reason}): {AGAIN}."
+        ) from error
+
+
+def print_table(metrics: dict[str, Any]) -> None:
+    """Print the main figures of `metrics.json`."""
+    ssim, detail, data = metrics["ssim"], metrics["detail"], metrics["data"]
+    prior, rate, codebook = metrics["prior"], metrics["rate"], metrics["codebook"]
+    low, high = ssim["ci95"]
+    by_model = [f"{n} {prior[f'{n}_bits_per_code']:.3f}" for n in reversed(BASELINES)]
+    lines = {
+        "SSIM": f"{ssim['mean']:.4f}  (95 % interval over {data['subjects']} subjects "
+        f"{low:.4f} to {high:.4f})",
+        "detail kept": f"{detail['gradient_ratio']:.3f} of the gradient, "
+        f"{detail['spectrum_ratio']:.3f} of the fine spectrum",
+        "SSIM, brain only": f"{ssim['brain_mean']:.4f}",
+        "PSNR": f"{metrics['psnr']['mean']:.2f} dB",
+        "codes used": f"{codebook['used']} of {codebook['size']}, "
+        f"perplexity {codebook['perplexity']:.1f}",
+        "bits a code": f"{prior['bits_per_code']:.3f}  (by {', '.join(by_model)})",
+        "  in the brain": f"{prior['brain_bits_per_code']:.3f}  "
+        f"(by position {prior['brain_position_bits_per_code']:.3f})",
+        "bytes a slice": f"{rate['prior_bytes']:.0f}  "
+        f"(as plain indices {rate['index_bits'] / 8:.0f})",
+        "samples": f"{metrics['samples']['count']} in {metrics['samples']['seconds']:.1f} s",
+    }
+    for name, text in lines.items():
+        print(f"  {name:<18}{text}")
+    for name, value in metrics.get("generation", {}).items():
+        if isinstance(value, float):
+            print(f"  {name:<38}{value:.4f}")
+
+
+def print_scores(report: dict[str, Any]) -> None:
+    """Print the highest scores of `anomaly.json`."""
+    for row in report["slices"][:PRINTED_SCORES]:
+        scores = f"healing {row['score_healing']:.4f}   error {row['score_error']:.4f}"
+        print(f"  {pathlib.Path(row['file']).name:<34}{scores}")

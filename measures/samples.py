@@ -1,0 +1,222 @@
+"""New slices: codes drawn from the prior at given levels, and decoded."""
+
+import dataclasses
+import pathlib
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from measures import selection
+from measures.evaluation import BATCH
+from measures.images import to_grey, write_png
+from measures.saved import Parts
+from modules import VQVAE
+from networks.raster import RasterPrior, numbered_seed
+from sources.folder import Split
+from utils import InputError, progress
+
+COMPLETIONS = 3  # drawings of each missing half
+COMPLETION_STRIDE = 1000  # numbers of slices between two drawings of the same half
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingOptions:
+    """How codes are drawn; `networks.raster.draw` says what each option does.
+
+    Attributes:
+        seed: Seed of all random numbers. The same seed gives the same slices.
+        temperature: Divisor of the logits.
+        top_k: Number of likeliest codes to draw among, 0 for all.
+        top_p: Probability that the codes to draw among reach together.
+    """
+
+    seed: int
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+
+
+def spread_levels(count: int, level: int | None, known: np.ndarray) -> np.ndarray:
+    """Choose the levels of samples: all at one level, or spread evenly over the known levels.
+
+    Args:
+        count: Number of samples.
+        level: Level of all samples, or None to spread them.
+        known: Levels of the data in rising order.
+
+    Returns:
+        `(count,)`.
+
+    Raises:
+        InputError: `level` is not among the known levels.
+    """
+    if level is None:
+        places = np.linspace(0, len(known) - 1, count).round().astype(int)
+        return known[places]
+    if level not in known:
+        raise InputError(
+            f"--slice must be a level of the data, {known.min()} to {known.max()}. "
+            f"Received: {level}"
+        )
+    return np.full(count, level, known.dtype)
+
+
+def draw_slices(
+    vqvae: VQVAE,
+    prior: RasterPrior,
+    levels: np.ndarray,
+    options: SamplingOptions,
+    given: np.ndarray | None = None,
+    rows: int = 0,
+    alike: bool = False,
+    first: int = 0,
+) -> Iterator[np.ndarray]:
+    """Generate slices batch by batch, so that memory does not grow with their number.
+
+    Args:
+        vqvae: The model that decodes.
+        prior: The model that draws codes.
+        levels: Level of each slice, `(N,)`.
+        options: How codes are drawn.
+        given: Codes to begin from, `(N, H, W)`, or None.
+        rows: Number of rows that are kept of `given`.
+        alike: Whether all slices use the same random numbers.
+        first: Number of the first slice. It tells drawings with one seed apart.
+
+    Yields:
+        Images in [0, 1], float32 `(B, S, S)`.
+    """
+    for begin in range(0, len(levels), BATCH):
+        batch = slice(begin, begin + BATCH)
+        seed = numbered_seed(options.seed, first if alike else first + begin)
+        codes = prior.sample(
+            tf.constant(levels[batch]),
+            seed,
+            options.temperature,
+            options.top_k,
+            options.top_p,
+            None if given is None else tf.constant(given[batch], tf.int32),
+            rows,
+            alike,
+        )
+        yield vqvae.decode(codes).numpy()[..., 0]
+
+
+def draw_all(
+    vqvae: VQVAE,
+    prior: RasterPrior,
+    levels: np.ndarray,
+    options: SamplingOptions,
+    title: str,
+    **how,
+) -> np.ndarray:
+    """Draw all slices at once and show progress.
+
+    Args:
+        vqvae: See `draw_slices`.
+        prior: See `draw_slices`.
+        levels: See `draw_slices`; at least one.
+        options: See `draw_slices`.
+        title: Name of the work in the progress bar.
+        **how: Other arguments of `draw_slices`.
+
+    Returns:
+        uint8 `(N, S, S)`.
+    """
+    batches = draw_slices(vqvae, prior, levels, options, **how)
+    steps = -(-len(levels) // BATCH)
+    return np.concatenate([to_grey(batch) for batch in progress(batches, title, steps)])
+
+
+def write_samples(
+    vqvae: VQVAE,
+    prior: RasterPrior,
+    levels: np.ndarray,
+    options: SamplingOptions,
+    folder: pathlib.Path,
+    kept: np.ndarray,
+) -> np.ndarray:
+    """Draw slices, write each as a PNG, and keep a few of them in memory.
+
+    Args:
+        vqvae: See `draw_slices`.
+        prior: See `draw_slices`.
+        levels: Level of each slice, `(N,)`; at least one.
+        options: See `draw_slices`.
+        folder: Folder for the PNGs.
+        kept: Numbers of the slices to keep, in rising order.
+
+    Returns:
+        The kept slices, uint8 `(len(kept), S, S)`.
+    """
+    number, wanted, images = 0, set(kept.tolist()), []
+    batches = draw_slices(vqvae, prior, levels, options)
+    for batch in progress(batches, "drawing samples", -(-len(levels) // BATCH)):
+        for image in to_grey(batch):
+            write_png(folder / f"sample_{number:04d}_slice_{levels[number]}.png", image)
+            if number in wanted:
+                images.append(image)
+            number += 1
+    return np.stack(images)
+
+
+def sample(
+    vqvae: VQVAE,
+    prior: RasterPrior,
+    levels: np.ndarray,
+    options: SamplingOptions,
+    results: dict[str, np.ndarray],
+    split: Split,
+    folder: pathlib.Path,
+) -> tuple[dict[str, Any], Parts]:
+    """Draw and write the samples, if any, and choose those that figures show.
+
+    Args:
+        vqvae: See `draw_slices`.
+        prior: See `draw_slices`.
+        levels: Level of each sample, `(N,)`.
+        options: See `draw_slices`.
+        results: What `measures.evaluation.evaluate` returned.
+        split: The split whose real slices stand beside samples.
+        folder: Folder for the PNGs.
+
+    Returns:
+        `(metrics, parts)`: `samples` of `metrics.json`, and what figures show.
+    """
+    begin, parts = time.perf_counter(), {}
+    if len(levels):
+        kept = selection.kept_samples(len(levels))
+        images = write_samples(vqvae, prior, levels, options, folder, kept)
+        parts = selection.of_samples(images, levels, results, split)
+    seconds = time.perf_counter() - begin
+    return {"count": len(levels), "seconds": seconds, **dataclasses.asdict(options)}, parts
+
+
+def complete(
+    vqvae: VQVAE, prior: RasterPrior, slices: dict[str, np.ndarray], options: SamplingOptions
+) -> Parts:
+    """Draw the lower half of slices several times.
+
+    Args:
+        vqvae: See `draw_slices`.
+        prior: See `draw_slices`.
+        slices: `codes` `(N, H, W)` and `levels` `(N,)` of the slices.
+        options: See `draw_slices`.
+    """
+    codes, levels = slices["codes"], slices["levels"]
+    rows = codes.shape[1] // 2
+    drawings = []
+    for number in range(COMPLETIONS):
+        title, first = f"drawing completion {number + 1}", COMPLETION_STRIDE * number
+        half = {"given": codes, "rows": rows, "first": first}
+        drawings.append(draw_all(vqvae, prior, levels, options, title, **half))
+    return {"completions": {"drawings": np.stack(drawings), "rows": rows}}
+
+
+def walk(vqvae: VQVAE, prior: RasterPrior, levels: np.ndarray, options: SamplingOptions) -> Parts:
+    """Draw a slice at each level with the same random numbers. Arguments as in `draw_slices`."""
+    images = draw_all(vqvae, prior, levels, options, "drawing a walk", alike=True)
+    return {"walk": {"images": images, "levels": levels}}

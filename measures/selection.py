@@ -1,0 +1,199 @@
+"""Choose what the figures of predict.py show: which slices, samples, pairs and patches.
+
+Each function makes the arrays of parts of the results; `measures.saved` lists them. Images are
+uint8 `(N, S, S)`.
+"""
+
+import dataclasses
+from collections.abc import Iterable
+
+import numpy as np
+
+from measures.images import to_grey
+from measures.saved import CURVES, MAX_NUMBER, Parts
+from sources.folder import Split
+from utils import InputError
+
+SHOWN_SLICES = 6  # in figures with one column a slice
+SHOWN_PAIRS = 8  # of a real and a generated slice
+SHOWN_SAMPLES = 64  # in the figure of samples, at most
+
+
+def spread(count: int, most: int) -> np.ndarray:
+    """Choose up to `most` of `count` things, spread evenly from the first to the last."""
+    return np.linspace(0, count - 1, min(count, most)).round().astype(int)
+
+
+def of_evaluation(
+    results: dict[str, np.ndarray], split: Split, codebook: np.ndarray, training_counts: np.ndarray
+) -> Parts:
+    """Choose slices of a split to show, and sum up the uses of the codes.
+
+    Args:
+        results: What `measures.evaluation.evaluate` returned.
+        split: The split.
+        codebook: Codes of the VQ-VAE, `(K, D)`.
+        training_counts: Count of each code at each place in training, `(H, W, K)`.
+    """
+    count, codebook_size = len(split), len(codebook)
+    if count > SHOWN_SLICES:
+        shown = spread(count, SHOWN_SLICES + 2)[1:-1]  # ends of the brain show little
+    else:
+        shown = np.arange(count)
+    slices = {name: results[name][shown] for name in ("images", "restored", "codes", "ssim")}
+    labels = {"cases": split.cases[shown], "levels": split.levels[shown]}
+    codes = results["codes"]
+    return {
+        "reconstructions": {**slices, **labels, "ranks": code_ranks(codebook)},
+        "codes": {
+            "uses": np.bincount(codes.ravel(), minlength=codebook_size),
+            "training_uses": training_counts.sum((0, 1)),
+            "patches": to_grey(mean_patches(results["images"], codes, codebook_size)),
+        },
+    }
+
+
+def code_ranks(codebook: np.ndarray) -> np.ndarray:
+    """Rank the codes `(K, D)` along their first principal component, so similar codes are close."""
+    centred = codebook - codebook.mean(0)
+    component = centred @ np.linalg.svd(centred, full_matrices=False)[2][0]
+    return np.argsort(np.argsort(component))
+
+
+def mean_patches(images: np.ndarray, codes: np.ndarray, codebook_size: int) -> np.ndarray:
+    """Average the patch of originals around each place of a code.
+
+    Args:
+        images: Originals, uint8 `(N, S, S)`.
+        codes: Their codes, `(N, H, W)`.
+        codebook_size: Number of codes K.
+
+    Returns:
+        `(K, P, P)` in [0, 1], where P is twice the pixels of a side that a code stands for.
+    """
+    size, step = images.shape[1], images.shape[1] // codes.shape[1]
+    margin = (step // 2, step // 2)
+    padded = np.pad(images, ((0, 0), margin, margin))
+    codes = codes.ravel()
+    sums = np.empty((codebook_size, 2 * step, 2 * step))
+    for y, x in np.ndindex(2 * step, 2 * step):
+        pixels = padded[:, y : y + size : step, x : x + size : step]  # (N, H, W)
+        sums[:, y, x] = np.bincount(codes, pixels.ravel(), codebook_size)
+    uses = np.bincount(codes, minlength=codebook_size)
+    return sums / (255.0 * np.maximum(uses, 1)[:, None, None])
+
+
+def of_training(histories: dict[str, list[dict[str, float]]]) -> Parts:
+    """Pick the curves of "vqvae" and "prior" from the rows of their histories, one an epoch."""
+    curves = {}
+    for stage, names in CURVES.items():
+        values = np.array([[row[name] for name in names] for row in histories[stage]])
+        curves[stage] = np.clip(values, -MAX_NUMBER, MAX_NUMBER)
+    return {"training": curves}
+
+
+def kept_samples(count: int) -> np.ndarray:
+    """Choose the samples that any figure shows, in rising order; the others are written only."""
+    return np.union1d(spread(count, SHOWN_SAMPLES), spread(count, SHOWN_PAIRS))
+
+
+def of_samples(
+    images: np.ndarray, levels: np.ndarray, results: dict[str, np.ndarray], split: Split
+) -> Parts:
+    """Choose samples to show, and a real slice beside some of them.
+
+    Args:
+        images: The samples of `kept_samples`, `(len(kept), S, S)`.
+        levels: Level of every sample, `(N,)`.
+        results: What `measures.evaluation.evaluate` returned.
+        split: The split of the real slices.
+    """
+    count = len(levels)
+    kept = kept_samples(count)
+    shown, paired = spread(count, SHOWN_SAMPLES), spread(count, SHOWN_PAIRS)
+    real = [nearest_slice(split, levels[number], number) for number in paired]
+    return {
+        "samples": {"images": images[np.searchsorted(kept, shown)], "levels": levels[shown]},
+        "comparison": {
+            "real": results["images"][real],
+            "generated": images[np.searchsorted(kept, paired)],
+            "levels": levels[paired],
+        },
+    }
+
+
+def nearest_slice(split: Split, level: int, number: int) -> int:
+    """Find a slice at a level, or at the nearest level; another number gives another subject."""
+    distance = np.abs(split.levels - level)
+    candidates = np.flatnonzero(distance == distance.min())
+    return candidates[number % len(candidates)]
+
+
+def of_closest(
+    generated: np.ndarray,
+    levels: np.ndarray,
+    training_images: np.ndarray,
+    pairs: Iterable[tuple[int, int, float]],
+) -> Parts:
+    """Choose the samples that are closest to a training slice.
+
+    Args:
+        generated: All samples, `(N, S, S)`.
+        levels: Their levels, `(N,)`.
+        training_images: All training slices, `(M, S, S)`.
+        pairs: `(sample, training slice, distance)`, closest first.
+    """
+    numbers, others, distances = (np.array(column) for column in zip(*list(pairs)[:SHOWN_PAIRS]))
+    return {
+        "closest": {
+            "generated": generated[numbers],
+            "real": training_images[others],
+            "levels": levels[numbers],
+            "distances": distances,
+        }
+    }
+
+
+def at_level(split: Split, level: int | None) -> Split:
+    """Pick the slices of a level, or all slices where it is None.
+
+    Raises:
+        InputError: No slice has this level.
+    """
+    if level is None:
+        return split
+    here = np.flatnonzero(split.levels == level)
+    if not len(here):
+        least, most = split.levels.min(), split.levels.max()
+        raise InputError(
+            f"--slice must be a level of the slices, {least} to {most}. Received: {level}"
+        )
+    return dataclasses.replace(
+        split,
+        paths=tuple(split.paths[i] for i in here),
+        cases=split.cases[here],
+        levels=split.levels[here],
+        subjects=split.subjects[here],
+    )
+
+
+def of_anomalies(split: Split, images: np.ndarray, results: dict, order: np.ndarray) -> Parts:
+    """Choose the slices with the highest scores.
+
+    Args:
+        split: The slices that were mapped.
+        images: Their images, `(N, S, S)` in [0, 1].
+        results: What `measures.healing.analyse` returned.
+        order: Numbers of the slices, the highest score first.
+    """
+    shown = order[:SHOWN_SLICES]
+    return {
+        "anomaly": {
+            "images": to_grey(images[shown]),
+            "healed": to_grey(results["healed"][shown]),
+            **{method: maps[shown] for method, maps in results["maps"].items()},
+            "cases": split.cases[shown],
+            "levels": split.levels[shown],
+            "scores": results["scores"]["healing"][shown],
+        }
+    }

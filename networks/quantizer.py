@@ -1,0 +1,212 @@
+"""The vector quantizer: a codebook that follows its data, and how much of it is in use.
+
+Reference:
+    van den Oord et al. 2017, Neural Discrete Representation Learning.
+"""
+
+import functools
+
+import keras
+import tensorflow as tf
+from keras import layers, ops
+
+from networks import serializable
+
+
+@serializable
+class CodebookUsage(keras.metrics.Metric):
+    """Codes used and perplexity over everything seen since the last reset: an epoch, not a batch.
+
+    `result()` gives `{"codes_used": n, "perplexity": p}` with 1 <= p <= n <= K.
+
+    Args:
+        codebook_size: Number of codes K.
+    """
+
+    def __init__(self, codebook_size: int, name: str = "codebook_usage", **kwargs):
+        super().__init__(name=name, **kwargs)
+        self.codebook_size = codebook_size
+        self.counts = self.add_weight(
+            shape=(codebook_size,), initializer="zeros", name="counts", dtype="float32"
+        )
+
+    def update_state(self, codes, sample_weight=None):
+        codes = ops.reshape(codes, (-1,))
+        # A sum of ones over segments is a bincount that XLA can compile.
+        ones = ops.ones_like(codes, "float32")
+        self.counts.assign_add(ops.segment_sum(ones, codes, self.codebook_size))
+
+    def result(self):
+        probability = self.counts / ops.maximum(ops.sum(self.counts), 1.0)
+        entropy = -ops.sum(probability * ops.log(ops.maximum(probability, 1e-12)))
+        used = ops.sum(ops.cast(self.counts > 0, "float32"))
+        return {"codes_used": used, "perplexity": ops.exp(entropy)}
+
+    def get_config(self):
+        return {**super().get_config(), "codebook_size": self.codebook_size}
+
+
+@serializable
+class VectorQuantizer(layers.Layer):
+    """Nearest-neighbour quantizer whose codebook follows the data by exponential moving average.
+
+    The optimizer does not train the codebook. Every training step moves each code towards the
+    mean of the vectors assigned to it (van den Oord et al. 2017, appendix A.1, equations 6-8,
+    with Laplace smoothing of the counts). A code that has lost its vectors restarts on a vector of
+    the batch, drawn with probability proportional to its squared error (k-means++, Arthur and
+    Vassilvitskii 2007). No code has vectors before the first step, so the same rule starts the
+    codebook from data. The layer works in float32 under any policy.
+
+    Call: latents `(B, H, W, D)` -> quantized latents of the same shape, with a straight-through
+    gradient. The commitment loss, beta times the mean squared distance (equation 3), is added.
+
+    Args:
+        codebook_size: Number of codes K, at least 2.
+        code_dim: Dimension D of a code.
+        decay: Decay of the moving averages.
+        commitment_weight: Weight beta of the commitment loss.
+        restart_below: Share of an even count below which a code restarts.
+        seed: Seed of the start and the restarts.
+
+    Raises:
+        ValueError: `codebook_size` is below 2.
+    """
+
+    def __init__(
+        self,
+        codebook_size: int,
+        code_dim: int,
+        decay: float = 0.99,
+        commitment_weight: float = 0.25,
+        restart_below: float = 0.05,
+        seed: int = 0,
+        **kwargs,
+    ):
+        super().__init__(**{**kwargs, "dtype": "float32"})
+        if codebook_size < 2:
+            raise ValueError(
+                f"`codebook_size` must be at least 2. Received: codebook_size={codebook_size}"
+            )
+        self.codebook_size = codebook_size
+        self.code_dim = code_dim
+        self.decay = decay
+        self.commitment_weight = commitment_weight
+        self.restart_below = restart_below
+        self.seed = seed
+        self.seed_generator = keras.random.SeedGenerator(seed)
+        self.usage = CodebookUsage(codebook_size)
+
+    def build(self, input_shape):
+        state = functools.partial(self.add_weight, trainable=False)
+        table = (self.codebook_size, self.code_dim)
+        normal = keras.initializers.RandomNormal(stddev=0.02, seed=self.seed)
+        self.codebook = state(name="codebook", shape=table, initializer=normal)
+        self.counts = state(name="counts", shape=table[:1], initializer="zeros")
+        self.sums = state(name="sums", shape=table, initializer="zeros")
+        # Moving mean of the squared distance to the nearest code.
+        self.error = state(name="error", shape=(), initializer="ones")
+
+    def distances(self, latents: tf.Tensor) -> tf.Tensor:
+        """Squared distance of each vector to each code, up to |z|^2, which all codes share.
+
+        The unit is the mean squared distance to the nearest code in training.
+
+        Args:
+            latents: float32 `(..., D)`.
+
+        Returns:
+            float32 `(..., K)`.
+        """
+        products = ops.matmul(latents, ops.transpose(self.codebook))
+        return (ops.sum(self.codebook**2, axis=-1) - 2 * products) / self.error
+
+    def codes(self, latents: tf.Tensor) -> tf.Tensor:
+        """Index of the nearest code of each vector: `(..., D)` -> int32 `(...)`."""
+        # |c|^2 - 2 z.c as one product, [z, 1].[-2c, |c|^2]: every further pass over (..., K)
+        # costs as much as the product does.
+        vectors = ops.concatenate([latents, ops.ones_like(latents[..., :1])], axis=-1)
+        squares = ops.sum(self.codebook**2, axis=-1, keepdims=True)
+        table = ops.concatenate([-2 * self.codebook, squares], axis=-1)
+        distances = ops.matmul(vectors, ops.transpose(table))
+        return tf.argmin(distances, axis=-1, output_type=tf.int32)
+
+    def embed(self, codes: tf.Tensor) -> tf.Tensor:
+        """Vectors of codes, the inverse of `codes`: int32 `(...)` -> float32 `(..., D)`."""
+        return ops.take(self.codebook, codes, axis=0)
+
+    def call(self, latents, training=False):
+        codes = self.codes(latents)
+        embeddings = self.embed(codes)
+        self.usage.update_state(codes)
+        if training:
+            self._update_codebook(ops.stop_gradient(latents), codes, ops.stop_gradient(embeddings))
+        # Replicas of one process are threads that share this list and take turns.
+        self._losses.clear()
+        error = ops.mean((latents - ops.stop_gradient(embeddings)) ** 2)
+        self.add_loss(self.commitment_weight * error)
+        return latents + ops.stop_gradient(embeddings - latents)
+
+    def _update_codebook(self, latents, codes, embeddings):
+        """Move the codebook towards its vectors, and restart the codes that lost theirs.
+
+        On several replicas the sums run over the vectors of all of them, and so do the draws.
+        Each replica then moves its own copy of the codebook by the same numbers.
+        """
+        context = tf.distribute.get_replica_context()
+        replicas = context.num_replicas_in_sync
+        vectors = ops.reshape(latents, (-1, self.code_dim))  # (N / replicas, D)
+        embeddings = ops.reshape(embeddings, (-1, self.code_dim))
+        errors = ops.sum((vectors - embeddings) ** 2, axis=-1)  # (N / replicas,)
+        codes = ops.reshape(codes, (-1,))  # (N / replicas,)
+        n = ops.segment_sum(ops.ones_like(errors), codes, self.codebook_size)  # (K,)
+        m = ops.segment_sum(vectors, codes, self.codebook_size)  # (K, D)
+
+        proposals = self._propose_restarts(context, vectors, errors)
+        sums = [n, m, proposals, ops.mean(errors)]
+        n, m, proposals, error = context.all_reduce("sum", sums)
+        counts = self.decay * self.counts + (1 - self.decay) * n
+        sums = self.decay * self.sums + (1 - self.decay) * m
+
+        even_share = ops.cast(replicas * ops.shape(vectors)[0], "float32") / self.codebook_size
+        dead = self.counts < self.restart_below * even_share  # (K,)
+        restarts = self._pick_restarts(proposals)  # (K, D)
+        counts = ops.where(dead, even_share, counts)
+        sums = ops.where(dead[:, None], even_share * restarts, sums)
+
+        total = ops.sum(counts)
+        smoothed = (counts + 1e-5) / (total + self.codebook_size * 1e-5) * total
+        self.counts.assign(counts)
+        self.sums.assign(sums)
+        self.codebook.assign(sums / smoothed[:, None])
+        self.error.assign(self.decay * self.error + (1 - self.decay) * error / replicas)
+
+    def _propose_restarts(self, context, vectors, errors):
+        """Best vectors of this replica to restart on: `(replicas, K or fewer, 1 + D)`.
+
+        Gumbel top-k makes K draws from the batch without replacement, with probability
+        proportional to the error. The first column is the key of a draw. The rows of other
+        replicas are 0, so that a sum over replicas puts all of them side by side.
+        """
+        replicas, replica = context.num_replicas_in_sync, context.replica_id_in_sync_group
+        own = ops.shape(vectors)[0]
+        noise = keras.random.uniform((replicas * own,), 1e-6, 1 - 1e-6, seed=self.seed_generator)
+        noise = noise[replica * own : (replica + 1) * own]
+        keys = ops.log(errors + 1e-12) - ops.log(-ops.log(noise))
+        best = tf.math.top_k(keys, tf.minimum(self.codebook_size, own)).indices
+        rows = [ops.take(keys, best)[:, None], ops.take(vectors, best, axis=0)]
+        return tf.one_hot(replica, replicas)[:, None, None] * ops.concatenate(rows, axis=-1)
+
+    def _pick_restarts(self, proposals):
+        """The K vectors with the highest keys among the proposals of all replicas, `(K, D)`."""
+        proposals = ops.reshape(proposals, (-1, 1 + self.code_dim))
+        count = tf.minimum(self.codebook_size, tf.shape(proposals)[0])
+        draws = tf.math.top_k(proposals[:, 0], count).indices
+        # A batch may hold fewer vectors than there are codes.
+        draws = ops.take(draws, ops.arange(self.codebook_size) % ops.shape(draws)[0], axis=0)
+        return ops.take(proposals[:, 1:], draws, axis=0)
+
+    def get_config(self):
+        names = (
+            "codebook_size", "code_dim", "decay", "commitment_weight", "restart_below", "seed",
+        )  # fmt: skip
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}

@@ -1,0 +1,278 @@
+"""Generation of code maps in raster order: the seam behind sampling, describing and healing.
+
+A prior models the codes of a slice as p(codes | level) = product of p(code | earlier codes, level)
+in raster order, row by row and from left to right. Whatever a caller wants of the codes, the same
+loop goes through the places and a rule `choose(logits, y, x)` decides each code. Another prior,
+for instance a transformer, subclasses `RasterPrior`, writes `call` and `step`, and gets it all.
+
+Codes are int32 `(B, H, W)` in [0, K). A level is the number of a slice from bottom to top, int32
+`(B,)` in [0, L).
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+NO_CODE = -1  # stands where there is no code to the left or above
+SEED_STRIDE = 7919  # a prime, so that streams of neighbouring seeds do not meet soon
+
+
+def mirrored_level(levels: Any, num_levels: int) -> Any:
+    """Level that stands for the mirror image of a slice at level k: k + L.
+
+    Training sees both. Brains and scanners are not symmetric, so a prior that could not tell them
+    apart would draw half of its slices mirrored.
+
+    Args:
+        levels: Level or levels k in [0, L).
+        num_levels: Number L of slice levels.
+    """
+    return levels + num_levels
+
+
+def plain_level(levels: Any, num_levels: int) -> tuple[Any, Any]:
+    """Inverse of `mirrored_level`: `(level in [0, L), 1 for a mirror image and else 0)`."""
+    return levels % num_levels, levels // num_levels
+
+
+def numbered_seed(seed: int, number: int) -> tf.Tensor:
+    """Seed of the stream with this number, an int32 scalar tensor."""
+    return tf.constant((seed + SEED_STRIDE * number) % 2**31, tf.int32)
+
+
+class RasterPrior(keras.Model):
+    """p(codes | level) in raster order. A subclass says what it is with `call` and `step`.
+
+    A subclass has `settings` with `grid` (rows and columns of the map) and `rate_weight`, and:
+
+    - `call({"codes": (B, H, W), "levels": (B,)})` gives the logits of all places at once,
+      float32 `(B, H, W, K)`. Training and `bits` use it.
+    - `start(levels)` gives the state before the first place: any structure of tensors.
+    - `start_row(state, above, y)` may change it at the start of a row. `above` holds the codes
+      of the row above, int32 `(B, W)`, or `NO_CODE` everywhere.
+    - `step(state, left, y, x)` gives `(logits (B, K), state)` of one place. `left` is the code
+      to the left, int32 `(B,)`, or `NO_CODE` at the start of a row.
+
+    `step` must give the logits that `call` gives at that place for the same earlier codes.
+    """
+
+    def start(self, levels: tf.Tensor) -> Any:
+        """State before the first place of maps at these levels."""
+        return ()
+
+    def start_row(self, state: Any, above: tf.Tensor, y: tf.Tensor) -> Any:
+        """State at the start of row y."""
+        return state
+
+    def step(
+        self, state: Any, left: tf.Tensor, y: tf.Tensor, x: tf.Tensor
+    ) -> tuple[tf.Tensor, Any]:
+        """Logits at place (y, x) and the state after it."""
+        raise TypeError(f"{type(self).__name__} must define `step` to generate codes")
+
+    def generate(self, levels: tf.Tensor, choose: Callable) -> tf.Tensor:
+        """Code maps in raster order, computing each place once.
+
+        Args:
+            levels: Slice levels, int32 `(B,)`.
+            choose: Rule `(logits (B, K), y, x) -> codes (B,)` that decides each code.
+
+        Returns:
+            codes, int32 `(B, H, W)`.
+        """
+        height = width = self.settings["grid"]
+        static_batch = levels.shape[0]
+        none = tf.fill((tf.shape(levels)[0],), NO_CODE)
+
+        def place(x, y, state, left, row):
+            logits, state = self.step(state, left, y, x)
+            code = choose(logits, y, x)
+            return x + 1, y, state, code, row.write(x, code)
+
+        def line(y, state, above, rows):
+            state = self.start_row(state, above, y)
+            row = tf.TensorArray(tf.int32, width, element_shape=(static_batch,))
+            loop = tf.while_loop(lambda x, *_: x < width, place, (0, y, state, none, row))
+            codes = tf.transpose(loop[-1].stack())  # (B, W)
+            return y + 1, loop[2], codes, rows.write(y, codes)
+
+        above = tf.repeat(none[:, None], width, axis=1)  # (B, W)
+        rows = tf.TensorArray(tf.int32, height, element_shape=(static_batch, width))
+        begin = (0, self.start(levels), above, rows)
+        rows = tf.while_loop(lambda y, *_: y < height, line, begin)[-1]
+        return tf.transpose(rows.stack(), (1, 0, 2))  # (B, H, W)
+
+    @tf.function
+    def bits(self, codes: tf.Tensor, levels: tf.Tensor) -> tf.Tensor:
+        """-log2 p(code | earlier codes, level) at each place, float32 `(B, H, W)`."""
+        return bits(self({"codes": codes, "levels": levels}), codes)
+
+    @tf.function
+    def surprise(self, codes: tf.Tensor, levels: tf.Tensor) -> tf.Tensor:
+        """Surprise of each code after those before it, float32 `(B, H, W)`; see `surprise`."""
+        return surprise(self({"codes": codes, "levels": levels}), codes)
+
+    @tf.function
+    def sample(
+        self,
+        levels: tf.Tensor,
+        seed: tf.Tensor,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        given: tf.Tensor | None = None,
+        rows: int = 0,
+        alike: bool = False,
+    ) -> tf.Tensor:
+        """Draw code maps.
+
+        Args:
+            levels: Slice levels to draw at, int32 `(B,)`.
+            seed: int32 scalar tensor. The same seed gives the same codes.
+            temperature: See `draw`.
+            top_k: See `draw`.
+            top_p: See `draw`.
+            given: Codes to begin from, int32 `(B, H, W)`, or None.
+            rows: Number of rows that are kept of `given`. The rest is drawn.
+            alike: See `draw`.
+
+        Returns:
+            codes, int32 `(B, H, W)`.
+        """
+
+        def choose(logits, y, x):
+            code = draw(logits, seed, self._place(y, x), temperature, top_k, top_p, alike)
+            return code if given is None else tf.where(y < rows, given[:, y, x], code)
+
+        return self.generate(levels, choose)
+
+    def describe(
+        self, distances: tf.Tensor, levels: tf.Tensor, rate_weight: float | None = None
+    ) -> tf.Tensor:
+        """Codes that are near and likely: each minimises distance + rate_weight x bits.
+
+        The choice goes in raster order, so that the bits follow from the codes chosen before.
+
+        Args:
+            distances: Distance of each latent to each code, float32 `(B, H, W, K)`, from
+                `VQVAE.distances`.
+            levels: int32 `(B,)`.
+            rate_weight: Price lambda of one bit, in units of distance. 0 gives the nearest codes,
+                and None the prior's own.
+
+        Returns:
+            codes, int32 `(B, H, W)`.
+
+        Reference:
+            Chou, Lookabaugh and Gray 1989, Entropy-Constrained Vector Quantization.
+        """
+        rate_weight = self.settings["rate_weight"] if rate_weight is None else rate_weight
+        if not rate_weight:
+            return tf.argmin(distances, axis=-1, output_type=tf.int32)
+        # As a tensor, because all rate weights then share one graph.
+        price = tf.constant(rate_weight / math.log(2), tf.float32)
+        return self._describe(distances, levels, price)
+
+    @tf.function
+    def _describe(self, distances, levels, price):
+        def choose(logits, y, x):
+            costs = distances[:, y, x] - price * tf.nn.log_softmax(logits)
+            return tf.argmin(costs, axis=-1, output_type=tf.int32)
+
+        return self.generate(levels, choose)
+
+    @tf.function
+    def heal(self, codes: tf.Tensor, levels: tf.Tensor, limit: float, seed: tf.Tensor) -> tf.Tensor:
+        """Draw anew the codes that surprise after the codes before them, which are healed already.
+
+        Args:
+            codes: int32 `(B, H, W)`.
+            levels: int32 `(B,)`.
+            limit: `surprise` above which a code is drawn anew.
+            seed: int32 scalar tensor.
+
+        Returns:
+            codes, int32 `(B, H, W)`, equal to those given where these did not surprise.
+
+        Reference:
+            Pinaya et al. 2022, Unsupervised brain imaging 3D anomaly detection and segmentation
+            with transformers.
+        """
+
+        def choose(logits, y, x):
+            own = codes[:, y, x]
+            surprises = surprise(logits, own) > limit
+            return tf.where(surprises, draw(logits, seed, self._place(y, x)), own)
+
+        return self.generate(levels, choose)
+
+    def _place(self, y, x):
+        return y * self.settings["grid"] + x
+
+
+def draw(
+    logits: tf.Tensor,
+    seed: tf.Tensor,
+    place: tf.Tensor,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    alike: bool = False,
+) -> tf.Tensor:
+    """Draw from the categorical distribution of `logits` exactly, by the Gumbel-max trick.
+
+    Args:
+        logits: float32 `(B, K)`.
+        seed: int32 scalar.
+        place: int32 scalar. With the logits, `seed` and `place` decide the draw.
+        temperature: Divisor of the logits. 1 leaves the distribution as it is.
+        top_k: Number of likeliest codes to draw among, 0 for all.
+        top_p: Probability that the codes to draw among reach together, the likeliest first.
+        alike: Whether all rows use the same random numbers, so that like distributions give like
+            codes.
+
+    Returns:
+        codes, int32 `(B,)`.
+
+    Reference:
+        Holtzman et al. 2020, The Curious Case of Neural Text Degeneration (top_p).
+    """
+    logits = logits / temperature
+    if top_k:
+        least = tf.math.top_k(logits, min(top_k, logits.shape[-1])).values[:, -1:]
+        logits = tf.where(logits < least, -math.inf, logits)
+    if top_p < 1:
+        ranked = tf.sort(logits, direction="DESCENDING")
+        likelier = tf.cumsum(tf.nn.softmax(ranked), axis=-1, exclusive=True)
+        kept = tf.where(likelier < top_p, ranked, math.inf)
+        logits = tf.where(logits < tf.reduce_min(kept, axis=-1, keepdims=True), -math.inf, logits)
+    shape = (1, logits.shape[-1]) if alike else tf.shape(logits)
+    key = tf.stack([seed, place])
+    uniform = tf.random.stateless_uniform(shape, seed=key, minval=1e-7, maxval=1.0)
+    gumbel = -tf.math.log(-tf.math.log(uniform))
+    return tf.argmax(logits + gumbel, axis=-1, output_type=tf.int32)
+
+
+def bits(logits: tf.Tensor, codes: tf.Tensor) -> tf.Tensor:
+    """-log2 of the probability of `codes`: `(..., K)`, int32 `(...)` -> float32 `(...)`."""
+    # It loads for seconds, and the first stage of a training does without it.
+    import tensorflow_probability as tfp  # noqa: PLC0415
+
+    return -tfp.distributions.Categorical(logits=logits).log_prob(codes) / math.log(2)
+
+
+def surprise(logits: tf.Tensor, codes: tf.Tensor) -> tf.Tensor:
+    """Bits of codes above the expected bits, in standard deviations: `(..., K)` -> `(...)`.
+
+    So a rare code is no surprise where codes are rare. One squared bit is added to the variance,
+    because the variance is 0 where one code is certain.
+    """
+    information = -tf.nn.log_softmax(logits) / math.log(2)  # (..., K)
+    probability = tf.nn.softmax(logits)
+    expected = tf.reduce_sum(probability * information, -1)  # (...)
+    variance = tf.reduce_sum(probability * (information - expected[..., None]) ** 2, -1)
+    own = tf.gather(information, codes, batch_dims=len(codes.shape))
+    return (own - expected) / tf.sqrt(variance + 1.0)

@@ -1,0 +1,142 @@
+"""Check a data folder, or make one from brain volumes.
+
+A data folder holds keras_png_slices_train, _validate and _test. A slice in them is an 8-bit grey
+PNG of 256 x 256 pixels, called case_NNN_slice_K.nii.png. NNN is the number of the scan, K the level
+of the slice, from bottom to top.
+"""
+
+import argparse
+import pathlib
+import re
+import sys
+from collections.abc import Sequence
+
+from sources import conversion
+from sources.folder import find_slices
+from sources.inspection import inspect_slices
+from sources.layout import DEFAULT_DIRECTORY, SPLIT_FORMS, SPLITS
+from utils import InputError, Parser
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line of `dataset.py`.
+
+    Args:
+        arguments: Words of the command line, or None for those of this process.
+    """
+    parser = Parser(__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    options = _conversion_options()
+    discs = commands.add_parser(
+        "from-oasis1", parents=[options], help="write the slices of the OASIS-1 discs"
+    )
+    discs.add_argument(
+        "--from-nifti",
+        action="store_true",
+        help="DIR holds NIfTI volumes: the same as the command from-nifti",
+    )
+    commands.add_parser(
+        "from-nifti",
+        parents=[options],
+        help="write the slices of NIfTI volumes of 1 mm in a standard space",
+    )
+    check = commands.add_parser(
+        "check",
+        help="say what a data folder holds and what is wrong with it; status 1 if something is",
+    )
+    check.add_argument("directory", metavar="DIR", help="data folder")
+    return parser.parse_args(arguments)
+
+
+def _conversion_options():
+    options = argparse.ArgumentParser(add_help=False)
+    add = options.add_argument
+    add(
+        "directory",
+        metavar="DIR",
+        help="folder with the volumes, or with the discs (unpacked, .tar, .tar.gz or .tgz)",
+    )
+    add(
+        "--out",
+        type=pathlib.Path,
+        default=DEFAULT_DIRECTORY,
+        help="data folder to write (default: %(default)s)",
+    )
+    add(
+        "--masked",
+        action="store_true",
+        help="take the brain-masked volumes (masked_ in their name), not those with scalp",
+    )
+    add(
+        "--fractions",
+        nargs="+",
+        metavar="F",
+        help="shares of the subjects in train, validate and test (default: 302 35 17)",
+    )
+    add("--seed", type=int, default=0, help="seed of the split (default: %(default)s)")
+    add(
+        "--first-slice",
+        type=int,
+        metavar="VOXEL",
+        help="voxel level of slice 0, counted from 0 at the bottom (default: as published)",
+    )
+    return options
+
+
+def main(args: argparse.Namespace) -> None:
+    """Run the command that `parse` has read.
+
+    Raises:
+        InputError: Something that was given cannot be used.
+        SystemExit: A data folder was checked. Its status is 1 if something is wrong with it.
+    """
+    if args.command == "check":
+        _check(args.directory)
+    else:
+        _convert(args)
+
+
+def _check(directory):
+    if not pathlib.Path(directory).is_dir():
+        raise InputError(f"{directory} is no folder: give the one that holds {SPLIT_FORMS}.")
+    found = find_slices(directory)
+    inspection = inspect_slices(found)
+    print(found, *inspection.facts, *_listed(inspection.problems), sep="\n")
+    sys.exit(bool(inspection.problems))
+
+
+def _convert(args):
+    settings = conversion.ConversionSettings(
+        masked=args.masked,
+        first_slice=args.first_slice,
+        seed=args.seed,
+        fractions=_shares(args.fractions),
+        nifti=args.command == "from-nifti" or args.from_nifti,
+    )
+    scans, problems = conversion.convert(args.directory, args.out, settings)
+    for name in SPLITS:
+        inside = [scan for scan in scans if scan.split == name]
+        subjects = {scan.subject for scan in inside}
+        segmented = sum(scan.is_segmented(args.out) for scan in inside)
+        counts = f"{len(inside):>5} scans of {len(subjects):>4} subjects, {segmented:>4} segmented"
+        print(f"  {name:<9}{counts}")
+        if not inside:
+            problems.append(f"{name} is empty: training needs all three splits.")
+    print(f"{len(scans)} scans in {args.out}", *_listed(problems), sep="\n")
+
+
+def _shares(words):
+    """Numbers of `--fractions`, which may be separated by spaces, commas or colons."""
+    if not words:
+        return conversion.FRACTIONS
+    try:
+        return [float(share) for share in re.split(r"[\s:,]+", " ".join(words))]
+    except ValueError:
+        message = f"--fractions {' '.join(words)} are no numbers: give three, as in 302 35 17."
+        raise InputError(message) from None
+
+
+def _listed(problems):
+    if not problems:
+        return ["no problems"]
+    return [f"{len(problems)} problems:", *(f"  {' '.join(line.split())}" for line in problems)]

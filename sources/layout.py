@@ -1,0 +1,47 @@
+"""The layout of a data folder. Each fact of it is written here, and nowhere else.
+
+    keras_png_slices_train/case_001_slice_0.nii.png      a slice: 8-bit grey PNG, 256 x 256
+    keras_png_slices_seg_train/seg_001_slice_0.nii.png   its tissue classes, where they are known
+
+`_validate` and `_test` hold the other splits. The first number is the case, which is one scan.
+The second number is the level of the slice, from bottom to top.
+"""
+
+import os
+import pathlib
+import re
+
+SPLITS = ("train", "validate", "test")
+FITTED_SPLITS = SPLITS[:2]  # a training reads these; the test split is for `predict.py` alone
+
+SLICE_SIDE = 256  # pixels
+NUM_LEVELS = 32  # slices of a scan: in the published set, in conversions, in synthetic cohorts
+MAX_SUBJECTS = 10**4  # in a synthetic cohort
+
+DEFAULT_DIRECTORY = pathlib.Path("data/keras_png_slices_data")
+COHORT_FILE = "cohort.json"  # settings of a synthetic cohort
+CONVERSION_FILE = "conversion.json"  # settings of a conversion, and the subject of each case
+
+SLICE_NAME = re.compile(r"case_([0-9]{1,9})_slice_([0-9]{1,4})\.nii\.png")  # case, level
+SLICE_FORM = "case_NNN_slice_K.nii.png"  # what messages call such a name
+SPLIT_FORMS = "keras_png_slices_train, _validate and _test"
+
+
+def slice_name(case: int, level: int) -> str:
+    """File name of a slice."""
+    return f"case_{case:03d}_slice_{level}.nii.png"
+
+
+def segmentation_name(case: int, level: int) -> str:
+    """File name of the tissue classes of a slice."""
+    return f"seg_{case:03d}_slice_{level}.nii.png"
+
+
+def split_folder(directory: str | os.PathLike, split: str) -> pathlib.Path:
+    """Folder of a split's slices."""
+    return pathlib.Path(directory) / f"keras_png_slices_{split}"
+
+
+def segmentation_folder(directory: str | os.PathLike, split: str) -> pathlib.Path:
+    """Folder of the tissue classes of a split's slices."""
+    return pathlib.Path(directory) / f"keras_png_slices_seg_{split}"

@@ -1,0 +1,371 @@
+"""Conversions of volumes as the discs hold them.
+
+Landmarks in the volumes would move with a wrong axis, flip or level.
+"""
+
+import gzip
+import hashlib
+import io
+import os
+import pathlib
+import tarfile
+
+import nibabel
+import numpy as np
+import pytest
+from conftest import run_script, write_slices
+from PIL import Image
+
+import dataset
+import utils
+from sources.conversion import convert
+
+GRID = (176, 208, 176)
+FIRST = 71
+FOLDER = "{scan}/PROCESSED/MPRAGE/T88_111/{scan}_mpr_n4_anon_111_t88_{kind}"
+CLASSES = "{scan}/FSL_SEG/{scan}_mpr_n4_anon_111_t88_masked_gfc_fseg"
+
+
+# ---- volumes as on the discs -------------------------------------------------------------------
+
+
+def landmark(level):
+    """Voxel (i from the right, j from the back) of the landmark in a level of the volume."""
+    return 30 + level - FIRST, 20 + 5 * (level - FIRST)
+
+
+def stored_volume(grey=100):
+    """A volume as on the discs, first voxel right, back, bottom.
+
+    It is `grey` all over, with one bright voxel a level.
+    """
+    volume = np.full(GRID, grey, "int16")
+    for level in range(FIRST - 4, FIRST + 36):
+        volume[(*landmark(level), level)] = 1000 + level
+    volume[170, 3] = -20  # interpolation of a sharp border undershoots
+    return volume
+
+
+def stored_classes():
+    """Tissue classes of three bands from right to left, and class 3 at the landmark."""
+    classes = np.zeros(GRID, "uint8")
+    classes[40:80], classes[80:120] = 1, 2
+    for level in range(FIRST, FIRST + 32):
+        classes[(*landmark(level), level)] = 3
+    return classes
+
+
+def write_pair(stem, volume):
+    """Write an Analyze 7.5 pair as the discs have it.
+
+    It is big-endian, with a fourth axis of 1, and its header has no origin.
+    """
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    header = nibabel.AnalyzeHeader(endianness=">")
+    header.set_data_dtype(volume.dtype.newbyteorder(">"))
+    nibabel.AnalyzeImage(volume[..., None], None, header).to_filename(f"{stem}.hdr")
+    content = bytearray(part(stem, "hdr").read_bytes())
+    content[253:263] = b" " * 10
+    part(stem, "hdr").write_bytes(content)
+
+
+def part(stem, suffix):
+    return stem.with_name(f"{stem.name}.{suffix}")
+
+
+def write_disc(disc, scans, kinds=("gfc",), segment=True):
+    for scan in scans:
+        for kind in kinds:
+            grey = 70 + 20 * (int(scan[5:9]) % 53) + 10 * int(scan[-1]) + 200 * ("masked" in kind)
+            write_pair(disc / FOLDER.format(scan=scan, kind=kind), stored_volume(grey))
+        if segment:
+            write_pair(disc / CLASSES.format(scan=scan), stored_classes())
+    return disc
+
+
+def run(*arguments, **options):
+    return run_script("dataset.py", *arguments, **options)
+
+
+def the_one(folder, pattern):
+    (path,) = folder.glob(pattern)
+    return path
+
+
+def pixels(path):
+    with Image.open(path) as image:
+        assert image.mode == "L" and image.size == (256, 256)
+        return np.array(image)
+
+
+def written(out):
+    """{path in the folder: hash of the bytes} of all that a conversion wrote."""
+    return {
+        str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(out.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.fixture(scope="module")
+def discs(tmp_path_factory):
+    """Two discs, unpacked: four subjects, one of them with a repeat scan on the other disc."""
+    root = tmp_path_factory.mktemp("oasis1")
+    write_disc(root / "disc1", ["OAS1_0001_MR1", "OAS1_0002_MR1"], ("gfc", "masked_gfc"))
+    write_disc(root / "disc2", ["OAS1_0002_MR2", "OAS1_0007_MR1", "OAS1_0457_MR1"])
+    return root
+
+
+@pytest.fixture(scope="module")
+def converted(discs, tmp_path_factory):
+    out = tmp_path_factory.mktemp("converted") / "data"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(utils, "PROGRESS_DELAY", 0)
+        done = run("from-oasis1", discs, "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert "5 scans in" in done.stdout and "no problems" in done.stdout
+    assert "slicing" in done.stderr and "0/5" in done.stderr  # the bar goes when it is full
+    return out
+
+
+# ---- what a conversion writes ------------------------------------------------------------------
+
+
+def test_every_level_and_landmark_is_in_its_place(converted):
+    for k in range(32):
+        image = pixels(the_one(converted, f"*/case_001_slice_{k}.nii.png"))
+        i, j = landmark(FIRST + k)
+        # Each slice is scaled by its own maximum, which is one voxel.
+        assert np.argwhere(image == 255).tolist() == [[215 - i, 24 + j]]
+        assert image[215 - 170, 24 + 3] == 0
+        inside = image[40:216, 24:232].copy()
+        inside[175 - i, j] = inside[175 - 170, 3] = grey = round(100 * 255 / (1000 + FIRST + k))
+        assert (inside == grey).all()
+        image[40:216, 24:232] = 0
+        assert not image.any()
+
+
+def test_segmentations_follow_their_images(converted):
+    path = the_one(converted, "keras_png_slices_seg_*/seg_457_slice_9.nii.png")
+    folder = converted / path.parent.name.replace("seg_", "")
+    assert (folder / "case_457_slice_9.nii.png").exists()
+    image = pixels(path)
+    i, j = landmark(FIRST + 9)
+    assert np.argwhere(image == 255).tolist() == [[215 - i, 24 + j]]
+    image[215 - i, 24 + j] = 0
+    expected = np.zeros((256, 256), "uint8")
+    expected[215 - 79 : 215 - 39, 24:232] = 85
+    expected[215 - 119 : 215 - 79, 24:232] = 170
+    np.testing.assert_array_equal(image, expected)
+    segmentations = list(converted.glob("keras_png_slices_seg_*/seg_*.png"))
+    assert len(segmentations) == len(list(converted.glob("*/case_*.png"))) == 5 * 32
+
+
+def test_training_reads_what_a_conversion_writes(converted):
+    slices = dataset.open_slices(converted)
+    assert slices.num_levels == 32
+    cases = {name: set(split.cases.tolist()) for name, split in slices.splits.items()}
+    assert set().union(*cases.values()) == {1, 2, 1002, 7, 457}
+    assert sum({2, 1002} <= split for split in cases.values()) == 1  # a repeat scan, its subject
+    done = run("check", converted)
+    assert done.returncode == 0, done.stdout
+    assert "subjects   4, with 5 cases of up to 32 slices" in done.stdout
+    assert "with scalp" in done.stdout
+
+
+def add_traps(archive, tmp_path):
+    """Members that would leave the archive's folder, and links and a pipe named like volumes."""
+    trap = FOLDER.format(scan="OAS1_0003_MR1", kind="gfc")
+    for name in ("../../../evil.txt", str(tmp_path / "evil.txt"), f"../../{trap}.txt"):
+        member = tarfile.TarInfo(name)
+        member.size = 4
+        archive.addfile(member, io.BytesIO(b"evil"))
+    links = {
+        f"disc1/{trap}.hdr": tarfile.SYMTYPE,
+        f"disc1/{trap}.img": tarfile.LNKTYPE,
+        "pipe.img": tarfile.FIFOTYPE,
+    }
+    for name, kind in links.items():
+        member = tarfile.TarInfo(name)
+        member.type, member.linkname = kind, "/etc/passwd"
+        archive.addfile(member)
+
+
+def test_archives_give_the_same_bytes_and_nothing_leaves_them(discs, converted, tmp_path):
+    packed = tmp_path / "packed" / "below"
+    packed.mkdir(parents=True)
+    with tarfile.open(packed / "disc1.tar.gz", "w:gz", compresslevel=1) as archive:
+        add_traps(archive, tmp_path)
+        archive.add(discs / "disc1", "disc1")
+    with tarfile.open(packed / "disc2.tar", "w") as archive:
+        archive.add(discs / "disc2", "disc2")
+    before, out = set(tmp_path.rglob("*")), tmp_path / "out"
+    done = run("from-oasis1", tmp_path / "packed", "--out", out, cwd=tmp_path)
+    assert done.returncode == 0 and "no problems" in done.stdout, done.stdout + done.stderr
+    assert written(out) == written(converted)
+    after = set(tmp_path.rglob("*")) - before
+    assert {path for path in after if out not in (path, *path.parents)} == set()
+
+
+def test_masked_volumes_are_those_with_masked_in_their_name(discs, tmp_path):
+    out = tmp_path / "out"
+    done = run("from-oasis1", discs / "disc1", "--out", out, "--masked")
+    assert done.returncode == 0, done.stderr
+    image = pixels(the_one(out, "*/case_001_slice_0.nii.png"))
+    assert image[100, 100] == round(300 * 255 / (1000 + FIRST))
+    # Two subjects cannot fill three splits.
+    assert "validate is empty" in done.stdout or "test is empty" in done.stdout
+    none = run("from-oasis1", discs / "disc2", "--out", tmp_path / "none", "--masked")
+    assert none.returncode == 2 and none.stderr.count("\n") == 1
+    assert "change --masked" in none.stderr
+
+
+def test_first_slice_moves_the_levels(discs, tmp_path):
+    out = tmp_path / "out"
+    done = run("from-oasis1", discs / "disc2", "--out", out, "--first-slice", FIRST + 1)
+    assert done.returncode == 0
+    image = pixels(the_one(out, "*/case_007_slice_0.nii.png"))
+    i, j = landmark(FIRST + 1)
+    assert np.argwhere(image == 255).tolist() == [[215 - i, 24 + j]]
+
+
+# ---- what stops a conversion, and what does not ------------------------------------------------
+
+
+def test_an_interrupted_conversion_continues(discs, converted, tmp_path, monkeypatch):
+    monkeypatch.setattr(utils, "PROGRESS_DELAY", 0)
+    out = tmp_path / "out"
+    arguments = ("from-oasis1", discs, "--out", out)
+    assert run(*arguments).returncode == 0
+    lost = [*out.glob("*/case_007_slice_1?.nii.png"), *out.glob("*/seg_457_slice_31.nii.png")]
+    for path in lost:
+        path.unlink()
+    leftover = lost[0].with_name(".case_007_slice_11.nii.123.png")
+    leftover.write_bytes(b"half")
+    times = {path: path.stat().st_mtime_ns for path in out.glob("*/case_00[12]*.png")}
+    done = run(*arguments)
+    assert done.returncode == 0 and "3/5" in done.stderr
+    assert written(out) == written(converted)
+    assert times and all(path.stat().st_mtime_ns == time for path, time in times.items())
+
+    other = run(*arguments, "--seed", 1)
+    assert other.returncode == 2 and "other settings" in other.stderr
+    assert written(out) == written(converted)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("mine")
+    assert run("from-oasis1", discs, "--out", tmp_path / "full").returncode == 2
+
+
+def test_what_cannot_be_read_is_listed_and_the_rest_is_written(tmp_path):
+    scans = [f"OAS1_000{n}_MR1" for n in range(1, 8)]
+    disc, out = write_disc(tmp_path / "disc", scans, segment=False), tmp_path / "out"
+    stems = [None, *(disc / FOLDER.format(scan=scan, kind="gfc") for scan in scans)]
+    image = part(stems[1], "img")
+    image.write_bytes(image.read_bytes()[:1000])
+    part(stems[2], "hdr").write_bytes(b"\0" * 348)
+    part(stems[3], "img").unlink()
+    write_pair(stems[4], np.ones((32, 32, 40), "int16"))
+    write_pair(disc / CLASSES.format(scan="OAS1_0005_MR1"), np.full(GRID, 9, "uint8"))
+    with gzip.open(tmp_path / "disc2.tar.gz", "wb") as file:
+        file.write(b"no archive" * 1000)
+    done = run("from-oasis1", tmp_path, "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert "3 scans in" in done.stdout
+    assert "0 segmented\n" in done.stdout and "1 segmented\n" not in done.stdout
+    problems = done.stdout.split("problems:")[1]
+    for n in (1, 2, 3, 4, 5):
+        assert f"OAS1_000{n}_MR1" in problems
+    assert "disc2.tar.gz is damaged" in problems
+    assert "32 x 32 x 40 x 1 voxels, not 176 x 208 x 176" in problems
+    assert "values other than 0, 1, 2 and 3" in problems
+    assert {path.name[5:8] for path in out.glob("*/case*")} == {"005", "006", "007"}
+    assert not list(out.glob("*/seg*"))
+
+
+def test_a_file_that_fails_costs_no_other(discs, tmp_path, monkeypatch):
+    read = pathlib.Path.read_bytes
+
+    def failing(path):
+        if path.name.startswith("OAS1_0002_MR2") and path.name.endswith("gfc.img"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return read(path)
+
+    monkeypatch.setattr(pathlib.Path, "read_bytes", failing)
+    scans, problems = convert(discs, tmp_path / "out")
+    assert len(scans) == 4 and len(problems) == 1
+    assert "OAS1_0002_MR2" in problems[0] and "Permission denied" in problems[0]
+
+
+def test_a_cut_archive_gives_what_lies_before_the_cut(discs, tmp_path):
+    with tarfile.open(tmp_path / "whole.tar", "w") as archive:
+        for path in sorted((discs / "disc2").rglob("*.*")):
+            archive.add(path, path.relative_to(discs))
+    content = (tmp_path / "whole.tar").read_bytes()
+    (tmp_path / "cut").mkdir()
+    (tmp_path / "cut" / "disc2.tar").write_bytes(content[: len(content) * 5 // 6])
+    done = run("from-oasis1", tmp_path / "cut", "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert "2 scans in" in done.stdout and "disc2.tar is damaged" in done.stdout
+    assert "OAS1_0457_MR1" in done.stdout.split("problems:")[1]
+
+
+def test_commands_need_no_tensorflow(discs, tmp_path):
+    """Each command answers as a process that cannot import TensorFlow."""
+    (tmp_path / "tensorflow.py").write_text("raise ImportError('not installed')")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    checked = run("check", write_slices(tmp_path / "data"), env=environment)
+    assert checked.returncode == 0, checked.stderr
+    assert "from-oasis1" in run("--help", env=environment).stdout
+    conversions = {
+        ("from-oasis1", discs, "--first-slice", "150"): "no volume could be used",
+        ("from-nifti", discs): "holds no NIfTI volumes",
+    }
+    for arguments, message in conversions.items():
+        done = run(*arguments, "--out", tmp_path / "out", env=environment)
+        assert done.returncode == 2 and message in done.stderr, done.stderr
+
+
+def test_commands_say_what_is_wrong(discs, tmp_path):
+    (tmp_path / "empty").mkdir()
+    mistakes = {
+        ("from-oasis1", tmp_path / "nothing"): "is no folder",
+        ("from-oasis1", tmp_path / "empty"): "holds no OASIS-1 volumes",
+        ("from-nifti", discs): "holds no NIfTI volumes",
+        ("from-oasis1", discs, "--fractions", "half", "half"): "no numbers",
+        ("from-oasis1", discs, "--fractions", "1", "2"): "three numbers",
+        ("from-oasis1", discs, "--seed", "-1"): "negative",
+        ("from-oasis1", discs, "--first-slice", "150"): "no volume could be used",
+        ("check", tmp_path / "nothing"): "is no folder",
+        ("check", discs): "no readable slice",
+    }
+    for arguments, message in mistakes.items():
+        out = () if arguments[0] == "check" else ("--out", tmp_path / "out")
+        done = run(*arguments, *out)
+        assert done.returncode == 2 and message in done.stderr, done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_nifti_from_the_shell(discs, converted, tmp_path):
+    """A disc's volume that became a NIfTI file without its origin, and one of 2 mm."""
+    source = tmp_path / "in"
+    for scan in ("OAS1_0001_MR1", "OAS1_0002_MR1"):
+        for stem in (FOLDER.format(scan=scan, kind="gfc"), CLASSES.format(scan=scan)):
+            pair = nibabel.load(discs / "disc1" / f"{stem}.hdr")
+            path = source / f"{stem}.nii.gz"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            nibabel.save(nibabel.Nifti2Image(np.asanyarray(pair.dataobj), pair.affine), path)
+    coarse = nibabel.Nifti1Image(np.ones((91, 109, 91), "uint8"), np.diag([-2, 2, 2, 1]))
+    nibabel.save(coarse, source / "mni_2mm.nii")
+    (source / "broken.nii.gz").write_bytes(b"\x1f\x8b broken")
+    flagged = run("from-oasis1", "--from-nifti", source, "--out", tmp_path / "flagged")
+    named = run("from-nifti", source, "--out", tmp_path / "named")
+    assert flagged.returncode == named.returncode == 0, flagged.stderr
+    assert "2 scans in" in named.stdout and "broken.nii.gz" in named.stdout
+    assert "mni_2mm.nii in " in named.stdout
+    assert "no upright 1 mm cubes: resample" in named.stdout  # volumes of 2 mm are not sliced
+    assert written(tmp_path / "flagged") == written(tmp_path / "named")
+    for prefix in ("case", "seg"):
+        for k in (0, 17, 31):
+            pattern = f"*/{prefix}_001_slice_{k}.nii.png"
+            one, other = the_one(tmp_path / "named", pattern), the_one(converted, pattern)
+            np.testing.assert_array_equal(pixels(one), pixels(other))
