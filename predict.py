@@ -8,9 +8,8 @@ import time
 
 import numpy as np
 
-import fitting
-import measures
 from fitting.run_directory import RunDirectory, read_config, read_history
+from measures.saved import FIGURES_OF_STAGES
 from sources.folder import find_slices, open_folder, open_slices, synthetic_slices
 from sources.layout import MAX_SUBJECTS, SPLITS
 from utils import (
@@ -114,13 +113,19 @@ def main(args):
 
 
 def import_rooms():
-    """Load TensorFlow, for seconds, and the rooms that need it, now that all is checked.
-
-    Importing a room makes it known to its package: from here on `measures.evaluation` is there.
-    """
+    """Load TensorFlow and the rooms that need it, which takes seconds, now that all is checked."""
+    global checkpoints, device, ensemble
+    global evaluation, generation, healing, report, samples, selection
     import_tensorflow()
-    from fitting import checkpoints, device, ensemble  # noqa: F401, PLC0415
-    from measures import evaluation, generation, healing, report, samples  # noqa: F401, PLC0415
+    from fitting import checkpoints, device, ensemble  # noqa: PLC0415
+    from measures import (  # noqa: PLC0415
+        evaluation,
+        generation,
+        healing,
+        report,
+        samples,
+        selection,
+    )
 
 
 # ---- evaluation and samples --------------------------------------------------------------------
@@ -129,53 +134,53 @@ def import_rooms():
 def predict(run, config, slices, args):
     """Load, evaluate, sample, report: everything but `--anomaly`."""
     split, trained_on = slices.splits[args.split], config["data"]
-    models = vqvae, prior = fitting.checkpoints.load_models(run)
-    measures.evaluation.check_levels(run, prior, split)
+    models = vqvae, prior = checkpoints.load_models(run)
+    evaluation.check_levels(run, prior, split)
     known_levels = np.unique(split.levels)
-    levels = measures.samples.spread_levels(args.samples, args.slice, known_levels)
-    options = measures.samples.SamplingOptions(args.seed, args.temperature, args.top_k, args.top_p)
+    levels = samples.spread_levels(args.samples, args.slice, known_levels)
+    options = samples.SamplingOptions(args.seed, args.temperature, args.top_k, args.top_p)
     code_counts, parts = read_training(run, vqvae)
     parts["model"] = {"trained_on": trained_on["name"]}
     same = slices.fingerprint == trained_on["fingerprint"]
     other = "" if same else f" The run was trained on other data: {trained_on['name']}."
-    device, _ = fitting.device.compute_device()
-    print(f"{slices.name}, {args.split} split, on the {device}.{other}", flush=True)
+    kind, _ = device.compute_device()
+    print(f"{slices.name}, {args.split} split, on the {kind}.{other}", flush=True)
 
-    with replacing_results(run.predictions, measures.report.OWNED) as folder:
+    with replacing_results(run.predictions, report.OWNED) as folder:
         results, metrics = evaluate(models, slices, split, code_counts, args, folder)
         metrics["data"]["trained_on_this_data"] = same
         codebook = vqvae.quantizer.codebook.numpy()
-        parts |= measures.selection.of_evaluation(results, split, codebook, code_counts)
-        metrics["samples"], shown = measures.samples.sample(
+        parts |= selection.evaluation_parts(results, split, codebook, code_counts)
+        metrics["samples"], shown = samples.sample(
             *models, levels, options, results, split, folder / "samples"
         )
         parts |= shown
         if args.complete:
-            parts |= measures.samples.complete(*models, parts["reconstructions"], options)
+            parts |= samples.complete(*models, parts["reconstructions"], options)
         if args.walk:
-            parts |= measures.samples.walk(*models, known_levels, options)
+            parts |= samples.walk(*models, known_levels, options)
         if args.evaluate_samples:
             loaded = {args.split: results["images"]}
-            metrics["generation"], shown = measures.generation.evaluate_samples(
+            metrics["generation"], shown = generation.evaluate_samples(
                 *models, slices, loaded, args.evaluate_samples, options, args.rate_weight
             )
             parts |= shown
-        measures.report.save(folder, metrics, parts)
-        measures.report.draw(folder, folder)
-    measures.report.print_table(metrics)
+        report.save(folder, metrics, parts)
+        report.draw(folder, folder)
+    report.print_table(metrics)
     print(f"Figures and metrics.json are in {run.predictions}")
 
 
 def evaluate(models, slices, split, code_counts, args, folder):
     """Measure every slice of a split: the results, and what `metrics.json` says about them."""
     reconstructions = folder / "reconstructions" if args.write_reconstructions else None
-    results = measures.evaluation.evaluate(*models, split, args.rate_weight, reconstructions)
+    results = evaluation.evaluate(*models, split, args.rate_weight, reconstructions)
     _, prior = models
     weight = prior.settings["rate_weight"] if args.rate_weight is None else args.rate_weight
-    data = measures.evaluation.describe_data(slices, split, results)
+    data = evaluation.describe_data(slices, split, results)
     return results, {
         "data": data,
-        **measures.evaluation.measures(results, split, code_counts, weight),
+        **evaluation.measures(results, split, code_counts, weight),
     }
 
 
@@ -183,15 +188,15 @@ def read_training(run, vqvae):
     """Read counts of the training codes, and the learning curves that a figure shows."""
     grid = vqvae.settings["image_size"] // vqvae.settings["reduction"]
     shape = (grid, grid, vqvae.settings["codebook_size"])
-    code_counts = measures.evaluation.read_code_counts(run.code_counts, shape)
+    code_counts = evaluation.read_code_counts(run.code_counts, shape)
     histories = {}
-    for stage, figures in measures.saved.FIGURES_OF_STAGES.items():
+    for stage, figures in FIGURES_OF_STAGES.items():
         path = run.history(stage)
         histories[stage] = read_history(path, figures)
         if not histories[stage]:
             advice = "restore it, or copy runs with `python -m fitting.export RUN OUT`"
             raise InputError(f"{run} lacks {path.name}: {advice}.")
-    return code_counts, measures.selection.of_training(histories)
+    return code_counts, selection.training_parts(histories)
 
 
 def check_evaluation_of_samples(slices, config, args):
@@ -217,29 +222,29 @@ def check_evaluation_of_samples(slices, config, args):
 def map_anomalies(run, config, split, name, args):
     """Load, map, report: `--anomaly` scores slices, the most unusual first."""
     runs = [run, *args.ensemble]
-    models = fitting.ensemble.load_ensemble(runs, [split])
-    split = measures.selection.at_level(split, args.slice)
-    images = measures.healing.load_slices(models, split)
-    device, _ = fitting.device.compute_device()
-    print(f"{name}: {len(split)} slices on the {device}.", flush=True)
+    models = ensemble.load_ensemble(runs, [split])
+    split = selection.at_level(split, args.slice)
+    images = healing.load_slices(models, split)
+    kind, _ = device.compute_device()
+    print(f"{name}: {len(split)} slices on the {kind}.", flush=True)
 
-    with replacing_results(run.predictions, measures.report.OWNED_ANOMALIES) as folder:
+    with replacing_results(run.predictions, report.OWNED_ANOMALIES) as folder:
         begin = time.perf_counter()
-        results = measures.healing.analyse(models, images, split.levels, args.seed)
+        results = healing.analyse(models, images, split.levels, args.seed)
         seconds = (time.perf_counter() - begin) / len(split)
         header = {
             "data": name,
             "runs": [str(run) for run in runs],
-            **measures.healing.settings(len(runs), args.seed),
+            **healing.settings(len(runs), args.seed),
             "seconds_a_slice": seconds,
         }
         trained_on = config["data"]["name"]
-        report = measures.report.save_anomalies(folder, header, split, images, results, trained_on)
-        measures.report.draw_anomalies(folder, folder)
-    measures.report.print_scores(report)
+        scores = report.save_anomalies(folder, header, split, images, results, trained_on)
+        report.draw_anomalies(folder, folder)
+    report.print_scores(scores)
     out = run.predictions
     print(
-        f"{seconds:.2f} s a slice. Scores are in {out / measures.report.ANOMALIES}, "
+        f"{seconds:.2f} s a slice. Scores are in {out / report.ANOMALIES}, "
         f"most unusual first, images in {out / 'anomaly'}"
     )
 

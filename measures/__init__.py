@@ -1,0 +1,1 @@
+"""What is known about a model: metrics, evaluation, generation, anomalies, report, figures."""

@@ -86,7 +86,6 @@ def read_facts(metrics: dict[str, Any], parts: Parts) -> Facts:
         ValueError: A number is none, or not finite.
     """
     data, codebook, sampling = metrics["data"], metrics["codebook"], metrics["samples"]
-    generation = metrics.get("generation")
     return Facts(
         data=clean_name(data["name"]),
         split=clean_name(data["split"]),
@@ -104,8 +103,12 @@ def read_facts(metrics: dict[str, Any], parts: Parts) -> Facts:
             "top-k": int(sampling["top_k"]),
             "top-p": _number(sampling["top_p"]),
         },
-        closest=generation and (int(generation["samples"]), _number(generation["nearest_real_p1"])),
+        closest=_closest(metrics["generation"]) if "generation" in metrics else None,
     )
+
+
+def _closest(generation):
+    return int(generation["samples"]), _number(generation["nearest_real_p1"])
 
 
 def _number(value):

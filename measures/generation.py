@@ -289,7 +289,7 @@ def evaluate_samples(
     drawn = draw_all(vqvae, prior, levels, options, title, first=FIRST_EVALUATED)
     restore = functools.partial(_restore, vqvae, prior, rate_weight)
     report, pairs = evaluate(drawn, levels, real["test"], real["train"], real["validate"], restore)
-    return report, selection.of_closest(drawn, levels, real["train"]["images"], pairs)
+    return report, selection.closest_parts(drawn, levels, real["train"]["images"], pairs)
 
 
 def _restore(vqvae, prior, rate_weight, images, levels):

@@ -164,7 +164,7 @@ def save_anomalies(
         rows.append({"file": str(path), **place, **scores})
     report = {**header, "map_white": plots.ANOMALY_LIMIT, "slices": rows}
     write_json(folder / ANOMALIES, report)
-    parts = selection.of_anomalies(split, images, results, order)
+    parts = selection.anomaly_parts(split, images, results, order)
     write_parts(folder / ANOMALY_RESULTS, {"model": {"trained_on": trained_on}, **parts})
     return report
 

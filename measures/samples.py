@@ -190,7 +190,7 @@ def sample(
     if len(levels):
         kept = selection.kept_samples(len(levels))
         images = write_samples(vqvae, prior, levels, options, folder, kept)
-        parts = selection.of_samples(images, levels, results, split)
+        parts = selection.sample_parts(images, levels, results, split)
     seconds = time.perf_counter() - begin
     return {"count": len(levels), "seconds": seconds, **dataclasses.asdict(options)}, parts
 

@@ -59,6 +59,7 @@ LAYOUT = {
 }
 MAX_NUMBER = 1e12  # matplotlib cannot draw the largest numbers
 MAX_BYTES = 2**30  # of all arrays of a file together
+MAX_TEXT_BYTES = 2**16
 COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 # What reading a damaged file can raise.
@@ -152,16 +153,21 @@ def _check_headers(archive, entries, specs):
         with archive.open(entry) as file:
             shape, dtype = _read_header(file)
         kind, *dimensions = specs[name].split()
-        is_kind = dtype.kind == "U" if kind == "str" else dtype == np.dtype(kind)
-        fits = len(shape) == len(dimensions) and all(
-            size > 0 and size == (int(d) if d.isdigit() else sizes.setdefault(d, size))
-            for d, size in zip(dimensions, shape)
-        )
-        if not (is_kind and fits):
+        is_text = dtype.kind == "U" and dtype.itemsize <= MAX_TEXT_BYTES
+        is_kind = is_text if kind == "str" else dtype == np.dtype(kind)
+        if not (is_kind and _fits(shape, dimensions, sizes)):
             raise ValueError(f"{name} is {dtype} of shape {shape}, not {specs[name]}")
         total += math.prod(shape) * dtype.itemsize
         if total > MAX_BYTES:
             raise ValueError(f"its arrays take more than {MAX_BYTES} bytes")
+
+
+def _fits(shape, dimensions, sizes):
+    """Whether a shape has these dimensions. The size of a name is noted when it is seen first."""
+    if len(shape) != len(dimensions) or 0 in shape:
+        return False
+    wanted = [int(d) if d.isdigit() else sizes.setdefault(d, n) for d, n in zip(dimensions, shape)]
+    return list(shape) == wanted
 
 
 def _read_header(file):

@@ -24,7 +24,7 @@ def spread(count: int, most: int) -> np.ndarray:
     return np.linspace(0, count - 1, min(count, most)).round().astype(int)
 
 
-def of_evaluation(
+def evaluation_parts(
     results: dict[str, np.ndarray], split: Split, codebook: np.ndarray, training_counts: np.ndarray
 ) -> Parts:
     """Choose slices of a split to show, and sum up the uses of the codes.
@@ -83,7 +83,7 @@ def mean_patches(images: np.ndarray, codes: np.ndarray, codebook_size: int) -> n
     return sums / (255.0 * np.maximum(uses, 1)[:, None, None])
 
 
-def of_training(histories: dict[str, list[dict[str, float]]]) -> Parts:
+def training_parts(histories: dict[str, list[dict[str, float]]]) -> Parts:
     """Pick the curves of "vqvae" and "prior" from the rows of their histories, one an epoch."""
     curves = {}
     for stage, names in CURVES.items():
@@ -97,7 +97,7 @@ def kept_samples(count: int) -> np.ndarray:
     return np.union1d(spread(count, SHOWN_SAMPLES), spread(count, SHOWN_PAIRS))
 
 
-def of_samples(
+def sample_parts(
     images: np.ndarray, levels: np.ndarray, results: dict[str, np.ndarray], split: Split
 ) -> Parts:
     """Choose samples to show, and a real slice beside some of them.
@@ -129,7 +129,7 @@ def nearest_slice(split: Split, level: int, number: int) -> int:
     return candidates[number % len(candidates)]
 
 
-def of_closest(
+def closest_parts(
     generated: np.ndarray,
     levels: np.ndarray,
     training_images: np.ndarray,
@@ -177,7 +177,7 @@ def at_level(split: Split, level: int | None) -> Split:
     )
 
 
-def of_anomalies(split: Split, images: np.ndarray, results: dict, order: np.ndarray) -> Parts:
+def anomaly_parts(split: Split, images: np.ndarray, results: dict, order: np.ndarray) -> Parts:
     """Choose the slices with the highest scores.
 
     Args:

@@ -1,10 +1,12 @@
-"""One tiny data folder and one tiny configuration of each network, shared by all tests."""
+"""One tiny data folder, one tiny configuration of each network and one run, shared by all tests."""
 
 import contextlib
+import gc
 import importlib
 import io
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +14,7 @@ import traceback
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import filelock
 import keras
 import numpy as np
 import pytest
@@ -20,6 +23,11 @@ from PIL import Image
 import modules
 from utils import command_line
 
+# A training makes and drops objects by the million, beside those of TensorFlow that stay. Looking
+# through all of them for circles, again and again, takes a quarter of its time.
+gc.freeze()
+gc.set_threshold(100_000, 50, 50)
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 LEVELS, IMAGE_SIZE, CODES = 4, 32, 16
 TINY = [
@@ -27,6 +35,7 @@ TINY = [
     "--batch-size", "4", "--prior-width", "8", "--prior-blocks", "2", "--draft-epochs", "1",
     "--precision", "float32", "--learning-rate", "3e-3",
 ]  # fmt: skip
+STAGES = ["--epochs", "4", "--prior-epochs", "4"]
 
 # Where `parse` and `main` of each script are.
 SCRIPTS = {
@@ -133,6 +142,47 @@ def run_script(script, *arguments, cwd=None, process=False, **options):
     return subprocess.CompletedProcess(arguments, int(status), out.getvalue(), errors.getvalue())
 
 
+def train(data, run, *more, **options):
+    """Train a tiny run of all three stages, as `run_script` does."""
+    return run_script("train.py", "--data", data, "--run", run, *TINY, *STAGES, *more, **options)
+
+
+@pytest.fixture(scope="session")
+def trained_run(slices_folder, tmp_path_factory):
+    """A finished run, by a process of its own. Tests share it, so none may write into it.
+
+    The workers share it too: the first that asks for it trains it.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    run, is_finished = folder / "trained_run", folder / "trained_run_is_finished"
+    with filelock.FileLock(folder / "trained_run.lock"):
+        if not is_finished.exists():
+            done = train(slices_folder, run, process=True)
+            assert done.returncode == 0, done.stderr
+            assert f"Next: python predict.py --run {run} --data {slices_folder}" in done.stdout
+            assert "Training on the CPU" in done.stdout
+            assert "12 images,    3 cases" in done.stdout
+            is_finished.touch()
+    return run
+
+
+@pytest.fixture
+def run_copy(trained_run, tmp_path):
+    """A copy of the finished run, to be spoilt."""
+    return shutil.copytree(trained_run, tmp_path / "run")
+
+
+def contents(directory):
+    """Bytes of all files in a folder."""
+    return {
+        path.relative_to(directory): path.read_bytes()
+        for path in directory.rglob("*")
+        if path.is_file() and not path.is_symlink()
+    }
+
+
 def one_line(done, *expected):
     """Check that the script ended as one must that was given bad input."""
     assert done.returncode == 2, f"status {done.returncode}: {done.stdout}{done.stderr}"
@@ -144,10 +194,20 @@ def one_line(done, *expected):
 
 def assert_same_models(one, other):
     """Check that both run directories hold the same weights, bit for bit."""
-    for stage in ("vqvae", "prior"):
+    files = sorted(path.name for path in one.glob("*.keras"))
+    assert "prior.keras" in files and files == sorted(path.name for path in other.glob("*.keras"))
+    for file in files:
         weights = [
-            keras.saving.load_model(run / f"{stage}.keras", compile=False).get_weights()
-            for run in (one, other)
+            keras.saving.load_model(run / file, compile=False).get_weights() for run in (one, other)
         ]
         for a, b in zip(*weights, strict=True):
             np.testing.assert_array_equal(a, b)
+
+
+def assert_same_histories(one, other):
+    """Check that both run directories hold the same histories, but for the seconds."""
+    for stage in ("vqvae", "prior"):
+        whole, again = ((run / f"{stage}_history.csv").read_text() for run in (one, other))
+        rows, others = ([row.split(",") for row in text.splitlines()] for text in (whole, again))
+        assert rows[0][1] == "seconds"
+        assert [row[:1] + row[2:] for row in rows] == [row[:1] + row[2:] for row in others]

@@ -34,7 +34,8 @@ def run(slices_folder, tmp_path):
     rng = np.random.default_rng(0)
     shapes = {split: (2, len(slices.splits[split]), GRID, GRID) for split in FITTED_SPLITS}
     codes = {split: rng.integers(0, CODES, shape) for split, shape in shapes.items()}
-    np.savez(run.codes, **{split: values.astype("uint16") for split, values in codes.items()})
+    arrays = {split: values.astype("uint16") for split, values in codes.items()}
+    np.savez(run.codes, made_of="a test", **arrays)
     return tmp_path
 
 

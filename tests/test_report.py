@@ -6,17 +6,15 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from conftest import CODES, IMAGE_SIZE, ROOT, make_prior, one_line, run_script
-from PIL import Image
 
 import modules
 from fitting.checkpoints import fingerprint, save_model
 from fitting.run_directory import RunDirectory, write_history
-from measures import captions, evaluation, panels, report, samples, saved, selection
+from measures import evaluation, panels, report, samples
 from sources.folder import open_slices
 from utils import InputError, write_json
 
@@ -188,82 +186,6 @@ def test_links_are_not_followed(name, run, slices_folder, tmp_path):
     done = run_script("predict.py", "--run", run, "--data", slices_folder)
     one_line(done, f"{run / name} is a link")
     assert contents(tmp_path / "elsewhere") == before
-
-
-# ---- many samples ------------------------------------------------------------------------------
-
-
-class FakePrior:
-    """Draws codes that are all 0 and notes the seeds."""
-
-    def __init__(self):
-        self.seeds = []
-
-    def sample(self, levels, seed, *settings):
-        self.seeds.append(int(seed))
-        return np.zeros((len(levels), 4, 4), "int32")
-
-
-FAKE_VQVAE = SimpleNamespace(decode=lambda codes: modules.ops.zeros((len(codes), 8, 8, 1)))
-
-
-@pytest.mark.parametrize("how, expected", [
-    ({}, [5, 5 + 16 * 7919, 5 + 32 * 7919]),
-    ({"first": 1000}, [5 + (1000 + begin) * 7919 for begin in (0, 16, 32)]),
-    ({"alike": True}, [5, 5, 5]),
-])  # fmt: skip
-def test_each_batch_has_a_seed_of_its_own(how, expected):
-    prior, options = FakePrior(), samples.SamplingOptions(seed=5)
-    batches = samples.draw_slices(FAKE_VQVAE, prior, np.zeros(40, int), options, **how)
-    assert [len(batch) for batch in batches] == [16, 16, 8]
-    assert prior.seeds == expected
-    last = samples.SamplingOptions(seed=2**31 - 1)
-    list(samples.draw_slices(FAKE_VQVAE, prior, np.zeros(40, int), last, first=10**6))
-    assert all(0 <= seed < 2**31 for seed in prior.seeds)
-
-
-def test_samples_are_drawn_when_they_are_asked_for():
-    prior = FakePrior()
-    levels = np.zeros(10**5, int)
-    batches = samples.draw_slices(FAKE_VQVAE, prior, levels, samples.SamplingOptions(0))
-    assert not prior.seeds
-    next(batches)
-    assert len(prior.seeds) == 1
-
-
-def test_of_many_samples_a_few_are_kept(tmp_path):
-    levels = samples.spread_levels(200, None, np.arange(4))
-    kept = selection.kept_samples(200)
-    options = samples.SamplingOptions(0)
-    images = samples.write_samples(FAKE_VQVAE, FakePrior(), levels, options, tmp_path, kept)
-    assert len(list(tmp_path.iterdir())) == 200 and len(images) == len(kept) < 80
-    numbered = np.zeros((len(kept), 8, 8), "uint8") + kept.astype("uint8")[:, None, None]
-    split = SimpleNamespace(levels=np.arange(4))
-    parts = selection.of_samples(numbered, levels, {"images": np.zeros((4, 8, 8), "uint8")}, split)
-    shown, pairs = parts["samples"], parts["comparison"]
-    numbers = shown["images"][:, 0, 0]
-    assert len(numbers) == 64 and numbers[0] == 0 and numbers[-1] == 199
-    assert set(np.diff(numbers.astype(int))) == {3, 4}  # spread evenly
-    np.testing.assert_array_equal(shown["levels"], levels[numbers])
-    np.testing.assert_array_equal(pairs["levels"], levels[pairs["generated"][:, 0, 0]])
-
-
-def facts(**changes):
-    sampling = {"seed": 0, "temperature": 1.0, "top-k": 0, "top-p": 1.0}
-    baselines = dict.fromkeys(captions.BASELINES, 2.0)
-    plain = captions.Facts(
-        "OASIS", "test", "OASIS", 32, 4, 16, 9, 4.0, baselines, 16, sampling, None
-    )
-    return captions.dataclasses.replace(plain, **changes)
-
-
-def test_the_caption_says_how_many_samples_are_shown_and_how_they_were_drawn():
-    assert "are shown" not in captions.samples(facts(), 16)
-    assert "64 of 100,000 are shown" in captions.samples(facts(samples=10**5), 64)
-    assert "with seed 0, decoded" in captions.samples(facts(), 16)
-    sampling = {"seed": 3, "temperature": 0.5, "top-k": 3, "top-p": 0.9}
-    made = captions.samples(facts(sampling=sampling), 16)
-    assert "with seed 3, temperature 0.5, top-k 3, top-p 0.9, decoded" in made
 
 
 # ---- saved results of a stranger ---------------------------------------------------------------
@@ -439,68 +361,7 @@ def test_damaged_histories_are_refused_before_the_work(kind, run, slices_folder)
     assert contents(run) == before
 
 
-def test_curves_hold_what_a_figure_shows():
-    histories = {stage: [{"epoch": n, **EPOCH} for n in (1, 2)] for stage in saved.CURVES}
-    histories["prior"][1]["val_loss"] = 1e308
-    curves = selection.of_training(histories)["training"]
-    np.testing.assert_array_equal(curves["prior"], [[1, 2, 2], [2, 2, 1e12]])
-    np.testing.assert_array_equal(curves["vqvae"][1], [2, 0.5, 9, 4, 0.5, 9, 4])
-
-
-# ---- what figures show -------------------------------------------------------------------------
-
-
-def test_parts_return_as_they_were_written(tmp_path):
-    curves = np.random.default_rng(0).random((3, 7)), np.random.default_rng(1).random((2, 3))
-    parts = {
-        "model": {"trained_on": "Gehirne für Ωmega 脳"},
-        "training": dict(zip(("vqvae", "prior"), curves)),
-        "walk": {"images": np.ones((2, 8, 8), "uint8"), "levels": np.array([0, 3])},
-    }
-    saved.write_parts(tmp_path / "results.npz", parts)
-    read = saved.read_parts(tmp_path / "results.npz", "make it again")
-    assert {part: set(arrays) for part, arrays in read.items()} == {
-        part: set(arrays) for part, arrays in parts.items()
-    }
-    assert str(read["model"]["trained_on"]) == "Gehirne für Ωmega 脳"
-    np.testing.assert_array_equal(read["training"]["vqvae"], curves[0])
-    np.testing.assert_array_equal(read["walk"]["levels"], [0, 3])
-
-
-def test_mean_patches_are_centred_on_the_pixels_of_a_code():
-    images = np.zeros((2, 16, 16), "uint8")
-    images[:, 4:8, 8:12] = 255  # the pixels of code (1, 2)
-    images[1] //= 5
-    code_maps = np.zeros((2, 4, 4), int)
-    code_maps[:, 1, 2] = 3
-    patches = selection.mean_patches(images, code_maps, 5)
-    assert patches.shape == (5, 8, 8)
-    expected = np.zeros((8, 8))
-    expected[2:6, 2:6] = 0.6
-    np.testing.assert_allclose(patches[3], expected)
-    assert not patches[4].any() and patches[0].max() < 0.1
-
-
-def test_ranks_follow_the_first_principal_component():
-    values = np.random.default_rng(0).permutation(9)
-    codebook = np.outer(values, [3.0, 4.0]) + 7
-    ranks = selection.code_ranks(codebook)
-    assert ranks.tolist() in (values.tolist(), (8 - values).tolist())
-
-
-def test_a_real_slice_of_the_nearest_level_and_of_another_subject():
-    split = SimpleNamespace(levels=np.array([0, 1, 3, 0, 1, 3]))
-    assert [selection.nearest_slice(split, 1, number) for number in range(3)] == [1, 4, 1]
-    assert selection.nearest_slice(split, 9, 0) == 2
-
-
-@pytest.mark.parametrize("count", [1, 2, 5, 9])
-def test_figures_of_few_slices_are_neither_giant_nor_tiny(count, tmp_path):
-    images = np.random.default_rng(0).random((count, 32, 32))
-    report.plots.samples(tmp_path / "samples.png", images, np.arange(count), "Made up.")
-    with Image.open(tmp_path / "samples.png") as figure:
-        width, height = figure.size
-    assert 300 < width < 1400 and 200 < height < 700
+# ---- the table ---------------------------------------------------------------------------------
 
 
 def test_table(capsys):

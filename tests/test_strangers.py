@@ -1,4 +1,4 @@
-"""Runs of strangers: whatever their files hold, one line says so and nothing of the user's moves."""
+"""Runs of strangers: whatever their files hold, one line says so, and no file of the user moves."""
 
 import io
 import json
@@ -54,11 +54,16 @@ def test_a_link_with_a_guessed_name_leads_nowhere(run, slices_folder, tmp_path):
     assert json.loads((run / "predict" / "metrics.json").read_text())["samples"]["count"] == 1
 
 
-@pytest.mark.parametrize("flags", [(), ("--anomaly", "--slice", 1)])
-@pytest.mark.parametrize("place", ["predict", "predict/samples", "predict/anomaly"])
+@pytest.mark.parametrize(
+    "place, flags",
+    [
+        ("predict", ()),
+        ("predict", ("--anomaly",)),
+        ("predict/samples", ()),
+        ("predict/anomaly", ("--anomaly",)),
+    ],
+)
 def test_a_linked_output_folder_is_refused(place, flags, run, slices_folder, tmp_path):
-    if ("anomaly" in place) != bool(flags) and place != "predict":
-        pytest.skip("these flags do not write there")
     photos = tmp_path / "photos"
     photos.mkdir()
     (photos / "sample_0000_slice_1.png").write_text("keep me")
@@ -166,7 +171,7 @@ def test_a_model_of_former_names_loads(run):
                 block.move(today, name)
 
     rewrite(path, config=lambda c: c.update(levels=c.pop("num_levels")), weights=former)
-    with pytest.raises(ValueError):
+    with pytest.raises(TypeError, match="num_levels"):
         keras.saving.load_model(path, compile=False)
     for one, other in zip(prior.get_weights(), checkpoints.load_model(path).get_weights()):
         np.testing.assert_array_equal(one, other)
