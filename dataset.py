@@ -1,4 +1,4 @@
-"""Load and normalise slices, and feed both stages: files or codes -> `tf.data`.
+"""Load and normalise slices, and feed all stages: files or codes -> `tf.data`.
 
 `find_slices` and `open_slices` find and check a data folder, which `sources.layout` describes. Then
 two functions feed a stage. `image_examples` or `code_examples` makes one example of it, and
@@ -12,12 +12,13 @@ As a script, this file checks data folders and makes them from brain volumes:
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
 from sources.folder import Slices, Split, find_slices, open_slices
 from sources.layout import SLICE_SIDE
+from sources.masking import frame_of, remove_residue
 from utils import command_line, progress
 
 # The shell commands end here, because they need no TensorFlow, which takes seconds to load.
@@ -32,13 +33,13 @@ from networks.raster import mirrored_level
 
 __all__ = [
     "INTENSITY_RANGE",
+    "ImageSource",
     "Slices",
     "Split",
     "code_examples",
     "evaluation_batches",
     "find_slices",
     "image_examples",
-    "image_source",
     "load_images",
     "open_slices",
     "training_batches",
@@ -49,35 +50,49 @@ CACHE_BYTES = 2**31  # decoded slices stay in memory up to this size; else every
 LOADED_AT_ONCE = 256  # slices
 AHEAD = 2  # batches made in advance; `tf.data.AUTOTUNE` takes more and more memory for them
 
-Source = Callable[[tf.Tensor], tf.Tensor]  # index -> image
 Example = Callable[[tf.Tensor, tf.Tensor], tuple]  # index, whether to mirror -> inputs, target
 
 
 # ---- images ------------------------------------------------------------------------------------
 
 
-def image_source(split: Split, image_size: int) -> Source:
-    """Make the function that gives the image of a slice.
+class ImageSource:
+    """Images of a split by the index of a slice: `source(index)` is uint8 `(S, S, 1)`.
 
     It decodes all slices at once and keeps them if they fit into `CACHE_BYTES`. If they do not fit,
-    it decodes a slice at every call.
+    it decodes a slice at every call. Slices are resized with antialiasing. The residue around
+    masked brains is set to 0 (`sources.masking`).
 
     Args:
         split: Slices to read.
-        image_size: Pixels S of a side. Slices are resized with antialiasing.
-
-    Returns:
-        Function: index of a slice in the split -> uint8 `(S, S, 1)`.
+        image_size: Pixels S of a side.
     """
-    if len(split) * image_size**2 > CACHE_BYTES:
-        return _decoder(split, image_size)
-    with tf.device("CPU"):  # `tf.data` reads it there
-        images = tf.constant(load_images(split, image_size)[..., None])  # (N, S, S, 1)
-    return lambda index: images[index]
+
+    def __init__(self, split: Split, image_size: int):
+        self.split, self.image_size = split, image_size
+        self._decode = _decoder(split, image_size)
+        self._images = None
+        if len(split) * image_size**2 <= CACHE_BYTES:
+            with tf.device("CPU"):  # `tf.data` reads it there
+                self._images = tf.constant(load_images(split, image_size)[..., None])
+
+    def __len__(self):
+        return len(self.split)
+
+    def __call__(self, index):
+        return self._decode(index) if self._images is None else self._images[index]
+
+    def find_frame(self, reduction: int) -> tuple[int, int, int, int]:
+        """Find the frame of the slices, see `sources.masking.frame_of`."""
+        if self._images is None:
+            batches = image_batches(self.split, self.image_size)
+        else:
+            batches = [self._images[..., 0]]
+        return frame_of(np.any([np.any(batch, axis=0) for batch in batches], axis=0), reduction)
 
 
 def load_images(split: Split, image_size: int) -> np.ndarray:
-    """Decode all slices of a split.
+    """Decode all slices of a split as an `ImageSource` does.
 
     Args:
         split: Slices to read.
@@ -86,12 +101,18 @@ def load_images(split: Split, image_size: int) -> np.ndarray:
     Returns:
         uint8 `(N, S, S)`.
     """
+    images = np.empty((len(split), image_size, image_size), "uint8")
+    for i, batch in enumerate(image_batches(split, image_size)):
+        images[i * LOADED_AT_ONCE : (i + 1) * LOADED_AT_ONCE] = batch
+    return images
+
+
+def image_batches(split: Split, image_size: int) -> Iterator[np.ndarray]:
+    """Decode the slices of a split in order, `LOADED_AT_ONCE` at a time: uint8 `(B, S, S)`."""
     indices = tf.data.Dataset.range(len(split))
     batches = indices.map(_decoder(split, image_size), tf.data.AUTOTUNE).batch(LOADED_AT_ONCE)
-    images = np.empty((len(split), image_size, image_size), "uint8")
-    for i, batch in enumerate(progress(batches, f"loading {split.name}")):
-        images[i * LOADED_AT_ONCE : (i + 1) * LOADED_AT_ONCE] = batch[..., 0]
-    return images
+    for batch in progress(batches, f"loading {split.name}"):
+        yield batch[..., 0].numpy()
 
 
 def _decoder(split, image_size):
@@ -100,6 +121,9 @@ def _decoder(split, image_size):
     def decode(index):
         image = tf.io.decode_png(tf.io.read_file(paths[index]), channels=1)
         image.set_shape((SLICE_SIDE, SLICE_SIDE, 1))
+        if split.masked:
+            image = tf.numpy_function(_without_residue, [image], tf.uint8)
+            image.set_shape((SLICE_SIDE, SLICE_SIDE, 1))
         if image_size != SLICE_SIDE:
             resized = tf.image.resize(image, (image_size, image_size), antialias=True)
             image = tf.cast(tf.round(tf.clip_by_value(resized, 0, 255)), tf.uint8)
@@ -108,24 +132,31 @@ def _decoder(split, image_size):
     return decode
 
 
+def _without_residue(image):
+    return remove_residue(image[..., 0])[..., None]
+
+
 # ---- examples ----------------------------------------------------------------------------------
 
 
-def image_examples(source: Source) -> Example:
+def image_examples(source: ImageSource, frame: Sequence[int] | None = None) -> Example:
     """Make the examples of the VQ-VAE: the image is both the input and the target.
 
     Args:
-        source: Function from `image_source`.
+        source: Images of a split.
+        frame: Part of the slices to cut out, see `ImageSource.find_frame`. None is all of it.
 
     Returns:
-        Function: index, mirror -> image, image, float32 `(S, S, 1)` in `INTENSITY_RANGE`. A mirror
+        Function: index, mirror -> image, image, float32 `(h, w, 1)` in `INTENSITY_RANGE`. A mirror
         image exchanges left and right, which are rows, because the nose is to the right.
     """
     low, high = INTENSITY_RANGE
+    top, left, bottom, right = frame or (0, 0, source.image_size, source.image_size)
 
     def example(index, mirror):
         image = source(index)
         image = tf.cond(mirror, lambda: tf.reverse(image, [0]), lambda: image)
+        image = image[top:bottom, left:right]
         image = tf.cast(image, tf.float32) * ((high - low) / 255.0) + low
         return image, image
 

@@ -1,10 +1,11 @@
 """All networks: encoder, vector quantizer, decoder, `VQVAE`, and the `PixelCNN` prior.
 
-Two layers have rooms of their own: the quantizer in `networks/quantizer.py`, the gated block of
-masked convolutions in `networks/gated.py`. How a prior draws codes is in `networks/raster.py`.
+Their layers have rooms of their own: the quantizer in `networks/quantizer.py`, the gated block of
+masked convolutions in `networks/gated.py`, residual blocks in `networks/residual.py`. How a prior
+draws codes is in `networks/raster.py`.
 
-Images are float32 `(B, S, S, 1)` in [0, 1]. Codes are int32 `(B, H, W)` in [0, K) with
-`H = W = S / R`, where the reduction R is 8 or 4.
+Slices are float32 `(B, S, S, 1)` in [0, 1]. Networks see their frame, `(B, h, w, 1)`. Codes are
+int32 `(B, H, W)` in [0, K) with `H = h / R` and `W = w / R`, where the reduction R is 8 or 4.
 
 References:
     van den Oord et al. 2017, Neural Discrete Representation Learning.
@@ -12,6 +13,7 @@ References:
 """
 
 import functools
+import math
 from collections.abc import Sequence
 
 import keras
@@ -21,7 +23,8 @@ from keras import layers, ops
 from networks import serializable
 from networks.gated import GatedBlock, shift
 from networks.quantizer import CodebookUsage, VectorQuantizer
-from networks.raster import NO_CODE, RasterPrior, bits, plain_level
+from networks.raster import NO_CODE, RasterPrior, plain_level
+from networks.residual import DepthToSpace, Policy, convolution, residual_blocks
 
 __all__ = [
     "VQVAE",
@@ -36,84 +39,59 @@ __all__ = [
 
 REDUCTIONS = (8, 4)  # pixels of an image side that share one code
 
+# Types and ranges of settings, for files that may come from a stranger.
+SIDE, EDGE = (int, 4, 2048), (int, 0, 2048)
+CODEBOOK_SIZE, WIDTH = (int, 2, 2**16), (int, 2, 1024)
+NUMBER_OF_BLOCKS = (int, 0, 64)
+SIDE_OF_GRID = (int, 1, 512)
+
 
 # ---- VQ-VAE ------------------------------------------------------------------------------------
 
 
-@serializable
-class DepthToSpace(layers.Layer):
-    """Pixels from channels: `(B, H, W, block^2 C)` -> `(B, block H, block W, C)`."""
-
-    def __init__(self, block: int, **kwargs):
-        super().__init__(**kwargs)
-        self.block = block
-
-    def call(self, x):
-        return tf.nn.depth_to_space(x, self.block)
-
-    def get_config(self):
-        return {**super().get_config(), "block": self.block}
-
-
-def _convolution(dtype):
-    """Convolution that carries its precision policy, so that a reload needs no global one."""
-    return functools.partial(layers.Conv2D, padding="same", dtype=dtype)
-
-
-def _residual_blocks(x, count, dtype):
-    """`count` residual blocks of a 3 x 3 and a 1 x 1 convolution; each starts as the identity."""
-    conv, width = _convolution(dtype), x.shape[-1]
-    for _ in range(count):
-        h = conv(width, 3)(layers.Activation("relu", dtype=dtype)(x))
-        h = layers.Activation("relu", dtype=dtype)(h)
-        h = conv(width, 1, kernel_initializer="zeros")(h)
-        x = layers.Add(dtype=dtype)([x, h])
-    return x
-
-
 def encoder(
-    image_size: int,
+    size: tuple[int, int],
     reduction: int,
     width: int,
     blocks: Sequence[int],
     code_dim: int,
-    dtype: keras.DTypePolicy | str | None = None,
+    dtype: Policy = None,
 ) -> keras.Model:
-    """Images `(B, S, S, 1)` -> latents `(B, S/R, S/R, D)`, float32.
+    """Frames `(B, h, w, 1)` -> latents `(B, H, W, D)`, float32, with H = h / R and W = w / R.
 
-    A convolution of stride 4 comes first, and one of stride 2 where R is 8. Arguments are those
-    of `VQVAE`; `blocks` counts residual blocks at S/4 and at S/R.
+    A convolution of stride 4 comes first, and one of stride 2 where R is 8. `size` is `(h, w)`,
+    and `blocks` counts residual blocks before and after the second. Others are as in `VQVAE`.
     """
-    conv = _convolution(dtype)
+    conv = convolution(dtype)
     halving = reduction // 4
-    images = keras.Input((image_size, image_size, 1))
-    x = conv(width // halving, 8, strides=4)(images)  # (B, S/4, S/4, 4 C/R)
-    x = _residual_blocks(x, blocks[0], dtype)
+    frames = keras.Input((*size, 1))
+    x = conv(width // halving, 8, strides=4)(frames)  # (B, h/4, w/4, 4 C/R)
+    x = residual_blocks(x, blocks[0], dtype)
     if halving > 1:
         x = conv(width, 4, strides=2)(x)
-    x = _residual_blocks(x, blocks[1], dtype)  # (B, S/R, S/R, C)
-    return keras.Model(images, conv(code_dim, 1, dtype="float32")(x), name="encoder")
+    x = residual_blocks(x, blocks[1], dtype)  # (B, H, W, C)
+    return keras.Model(frames, conv(code_dim, 1, dtype="float32")(x), name="encoder")
 
 
 def decoder(
-    image_size: int,
+    size: tuple[int, int],
     reduction: int,
     width: int,
     blocks: Sequence[int],
     code_dim: int,
-    dtype: keras.DTypePolicy | str | None = None,
+    dtype: Policy = None,
 ) -> keras.Model:
-    """Quantized latents `(B, S/R, S/R, D)` -> images `(B, S, S, 1)`, float32, not clipped.
+    """Quantized latents `(B, H, W, D)` -> frames `(B, h, w, 1)`, float32, not clipped.
 
-    Arguments are those of `VQVAE`; `blocks` counts residual blocks at S/R and at S/4.
+    Arguments are those of `encoder`, but `blocks` counts residual blocks at H x W first.
     """
-    conv = _convolution(dtype)
-    grid, halving = image_size // reduction, reduction // 4
-    latents = keras.Input((grid, grid, code_dim))
-    x = _residual_blocks(conv(width, 3)(latents), blocks[0], dtype)  # (B, S/R, S/R, C)
+    conv = convolution(dtype)
+    halving = reduction // 4
+    latents = keras.Input((size[0] // reduction, size[1] // reduction, code_dim))
+    x = residual_blocks(conv(width, 3)(latents), blocks[0], dtype)  # (B, H, W, C)
     if halving > 1:
         x = DepthToSpace(2, dtype=dtype)(conv(2 * width, 1)(x))
-    x = _residual_blocks(x, blocks[1], dtype)  # (B, S/4, S/4, 4 C/R)
+    x = residual_blocks(x, blocks[1], dtype)  # (B, h/4, w/4, 4 C/R)
     # Each place becomes a patch of 4 x 4 pixels.
     x = conv(16, 5)(layers.Activation("relu", dtype=dtype)(x))
     return keras.Model(latents, DepthToSpace(4, dtype="float32")(x), name="decoder")
@@ -123,20 +101,49 @@ def decoder(
 class VQVAE(keras.Model):
     """Vector-quantized variational autoencoder of van den Oord et al. 2017.
 
+    It computes only where slices hold something: in the frame. Outside it every image is 0.
+
+    Call: frames `(B, h, w, 1)` in [0, 1], cut out of slices -> reconstructions of the same shape.
+
     Args:
-        image_size: Pixels S of an image side, a multiple of the reduction.
+        image_size: Pixels S of a side of a slice, a multiple of the reduction.
         codebook_size: Number of codes K.
         code_dim: Dimension D of a code.
-        width: Channels C at the codes, an even number. At S/4 there are half as many if R is 8.
+        width: Channels C at the codes, an even number. At 4 pixels a place there are half as many
+            if R is 8.
         reduction: Pixels R of an image side that share one code, 8 or 4.
-        encoder_blocks: Numbers of residual blocks at S/4 and at S/R.
-        decoder_blocks: Numbers of residual blocks at S/R and at S/4.
+        encoder_blocks: Numbers of residual blocks at 4 pixels a place and at R.
+        decoder_blocks: Numbers of residual blocks at R pixels a place and at 4.
         seed: Seed of the codebook's start and restarts.
+        frame: First row, first column, and the row and column after the last, each a multiple of
+            the reduction. None is the whole slice.
+        masked: Whether the slices it learns are brain-masked. Networks ignore it. predict.py warns
+            of other slices. None is unknown.
 
     Raises:
-        ValueError: `reduction` is neither 8 nor 4, `image_size` is no positive multiple of it, or
-            `codebook_size` is below 2.
+        ValueError: `reduction` is neither 8 nor 4, `image_size` is no positive multiple of it,
+            `frame` is no part of the slice, or `codebook_size` is below 2.
     """
+
+    SETTINGS = {
+        "image_size": SIDE,
+        "codebook_size": CODEBOOK_SIZE,
+        "code_dim": (int, 1, 1024),
+        "width": WIDTH,
+        "reduction": (int, 4, 8),
+        "encoder_blocks": [NUMBER_OF_BLOCKS, NUMBER_OF_BLOCKS],
+        "decoder_blocks": [NUMBER_OF_BLOCKS, NUMBER_OF_BLOCKS],
+        "seed": (int, 0, 2**31 - 1),
+        "frame": [EDGE, EDGE, EDGE, EDGE],
+        "masked": bool,
+    }
+
+    @staticmethod
+    def least_weights(settings: dict) -> int:
+        """Number of weights that a model of these settings surely has."""
+        blocks = sum(settings["encoder_blocks"]) + sum(settings["decoder_blocks"])
+        convolutions = settings["width"] ** 2 * max(1, blocks)
+        return convolutions + settings["codebook_size"] * settings["code_dim"]
 
     def __init__(
         self,
@@ -148,6 +155,8 @@ class VQVAE(keras.Model):
         encoder_blocks: Sequence[int] = (2, 2),
         decoder_blocks: Sequence[int] = (4, 3),
         seed: int = 0,
+        frame: Sequence[int] | None = None,
+        masked: bool | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -169,8 +178,20 @@ class VQVAE(keras.Model):
             encoder_blocks=encoder_blocks,
             decoder_blocks=decoder_blocks,
             seed=seed,
+            frame=frame,
+            masked=masked,
         )
-        shape = image_size, reduction, width
+        self.frame = tuple(frame or (0, 0, image_size, image_size))
+        top, left, bottom, right = self.frame
+        is_inside = 0 <= top < bottom <= image_size and 0 <= left < right <= image_size
+        if not is_inside or any(edge % reduction for edge in self.frame):
+            raise ValueError(
+                f"`frame` must be part of the slice, in steps of {reduction}. "
+                f"Received: frame={frame}"
+            )
+        size = bottom - top, right - left
+        self.grid = size[0] // reduction, size[1] // reduction  # rows H and columns W of codes
+        shape = size, reduction, width
         policy = self.dtype_policy
         self.encoder = encoder(*shape, encoder_blocks, code_dim, policy)
         self.quantizer = VectorQuantizer(codebook_size, code_dim, seed=seed)
@@ -178,29 +199,35 @@ class VQVAE(keras.Model):
         self.quantizer.build(self.encoder.output_shape)
         self.built = True
 
-    def call(self, images, training=False):
-        return self.decoder(self.quantizer(self.encoder(images), training=training))
+    def call(self, frames, training=False):
+        return self.decoder(self.quantizer(self.encoder(frames), training=training))
 
     @tf.function
     def encode(self, images: tf.Tensor) -> tf.Tensor:
-        """Images `(B, S, S, 1)` in [0, 1] -> nearest codes, int32 `(B, S/R, S/R)`."""
-        return self.quantizer.codes(self.encoder(images))
+        """Slices `(B, S, S, 1)` in [0, 1] -> nearest codes, int32 `(B, H, W)`."""
+        return self.quantizer.codes(self.encoder(self._cut(images)))
 
     @tf.function
     def distances(self, images: tf.Tensor) -> tf.Tensor:
-        """Images `(B, S, S, 1)` in [0, 1] -> distances to all codes, `(B, S/R, S/R, K)`.
+        """Slices `(B, S, S, 1)` in [0, 1] -> distances to all codes, float32 `(B, H, W, K)`.
 
         See `VectorQuantizer.distances`.
         """
-        return self.quantizer.distances(self.encoder(images))
+        return self.quantizer.distances(self.encoder(self._cut(images)))
 
     @tf.function
     def decode(self, codes: tf.Tensor) -> tf.Tensor:
-        """Codes, int32 `(B, S/R, S/R)` -> images `(B, S, S, 1)`, clipped to [0, 1].
+        """Codes, int32 `(B, H, W)` -> slices `(B, S, S, 1)` in [0, 1], exactly 0 outside the frame.
 
         It is the inverse of `encode` up to what the codes lose.
         """
-        return ops.clip(self.decoder(self.quantizer.embed(codes)), 0.0, 1.0)
+        frames = ops.clip(self.decoder(self.quantizer.embed(codes)), 0.0, 1.0)
+        (top, left, bottom, right), size = self.frame, self.settings["image_size"]
+        return tf.pad(frames, [[0, 0], [top, size - bottom], [left, size - right], [0, 0]])
+
+    def _cut(self, images):
+        top, left, bottom, right = self.frame
+        return images[:, top:bottom, left:right]
 
     def get_config(self):
         return {**super().get_config(), **self.settings}
@@ -214,28 +241,47 @@ class PixelCNN(RasterPrior):
     """Gated PixelCNN over codes, conditioned on the level of the slice: p(codes | level).
 
     Call: `{"codes": int32 (B, H, W), "levels": int32 (B,)}` -> logits, float32 `(B, H, W, K)`.
-    Levels of mirror images are those of `mirrored_level`. `fit` minimises bits a code.
+    Levels of mirror images are those of `mirrored_level`. The loss is bits a code.
 
     Args:
-        grid: Rows (and columns) of the code map.
+        grid: Rows H and columns W of the code map. One number stands for both.
         codebook_size: Number of codes K.
         num_levels: Number L of slice levels.
         width: Channels C of each stack.
-        blocks: Number of gated blocks. Their dilations run through `DILATIONS`, so that eight
-            blocks see 34 rows up and columns aside, and every other one sees its neighbours.
+        blocks: Number of gated blocks. Their dilations run through `DILATIONS`. So eight blocks
+            see 34 rows up and 34 columns aside, and every other block has dilation 1.
         dropout: Dropout rate within the blocks.
         rate_weight: Rate weight by which its codes were chosen; see `RasterPrior.describe`.
-        vqvae: Fingerprint of the VQ-VAE whose codes it models. It is carried, not used.
+        vqvae: Fingerprint of the VQ-VAE whose codes it models. Networks ignore it. Loading compares
+            it.
 
     Reference:
         van den Oord et al. 2016, Conditional Image Generation with PixelCNN Decoders.
     """
 
     DILATIONS = (1, 2, 1, 4, 1, 8, 1, 16)
+    SETTINGS = {
+        "grid": [SIDE_OF_GRID, SIDE_OF_GRID],
+        "codebook_size": CODEBOOK_SIZE,
+        "num_levels": (int, 1, 10**4),
+        "width": WIDTH,
+        "blocks": (int, 1, 64),
+        "dropout": (float, 0, 1),
+        "rate_weight": (float, 0, 1e6),
+        "vqvae": str,
+    }
+
+    @staticmethod
+    def least_weights(settings: dict) -> int:
+        """Number of weights that a model of these settings surely has."""
+        width, blocks, grid = settings["width"], settings["blocks"], settings["grid"]
+        places = grid**2 if isinstance(grid, int) else math.prod(grid)
+        levels = 4 * settings["num_levels"] * blocks
+        return width**2 * blocks + width * (settings["codebook_size"] + levels + places)
 
     def __init__(
         self,
-        grid: int,
+        grid: int | Sequence[int],
         codebook_size: int,
         num_levels: int,
         width: int = 128,
@@ -246,6 +292,7 @@ class PixelCNN(RasterPrior):
         **kwargs,
     ):
         super().__init__(**kwargs)
+        grid = (grid, grid) if isinstance(grid, int) else tuple(grid)
         self.settings = dict(
             grid=grid,
             codebook_size=codebook_size,
@@ -268,8 +315,8 @@ class PixelCNN(RasterPrior):
         self._build_layers(grid, width)
 
     def _build_layers(self, grid, width):
-        features = (None, grid, grid, width)
-        self.embedding.build((None, grid, grid))
+        features = (None, *grid, width)
+        self.embedding.build((None, *grid))
         self.conditions.build((None,))
         self.mirror.build((None,))
         self.hidden.build(features)
@@ -277,7 +324,7 @@ class PixelCNN(RasterPrior):
         for block in self.blocks:
             block.build(features)
         self.positions = self.add_weight(
-            shape=(grid, grid, width), initializer="random_normal", name="positions"
+            shape=(*grid, width), initializer="random_normal", name="positions"
         )
         self.built = True
 
@@ -300,23 +347,18 @@ class PixelCNN(RasterPrior):
     def _logits(self, horizontal):
         return self.out(self.hidden(ops.relu(horizontal)))
 
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        # Replicas sum their losses. Keras divides its own losses by the number of replicas, and
-        # this one is ours.
-        replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        return ops.mean(bits(y_pred, y)) / replicas
-
     def start(self, levels):
-        batch, grid, width = tf.shape(levels)[0], self.settings["grid"], self.settings["width"]
+        batch, width = tf.shape(levels)[0], self.settings["width"]
+        _, columns = self.settings["grid"]
         zeros = functools.partial(tf.zeros, dtype=self.compute_dtype)
         reaches = [block.dilation for block in self.blocks]
         return {
             "conditions": tuple(self._conditions(levels)),
             "positions": ops.cast(self.positions, self.compute_dtype),
             # Inputs of each block: the last `dilation` rows, and the last `dilation` columns.
-            "rows": tuple(zeros((batch, reach, grid, width)) for reach in reaches),
+            "rows": tuple(zeros((batch, reach, columns, width)) for reach in reaches),
             "columns": tuple(zeros((reach, batch, width)) for reach in reaches),
-            "messages": tuple(zeros((grid, batch, 2 * width)) for _ in reaches),
+            "messages": tuple(zeros((columns, batch, 2 * width)) for _ in reaches),
         }
 
     def start_row(self, state, above, y):

@@ -84,7 +84,7 @@ def _add_anomaly_flags(parser):
     add = parser.add_argument_group("anomalies").add_argument
     add("--anomaly", metavar="DIR", nargs="?", const="",
         help="instead of all else, map what is unusual in the slices of a folder, or without DIR "
-        "in those of the split; --slice and --seed hold")
+        "in those of the split; --slice and --seed apply")
     add("--ensemble", metavar="DIR", type=RunDirectory, action="append", default=[],
         help="another run that reads the slices too, and the readings are averaged; "
         "may be given again")
@@ -145,12 +145,13 @@ def predict(run, config, slices, args):
     other = "" if same else f" The run was trained on other data: {trained_on['name']}."
     kind, _ = device.compute_device()
     print(f"{slices.name}, {args.split} split, on the {kind}.{other}", flush=True)
+    warn_of_masking(vqvae, split)
 
     with replacing_results(run.predictions, report.OWNED) as folder:
         results, metrics = evaluate(models, slices, split, code_counts, args, folder)
         metrics["data"]["trained_on_this_data"] = same
         codebook = vqvae.quantizer.codebook.numpy()
-        parts |= selection.evaluation_parts(results, split, codebook, code_counts)
+        parts |= selection.evaluation_parts(results, split, codebook, code_counts, vqvae.frame)
         metrics["samples"], shown = samples.sample(
             *models, levels, options, results, split, folder / "samples"
         )
@@ -168,6 +169,9 @@ def predict(run, config, slices, args):
         report.save(folder, metrics, parts)
         report.draw(folder, folder)
     report.print_table(metrics)
+    outside = metrics["data"]["outside_frame"]
+    if outside:
+        print(f"  {outside} of {len(split)} slices reach out of the frame, which the model sees.")
     print(f"Figures and metrics.json are in {run.predictions}")
 
 
@@ -175,19 +179,30 @@ def evaluate(models, slices, split, code_counts, args, folder):
     """Measure every slice of a split: the results, and what `metrics.json` says about them."""
     reconstructions = folder / "reconstructions" if args.write_reconstructions else None
     results = evaluation.evaluate(*models, split, args.rate_weight, reconstructions)
-    _, prior = models
+    vqvae, prior = models
     weight = prior.settings["rate_weight"] if args.rate_weight is None else args.rate_weight
-    data = evaluation.describe_data(slices, split, results)
+    data = evaluation.describe_data(slices, split, results, vqvae.frame)
     return results, {
         "data": data,
-        **evaluation.measures(results, split, code_counts, weight),
+        **evaluation.measures(results, split, code_counts, weight, vqvae.frame),
     }
+
+
+def warn_of_masking(vqvae, split):
+    """Warn where a model of brain-masked slices gets slices with scalp, or the other way round."""
+    kinds = {True: "brain-masked slices", False: "slices with scalp"}
+    learned = vqvae.settings["masked"]
+    if learned is not None and learned != split.masked:
+        print(
+            f"WARNING: the model learned from {kinds[learned]} and gets {kinds[split.masked]}: "
+            "its figures and maps say little.",
+            flush=True,
+        )
 
 
 def read_training(run, vqvae):
     """Read counts of the training codes, and the learning curves that a figure shows."""
-    grid = vqvae.settings["image_size"] // vqvae.settings["reduction"]
-    shape = (grid, grid, vqvae.settings["codebook_size"])
+    shape = (*vqvae.grid, vqvae.settings["codebook_size"])
     code_counts = evaluation.read_code_counts(run.code_counts, shape)
     histories = {}
     for stage, figures in FIGURES_OF_STAGES.items():
@@ -205,7 +220,7 @@ def check_evaluation_of_samples(slices, config, args):
         return
     if slices.fingerprint != config["data"]["fingerprint"]:
         raise InputError(
-            "--evaluate-samples asks for copies of training slices, and --data is not what "
+            "--evaluate-samples looks for copies of training slices, and --data is not what "
             f"{args.run} was trained on: name its own data."
         )
     subjects = len(set(slices.splits["train"].subjects.tolist()))
@@ -227,6 +242,8 @@ def map_anomalies(run, config, split, name, args):
     images = healing.load_slices(models, split)
     kind, _ = device.compute_device()
     print(f"{name}: {len(split)} slices on the {kind}.", flush=True)
+    for vqvae, _ in models:
+        warn_of_masking(vqvae, split)
 
     with replacing_results(run.predictions, report.OWNED_ANOMALIES) as folder:
         begin = time.perf_counter()

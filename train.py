@@ -1,4 +1,4 @@
-"""Train a VQ-VAE on brain slices, then a PixelCNN prior over its codes.
+"""Train a VQ-VAE on brain slices, then a PixelCNN over its codes: a draft, and the prior.
 
 python train.py                     # OASIS in data/keras_png_slices_data, else a synthetic cohort
 python train.py --data DIR --run DIR
@@ -14,7 +14,7 @@ from sources.folder import find_slices, open_slices
 from sources.layout import MAX_SUBJECTS
 from utils import InputError, Parser, between, command_line, import_tensorflow
 
-# What a flag that is not given becomes. The synthetic ones fit both scripts into ten minutes on
+# Defaults that depend on the data. With the synthetic ones both scripts take about ten minutes on
 # two cores.
 DEFAULTS = {
     "OASIS": dict(
@@ -27,7 +27,7 @@ DEFAULTS = {
     ),
 }  # fmt: skip
 
-# Flags that change nothing in the result. Others are settings of the run.
+# Flags that are no settings of the run. The fingerprint stands for the data.
 NO_SETTINGS = ("run", "data", "subjects", "save_minutes", "strategy")
 
 
@@ -80,8 +80,8 @@ def _add_vqvae_flags(parser):
     add = parser.add_argument_group("VQ-VAE").add_argument
     count, weight = between(int, 1, 10**6), between(float, 0, 1e6)
     add("--epochs", type=count, metavar="N", help=f"passes over the slices; {_default('epochs')}")
-    add("--reduction", type=int, choices=(8, 4), default=8,
-        help="pixels of a side that share one code; 4 gives finer codes and more of them "
+    add("--reduction", metavar="R", type=int, choices=(8, 4), default=8,
+        help="one code stands for R x R pixels; 4 gives finer codes and more of them "
         "(default: %(default)s)")
     add("--codebook-size", type=between(int, 2, 2**16), default=512, metavar="K",
         help="number of codes (default: %(default)s)")
@@ -130,8 +130,9 @@ def main(args):
     slices = open_slices(directory)
     settings = resolve(args, slices)
     import_tensorflow()  # takes seconds, so only now that all flags and files are checked
-    import dataset  # noqa: PLC0415
-    from fitting import codes, device, stages, strategies, trainer  # noqa: PLC0415
+    from fitting import codes, device, stages, strategies  # noqa: PLC0415
+    from fitting.trainer import Trainer  # noqa: PLC0415
+    from fitting.training_data import TrainingData  # noqa: PLC0415
 
     strategy = strategies.find(args.strategy)
     is_chief = strategies.is_chief(strategy)
@@ -146,30 +147,26 @@ def main(args):
         device.use_deterministic_kernels(args.seed)
 
     run = RunDirectory(args.run)
-    data = {
-        "name": slices.name,
-        "cohort": slices.cohort,
-        "fingerprint": slices.fingerprint,
-        "intensity_range": dataset.INTENSITY_RANGE,
-        "images": {name: len(split) for name, split in slices.splits.items()},
-    }
-    config = {"settings": settings, "data": data, "versions": versions()}
+    data = TrainingData(slices, settings["image_size"], settings["reduction"])
+    print(data.describe_frame(), flush=True)
+    settings |= {"frame": list(data.frame), "masked": slices.masked}
+    config = {"settings": settings, "data": data.description(), "versions": versions()}
     held = claimed(run, config) if is_chief else contextlib.nullcontext()
-    with strategies.together(strategy), held:
-        fit = trainer.Trainer(run, settings, strategy, args.save_minutes).fit
-        fit(stages.vqvae_stage(slices, settings))
+    with strategies.reporting_lost_worker(strategy), held:
+        trainer = Trainer(run, settings, strategy, args.save_minutes)
+        trainer.fit(stages.vqvae_stage(data, settings))
         if settings["rate_weight"]:
-            strategies.chief_does(strategy, codes.choose_draft_codes, run, slices, settings)
-            fit(stages.draft_stage(run, slices, settings))
-        strategies.chief_does(strategy, codes.choose_codes, run, slices, settings)
-        fit(stages.prior_stage(run, slices, settings))
+            strategies.chief_does(strategy, codes.choose_draft_codes, run, data, settings)
+            trainer.fit(stages.draft_stage(run, data, settings))
+        strategies.chief_does(strategy, codes.choose_codes, run, data, settings)
+        trainer.fit(stages.prior_stage(run, data, settings))
     next_flags = f"--run {shlex.quote(str(run))}"
     next_flags += f" --data {shlex.quote(args.data)}" if args.data else ""
     print(f"Done. Next: python predict.py {next_flags}")
 
 
 def resolve(args, slices):
-    """Every setting that shapes the result: flags, and defaults of the data for what is open.
+    """Every setting that shapes the result. Flags that are not given get the default of the data.
 
     Raises:
         InputError: A setting does not fit the data.

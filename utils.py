@@ -71,11 +71,13 @@ def _interrupt(number, frame):
     Python drops an exception that is raised inside a destructor or a callback.
     """
     sys.unraisablehook = lambda lost: None  # the user need not know that one was dropped
-    _thread.start_new_thread(_remind, ())  # takes no lock that the interrupted code may hold
+    _thread.start_new_thread(
+        _interrupt_again, ()
+    )  # takes no lock that the interrupted code may hold
     raise KeyboardInterrupt
 
 
-def _remind():
+def _interrupt_again():
     time.sleep(5)  # leaves time to clear up
     signal.raise_signal(signal.SIGINT)
 
@@ -239,7 +241,7 @@ def _signals_held():
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:
-    """Write strict JSON. A figure that could not be had (NaN) becomes null."""
+    """Write strict JSON. A number that is undefined (NaN) becomes null."""
 
     def strict(part):
         if isinstance(part, dict):

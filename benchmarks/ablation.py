@@ -20,7 +20,7 @@ import dataclasses
 import functools
 import math
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import house  # noqa: F401  opens the repository
 
@@ -109,8 +109,12 @@ def main(args):
             f"{args.run} was trained on other slices than those in {args.data}: "
             "name the data of the run with --data."
         )
+    side = config["settings"]["image_size"]
     settings = {
-        **train.resolve(train.parse([]), slices),  # a run may be older than a setting
+        # A run may be older than a setting.
+        **train.resolve(train.parse([]), slices),
+        "frame": [0, 0, side, side],
+        "masked": None,
         **config["settings"],
         **SHIPPED,
         "precision": use_precision("auto"),
@@ -248,10 +252,11 @@ class AutoencoderBench(Bench):
 
     @functools.cached_property
     def examples(self) -> dict[str, Callable]:
-        """Example functions of the training slices, and of the validation slices that count."""
+        """Example functions: frames of the training slices, whole validation slices that count."""
         splits, size = {**self.slices.splits, "validate": self.validation}, self.base["image_size"]
+        frames = {"train": self.base["frame"], "validate": None}
         return {
-            name: dataset.image_examples(dataset.image_source(splits[name], size))
+            name: dataset.image_examples(dataset.ImageSource(splits[name], size), frames[name])
             for name in FITTED_SPLITS
         }
 
@@ -357,7 +362,7 @@ class PriorBench(Bench):
         examples = dataset.code_examples(codes, levels, num_levels)
         validation = dataset.code_examples(validation_codes, validation_levels, num_levels)
 
-        make = functools.partial(self.make, settings, codes.shape[-1])
+        make = functools.partial(self.make, settings, codes.shape[-2:])
         peak = settings["prior_learning_rate"]
         model, seconds = fit(make, examples, len(levels), settings, peak, title)
         batches = dataset.evaluation_batches(validation, len(validation_levels), BATCH)
@@ -366,7 +371,7 @@ class PriorBench(Bench):
             for inputs, _ in progress(batches, "scoring")
         ]
         bits = np.concatenate(bits)  # (N, H, W)
-        brain = metrics.brain_places(self.images, bits.shape[1])
+        brain = metrics.brain_places(self.images, self.base["frame"], bits.shape[1:])
         return {
             "bits_per_code": float(bits.mean()),
             "brain_bits_per_code": float(bits[brain].mean()),
@@ -374,7 +379,7 @@ class PriorBench(Bench):
             "seconds_per_step": seconds,
         }
 
-    def make(self, settings: dict, grid: int, schedule) -> keras.Model:
+    def make(self, settings: dict, grid: Sequence[int], schedule) -> keras.Model:
         """Build and compile a variant."""
         dilations = settings["dilations"] or modules.PixelCNN.DILATIONS
         variant = type("PixelCNN", (modules.PixelCNN,), {"DILATIONS": dilations})

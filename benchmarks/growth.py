@@ -98,7 +98,7 @@ def measure_here(stage: str, name: str, size: int, precision: str) -> dict:
         `precision` of the step, its `seconds`, and its memory in `mib`.
     """
     dtype = use_precision(precision)
-    network = dataclasses.replace(training.NETWORK, batch=BATCH)
+    network = dataclasses.replace(training.NETWORK, batch=BATCH, frame=None)
     if name == "grid":
         name, size = "image_size", training.REDUCTION * size
     network = dataclasses.replace(network, **{name: size})

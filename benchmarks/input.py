@@ -115,7 +115,7 @@ def source_of(split, cached):
     usual = dataset.CACHE_BYTES
     dataset.CACHE_BYTES = 2**40 if cached else 0
     try:
-        return dataset.image_source(split, SLICE_SIDE)
+        return dataset.ImageSource(split, SLICE_SIDE)
     finally:
         dataset.CACHE_BYTES = usual
 

@@ -195,7 +195,7 @@ def import_marked(marks: Marks, import_tensorflow: Callable) -> None:
     # By name, because these modules must not be loaded when this file is.
     names = ("keras", "dataset", "fitting.strategies")
     keras, dataset, strategies = (importlib.import_module(name) for name in names)
-    marks.mark(dataset, "image_source", "decoding slices")
+    marks.mark(dataset.ImageSource, "__init__", "decoding slices")
     marks.mark(keras.Model, "compile", "building the model")
     strategies.compiled = functools.partial(compile_marked, marks, strategies.compiled)
     marks.note("TensorFlow, Keras")

@@ -79,12 +79,13 @@ class VQVAE(nn.Module):
 class ReconstructionLoss(nn.Module):
     """`metrics.ReconstructionLoss` with its default weights."""
 
-    def __init__(self, window, c1, c2):
+    def __init__(self, down, across, c1, c2):
         super().__init__()
-        self.window, self.c1, self.c2 = torch.tensor(window), c1, c2
+        self.down, self.across = torch.tensor(down), torch.tensor(across)
+        self.c1, self.c2 = c1, c2
 
     def mean(self, values):
-        return self.window @ values @ self.window.T
+        return self.down @ values @ self.across.T
 
     def forward(self, images, reconstructions):
         error = images - reconstructions
@@ -152,7 +153,7 @@ class PixelCNN(nn.Module):
         self.conditions = nn.Embedding(num_levels, channels)
         self.mirror = nn.Embedding(2, channels)
         self.num_levels = num_levels
-        self.positions = nn.Parameter(0.05 * torch.randn(width, grid, grid))
+        self.positions = nn.Parameter(0.05 * torch.randn(width, *grid))
         self.blocks = nn.ModuleList(GatedBlock(width, rate, dropout) for rate in dilations)
         self.hidden = nn.Conv2d(width, 2 * width, 1)
         self.out = nn.Conv2d(2 * width, codebook_size, 1)
@@ -176,7 +177,7 @@ def vqvae(images, ssim, codebook_size, code_dim, width, encoder_blocks, decoder_
 
     Args:
         images: Float32 `(B, S, S, 1)`.
-        ssim: Window matrix, C1 and C2 of the loss.
+        ssim: Window matrices of rows and of columns, C1 and C2 of the loss.
         codebook_size: Number of codes K.
         code_dim: Dimensions D of a code.
         width: Channels C.

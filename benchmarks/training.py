@@ -54,9 +54,13 @@ LARGEST = 10  # operations printed of a profile
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """Sizes of both networks; the defaults are those of train.py for OASIS."""
+    """Sizes of both networks; the defaults are those of train.py for masked OASIS slices.
+
+    The VQ-VAE sees the frame of a slice: first row, first column, and those after the last.
+    """
 
     image_size: int = 256
+    frame: tuple[int, ...] | None = (56, 40, 200, 216)
     codebook_size: int = 512
     code_dim: int = 16
     width: int = 128
@@ -64,23 +68,29 @@ class Network:
     batch: int = 8
 
     @property
-    def grid(self) -> int:
-        """Rows of the code map."""
-        return self.image_size // REDUCTION
+    def size(self) -> tuple[int, int]:
+        """Rows and columns of pixels that the VQ-VAE sees."""
+        top, left, bottom, right = self.frame or (0, 0, self.image_size, self.image_size)
+        return bottom - top, right - left
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the code map."""
+        return self.size[0] // REDUCTION, self.size[1] // REDUCTION
 
     def images(self) -> tf.Tensor:
-        """Return random images, `(B, S, S, 1)` in [0, 1]."""
-        shape = (self.batch, self.image_size, self.image_size, 1)
-        return tf.random.stateless_uniform(shape, (0, 1))
+        """Return random frames, `(B, h, w, 1)` in [0, 1]."""
+        return tf.random.stateless_uniform((self.batch, *self.size, 1), (0, 1))
 
     def codes(self) -> tf.Tensor:
         """Return random codes, int32 `(B, H, W)`."""
-        shape = (self.batch, self.grid, self.grid)
+        shape = (self.batch, *self.grid)
         return tf.random.stateless_uniform(shape, (0, 1), maxval=self.codebook_size, dtype=tf.int32)
 
     def vqvae(self) -> modules.VQVAE:
         """Return an untrained VQ-VAE."""
-        return modules.VQVAE(self.image_size, self.codebook_size, self.code_dim, self.width)
+        sizes = self.codebook_size, self.code_dim, self.width
+        return modules.VQVAE(self.image_size, *sizes, frame=self.frame)
 
 
 NETWORK = Network()
@@ -260,7 +270,7 @@ def torch_vqvae(dtype: str, network: Network):
         "vqvae",
         dtype,
         images=network.images().numpy(),
-        ssim=(metrics._window_matrix(network.image_size), metrics.C1, metrics.C2),
+        ssim=(*map(metrics._window_matrix, network.size), metrics.C1, metrics.C2),
         **{name: settings[name] for name in names},
     )
 

@@ -1,8 +1,8 @@
 """Models and the state of a training on disk: written whole or not at all, read without trust.
 
 A model file may come from a stranger. Before Keras builds anything from it, its settings are
-checked: they are plain numbers and names of one of our two models, and they claim no more memory
-than the file itself holds weights for.
+checked: they are those of one of our models, in type and range, and they claim no more memory than
+the file itself holds weights for.
 """
 
 import hashlib
@@ -17,43 +17,22 @@ import h5py
 import keras
 import numpy as np
 
-import modules  # noqa: F401  registers the classes that a model file may name
 from fitting.run_directory import RunDirectory
 from measures.saved import read_arrays
+from modules import VQVAE  # which also registers the classes that a file may name
+from networks.raster import RasterPrior
 from utils import InputError, replacing
 
-CLASSES = {"vqvae": "VQVAE", "draft": "PixelCNN", "prior": "PixelCNN"}  # by name of the file
+# What each file may hold, by its name: a class of ours, or one that is derived from it.
+KINDS = {"vqvae": VQVAE, "draft": RasterPrior, "prior": RasterPrior}
 MAX_FILE_BYTES = 2**30  # unpacked
 MAX_CONFIG_BYTES = 2**16
-MAX_GRID = 512  # codes a side: the largest images there are, at 4 pixels a code
 MAX_WEIGHT = 1e12  # products of larger ones may not be finite
 POLICIES = ("float32", "mixed_bfloat16")
 
-# Type and range of each setting that a model file may have.
-NUMBER_OF_BLOCKS = (int, 0, 64)
-SETTINGS = {
-    "VQVAE": {
-        "image_size": (int, 4, 2048),
-        "codebook_size": (int, 2, 2**16),
-        "code_dim": (int, 1, 1024),
-        "width": (int, 2, 1024),
-        "reduction": (int, 4, 8),
-        "encoder_blocks": [NUMBER_OF_BLOCKS, NUMBER_OF_BLOCKS],
-        "decoder_blocks": [NUMBER_OF_BLOCKS, NUMBER_OF_BLOCKS],
-        "seed": (int, 0, 2**31 - 1),
-    },
-    "PixelCNN": {
-        "grid": (int, 1, MAX_GRID),
-        "codebook_size": (int, 2, 2**16),
-        "num_levels": (int, 1, 10**4),
-        "levels": (int, 1, 10**4),
-        "width": (int, 2, 1024),
-        "blocks": (int, 1, 64),
-        "dropout": (float, 0, 1),
-        "rate_weight": (float, 0, 1e6),
-    },
-}
-TEXTS = {"name": str, "vqvae": str, "trainable": bool}
+# Settings that every Keras model has beside its own, and settings that may be None.
+COMMON_SETTINGS = {"name": str, "trainable": bool}
+OPTIONAL = ("frame", "masked")
 
 # What reading a damaged file can raise.
 UNREADABLE = (
@@ -131,8 +110,7 @@ def load_models(run: RunDirectory) -> tuple[keras.Model, keras.Model]:
         InputError: Either cannot be loaded, or the prior belongs to another VQ-VAE.
     """
     vqvae, prior = (load_model(run.model(stage)) for stage in ("vqvae", "prior"))
-    grid = vqvae.settings["image_size"] // vqvae.settings["reduction"]
-    wanted = fingerprint(vqvae), grid, vqvae.settings["codebook_size"]
+    wanted = fingerprint(vqvae), vqvae.grid, vqvae.settings["codebook_size"]
     if tuple(prior.settings[name] for name in ("vqvae", "grid", "codebook_size")) != wanted:
         raise InputError(
             f"{run.model('prior')} was trained on the codes of another VQ-VAE than "
@@ -157,33 +135,48 @@ def _check(path):
         if sizes["config.json"] > MAX_CONFIG_BYTES:
             raise ValueError("its config.json is too long")
         config = json.loads(archive.read("config.json"))
-        name = CLASSES[path.stem]
-        described = config["class_name"], config["registered_name"]
-        if described != (name, f"brain_vqvae>{name}") or config.get("compile_config"):
-            raise ValueError(f"it holds no {name}")
-        _check_settings(name, config["config"])
-        if _least_weight_bytes(name, config["config"]) > sizes["model.weights.h5"]:
+        kind = _class_of(config, KINDS[path.stem])
+        settings = dict(config["config"])
+        if "levels" in settings:
+            settings["num_levels"] = settings.pop("levels")
+        _check_settings(kind, settings)
+        # Exported files have 2 bytes a weight.
+        if 2 * kind.least_weights(settings) > sizes["model.weights.h5"]:
             raise ValueError("its settings claim more than its weights fill")
         _check_weight_sizes(archive.read("model.weights.h5"))
     return config
 
 
-def _check_settings(name, settings):
+def _class_of(config, kind):
+    """Class of ours that a model file names, which must be `kind` or derived from it."""
+    name = config["class_name"]
+    found = keras.saving.get_registered_object(config["registered_name"])
+    is_ours = config["registered_name"] == f"brain_vqvae>{name}" and isinstance(found, type)
+    if not is_ours or not issubclass(found, kind) or config.get("compile_config"):
+        raise ValueError(f"it holds no {kind.__name__}")
+    return found
+
+
+def _check_settings(kind, settings):
     """Check that each setting is known, and has its type, length and range."""
+    expected = {**COMMON_SETTINGS, **kind.SETTINGS}
     for key, value in settings.items():
         if key == "dtype":
             _check_policy(value)
-        elif key in TEXTS:
-            if not isinstance(value, TEXTS[key]):
-                raise ValueError(f"its setting {key} is no {TEXTS[key].__name__}")
-        elif not _fits(value, SETTINGS[name].get(key)):
-            raise ValueError(f"its setting {key} is unknown, no number, or out of range")
+        elif value is None and key in OPTIONAL:
+            continue
+        elif not _fits(value, expected.get(key)):
+            raise ValueError(f"its setting {key} is unknown, of another type, or out of range")
 
 
 def _fits(value, expected):
     if isinstance(expected, list):
+        if isinstance(value, int):  # one number may stand for all
+            value = [value] * len(expected)
         is_list = isinstance(value, list) and len(value) == len(expected)
         return is_list and all(map(_fits, value, expected))
+    if expected in (str, bool):
+        return isinstance(value, expected)
     if expected is None or isinstance(value, bool):
         return False
     kind, least, most = expected
@@ -195,19 +188,6 @@ def _check_policy(dtype):
     is_policy = (dtype["module"], dtype["class_name"]) == ("keras", "DTypePolicy")
     if not is_policy or dtype["config"] not in allowed:
         raise ValueError("its dtype policy is none of " + ", ".join(POLICIES))
-
-
-def _least_weight_bytes(name, settings):
-    """Bytes of weights that a model of these settings surely has, at 2 bytes a weight."""
-    width, codebook_size = settings["width"], settings["codebook_size"]
-    if name == "PixelCNN":
-        grid, blocks = settings["grid"], settings["blocks"]
-        num_levels = settings.get("num_levels", settings.get("levels"))
-        tables = (codebook_size + 4 * num_levels * blocks + grid**2) * width
-    else:
-        blocks = sum(settings["encoder_blocks"]) + sum(settings["decoder_blocks"])
-        tables = codebook_size * settings["code_dim"]
-    return 2 * (width**2 * max(1, blocks) + tables)
 
 
 def _check_weight_sizes(content):

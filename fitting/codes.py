@@ -1,5 +1,6 @@
 """Codes of all slices, on which the priors learn, and the files that keep them."""
 
+import math
 import pathlib
 
 import numpy as np
@@ -8,10 +9,10 @@ import dataset
 from fitting import checkpoints
 from fitting.device import restart_keras
 from fitting.run_directory import RunDirectory
+from fitting.training_data import TrainingData
 from measures import metrics
 from measures.saved import read_arrays
 from networks.raster import mirrored_level
-from sources.folder import Slices
 from sources.layout import FITTED_SPLITS
 from utils import InputError, progress, replacing
 
@@ -25,20 +26,20 @@ MAX_BATCH = 64  # slices whose codes are chosen together
 MAX_DISTANCE_BYTES = 2**29  # memory of one array of distances to all codes; a few exist at once
 
 
-def choose_draft_codes(run: RunDirectory, slices: Slices, settings: dict) -> None:
+def choose_draft_codes(run: RunDirectory, data: TrainingData, settings: dict) -> None:
     """Write the nearest codes of all slices and of their mirror images, for the draft.
 
     A file that was made of the same models and slices is kept.
 
     Args:
         run: Run directory with a finished VQ-VAE. Its `draft_codes` are written.
-        slices: Slices of the training.
+        data: Slices of the training.
         settings: Settings of the training.
     """
-    _choose_nearest(run, slices, settings, run.draft_codes)
+    _choose_nearest(run, data, settings, run.draft_codes)
 
 
-def choose_codes(run: RunDirectory, slices: Slices, settings: dict) -> None:
+def choose_codes(run: RunDirectory, data: TrainingData, settings: dict) -> None:
     """Write the codes of all slices and of their mirror images, for the prior, and count them.
 
     With a rate weight they are near and, to the draft, likely. Without one they are the nearest.
@@ -47,37 +48,37 @@ def choose_codes(run: RunDirectory, slices: Slices, settings: dict) -> None:
     Args:
         run: Run directory with a finished VQ-VAE and, with a rate weight, a finished draft. Its
             `codes` and `code_counts` are written.
-        slices: Slices of the training.
+        data: Slices of the training.
         settings: Settings of the training.
     """
     if settings["rate_weight"]:
-        _choose_likely(run, slices, settings, run.codes)
+        _choose_likely(run, data, settings, run.codes)
     else:
-        _choose_nearest(run, slices, settings, run.codes)
+        _choose_nearest(run, data, settings, run.codes)
     codes = read_codes(run.codes)["train"][0]  # mirror images left out
     with replacing(run.code_counts) as temporary:
         counts = metrics.code_counts(codes, settings["codebook_size"])
         np.savez_compressed(temporary, counts=counts)
 
 
-def _choose_nearest(run, slices, settings, path):
+def _choose_nearest(run, data, settings, path):
     restart_keras(settings["precision"])
     vqvae = checkpoints.load_model(run.model("vqvae"))
-    made_of = f"{checkpoints.fingerprint(vqvae)} nearest {slices.fingerprint}"
-    _write_codes(path, made_of, slices, settings, lambda images, levels: vqvae.encode(images))
+    made_of = f"{checkpoints.fingerprint(vqvae)} nearest {data.slices.fingerprint}"
+    _write_codes(path, made_of, vqvae, data, lambda images, levels: vqvae.encode(images))
 
 
-def _choose_likely(run, slices, settings, path):
+def _choose_likely(run, data, settings, path):
     restart_keras(settings["precision"])
     vqvae = checkpoints.load_model(run.model("vqvae"))
     draft = checkpoints.load_model(run.model("draft"))
     digests = checkpoints.fingerprint(vqvae), checkpoints.fingerprint(draft)
-    made_of = " ".join([*digests, slices.fingerprint])
+    made_of = " ".join([*digests, data.slices.fingerprint])
 
     def choose(images, levels):
         return draft.describe(vqvae.distances(images), levels, settings["rate_weight"])
 
-    _write_codes(path, made_of, slices, settings, choose)
+    _write_codes(path, made_of, vqvae, data, choose)
 
 
 def read_codes(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -93,30 +94,28 @@ def read_codes(path: pathlib.Path) -> dict[str, np.ndarray]:
     return {name: arrays[name] for name in FITTED_SPLITS}
 
 
-def _write_codes(path, made_of, slices, settings, choose):
+def _write_codes(path, made_of, vqvae, data, choose):
     """Write the codes that `choose(images, levels)` gives, unless `path` has them already."""
     if _is_made_of(path, made_of):
         return
-    grid = settings["image_size"] // settings["reduction"]
-    distance_bytes = 4 * grid**2 * settings["codebook_size"]
+    distance_bytes = 4 * math.prod(vqvae.grid) * vqvae.settings["codebook_size"]
     batch_size = max(1, min(MAX_BATCH, MAX_DISTANCE_BYTES // distance_bytes))
     codes = {}
     for name in FITTED_SPLITS:
-        split = slices.splits[name]
-        source = dataset.image_source(split, settings["image_size"])
-        example = dataset.image_examples(source)
+        example, count = data.images(name)
+        plain = data.slices.splits[name].levels
         maps = []
         for mirror in (False, True):
-            batches = dataset.evaluation_batches(example, len(split), batch_size, mirror)
-            levels = mirrored_level(split.levels, slices.num_levels) if mirror else split.levels
+            batches = dataset.evaluation_batches(example, count, batch_size, mirror)
+            levels = mirrored_level(plain, data.slices.num_levels) if mirror else plain
             title = f"{path.stem}, {name}{' mirrored' if mirror else ''}"
-            starts = progress(range(0, len(split), batch_size), title)
+            starts = progress(range(0, count, batch_size), title)
             maps += [
                 choose(images, levels[start : start + batch_size])
                 for start, (images, _) in zip(starts, batches)
             ]
         both = np.concatenate(maps).astype("uint16")
-        codes[name] = both.reshape(2, len(split), *both.shape[1:])  # (2, N, H, W)
+        codes[name] = both.reshape(2, count, *both.shape[1:])  # (2, N, H, W)
     with replacing(path) as temporary:
         np.savez(temporary, made_of=made_of, **codes)
 

@@ -1,33 +1,26 @@
 """The stages of a training: what each one fits, on which examples, and what it shows.
 
-A stage is an object, so that another one is one more object in train.py and no edit elsewhere.
+A stage is an object. Another stage is one more object, fitted in train.py, and the loop stays as
+it is.
 """
 
 import dataclasses
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
 
-import dataset
 from fitting import checkpoints
 from fitting.codes import read_codes
 from fitting.run_directory import RunDirectory
 from fitting.strategies import Adam
+from fitting.training_data import Examples, TrainingData
 from measures import metrics
+from measures.images import margins
 from modules import VQVAE, PixelCNN
 from networks.raster import numbered_seed
-from sources.folder import Slices
 
 SHOWN = 8  # images that TensorBoard shows after each epoch
-
-
-class Examples(NamedTuple):
-    """Examples of one split: a function of an index and a mirror flag, and their number."""
-
-    example: Callable
-    count: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,47 +48,42 @@ class Stage:
     pictures: Callable[[keras.Model], dict[str, np.ndarray]]
 
 
-def vqvae_stage(slices: Slices, settings: dict) -> Stage:
+def vqvae_stage(data: TrainingData, settings: dict) -> Stage:
     """First stage: `vqvae.keras`, from images to codes and back."""
-    training, validation = (
-        _image_examples(slices, name, settings["image_size"]) for name in ("train", "validate")
-    )
-    shown = _spread(validation.count)
+    originals = _shown_images(data.images("validate"))
     return Stage(
         name="vqvae",
         epochs=settings["epochs"],
         learning_rate=settings["learning_rate"],
         make_model=lambda: make_vqvae(settings),
         make_objective=lambda: vqvae_objective(settings),
-        training=training,
-        validation=validation,
-        pictures=lambda model: _reconstructions(model, validation, shown),
+        training=data.frames("train"),
+        validation=data.frames("validate"),
+        pictures=lambda model: _reconstructions(model, originals),
     )
 
 
-def draft_stage(run: RunDirectory, slices: Slices, settings: dict) -> Stage:
+def draft_stage(run: RunDirectory, data: TrainingData, settings: dict) -> Stage:
     """Second stage: `draft.keras`, a prior over nearest codes.
 
     A slice has many descriptions that are almost equally near. The draft says which of them are
     likely, and so the codes of the last stage are chosen.
     """
-    return _prior_stage("draft", run, run.draft_codes, slices, settings, 0.0)
+    return _prior_stage("draft", run, run.draft_codes, data, settings, 0.0)
 
 
-def prior_stage(run: RunDirectory, slices: Slices, settings: dict) -> Stage:
+def prior_stage(run: RunDirectory, data: TrainingData, settings: dict) -> Stage:
     """Last stage: `prior.keras`, p(codes of a slice | its level). It goes on from the draft."""
-    return _prior_stage("prior", run, run.codes, slices, settings, settings["rate_weight"])
+    return _prior_stage("prior", run, run.codes, data, settings, settings["rate_weight"])
 
 
-def _prior_stage(name, run, codes_path, slices, settings, rate_weight):
+def _prior_stage(name, run, codes_path, data, settings, rate_weight):
     codes = read_codes(codes_path)
     vqvae = checkpoints.load_model(run.model("vqvae"))
     digest = checkpoints.fingerprint(vqvae)
-    training, validation = (_code_examples(codes, slices, split) for split in codes)
 
     def make_model():
-        grid = codes["train"].shape[-1]
-        model = make_prior(settings, grid, slices.num_levels, rate_weight, digest)
+        model = make_prior(settings, vqvae.grid, data.slices.num_levels, rate_weight, digest)
         if rate_weight:
             model.set_weights(checkpoints.load_model(run.model("draft")).get_weights())
         return model
@@ -105,9 +93,9 @@ def _prior_stage(name, run, codes_path, slices, settings, rate_weight):
         epochs=settings[f"{name}_epochs"],
         learning_rate=settings["prior_learning_rate"],
         make_model=make_model,
-        make_objective=dict,
-        training=training,
-        validation=validation,
+        make_objective=dict,  # its loss is `RasterPrior.compute_loss`
+        training=data.codes("train", codes["train"]),
+        validation=data.codes("validate", codes["validate"]),
         pictures=lambda model: _samples(model, vqvae, settings["seed"]),
     )
 
@@ -121,21 +109,32 @@ def make_vqvae(settings: dict) -> VQVAE:
         settings["width"],
         settings["reduction"],
         seed=settings["seed"],
+        frame=settings["frame"],
+        masked=settings["masked"],
     )
 
 
 def vqvae_objective(settings: dict) -> dict:
     """The first stage's loss and metrics, for `compile`."""
-    loss = metrics.ReconstructionLoss(settings["ssim_weight"], settings["contrast_weight"])
+    place = {"frame": settings["frame"], "image_size": settings["image_size"]}
+    loss = metrics.ReconstructionLoss(
+        settings["ssim_weight"],
+        settings["contrast_weight"],
+        margins(**place, most=metrics.SSIM_BORDER),
+    )
     # An object, because a step on several devices cannot make the variables of a bare function.
-    ssim = keras.metrics.MeanMetricWrapper(metrics.ssim, name="ssim")
+    ssim = keras.metrics.MeanMetricWrapper(metrics.frame_ssim, name="ssim", **place)
     return {"loss": loss, "metrics": [ssim]}
 
 
 def make_prior(
-    settings: dict, grid: int, num_levels: int, rate_weight: float = 0.0, vqvae: str = ""
+    settings: dict,
+    grid: Sequence[int],
+    num_levels: int,
+    rate_weight: float = 0.0,
+    vqvae: str = "",
 ) -> PixelCNN:
-    """A prior, not compiled. `rate_weight` and `vqvae` are those of `PixelCNN`."""
+    """A prior, not compiled. All but `settings` are arguments of `PixelCNN`."""
     return PixelCNN(
         grid,
         settings["codebook_size"],
@@ -165,23 +164,16 @@ def learning_rates(peak: float, steps: int) -> keras.optimizers.schedules.Cosine
     return decay(0.0, steps - warmup, warmup_target=peak, warmup_steps=warmup)
 
 
-def _image_examples(slices, name, image_size):
-    split = slices.splits[name]
-    return Examples(dataset.image_examples(dataset.image_source(split, image_size)), len(split))
-
-
-def _code_examples(codes, slices, name):
-    levels = slices.splits[name].levels
-    return Examples(dataset.code_examples(codes[name], levels, slices.num_levels), len(levels))
-
-
 def _spread(count):
     """At most `SHOWN` indices below `count`, evenly apart."""
     return np.linspace(0, count - 1, min(count, SHOWN)).round().astype(int)
 
 
-def _reconstructions(vqvae, examples, shown):
-    originals = np.stack([examples.example(index, False)[0] for index in shown])
+def _shown_images(examples):
+    return np.stack([examples.example(index, False)[0] for index in _spread(examples.count)])
+
+
+def _reconstructions(vqvae, originals):
     return {"originals": originals, "reconstructions": vqvae.decode(vqvae.encode(originals))}
 
 

@@ -98,7 +98,7 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
 
 
 @contextlib.contextmanager
-def together(strategy: tf.distribute.Strategy) -> Iterator[None]:
+def reporting_lost_worker(strategy: tf.distribute.Strategy) -> Iterator[None]:
     """Say that a worker was lost, in place of what TensorFlow says.
 
     Raises:
@@ -117,7 +117,7 @@ def together(strategy: tf.distribute.Strategy) -> Iterator[None]:
         ) from None
 
 
-def meet(strategy: tf.distribute.Strategy, number: float = 0.0) -> float:
+def wait_for_all(strategy: tf.distribute.Strategy, number: float = 0.0) -> float:
     """Wait for all workers, and return the mean over replicas of a number that each one has."""
     return float(_mean(strategy, tf.constant(number, tf.float64)))
 
@@ -126,7 +126,7 @@ def chief_does(strategy: tf.distribute.Strategy, action: Callable, *args) -> Non
     """Let the chief do something while the other workers wait for it."""
     if is_chief(strategy):
         action(*args)
-    meet(strategy)
+    wait_for_all(strategy)
 
 
 @tf.function

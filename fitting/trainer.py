@@ -1,8 +1,7 @@
 """The training loop: fits a stage from where it stands to its end, and loses nothing on the way.
 
 The loop is ours, and not that of `fit`, for two reasons. A training that was killed goes on within
-an epoch, bit for bit, and several machines train one model. What a Keras callback can do is done
-by one.
+an epoch, bit for bit, and several machines train one model. Everything else is a Keras callback.
 """
 
 import dataclasses
@@ -58,7 +57,7 @@ class Trainer:
         fit.run_epochs(rows)
         if strategies.is_chief(self.strategy):
             self.run.state(stage.name).unlink()
-        strategies.meet(self.strategy)  # the next stage reads what the chief wrote
+        strategies.wait_for_all(self.strategy)  # the next stage reads what the chief wrote
 
     def _is_unfinished(self, stage):
         return self.run.state(stage.name).exists()
@@ -92,14 +91,14 @@ class _StageFit:
 
     def restore(self, resuming):
         """Bring the model to where the stage stands, or save where it starts."""
-        # A first step builds the metrics, whose sums belong to the state.
+        # One step makes the variables of the metrics, which belong to the state.
         self.test_step(next(self._validation_batches()))
         if resuming:
             checkpoints.load_state(self.model, self.state)
         else:
             self._save()  # from now on, no state means that the stage is finished
         self.step = int(self.model.optimizer.iterations.numpy())
-        if abs(strategies.meet(self.strategy, self.step) - self.step) > 1e-6:
+        if abs(strategies.wait_for_all(self.strategy, self.step) - self.step) > 1e-6:
             raise InputError(
                 f"{self.trainer.run} holds another state for this worker than for others: "
                 "--run must be one folder that all machines share."
@@ -154,10 +153,10 @@ class _StageFit:
             self.model.reset_metrics()
         saved = time.monotonic()
         for batch in self._training_batches(epoch, skip):
-            logs, seconds = self.train_step(batch, time.monotonic() - saved)
+            logs, since_save = self.train_step(batch, time.monotonic() - saved)
             self._check_finite("loss", logs["loss"])
             self.step += 1
-            if self.step % self.epoch_steps and seconds >= 60 * self.trainer.save_minutes:
+            if self.step % self.epoch_steps and since_save >= 60 * self.trainer.save_minutes:
                 self._save()
                 saved = time.monotonic()
             callbacks.on_train_batch_end(self.step - 1 - self.epoch_steps * epoch, logs)
@@ -191,13 +190,16 @@ class _StageFit:
         try:
             checkpoints.save_state(self.model, self.state, self.is_chief)
         except FloatingPointError:
-            self._check_finite("state of the model", math.nan)
+            raise self._not_finite("state of the model") from None
 
     def _check_finite(self, what, value):
         if not math.isfinite(value):
-            step = int(self.model.optimizer.iterations.numpy())
-            raise InputError(
-                f"{self.stage.name}: the {what} is not finite at step {step}; "
-                f"the last good state is kept in {self.state}. "
-                "Train into a new --run with a lower learning rate or --precision float32."
-            )
+            raise self._not_finite(what)
+
+    def _not_finite(self, what):
+        step = int(self.model.optimizer.iterations.numpy())
+        return InputError(
+            f"{self.stage.name}: the {what} is not finite at step {step}; "
+            f"the last good state is kept in {self.state}. "
+            "Train into a new --run with a lower learning rate or --precision float32."
+        )

@@ -22,7 +22,8 @@ class Facts:
         split: Name of the split.
         trained_on: Name of the data that the models were trained on.
         image_size: Pixels S of a side.
-        grid: Codes of a side.
+        frame: Part of the slices that the codes describe.
+        grid: Rows and columns of codes.
         codebook_size: Number of codes K.
         codes_used: Number of codes that the split uses.
         perplexity: Perplexity of the codes of the split.
@@ -37,7 +38,8 @@ class Facts:
     split: str
     trained_on: str
     image_size: int
-    grid: int
+    frame: tuple[int, ...]
+    grid: tuple[int, int]
     codebook_size: int
     codes_used: int
     perplexity: float
@@ -55,7 +57,8 @@ class Facts:
     def model(self) -> str:
         """The VQ-VAE."""
         return (
-            f"VQ-VAE with {self.grid} x {self.grid} codes from a codebook of {self.codebook_size}"
+            f"VQ-VAE with {' x '.join(map(str, self.grid))} codes from a codebook of "
+            f"{self.codebook_size}"
         )
 
     @property
@@ -91,7 +94,8 @@ def read_facts(metrics: dict[str, Any], parts: Parts) -> Facts:
         split=clean_name(data["split"]),
         trained_on=clean_name(parts["model"]["trained_on"]),
         image_size=int(data["image_size"]),
-        grid=parts["reconstructions"]["codes"].shape[1],
+        frame=_frame(data),
+        grid=parts["reconstructions"]["codes"].shape[1:],
         codebook_size=int(codebook["size"]),
         codes_used=int(codebook["used"]),
         perplexity=_number(codebook["perplexity"]),
@@ -105,6 +109,15 @@ def read_facts(metrics: dict[str, Any], parts: Parts) -> Facts:
         },
         closest=_closest(metrics["generation"]) if "generation" in metrics else None,
     )
+
+
+def _frame(data):
+    """Frame of `data` of `metrics.json`; earlier ones have none and describe whole slices."""
+    size = int(data["image_size"])
+    top, left, bottom, right = map(int, data.get("frame", (0, 0, size, size)))
+    if not (0 <= top < bottom <= size and 0 <= left < right <= size):
+        raise ValueError("the frame is no part of the slices")
+    return top, left, bottom, right
 
 
 def _closest(generation):

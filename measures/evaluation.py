@@ -2,14 +2,15 @@
 
 import os
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from dataset import evaluation_batches, image_examples, image_source
+from dataset import ImageSource, evaluation_batches, image_examples
 from measures import metrics
-from measures.images import to_grey, write_png
+from measures.images import cut, to_grey, write_png
 from measures.saved import read_arrays
 from modules import VQVAE
 from networks.raster import RasterPrior
@@ -54,7 +55,7 @@ def evaluate(
         `images` and `restored`, uint8 `(N, S, S)`.
     """
     parts = []
-    examples = image_examples(image_source(split, vqvae.settings["image_size"]))
+    examples = image_examples(ImageSource(split, vqvae.settings["image_size"]))
     batches = evaluation_batches(examples, len(split), BATCH)
     begins = range(0, len(split), BATCH)
     for begin, (images, _) in zip(progress(begins, f"evaluating {split.name}"), batches):
@@ -85,26 +86,39 @@ def _write_images(folder, paths, images):
         write_png(folder / pathlib.Path(path).name.replace(".nii", ""), image)
 
 
-def describe_data(slices: Slices, split: Split, results: dict[str, np.ndarray]) -> dict[str, Any]:
+def describe_data(
+    slices: Slices, split: Split, results: dict[str, np.ndarray], frame: Sequence[int]
+) -> dict[str, Any]:
     """Say what was evaluated, as `data` of `metrics.json`.
 
     Args:
         slices: The data.
         split: The split of it that was evaluated.
         results: What `evaluate` returned.
+        frame: Part of the slices that the VQ-VAE sees.
     """
+    images = results["images"]
+    inside = cut(images, frame)
+    outside = np.count_nonzero(images, axis=(1, 2)) > np.count_nonzero(inside, axis=(1, 2))
     return {
         "name": slices.name,
         "split": split.name,
         "images": len(split),
         "subjects": len(set(split.subjects.tolist())),
-        "image_size": results["images"].shape[1],
+        "image_size": images.shape[1],
+        "frame": list(frame),
+        "outside_frame": int(outside.sum()),
+        "masked": slices.masked,
         "fingerprint": slices.fingerprint,
     }
 
 
 def measures(
-    results: dict[str, np.ndarray], split: Split, code_counts: np.ndarray, rate_weight: float
+    results: dict[str, np.ndarray],
+    split: Split,
+    code_counts: np.ndarray,
+    rate_weight: float,
+    frame: Sequence[int],
 ) -> dict[str, Any]:
     """Summarise how good codes and reconstructions are, as `metrics.json` says it.
 
@@ -113,6 +127,7 @@ def measures(
         split: The slices.
         code_counts: Count of each code at each place in training, `(H, W, K)`.
         rate_weight: Price of one bit when the codes were chosen.
+        frame: Part of the slices that the codes describe.
     """
     codebook_size = code_counts.shape[-1]
     ssim, codes = results["ssim"], results["codes"]
@@ -128,7 +143,7 @@ def measures(
         "detail": metrics.detail(results["images"], results["restored"]),
         "rate": _rate(results, codebook_size, rate_weight),
         "codebook": {"size": codebook_size, "used": used, "perplexity": perplexity},
-        "prior": _bits_per_code(results, metrics.baseline_bits(codes, code_counts)),
+        "prior": _bits_per_code(results, metrics.baseline_bits(codes, code_counts), frame),
     }
 
 
@@ -146,9 +161,9 @@ def _rate(results, codebook_size, rate_weight):
     }
 
 
-def _bits_per_code(results, baselines):
+def _bits_per_code(results, baselines, frame):
     """Mean bits of a code under each model, over all places and over those that show brain."""
-    brain = metrics.brain_places(results["images"], results["codes"].shape[1])
+    brain = metrics.brain_places(results["images"], frame, results["codes"].shape[1:])
     models = {"": results["bits"], **{f"{name}_": bits for name, bits in baselines.items()}}
     everywhere = {f"{name}bits_per_code": float(bits.mean()) for name, bits in models.items()}
     in_brain = {

@@ -15,7 +15,7 @@ from scipy import ndimage
 
 from dataset import load_images
 from measures.evaluation import BATCH
-from measures.images import to_unit
+from measures.images import per_pixel, to_unit
 from measures.saved import METHODS
 from modules import VQVAE
 from networks.raster import RasterPrior, mirrored_level, numbered_seed
@@ -152,9 +152,8 @@ def read(
     surprise = np.mean(surprises, axis=0)
     seeds = [numbered_seed(seed, draw) for draw in range(draws)]
     healed = [_decode(vqvae, prior.heal(nearest, levels, LIMIT, number)) for number in seeds]
-    step = images.shape[1] // surprise.shape[1]
     return Reading(
-        surprise=np.kron(surprise, np.ones((1, step, step), "float32")),  # (N, S, S)
+        surprise=per_pixel(surprise, vqvae.frame, images.shape[1]),  # (N, S, S)
         healed=np.mean(healed, axis=0),
         restored=_decode(vqvae, nearest) if restore else None,
     )

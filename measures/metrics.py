@@ -8,11 +8,13 @@ Reference:
 
 import functools
 import math
+from collections.abc import Sequence
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from measures.images import cut, margins
 from modules import CodebookUsage
 
 SSIM_WINDOW, SSIM_SIGMA = 11, 1.5  # pixels; section III-B
@@ -33,17 +35,17 @@ def _window_matrix(size):
 
 
 def _moments(images, reconstructions):
-    """Means, variances and covariance in the window around each pixel, `(B, S - 10, S - 10)` each.
+    """Means, variances and covariance in the window around each pixel, `(B, h - 10, w - 10)` each.
 
     Two small matrix products a moment are several times as fast as the convolutions of
     `tf.image.ssim`.
     """
-    window = tf.constant(_window_matrix(images.shape[1]))
-    x = tf.cast(images[..., 0], tf.float32)  # (B, S, S)
+    down, across = (tf.constant(_window_matrix(size)) for size in images.shape[1:3])
+    x = tf.cast(images[..., 0], tf.float32)  # (B, h, w)
     y = tf.cast(reconstructions[..., 0], tf.float32)
 
     def mean(values):
-        return tf.matmul(tf.matmul(window[None], values), window, transpose_b=True)
+        return tf.matmul(tf.matmul(down[None], values), across, transpose_b=True)
 
     mean_x, mean_y = mean(x), mean(y)
     variance_x, variance_y = mean(x * x) - mean_x**2, mean(y * y) - mean_y**2
@@ -77,6 +79,34 @@ def ssim(images, reconstructions) -> tf.Tensor:
     return tf.reduce_mean(ssim_map(images, tf.clip_by_value(reconstructions, 0.0, 1.0)), (1, 2))
 
 
+def _with_margins(frames, sides):
+    """Frames with the zeros around them that slices have there."""
+    top, left, bottom, right = sides
+    return tf.pad(frames, [[0, 0], [top, bottom], [left, right], [0, 0]])
+
+
+def frame_ssim(images, reconstructions, frame: Sequence[int], image_size: int) -> tf.Tensor:
+    """Compute the mean SSIM of whole slices from their frames, outside of which both are 0.
+
+    A window that does not reach the frame sees zeros on both sides, where SSIM is 1. So the figure
+    is that of `ssim` on the whole slices.
+
+    Args:
+        images: Frames of originals, `(B, h, w, 1)` in [0, 1].
+        reconstructions: Frames of reconstructions. They are clipped.
+        frame: First row, first column, and the row and column after the last.
+        image_size: Pixels S of a side of the slices.
+
+    Returns:
+        float32 `(B,)`.
+    """
+    sides = margins(frame, image_size, SSIM_WINDOW - 1)
+    clipped = tf.clip_by_value(reconstructions, 0.0, 1.0)
+    maps = ssim_map(_with_margins(images, sides), _with_margins(clipped, sides))
+    places = (image_size - SSIM_WINDOW + 1) ** 2
+    return 1.0 - tf.reduce_sum(1.0 - maps, axis=(1, 2)) / places
+
+
 @keras.saving.register_keras_serializable(package="brain_vqvae")
 class ReconstructionLoss(keras.losses.Loss):
     """`3 MSE + 0.3 MAE + ssim_weight (1 - SSIM) + contrast_weight (1 - contrast)` of each image.
@@ -89,16 +119,22 @@ class ReconstructionLoss(keras.losses.Loss):
     Args:
         ssim_weight: Weight of `1 - SSIM`, 0 or more.
         contrast_weight: Weight of `1 - contrast`, 0 or more.
+        sides: Zeros above, left of, below and right of the images, so that a window may reach
+            over their edges. See `margins`.
     """
 
-    def __init__(self, ssim_weight=1.0, contrast_weight=3.0, **kwargs):
+    def __init__(self, ssim_weight=1.0, contrast_weight=3.0, sides=(0, 0, 0, 0), **kwargs):
         super().__init__(**kwargs)
         self.ssim_weight, self.contrast_weight = ssim_weight, contrast_weight
+        self.sides = tuple(sides)
 
     def call(self, images, reconstructions):
         error = images - reconstructions
         loss = tf.reduce_mean(3.0 * error**2 + 0.3 * tf.abs(error), axis=(1, 2, 3))
         if self.ssim_weight or self.contrast_weight:
+            if any(self.sides):
+                images = _with_margins(images, self.sides)
+                reconstructions = _with_margins(reconstructions, self.sides)
             moments = _moments(images, reconstructions)
             # Rounding can make a variance of zero negative, and a root has no gradient at zero:
             # half of C2 keeps away from both.
@@ -110,8 +146,8 @@ class ReconstructionLoss(keras.losses.Loss):
         return loss
 
     def get_config(self):
-        weights = {"ssim_weight": self.ssim_weight, "contrast_weight": self.contrast_weight}
-        return {**super().get_config(), **weights}
+        names = ("ssim_weight", "contrast_weight", "sides")
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
 
 def brain_ssim(images, maps) -> np.ndarray:
@@ -226,7 +262,19 @@ def baseline_bits(codes: np.ndarray, counts: np.ndarray) -> dict[str, np.ndarray
     }
 
 
-def brain_places(images: np.ndarray, grid: int) -> np.ndarray:
-    """Find the codes whose pixels show brain: uint8 `(N, S, S)` -> bool `(N, grid, grid)`."""
-    step = images.shape[1] // grid
-    return (images.reshape(len(images), grid, step, grid, step) > 0).any((2, 4))
+def brain_places(images: np.ndarray, frame: Sequence[int], grid: tuple[int, int]) -> np.ndarray:
+    """Find the codes whose pixels show brain.
+
+    Args:
+        images: Whole slices, uint8 `(N, S, S)`.
+        frame: Part of the slices that the codes describe.
+        grid: Rows H and columns W of the code map.
+
+    Returns:
+        bool `(N, H, W)`.
+    """
+    frames = cut(images, frame)
+    height, width = grid
+    down, across = frames.shape[1] // height, frames.shape[2] // width
+    patches = frames.reshape(len(frames), height, down, width, across)
+    return (patches > 0).any((2, 4))

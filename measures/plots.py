@@ -47,14 +47,13 @@ def reconstructions(
         path: PNG to write.
         images: Originals `(N, S, S)`.
         restored: Reconstructions `(N, S, S)`.
-        ranks: Rank of each code along the first principal component of the codebook, `(N, H, W)`.
+        ranks: Rank of the code of each pixel along the first principal component of the codebook,
+            `(N, S, S)`.
         codebook_size: Number of codes K.
         titles: Title of each column.
         caption: What the figure shows.
     """
     box = brain_box(images)
-    step = images.shape[1] // ranks.shape[1]
-    maps = np.kron(ranks, np.ones((1, step, step), int))  # (N, S, S)
     limit = DIFFERENCE_LIMIT
     figure, axes = make_panels(4, len(images), box)
     show_row(axes[0], images, box, "original")
@@ -62,7 +61,7 @@ def reconstructions(
     signed = {**GREY, "cmap": "RdBu_r", "vmin": -limit, "vmax": limit}
     show_row(axes[2], restored - images, box, "difference", **signed)
     ranked = {**GREY, "cmap": "viridis", "vmax": codebook_size - 1}
-    show_row(axes[3], maps, box, "codes", **ranked)
+    show_row(axes[3], ranks, box, "codes", **ranked)
     set_titles(axes[0], titles)
     save_figure(
         figure,

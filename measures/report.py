@@ -1,6 +1,6 @@
 """The report of predict.py: save what the figures need, draw every figure from it, print tables.
 
-There is one way to a figure: results are saved, and figures are drawn from what was saved. So
+Results are saved first, and every figure is drawn from what was saved. So
 `predict.py --redraw` gives the same figures without evaluating. This file loads no TensorFlow.
 """
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from measures import captions, plots, selection
 from measures.captions import BASELINES, Facts, read_facts
-from measures.images import to_unit, write_png
+from measures.images import per_pixel, to_unit, write_png
 from measures.saved import CURVES, METHODS, Parts, read_parts, write_parts
 from sources.folder import Split
 from utils import InputError, clean_name, read_json, replacing_results, write_json
@@ -58,7 +58,7 @@ def _reconstructions(path, parts, facts):
     images, restored = to_unit(part["images"]), to_unit(part["restored"])
     scores = [f"\nSSIM {ssim:.3f}" for ssim in part["ssim"]]
     titles = [label + score for label, score in zip(_labels(part), scores)]
-    ranks = part["ranks"][part["codes"]]
+    ranks = per_pixel(part["ranks"][part["codes"]], facts.frame, facts.image_size)
     caption = captions.reconstructions(facts)
     plots.reconstructions(path, images, restored, ranks, len(part["ranks"]), titles, caption)
 
@@ -95,7 +95,9 @@ def _comparison(path, parts, facts):
 def _completions(path, parts, facts):
     part, slices = parts["completions"], parts["reconstructions"]
     drawings = to_unit(part["drawings"])
-    given = int(part["rows"]) / facts.grid
+    top, _, bottom, _ = facts.frame
+    rows = top + int(part["rows"]) * (bottom - top) // facts.grid[0]  # of pixels
+    given = rows / facts.image_size
     caption = captions.completions(facts, len(drawings))
     plots.completions(path, to_unit(slices["restored"]), given, drawings, _labels(slices), caption)
 
@@ -193,7 +195,7 @@ def draw_anomalies(source: pathlib.Path, out: pathlib.Path) -> None:
 
 # ---- both --------------------------------------------------------------------------------------
 
-# Glob patterns of what a run of predict.py owns in its folder. All else there is the user's.
+# Glob patterns of what predict.py may replace in its folder. All else there is the user's.
 OWNED = (
     METRICS,
     RESULTS,

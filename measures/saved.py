@@ -24,13 +24,14 @@ CURVES = {  # stage -> columns of its history that a figure shows
 METHODS = ("error", "healing")  # that map anomalies, see `measures.healing`
 
 # Type and shape of each array. A name stands for one size throughout a file: S pixels of a side,
-# N shown slices, G codes of a side, K codes of the codebook, P pixels of a patch, and so on.
+# N shown slices, H rows and W columns of codes, K codes of the codebook, P pixels of a patch, and
+# so on.
 LAYOUT = {
     "model": {"trained_on": "str"},
     "reconstructions": {
         "images": "uint8 N S S",
         "restored": "uint8 N S S",
-        "codes": "int32 N G G",
+        "codes": "int32 N H W",
         "ranks": "int32 K",
         "cases": "int32 N",
         "levels": "int32 N",
@@ -41,7 +42,7 @@ LAYOUT = {
     "samples": {"images": "uint8 M S S", "levels": "int32 M"},
     "comparison": {"real": "uint8 C S S", "generated": "uint8 C S S", "levels": "int32 C"},
     "completions": {"drawings": "uint8 D N S S", "rows": "int32"},
-    "walk": {"images": "uint8 W S S", "levels": "int32 W"},
+    "walk": {"images": "uint8 V S S", "levels": "int32 V"},
     "closest": {
         "generated": "uint8 L S S",
         "real": "uint8 L S S",

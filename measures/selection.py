@@ -5,11 +5,11 @@ uint8 `(N, S, S)`.
 """
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from measures.images import to_grey
+from measures.images import cut, to_grey
 from measures.saved import CURVES, MAX_NUMBER, Parts
 from sources.folder import Split
 from utils import InputError
@@ -25,7 +25,11 @@ def spread(count: int, most: int) -> np.ndarray:
 
 
 def evaluation_parts(
-    results: dict[str, np.ndarray], split: Split, codebook: np.ndarray, training_counts: np.ndarray
+    results: dict[str, np.ndarray],
+    split: Split,
+    codebook: np.ndarray,
+    training_counts: np.ndarray,
+    frame: Sequence[int],
 ) -> Parts:
     """Choose slices of a split to show, and sum up the uses of the codes.
 
@@ -34,6 +38,7 @@ def evaluation_parts(
         split: The split.
         codebook: Codes of the VQ-VAE, `(K, D)`.
         training_counts: Count of each code at each place in training, `(H, W, K)`.
+        frame: Part of the slices that the codes describe.
     """
     count, codebook_size = len(split), len(codebook)
     if count > SHOWN_SLICES:
@@ -48,7 +53,7 @@ def evaluation_parts(
         "codes": {
             "uses": np.bincount(codes.ravel(), minlength=codebook_size),
             "training_uses": training_counts.sum((0, 1)),
-            "patches": to_grey(mean_patches(results["images"], codes, codebook_size)),
+            "patches": to_grey(mean_patches(results["images"], codes, codebook_size, frame)),
         },
     }
 
@@ -60,24 +65,28 @@ def code_ranks(codebook: np.ndarray) -> np.ndarray:
     return np.argsort(np.argsort(component))
 
 
-def mean_patches(images: np.ndarray, codes: np.ndarray, codebook_size: int) -> np.ndarray:
+def mean_patches(
+    images: np.ndarray, codes: np.ndarray, codebook_size: int, frame: Sequence[int]
+) -> np.ndarray:
     """Average the patch of originals around each place of a code.
 
     Args:
         images: Originals, uint8 `(N, S, S)`.
         codes: Their codes, `(N, H, W)`.
         codebook_size: Number of codes K.
+        frame: Part of the images that the codes describe.
 
     Returns:
         `(K, P, P)` in [0, 1], where P is twice the pixels of a side that a code stands for.
     """
-    size, step = images.shape[1], images.shape[1] // codes.shape[1]
+    frames = cut(images, frame)
+    (height, width), step = frames.shape[1:], frames.shape[1] // codes.shape[1]
     margin = (step // 2, step // 2)
-    padded = np.pad(images, ((0, 0), margin, margin))
+    padded = np.pad(frames, ((0, 0), margin, margin))
     codes = codes.ravel()
     sums = np.empty((codebook_size, 2 * step, 2 * step))
     for y, x in np.ndindex(2 * step, 2 * step):
-        pixels = padded[:, y : y + size : step, x : x + size : step]  # (N, H, W)
+        pixels = padded[:, y : y + height : step, x : x + width : step]  # (N, H, W)
         sums[:, y, x] = np.bincount(codes, pixels.ravel(), codebook_size)
     uses = np.bincount(codes, minlength=codebook_size)
     return sums / (255.0 * np.maximum(uses, 1)[:, None, None])

@@ -107,7 +107,9 @@ class VectorQuantizer(layers.Layer):
         self.error = state(name="error", shape=(), initializer="ones")
 
     def distances(self, latents: tf.Tensor) -> tf.Tensor:
-        """Squared distance of each vector to each code, up to |z|^2, which all codes share.
+        """Squared distance of each vector to each code, minus |z|^2, which all codes share.
+
+        It may be negative.
 
         The unit is the mean squared distance to the nearest code in training.
 

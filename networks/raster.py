@@ -5,8 +5,8 @@ in raster order, row by row and from left to right. Whatever a caller wants of t
 loop goes through the places and a rule `choose(logits, y, x)` decides each code. Another prior,
 for instance a transformer, subclasses `RasterPrior`, writes `call` and `step`, and gets it all.
 
-Codes are int32 `(B, H, W)` in [0, K). A level is the number of a slice from bottom to top, int32
-`(B,)` in [0, L).
+Codes are int32 `(B, H, W)` in [0, K). A level is the number of a slice from bottom to top, in
+[0, L), and the mirror image of a slice has its level + L. So levels are int32 `(B,)` in [0, 2L).
 """
 
 import math
@@ -15,6 +15,7 @@ from typing import Any
 
 import keras
 import tensorflow as tf
+from keras import ops
 
 NO_CODE = -1  # stands where there is no code to the left or above
 SEED_STRIDE = 7919  # a prime, so that streams of neighbouring seeds do not meet soon
@@ -46,11 +47,15 @@ def numbered_seed(seed: int, number: int) -> tf.Tensor:
 class RasterPrior(keras.Model):
     """p(codes | level) in raster order. A subclass says what it is with `call` and `step`.
 
-    A subclass has `settings` with `grid` (rows and columns of the map) and `rate_weight`, and:
+    A subclass has a dict `settings` with `grid` (rows H and columns W of the map),
+    `codebook_size`, `num_levels`, `rate_weight` and `vqvae`, as `modules.PixelCNN` explains them.
+    Its class attribute `SETTINGS` gives type and range of each, and `least_weights` the number of
+    weights that follow from them: files are checked by both. It writes:
 
     - `call({"codes": (B, H, W), "levels": (B,)})` gives the logits of all places at once,
       float32 `(B, H, W, K)`. Training and `bits` use it.
-    - `start(levels)` gives the state before the first place: any structure of tensors.
+    - `start(levels)` gives the state before the first place: any structure of tensors. Shapes
+      stay the same throughout, so a cache has its full size from the start.
     - `start_row(state, above, y)` may change it at the start of a row. `above` holds the codes
       of the row above, int32 `(B, W)`, or `NO_CODE` everywhere.
     - `step(state, left, y, x)` gives `(logits (B, K), state)` of one place. `left` is the code
@@ -58,6 +63,13 @@ class RasterPrior(keras.Model):
 
     `step` must give the logits that `call` gives at that place for the same earlier codes.
     """
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        """Mean bits a code."""
+        # Replicas sum their losses. Keras divides its own losses by the number of replicas, and
+        # this one is ours.
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        return ops.mean(bits(y_pred, y)) / replicas
 
     def start(self, levels: tf.Tensor) -> Any:
         """State before the first place of maps at these levels."""
@@ -83,7 +95,7 @@ class RasterPrior(keras.Model):
         Returns:
             codes, int32 `(B, H, W)`.
         """
-        height = width = self.settings["grid"]
+        height, width = self.settings["grid"]
         static_batch = levels.shape[0]
         none = tf.fill((tf.shape(levels)[0],), NO_CODE)
 
@@ -186,7 +198,7 @@ class RasterPrior(keras.Model):
 
     @tf.function
     def heal(self, codes: tf.Tensor, levels: tf.Tensor, limit: float, seed: tf.Tensor) -> tf.Tensor:
-        """Draw anew the codes that surprise after the codes before them, which are healed already.
+        """Draw the surprising codes anew. Each is judged after the healed codes before it.
 
         Args:
             codes: int32 `(B, H, W)`.
@@ -210,7 +222,7 @@ class RasterPrior(keras.Model):
         return self.generate(levels, choose)
 
     def _place(self, y, x):
-        return y * self.settings["grid"] + x
+        return y * self.settings["grid"][1] + x
 
 
 def draw(

@@ -28,6 +28,7 @@ from sources.layout import (
     SPLITS,
     split_folder,
 )
+from sources.masking import are_masked, shows_scalp
 from sources.png import check_pixels, describe_png
 from utils import InputError, clean_name, progress, read_json
 
@@ -49,6 +50,7 @@ class Split:
         cases: Case of each slice, int32 (N,).
         levels: Level of each slice, int32 (N,).
         subjects: Subject of each slice, str (N,).
+        masked: Whether its set is brain-masked, so that residue is removed when slices are read.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Split:
     cases: np.ndarray
     levels: np.ndarray
     subjects: np.ndarray
+    masked: bool = False
 
     def __len__(self):
         return len(self.paths)
@@ -76,6 +79,11 @@ class Slices:
     splits: dict[str, Split]
     fingerprint: str
     cohort: dict | None = None
+
+    @property
+    def masked(self) -> bool:
+        """Whether the set is brain-masked."""
+        return all(split.masked for split in self.splits.values())
 
     @property
     def num_levels(self) -> int:
@@ -162,7 +170,12 @@ def open_slices(directory: str | os.PathLike) -> Slices:
     }
     _refuse_shared_subjects(directory, splits.values())
     name, cohort = _describe(directory, manifest)
-    return Slices(name, splits, _fingerprint(splits.values()), cohort)
+    paths = [path for split in splits.values() for path in split.paths]
+    checked = _check_slices(paths)
+    digests = "\n".join(digest for digest, _ in checked)
+    masked = are_masked(with_scalp for _, with_scalp in checked)
+    splits = {name: dataclasses.replace(split, masked=masked) for name, split in splits.items()}
+    return Slices(name, splits, hashlib.sha256(digests.encode()).hexdigest(), cohort)
 
 
 def open_folder(directory: str | os.PathLike) -> Split:
@@ -175,19 +188,18 @@ def open_folder(directory: str | os.PathLike) -> Split:
     if not directory.is_dir():
         raise InputError(f"{directory} is no folder: give one that holds {SLICE_FORM}.")
     split = _list_split(directory.resolve().name, directory, {})
-    for path in progress(split.paths, "checking slices", unit="slice"):
-        check_slice(path)
-    return split
+    masked = are_masked(with_scalp for _, with_scalp in _check_slices(split.paths))
+    return dataclasses.replace(split, masked=masked)
 
 
-def check_slice(path: str | os.PathLike) -> str:
+def check_slice(path: str | os.PathLike) -> tuple[str, bool]:
     """Check that a file is a whole 8-bit grey slice with something on it.
 
     Nothing is converted. A folder with colour, 16-bit, palette or transparent files was not
     written for this project, and the user must judge what a conversion would lose.
 
     Returns:
-        `folder/name/digest`: where the slice lies in the data folder, and the SHA-256 of its bytes.
+        `(digest, with_scalp)`: `folder/name/SHA-256` of the slice, and whether it shows scalp.
 
     Raises:
         InputError: The file cannot be used.
@@ -206,15 +218,16 @@ def check_slice(path: str | os.PathLike) -> str:
             raise InputError(f"{path} is {form}, not {SLICE_FORMAT} (8-bit grey): {advice}.")
         check_pixels(content)
         with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
-            _, brightest = image.getextrema()
+            pixels = np.array(image)
     except InputError:
         raise
     except (OSError, SyntaxError, ValueError) as error:
         message = f"{path} is no readable PNG ({error}): restore or remove it."
         raise InputError(message) from None
-    if not brightest:
+    if not pixels.any():
         raise InputError(f"{path} is all black: restore or remove it.")
-    return "/".join((*path.parts[-2:], hashlib.sha256(content).hexdigest()))
+    digest = "/".join((*path.parts[-2:], hashlib.sha256(content).hexdigest()))
+    return digest, shows_scalp(pixels)
 
 
 def read_manifest(directory: str | os.PathLike) -> dict:
@@ -303,12 +316,9 @@ def _refuse_shared_subjects(directory, splits):
                 )
 
 
-def _fingerprint(splits):
-    paths = [path for split in splits for path in split.paths]
+def _check_slices(paths):
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        checked = pool.map(check_slice, paths)
-        digests = list(progress(checked, "checking slices", len(paths), "slice"))
-    return hashlib.sha256("\n".join(digests).encode()).hexdigest()
+        return list(progress(pool.map(check_slice, paths), "checking slices", len(paths), "slice"))
 
 
 def _describe(directory, manifest):

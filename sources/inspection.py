@@ -13,7 +13,6 @@ import pathlib
 import numpy as np
 from PIL import Image
 
-from sources import synthetic
 from sources.folder import (
     Slices,
     Split,
@@ -24,13 +23,11 @@ from sources.folder import (
     refuse_same_place,
     subject_of,
 )
-from sources.layout import SPLITS, segmentation_folder, split_folder
+from sources.layout import SLICE_SIDE, SPLITS, segmentation_folder, split_folder
+from sources.masking import are_masked, frame_of, remove_residue, shows_scalp
 from utils import InputError, progress
 
-# All of every brain lies within these rows and columns, so what is bright beyond them is scalp.
-BRAIN = (slice(synthetic.TOP, synthetic.BOTTOM), slice(synthetic.LEFT, synthetic.RIGHT))
-DARK = 8  # grey values up to this may be noise of the air around a head
-SCALP_PIXELS = 50  # a slice with more bright pixels beyond the brain shows scalp
+WIDEST_REDUCTION = 8  # pixels that share one code in the usual model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +43,10 @@ class Inspection:
     problems: list[str]
 
 
+def _nothing():
+    return np.zeros((SLICE_SIDE, SLICE_SIDE), bool)
+
+
 @dataclasses.dataclass
 class _Contents:
     """What one pass over the files of a data folder gathers."""
@@ -56,7 +57,9 @@ class _Contents:
     copies: dict = dataclasses.field(default_factory=dict)  # hash of the pixels: paths
     peaks: list[int] = dataclasses.field(default_factory=list)  # of each slice
     means: list[float] = dataclasses.field(default_factory=list)  # of each slice, without zeros
-    beyond: list[int] = dataclasses.field(default_factory=list)  # bright pixels beyond the brain
+    with_scalp: list[bool] = dataclasses.field(default_factory=list)  # of each slice
+    residue: list[int] = dataclasses.field(default_factory=list)  # pixels of residue in each slice
+    occupied: np.ndarray = dataclasses.field(default_factory=_nothing)  # in any training slice
     problems: list[str] = dataclasses.field(default_factory=list)
 
 
@@ -102,7 +105,9 @@ def _gather_images(contents, name, folder):
             contents.problems.append(str(error))
             continue
         slices.append((*place, str(path)))
-        _measure_image(contents, path)
+        cleaned = _measure_image(contents, path)
+        if name == SPLITS[0]:
+            contents.occupied |= cleaned > 0
     if slices:
         contents.splits[name] = make_split(name, slices, contents.noted)
     else:
@@ -112,13 +117,16 @@ def _gather_images(contents, name, folder):
 
 
 def _measure_image(contents, path):
+    """Add the figures of an image to `contents`; return it without residue."""
     with Image.open(path, formats=["PNG"]) as image:
         pixels = np.array(image)  # (256, 256)
     contents.copies.setdefault(hashlib.sha256(pixels).digest(), []).append(path)
     contents.peaks.append(int(pixels.max()))
     contents.means.append(pixels.sum() / max(1, np.count_nonzero(pixels)))
-    pixels[BRAIN] = 0
-    contents.beyond.append(np.count_nonzero(pixels > DARK))
+    contents.with_scalp.append(shows_scalp(pixels))
+    cleaned = remove_residue(pixels)
+    contents.residue.append(np.count_nonzero(pixels) - np.count_nonzero(cleaned))
+    return cleaned
 
 
 def _count_segmentations(contents, name, folder, slices):
@@ -182,21 +190,37 @@ def _facts(slices, contents):
         f"  subjects   {len(subjects)}, with {case_count}",
         f"  segmented  {segmented}",
         f"  intensity  {peak}, {full}; {mean}",
-        f"  {_scalp(contents.beyond)}",
+        f"  {_scalp(contents.with_scalp)}",
+        *(_masked_facts(contents) if are_masked(contents.with_scalp) else ()),
     ]
 
 
-def _scalp(beyond):
-    """Say whether slices show scalp, from the bright pixels of each beyond the brain."""
-    with_scalp = sum(count > SCALP_PIXELS for count in beyond)
-    share = with_scalp / len(beyond)
-    if share < 0.05:
+def _masked_facts(contents):
+    """What a training will do with brain-masked slices: remove residue, and cut to the frame."""
+    residue = np.array(contents.residue)
+    yield (
+        f"  residue    in {np.count_nonzero(residue)} of {len(residue)} slices around the brain, "
+        f"{residue.mean():.0f} pixels a slice; it is set to 0 when slices are read"
+    )
+    if contents.occupied.any():
+        top, left, bottom, right = frame_of(contents.occupied, WIDEST_REDUCTION)
+        share = (bottom - top) * (right - left) / contents.occupied.size
+        yield (
+            f"  frame      rows {top}-{bottom - 1} and columns {left}-{right - 1} hold all of the "
+            f"training slices, {share:.0%} of the pixels"
+        )
+
+
+def _scalp(with_scalp):
+    """Say whether slices show scalp, from what `shows_scalp` says of each."""
+    share = np.mean(with_scalp)
+    if are_masked(with_scalp):
         kind = "brain-masked"
     elif share > 0.5:
         kind = "with scalp"
     else:
         kind = "mixed, brain-masked and with scalp"
     return (
-        f"looks {kind} ({with_scalp} of {len(beyond)} slices have more than noise outside the rows "
-        "and columns of the brain)"
+        f"looks {kind} ({sum(with_scalp)} of {len(with_scalp)} slices have more than noise outside "
+        "the rows and columns of the brain)"
     )

@@ -10,7 +10,7 @@ import training
 from conftest import CODES, IMAGE_SIZE
 
 NETWORK = training.Network(
-    image_size=IMAGE_SIZE, codebook_size=CODES, code_dim=4, width=8, blocks=2, batch=2
+    image_size=IMAGE_SIZE, frame=None, codebook_size=CODES, code_dim=4, width=8, blocks=2, batch=2
 )
 
 

@@ -14,7 +14,7 @@ def split(slices_folder):
 
 
 def test_pixels_and_range(split):
-    example = dataset.image_examples(dataset.image_source(split, 256))
+    example = dataset.image_examples(dataset.ImageSource(split, 256))
     image, target = example(tf.constant(3, tf.int64), tf.constant(False))
     stored = np.array(Image.open(split.paths[3]))
     np.testing.assert_allclose(image[..., 0], stored / 255.0, atol=1e-6)
@@ -26,7 +26,7 @@ def test_pixels_and_range(split):
 
 @pytest.mark.parametrize("size", [80, 128])
 def test_resizing_is_antialiased(size, split):
-    image = dataset.image_source(split, size)(0)
+    image = dataset.ImageSource(split, size)(0)
     # Pillow's filter widens with the scale.
     expected = Image.open(split.paths[0]).resize((size, size), Image.Resampling.BILINEAR)
     assert image.shape == (size, size, 1) and image.dtype == tf.uint8
@@ -35,9 +35,9 @@ def test_resizing_is_antialiased(size, split):
 
 
 def test_streamed_equals_cached(split, monkeypatch):
-    cached = dataset.image_source(split, 64)
+    cached = dataset.ImageSource(split, 64)
     monkeypatch.setattr(dataset, "CACHE_BYTES", 0)
-    streamed = dataset.image_source(split, 64)
+    streamed = dataset.ImageSource(split, 64)
     for index in range(len(split)):
         np.testing.assert_array_equal(cached(index), streamed(index))
 

@@ -126,5 +126,5 @@ def test_usage():
 def test_brain_places_are_those_with_any_brain():
     images = np.zeros((1, 16, 16), "uint8")
     images[0, 9, 2] = 1
-    places = metrics.brain_places(images, 2)
+    places = metrics.brain_places(images, (0, 0, 16, 16), (2, 2))
     np.testing.assert_array_equal(places, [[[False, False], [True, False]]])

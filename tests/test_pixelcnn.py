@@ -4,8 +4,11 @@ import pytest
 import tensorflow as tf
 from conftest import CODES, LEVELS, codes
 
-from networks import raster
+from fitting import checkpoints
+from modules import PixelCNN
+from networks import raster, serializable
 from networks.gated import GatedBlock, shift
+from utils import InputError
 
 
 def test_prior_learns_in_bits(prior):
@@ -230,24 +233,43 @@ def test_the_shift_of_the_input_makes_it_mask_a():
 # ---- the seam for other priors -----------------------------------------------------------------
 
 
+@serializable
 class LeftNeighbour(raster.RasterPrior):
     """The smallest prior: a code depends on the one to its left, by a table `(K + 1, K)`."""
 
-    def __init__(self):
-        super().__init__()
-        self.settings = {"grid": 8, "rate_weight": 0.5}
-        self.table = np.random.default_rng(0).normal(size=(CODES + 1, CODES)).astype("float32")
+    SETTINGS = {**PixelCNN.SETTINGS}
+    least_weights = staticmethod(lambda settings: settings["codebook_size"] ** 2)
 
-    def call(self, inputs):
+    def __init__(self, **settings):
+        common = ("name", "dtype", "trainable")
+        super().__init__(**{key: settings.pop(key) for key in common if key in settings})
+        self.settings = settings
+        size = settings["codebook_size"]
+        self.table = self.add_weight(shape=(size + 1, size), name="table")
+        self.built = True
+
+    def call(self, inputs, training=False):
         left = tf.pad(inputs["codes"][:, :, :-1] + 1, [[0, 0], [0, 0], [1, 0]])
         return tf.gather(self.table, left)
 
     def step(self, state, left, y, x):
         return tf.gather(self.table, left + 1), state
 
+    def get_config(self):
+        return {**super().get_config(), **self.settings}
 
-def test_another_prior_writes_call_and_step_and_gets_the_rest():
-    prior, levels, seed = LeftNeighbour(), tf.constant([0, 3]), tf.constant(1)
+
+@pytest.fixture
+def smallest():
+    prior = LeftNeighbour(
+        grid=(8, 8), codebook_size=CODES, num_levels=LEVELS, rate_weight=0.5, vqvae=""
+    )
+    prior.table.assign(np.random.default_rng(0).normal(size=prior.table.shape))
+    return prior
+
+
+def test_another_prior_writes_call_and_step_and_gets_the_rest(smallest):
+    prior, levels, seed = smallest, tf.constant([0, 3]), tf.constant(1)
     drawn = prior.sample(levels, seed).numpy()
     logits = prior({"codes": drawn, "levels": levels})
     for y, x in np.ndindex(8, 8):
@@ -261,9 +283,24 @@ def test_another_prior_writes_call_and_step_and_gets_the_rest():
     np.testing.assert_array_equal(healed, drawn)
 
 
+def test_another_prior_trains_and_comes_back_from_its_file(smallest, tmp_path):
+    inputs = {"codes": codes(), "levels": np.array([0, 1, 3])}
+    smallest.compile(keras.optimizers.Adam(0.1))
+    losses = [smallest.train_on_batch(inputs, inputs["codes"]) for _ in range(20)]
+    np.testing.assert_allclose(losses[-1], np.mean(smallest.bits(**inputs)), rtol=0.1)
+    assert losses[-1] < 0.9 * losses[0]
+    for name in ("draft", "prior"):
+        checkpoints.save_model(smallest, tmp_path / f"{name}.keras")
+        again = checkpoints.load_model(tmp_path / f"{name}.keras")
+        np.testing.assert_array_equal(smallest.bits(**inputs), again.bits(**inputs))
+    checkpoints.save_model(smallest, tmp_path / "vqvae.keras")
+    with pytest.raises(InputError, match="it holds no VQVAE"):
+        checkpoints.load_model(tmp_path / "vqvae.keras")
+
+
 def test_a_prior_without_step_says_what_is_missing():
     class Half(raster.RasterPrior):
-        settings = {"grid": 8, "rate_weight": 0.0}
+        settings = {"grid": (8, 8), "rate_weight": 0.0}
 
     with pytest.raises(TypeError, match="Half must define `step`"):
         Half().sample(tf.constant([0]), tf.constant(0))

@@ -74,7 +74,19 @@ def facts(**changes):
     sampling = {"seed": 0, "temperature": 1.0, "top-k": 0, "top-p": 1.0}
     baselines = dict.fromkeys(captions.BASELINES, 2.0)
     plain = captions.Facts(
-        "OASIS", "test", "OASIS", 32, 4, 16, 9, 4.0, baselines, 16, sampling, None
+        "OASIS",
+        "test",
+        "OASIS",
+        32,
+        (0, 0, 32, 32),
+        (4, 4),
+        16,
+        9,
+        4.0,
+        baselines,
+        16,
+        sampling,
+        None,
     )
     return dataclasses.replace(plain, **changes)
 
@@ -109,7 +121,9 @@ def test_mean_patches_are_centred_on_the_pixels_of_a_code():
     images[1] //= 5
     code_maps = np.zeros((2, 4, 4), int)
     code_maps[:, 1, 2] = 3
-    patches = selection.mean_patches(images, code_maps, 5)
+    patches = selection.mean_patches(images, code_maps, 5, (0, 0, 16, 16))
+    framed = selection.mean_patches(images, code_maps[:, :3, 1:], 5, (0, 4, 12, 16))
+    np.testing.assert_array_equal(framed[3], patches[3])
     assert patches.shape == (5, 8, 8)
     expected = np.zeros((8, 8))
     expected[2:6, 2:6] = 0.6

@@ -1,0 +1,43 @@
+"""Layers of the encoder and of the decoder: convolutions, residual blocks, pixels from channels."""
+
+import functools
+from collections.abc import Callable
+
+import keras
+import tensorflow as tf
+from keras import layers
+
+from networks import serializable
+
+Policy = keras.DTypePolicy | str | None
+
+
+@serializable
+class DepthToSpace(layers.Layer):
+    """Pixels from channels: `(B, H, W, block^2 C)` -> `(B, block H, block W, C)`."""
+
+    def __init__(self, block: int, **kwargs):
+        super().__init__(**kwargs)
+        self.block = block
+
+    def call(self, x):
+        return tf.nn.depth_to_space(x, self.block)
+
+    def get_config(self):
+        return {**super().get_config(), "block": self.block}
+
+
+def convolution(dtype: Policy) -> Callable:
+    """Convolution that carries its precision policy, so that a reload needs no global one."""
+    return functools.partial(layers.Conv2D, padding="same", dtype=dtype)
+
+
+def residual_blocks(x: keras.KerasTensor, count: int, dtype: Policy) -> keras.KerasTensor:
+    """`count` residual blocks of a 3 x 3 and a 1 x 1 convolution; each starts as the identity."""
+    conv, width = convolution(dtype), x.shape[-1]
+    for _ in range(count):
+        h = conv(width, 3)(layers.Activation("relu", dtype=dtype)(x))
+        h = layers.Activation("relu", dtype=dtype)(h)
+        h = conv(width, 1, kernel_initializer="zeros")(h)
+        x = layers.Add(dtype=dtype)([x, h])
+    return x

@@ -1,0 +1,284 @@
+"""The frame: computing only where slices hold something changes nothing else."""
+
+import dataclasses
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import CODES, draw_slice, run_script, write_slices
+from PIL import Image
+
+import dataset
+import modules
+from fitting import checkpoints
+from fitting.run_directory import RunDirectory
+from measures import metrics
+from measures.images import cut, fill, margins, per_pixel
+from sources.folder import open_slices
+from sources.layout import split_folder
+from sources.masking import are_masked, frame_of, remove_residue, shows_scalp
+
+FRAME = (8, 16, 56, 48)  # of slices of 64 x 64: 48 x 32 pixels, 6 x 4 codes
+SIZE = 64
+
+
+def make_vqvae(**options):
+    sizes = {"codebook_size": CODES, "code_dim": 4, "width": 8}
+    return modules.VQVAE(SIZE, **sizes, **options)
+
+
+def images(count=3, frame=FRAME):
+    values = np.random.default_rng(0).random((count, SIZE, SIZE)).astype("float32")
+    return fill(cut(values, frame), frame, SIZE)[..., None]
+
+
+# ---- networks ----------------------------------------------------------------------------------
+
+
+def test_whole_slices_go_in_and_come_out():
+    model = make_vqvae(frame=FRAME)
+    codes = model.encode(images())
+    assert codes.shape == (3, 6, 4) and model.grid == (6, 4)
+    assert model.distances(images()).shape == (3, 6, 4, CODES)
+    restored = model.decode(codes).numpy()
+    assert restored.shape == (3, SIZE, SIZE, 1)
+    inside = cut(restored[..., 0], FRAME)
+    np.testing.assert_array_equal(restored[..., 0], fill(inside, FRAME, SIZE))  # else exactly 0
+    frames = cut(images()[..., 0], FRAME)[..., None]
+    np.testing.assert_allclose(inside[..., None], np.clip(model(frames), 0, 1), atol=1e-6)
+
+
+def test_what_lies_outside_the_frame_is_not_seen():
+    model, whole = make_vqvae(frame=FRAME), images(frame=(0, 0, SIZE, SIZE))
+    np.testing.assert_array_equal(model.encode(whole), model.encode(images()))
+
+
+def test_a_model_with_a_frame_reloads(tmp_path):
+    model = make_vqvae(frame=FRAME, masked=True)
+    checkpoints.save_model(model, tmp_path / "vqvae.keras")
+    again = checkpoints.load_model(tmp_path / "vqvae.keras")
+    assert again.frame == FRAME and again.settings["masked"] is True
+    np.testing.assert_array_equal(model.encode(images()), again.encode(images()))
+    prior = modules.PixelCNN((6, 4), CODES, 4, width=8, blocks=2)
+    checkpoints.save_model(prior, tmp_path / "prior.keras")
+    drawn = checkpoints.load_model(tmp_path / "prior.keras").sample(tf.range(2), tf.constant(0))
+    assert drawn.shape == (2, 6, 4)
+
+
+@pytest.mark.parametrize("frame", [(0, 0, 60, 64), (8, 8, 8, 16), (0, 0, 72, 64), (-8, 0, 64, 64)])
+def test_a_frame_that_is_no_part_of_the_slice(frame):
+    with pytest.raises(ValueError, match="`frame` must be part of the slice, in steps of 8"):
+        make_vqvae(frame=frame)
+
+
+def test_a_rectangular_map_is_generated_as_by_the_naive_loop():
+    prior = modules.PixelCNN((6, 4), CODES, 4, width=8, blocks=4, dropout=0.0)
+    rng = np.random.default_rng(0)
+    for variable in prior.trainable_variables:
+        variable.assign(variable + rng.normal(0, 0.3, variable.shape))
+    levels, distances = tf.constant([0, 3]), rng.random((2, 6, 4, CODES)).astype("float32")
+    described = prior.describe(distances, levels, 0.5).numpy()
+    logits = prior({"codes": described, "levels": levels})
+    costs = distances - 0.5 * np.log2(tf.nn.softmax(logits))
+    np.testing.assert_array_equal(described, costs.argmin(-1))
+    given = described.copy()
+    drawn = prior.sample(levels, tf.constant(1), given=given, rows=3).numpy()
+    np.testing.assert_array_equal(drawn[:, :3], given[:, :3])
+
+
+# ---- measures ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("frame", [FRAME, (0, 0, 64, 64), (0, 8, 56, 64), (16, 16, 48, 48)])
+def test_figures_of_frames_are_those_of_whole_slices(frame):
+    original = images(frame=frame)
+    inside = cut(original[..., 0], frame)[..., None]
+    rng = np.random.default_rng(1)
+    noisy = (inside + rng.normal(0, 0.1, inside.shape)).astype("float32")
+    whole = fill(noisy[..., 0], frame, SIZE)[..., None]
+    np.testing.assert_allclose(
+        metrics.frame_ssim(inside, noisy, frame, SIZE), metrics.ssim(original, whole), atol=1e-5
+    )
+    # The loss scores a window around each pixel of the frame, as far as the slice has one.
+    sides = margins(frame, SIZE, metrics.SSIM_BORDER)
+    loss = metrics.ReconstructionLoss(1.0, 0.0, sides).call(inside, noisy)
+    pixels = metrics.ReconstructionLoss(0.0, 0.0).call(inside, noisy)
+    maps = metrics.ssim_map(original, whole).numpy()
+    top, left, bottom, right = frame
+    rows = slice(max(top - 5, 0), min(bottom - 5, SIZE - 10))
+    columns = slice(max(left - 5, 0), min(right - 5, SIZE - 10))
+    expected = 1 - maps[:, rows, columns].mean((1, 2))
+    np.testing.assert_allclose(loss - pixels, expected, atol=1e-5)
+
+
+def test_cut_and_fill_are_inverses():
+    values = np.arange(2 * 48 * 32).reshape(2, 48, 32)
+    np.testing.assert_array_equal(cut(fill(values, FRAME, SIZE), FRAME), values)
+    assert fill(values, FRAME, SIZE).sum() == values.sum()
+    spread = per_pixel(np.arange(24).reshape(1, 6, 4), FRAME, SIZE)
+    assert spread.shape == (1, SIZE, SIZE) and spread.sum() == 64 * np.arange(24).sum()
+    assert spread[0, 8 + 8, 16 + 24] == 4 + 3
+
+
+# ---- data --------------------------------------------------------------------------------------
+
+
+def test_the_frame_holds_everything_and_its_mirror_image():
+    occupied = np.zeros((64, 64), bool)
+    occupied[10:33, 20:41] = True
+    assert frame_of(occupied, 8) == (8, 16, 56, 48)
+    assert frame_of(occupied, 4) == (8, 20, 56, 44)
+    assert frame_of(np.zeros((64, 64), bool), 8) == (0, 0, 64, 64)
+    assert frame_of(np.ones((64, 64), bool), 8) == (0, 0, 64, 64)
+
+
+def with_residue(case=1, level=0):
+    """A slice with ringing around it and a speck, as JPEG leaves them, and a black ventricle."""
+    image, rng = draw_slice(case, level), np.random.default_rng(0)
+    image[124:130, 120:128] = 0
+    near = rng.integers(0, 13, image.shape) * (rng.random(image.shape) < 0.3)
+    dirty = np.where(image == 0, near, image).astype("uint8")
+    dirty[124:130, 120:128] = 0
+    dirty[30, 30] = 44
+    return dirty
+
+
+def test_residue_goes_and_the_brain_stays():
+    dirty = with_residue()
+    clean = remove_residue(dirty)
+    outside = draw_slice(1, 0) == 0
+    assert not clean[outside].any() and dirty[outside].any()
+    bright = dirty > 12
+    bright[30, 30] = False
+    np.testing.assert_array_equal(clean[bright], dirty[bright])
+    assert (clean <= dirty).all() and clean[30, 30] == 0
+    np.testing.assert_array_equal(remove_residue(clean), clean)
+    dark = dirty.copy()
+    dark[125, 123] = 7  # a dark value in a ventricle is anatomy
+    assert remove_residue(dark)[125, 123] == 7
+    assert not remove_residue(np.zeros((256, 256), "uint8")).any()
+
+
+def test_slices_with_scalp_are_left_alone(tmp_path):
+    data = write_slices(tmp_path / "data")
+    for path in data.rglob("*.png"):
+        image = with_residue(*map(int, (path.name[5:8], path.name.split("_")[3][0])))
+        image[20:30, 100:140] = 90  # bright, above the rows of any brain
+        Image.fromarray(image).save(path)
+    slices = open_slices(data)
+    assert not slices.masked and not slices.splits["test"].masked
+    loaded = dataset.load_images(slices.splits["test"], 256)
+    np.testing.assert_array_equal(loaded[0], np.array(Image.open(slices.splits["test"].paths[0])))
+    done = run_script("dataset.py", "check", data)
+    assert "looks with scalp" in done.stdout and "residue" not in done.stdout
+
+
+def test_masked_slices_are_read_without_residue(tmp_path):
+    data = write_slices(tmp_path / "data")
+    path = split_folder(data, "train") / "case_001_slice_0.nii.png"
+    Image.fromarray(with_residue()).save(path)
+    split = open_slices(data).splits["train"]
+    assert split.masked
+    loaded = dataset.load_images(split, 256)[0]
+    np.testing.assert_array_equal(loaded, remove_residue(with_residue()))
+    source = dataset.ImageSource(split, 64)
+    whole = dataset.image_examples(source)(tf.constant(0, tf.int64), tf.constant(True))[0]
+    framed, _ = dataset.image_examples(source, FRAME)(tf.constant(0, tf.int64), tf.constant(True))
+    np.testing.assert_array_equal(framed, cut(whole[None, ..., 0], FRAME)[0, ..., None])
+    top, left, bottom, right = source.find_frame(8)
+    assert top == 64 - bottom and 0 < top < bottom and 0 <= left < right <= 64
+    done = run_script("dataset.py", "check", data)
+    assert "residue    in 1 of 24 slices" in done.stdout and "frame      rows" in done.stdout
+
+
+def test_scalp_is_what_is_bright_beyond_the_brain():
+    image = draw_slice(1, 0)
+    assert not shows_scalp(image)
+    image[10:20, 100:120] = 200
+    assert shows_scalp(image)
+    assert are_masked([False] * 30 + [True]) and not are_masked([True, False])
+
+
+# ---- scripts -----------------------------------------------------------------------------------
+
+TRAIN = [
+    "--image-size", "64", "--width", "8", "--codebook-size", "16", "--code-dim", "4",
+    "--batch-size", "4", "--prior-width", "8", "--prior-blocks", "2", "--draft-epochs", "1",
+    "--precision", "float32", "--epochs", "1", "--prior-epochs", "1",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(slices_folder, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("runs") / "framed"
+    done = run_script("train.py", "--data", slices_folder, "--run", directory, *TRAIN)
+    assert done.returncode == 0 and "Frame: rows 8-55 and columns 8-55 of 64 x 64" in done.stdout
+    return directory
+
+
+def predict(run, data, *flags):
+    done = run_script("predict.py", "--run", run, "--data", data, "--samples", 2, *flags)
+    assert done.returncode == 0, done.stderr
+    return done, json.loads((run / "predict" / "metrics.json").read_text())
+
+
+def test_everything_follows_the_frame(run, slices_folder):
+    config = json.loads((run / "config.json").read_text())
+    assert config["settings"]["frame"] == [8, 8, 56, 56] and config["data"]["masked"] is True
+    vqvae, prior = checkpoints.load_models(RunDirectory(run))
+    assert vqvae.frame == (8, 8, 56, 56) and prior.settings["grid"] == vqvae.grid == (6, 6)
+    done, report = predict(run, slices_folder, "--complete", "--walk")
+    assert "WARNING" not in done.stdout and "reach out of the frame" not in done.stdout
+    assert report["data"]["frame"] == [8, 8, 56, 56] and report["data"]["outside_frame"] == 0
+    assert report["rate"]["index_bits"] == 6 * 6 * 4
+    assert report["rate"]["prior_bits"] == pytest.approx(36 * report["prior"]["bits_per_code"])
+    for name in ("reconstructions", "completions", "walk", "codes"):
+        assert (run / "predict" / f"{name}.png").is_file()
+    done = run_script("predict.py", "--run", run, "--data", slices_folder, "--anomaly")
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_reaches_out_of_the_frame_is_counted_and_costs(run, slices_folder, tmp_path):
+    _, before = predict(run, slices_folder)
+    data = write_slices(tmp_path / "data")
+    for path in sorted(split_folder(data, "test").iterdir())[:3]:
+        image = np.array(Image.open(path))
+        image[100:140, 212:222] = 200  # grown out of the frame towards the nose
+        image[100:140, 222:232] = 200
+        Image.fromarray(image).save(path)
+    done, report = predict(run, data)
+    assert report["data"]["outside_frame"] == 3
+    assert "3 of 8 slices reach out of the frame" in done.stdout
+    assert report["ssim"]["mean"] < before["ssim"]["mean"]
+
+
+def test_slices_with_scalp_are_warned_of(run, slices_folder, tmp_path):
+    data = write_slices(tmp_path / "data")
+    for path in data.rglob("*.png"):
+        image = np.array(Image.open(path))
+        image[20:40, 80:180] = 120
+        Image.fromarray(image).save(path)
+    done, _ = predict(run, data)
+    warning = "WARNING: the model learned from brain-masked slices and gets slices with scalp"
+    assert done.stdout.count(warning) == 1
+    folder = split_folder(data, "test")
+    done = run_script("predict.py", "--run", run, "--anomaly", folder)
+    assert done.stdout.count(warning) == 1
+
+
+def test_one_step_on_frames_trains():
+    model = make_vqvae(frame=FRAME)
+    sides = margins(FRAME, SIZE, metrics.SSIM_BORDER)
+    place = {"frame": FRAME, "image_size": SIZE}
+    ssim = keras.metrics.MeanMetricWrapper(metrics.frame_ssim, name="ssim", **place)
+    model.compile("adam", loss=metrics.ReconstructionLoss(sides=sides), metrics=[ssim])
+    frames = cut(images()[..., 0], FRAME)[..., None]
+    losses = [model.train_on_batch(frames, frames, return_dict=True)["loss"] for _ in range(10)]
+    assert losses[-1] < losses[0] and np.isfinite(losses).all()
+
+
+def test_a_split_says_whether_it_is_masked(slices_folder):
+    split = open_slices(slices_folder).splits["train"]
+    assert split.masked and not dataclasses.replace(split, masked=False).masked
