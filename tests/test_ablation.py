@@ -127,7 +127,9 @@ def test_what_is_left_out_is_out(run, slices_folder, monkeypatch):
         return model, seconds
 
     monkeypatch.setattr(ablation, "fit", watched)
-    base = {**train.resolve(train.parse(TINY), slices), **ablation.SHIPPED, "steps": 10}
+    whole = {"frame": [0, 0, IMAGE_SIZE, IMAGE_SIZE], "masked": None}
+    settings = train.resolve(train.parse(TINY), slices)
+    base = {**settings, **whole, **ablation.SHIPPED, "steps": 10}
     bench = ablation.PriorBench(slices, base, run)
     bare = {"position": False, "level": False, "dilations": [1], "averaging": 0.99}
     for changes in ({}, bare):

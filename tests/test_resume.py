@@ -107,18 +107,19 @@ def fill_disk(run, data):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed, rate_weight", [(0, 1.5), (1, 0)])  # without one there is no draft
+@pytest.mark.parametrize("seed, rate_weight", [(0, 1.5), (1, 0)])  # with 0 there is no draft
 def test_ten_kills_at_random_moments_change_nothing(seed, rate_weight, slices_folder, tmp_path):
     """All stages of a training that is killed ten times end as those of one that is not."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     flags = ["--epochs", 6, "--prior-epochs", 6, "--rate-weight", rate_weight, "--save-minutes", 0]
     begin = time.monotonic()
-    assert train(slices_folder, whole, *flags, process=True).returncode == 0
+    assert train(slices_folder, whole, *flags).returncode == 0
     length, kills, chance = time.monotonic() - begin, 0, random.Random(seed)
     while kills < 10:
         process = start(slices_folder, killed, *TINY, *flags)
+        wait_for_line(process, "Training on")  # nothing can be lost in the seconds before it
         try:
-            process.communicate(timeout=chance.uniform(0.3, 0.9) * length)
+            process.communicate(timeout=chance.uniform(0, 0.6) * length)
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()
@@ -127,9 +128,17 @@ def test_ten_kills_at_random_moments_change_nothing(seed, rate_weight, slices_fo
             assert process.returncode == 0
             assert_same_models(whole, killed)
             shutil.rmtree(killed)
-    assert train(slices_folder, killed, *flags).returncode == 0
+    done = train(slices_folder, killed, *flags)
+    assert done.returncode == 0, done.stderr
     assert_same_models(whole, killed)
     assert_same_histories(whole, killed)
+
+
+def wait_for_line(process, begin, part=""):
+    """Wait until a process prints a line that begins so and has a part, or ends."""
+    for line in process.stdout:
+        if line.startswith(begin) and part in line:
+            break
 
 
 WIDE = [
@@ -145,7 +154,11 @@ def test_a_run_of_real_width_goes_on_at_each_border_of_stages_bit_for_bit(tmp_pa
     whole, parted = (RunDirectory(tmp_path / name) for name in ("whole", "parted"))
     finish(start(data, whole, *WIDE))
     for stage in ("draft", "prior"):
-        kill_as_it_starts(stage, start(data, parted, *WIDE))
+        process = start(data, parted, *WIDE)
+        wait_for_line(process, f"{stage}: ", ", starts, ")
+        process.kill()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL, "the training ended too early"
     finish(start(data, parted, *WIDE))
     assert_same_models(whole.path, parted.path)
     for name in ("draft_codes", "codes", "code_counts"):
@@ -158,13 +171,3 @@ def test_a_run_of_real_width_goes_on_at_each_border_of_stages_bit_for_bit(tmp_pa
 def finish(process):
     _, errors = process.communicate()
     assert process.returncode == 0, errors
-
-
-def kill_as_it_starts(stage, process):
-    """Kill a training when it prints that a stage starts."""
-    for line in process.stdout:
-        if line.startswith(f"{stage}: ") and ", starts, " in line:
-            break
-    process.kill()
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL, "the training ended too early"
