@@ -13,6 +13,10 @@ import sys
 import traceback
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# Workers share the cores. Threads that wait for each other would take most of the time.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 
 import filelock
 import keras
@@ -35,7 +39,7 @@ TINY = [
     "--batch-size", "4", "--prior-width", "8", "--prior-blocks", "2", "--draft-epochs", "1",
     "--precision", "float32", "--learning-rate", "3e-3",
 ]  # fmt: skip
-STAGES = ["--epochs", "4", "--prior-epochs", "4"]
+STAGES = ["--epochs", "2", "--prior-epochs", "2"]
 
 # Where `parse` and `main` of each script are.
 SCRIPTS = {
@@ -44,6 +48,14 @@ SCRIPTS = {
     "dataset.py": "sources.commands",
     "fitting/export.py": "fitting.export",
 }
+
+# Files that take longest. They are handed out first, so that no worker ends alone with one.
+LONGEST = ("test_resume.py", "test_strategies.py", "test_scripts.py", "test_strangers.py")
+
+
+def pytest_collection_modifyitems(items):
+    order = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
 
 
 @pytest.fixture(autouse=True)

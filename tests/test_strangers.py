@@ -10,29 +10,17 @@ import h5py
 import keras
 import numpy as np
 import pytest
-from conftest import TINY, make_prior, one_line, run_script
+from conftest import TINY, make_prior, one_line, run_script, train, write_slices
 
 from fitting import checkpoints
 from fitting.run_directory import RunDirectory, read_config, read_history
 from measures.evaluation import read_code_counts
 from utils import InputError, write_json
 
-EPOCH = ["--epochs", "1", "--prior-epochs", "1"]
-
-
-@pytest.fixture(scope="module")
-def finished(slices_folder, tmp_path_factory):
-    """A finished run, which no test changes."""
-    run = tmp_path_factory.mktemp("runs") / "finished"
-    done = run_script("train.py", "--data", slices_folder, "--run", run, *TINY, *EPOCH)
-    assert done.returncode == 0, done.stderr
-    return run
-
 
 @pytest.fixture
-def run(finished, tmp_path):
-    """A copy of the finished run, to be spoilt."""
-    return shutil.copytree(finished, tmp_path / "run")
+def run(run_copy):
+    return run_copy
 
 
 def predict(run, slices_folder, *flags, **options):
@@ -78,7 +66,7 @@ def test_a_run_that_is_a_link_works(run, slices_folder, tmp_path):
     link.symlink_to(run)
     assert predict(link, slices_folder).returncode == 0
     assert (run / "predict" / "metrics.json").is_file()
-    done = run_script("train.py", "--data", slices_folder, "--run", link, *TINY, *EPOCH)
+    done = train(slices_folder, link)
     assert done.returncode == 0 and done.stdout.count("finished after") == 3
 
 
@@ -210,13 +198,11 @@ def test_a_strange_name_of_the_data(name, run, slices_folder):
     assert (run / "predict" / "samples.png").is_file()
 
 
-def test_a_terminal_that_knows_ascii_only(run, slices_folder):
-    config = json.loads((run / "config.json").read_text())
-    config["data"] |= {"name": "脳 Ω", "fingerprint": "other"}
-    (run / "config.json").write_text(json.dumps(config))
+def test_a_terminal_that_knows_ascii_only(tmp_path):
+    data = write_slices(tmp_path / "脳 Ω")
     ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii"}
-    done = predict(run, slices_folder, env=ascii_only)
-    assert done.returncode == 0 and r"\u8133" in done.stdout, done.stderr
+    done = run_script("dataset.py", "check", data, env=ascii_only)
+    assert done.returncode == 0 and r"\u8133 \u03a9" in done.stdout, done.stderr
 
 
 HISTORIES = {
@@ -299,7 +285,7 @@ def test_codes_of_a_stranger_are_chosen_again(run, slices_folder):
     before = (run / "codes.npz").read_bytes()
     (run / "prior_history.csv").unlink()
     npz(run / "codes.npz", "train.npy", header((10**6, 10**6), "<u2"))
-    done = run_script("train.py", "--data", slices_folder, "--run", run, *TINY, *EPOCH)
+    done = train(slices_folder, run)
     assert done.returncode == 0, done.stderr
     with np.load(run / "codes.npz") as new, np.load(io.BytesIO(before)) as old:
         for name in ("train", "validate"):
@@ -309,7 +295,7 @@ def test_codes_of_a_stranger_are_chosen_again(run, slices_folder):
 def test_a_state_with_a_member_that_is_no_array(run, slices_folder):
     (run / "resume").mkdir(exist_ok=True)
     npz(run / "resume" / "prior.npz", "arr_0.npy", b"Dear Sir or Madam")
-    done = run_script("train.py", "--data", slices_folder, "--run", run, *TINY, *EPOCH)
+    done = train(slices_folder, run)
     one_line(done, "resume/prior.npz cannot be read", "begin this stage again")
 
 
@@ -317,7 +303,7 @@ def test_a_state_with_a_member_that_is_no_array(run, slices_folder):
 def test_a_file_where_a_folder_is_needed(name, run, slices_folder):
     shutil.rmtree(run / name)
     (run / name).write_text("keep me")
-    done = run_script("train.py", "--data", slices_folder, "--run", run, *TINY, *EPOCH)
+    done = train(slices_folder, run)
     one_line(done, f"{run / name} is a file")
     assert (run / name).read_text() == "keep me"
 
@@ -325,13 +311,12 @@ def test_a_file_where_a_folder_is_needed(name, run, slices_folder):
 # ---- odd moments -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("batch_size", [7, 12])
-def test_a_stage_of_one_step(batch_size, slices_folder, tmp_path):
-    """12 images make one step of 7, and one of 12."""
-    flags = [*TINY, *EPOCH, "--batch-size", batch_size, "--rate-weight", 0]
-    done = run_script("train.py", "--data", slices_folder, "--run", tmp_path / "run", *flags)
+def test_a_stage_of_one_step(slices_folder, tmp_path):
+    run = tmp_path / "run"
+    flags = ["--data", slices_folder, "--run", run, *TINY, "--epochs", 1, "--prior-epochs", 1]
+    done = run_script("train.py", *flags, "--batch-size", 12, "--rate-weight", 0)  # 12 images
     assert done.returncode == 0 and "1 epochs of 1 steps" in done.stdout, done.stderr
-    checkpoints.load_models(RunDirectory(tmp_path / "run"))
+    checkpoints.load_models(RunDirectory(run))
 
 
 def test_figures_that_are_no_numbers_become_null(tmp_path):

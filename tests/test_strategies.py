@@ -184,6 +184,7 @@ def kill(victim, stage, data, run):
     )
 
 
+@pytest.mark.slow
 def test_two_machines_train_the_same_models_as_one_also_when_one_was_lost(
     one, slices_folder, tmp_path
 ):
