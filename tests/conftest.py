@@ -53,6 +53,10 @@ SCRIPTS = {
 LONGEST = ("test_resume.py", "test_strategies.py", "test_scripts.py", "test_strangers.py")
 
 
+def pytest_configure(config):
+    config.option.loadscopereorder = False  # pytest-xdist would begin with the most tests
+
+
 def pytest_collection_modifyitems(items):
     order = {name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: order.get(item.path.name, len(order)))

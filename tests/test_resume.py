@@ -30,7 +30,7 @@ from fitting.run_directory import RunDirectory
 from utils import PARTIAL_FILES
 
 
-def start(data, run, *flags):
+def start(data, run, *flags, environment=os.environ):
     """Start a training and return its process."""
     arguments = map(str, ("--data", data, "--run", run, *flags))
     command = [sys.executable, ROOT / "train.py", *arguments]
@@ -39,7 +39,7 @@ def start(data, run, *flags):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        env={**environment, "PYTHONUNBUFFERED": "1"},
         # A test in the background would hand down that Ctrl-C is to be ignored.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
@@ -65,6 +65,7 @@ def send(number, process, path, times=1):
     return printed
 
 
+@pytest.mark.slow
 def test_a_training_that_was_stopped_in_many_ways_ends_as_if_it_had_not_been(
     trained_run, slices_folder, tmp_path
 ):
@@ -110,7 +111,7 @@ def fill_disk(run, data):
 def test_ten_kills_at_random_moments_change_nothing(seed, rate_weight, slices_folder, tmp_path):
     """All stages of a training that is killed ten times end as those of one that is not."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    flags = ["--epochs", 6, "--prior-epochs", 6, "--rate-weight", rate_weight, "--save-minutes", 0]
+    flags = ["--epochs", 4, "--prior-epochs", 4, "--rate-weight", rate_weight, "--save-minutes", 0]
     begin = time.monotonic()
     assert train(slices_folder, whole, *flags).returncode == 0
     length, kills, chance = time.monotonic() - begin, 0, random.Random(seed)
@@ -148,17 +149,25 @@ WIDE = [
 
 @pytest.mark.slow
 def test_a_run_of_real_width_goes_on_at_each_border_of_stages_bit_for_bit(tmp_path):
-    """Narrow networks do not show that a stage depends on what ran before it in its process."""
+    """Narrow networks do not show that a stage depends on what ran before it in its process.
+
+    It runs on all cores, as a user's training does.
+    """
+    all_cores = {name: text for name, text in os.environ.items() if not name.endswith("_THREADS")}
     data = write_slices(tmp_path / "data", {**CASES, "train": range(7, 19)})  # 48 images
     whole, parted = (RunDirectory(tmp_path / name) for name in ("whole", "parted"))
-    finish(start(data, whole, *WIDE))
+
+    def begin(run):
+        return start(data, run, *WIDE, environment=all_cores)
+
+    finish(begin(whole))
     for stage in ("draft", "prior"):
-        process = start(data, parted, *WIDE)
+        process = begin(parted)
         wait_for_line(process, f"{stage}: ", ", starts, ")
         process.kill()
         process.communicate()
         assert process.returncode == -signal.SIGKILL, "the training ended too early"
-    finish(start(data, parted, *WIDE))
+    finish(begin(parted))
     assert_same_models(whole.path, parted.path)
     for name in ("draft_codes", "codes", "code_counts"):
         with np.load(getattr(whole, name)) as one, np.load(getattr(parted, name)) as other:

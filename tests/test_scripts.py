@@ -176,6 +176,7 @@ def test_figures_and_samples_are_written(run, report, first_samples):
         assert sample.mode == "L" and sample.size == (IMAGE_SIZE, IMAGE_SIZE)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_run_and_samples_wherever_they_lie(
     trained_run, first_samples, tmp_path
 ):
