@@ -227,6 +227,7 @@ CLUSTERS = (
     None,
     "workers",
     '{"cluster": {"worker": ["127.0.0.1:1"]}, "task": {"type": "worker", "index": 1}}',
+    '{"cluster": {"worker": [1, 2]}, "task": {"type": "worker", "index": 0}}',
 )
 
 
