@@ -11,12 +11,13 @@ As a script, this file checks data folders and makes them from brain volumes:
     python dataset.py check DIR                      say what a data folder holds and what is wrong
 """
 
+import itertools
 import sys
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from sources.folder import Slices, Split, find_slices, open_slices
+from sources.folder import NO_SLICE, Slices, Split, find_slices, open_slices
 from sources.layout import SLICE_SIDE
 from sources.masking import frame_of, remove_residue
 from utils import command_line, progress
@@ -29,7 +30,7 @@ if __name__ == "__main__":
 
 import tensorflow as tf
 
-from networks.raster import mirrored_level
+from networks.raster import NO_CODE, mirrored_level
 
 __all__ = [
     "INTENSITY_RANGE",
@@ -37,12 +38,14 @@ __all__ = [
     "Slices",
     "Split",
     "code_examples",
+    "codes_below",
     "evaluation_batches",
     "find_slices",
     "image_examples",
     "load_images",
     "open_slices",
     "training_batches",
+    "upward_images",
 ]
 
 INTENSITY_RANGE = (0.0, 1.0)  # what the grey values 0 and 255 become
@@ -163,26 +166,47 @@ def image_examples(source: ImageSource, frame: Sequence[int] | None = None) -> E
     return example
 
 
-def code_examples(codes: np.ndarray, levels: np.ndarray, num_levels: int) -> Example:
-    """Make the examples of the prior: it predicts the codes of a slice from codes and level.
+def code_examples(
+    codes: np.ndarray, levels: np.ndarray, num_levels: int, below: np.ndarray
+) -> Example:
+    """Make the examples of the prior: it predicts the codes of a slice.
 
     Args:
         codes: Codes `(2, N, H, W)` of the slices and of their mirror images.
         levels: Level of each slice, int32 `(N,)` in [0, num_levels).
         num_levels: Number of slice levels.
+        below: Index of the slice below each slice, int32 `(N,)`, or `NO_SLICE`.
 
     Returns:
-        Function: index, mirror -> `{"codes": (H, W), "levels": ()}`, codes `(H, W)`, all int32.
+        Function: index, mirror -> `{"codes": (H, W), "levels": (), "below": (H, W)}`, codes
+        `(H, W)`, all int32.
     """
-    codes = tf.constant(codes)
+    codes, below = tf.constant(codes), tf.constant(below)
     levels = tf.constant(np.stack([levels, mirrored_level(levels, num_levels)]))  # (2, N)
 
     def example(index, mirror):
         side = tf.cast(mirror, index.dtype)
         code = tf.cast(codes[side, index], tf.int32)
-        return {"codes": code, "levels": levels[side, index]}, code
+        place = tf.cast(below[index], index.dtype)
+        under = tf.cast(codes[side, tf.maximum(place, 0)], tf.int32)
+        under = tf.where(place == NO_SLICE, NO_CODE, under)
+        return {"codes": code, "levels": levels[side, index], "below": under}, code
 
     return example
+
+
+def codes_below(codes: np.ndarray, below: np.ndarray) -> np.ndarray:
+    """Codes of slices below.
+
+    Args:
+        codes: Codes of all slices, `(N, H, W)`.
+        below: Index of the slice below each wanted slice, `(B,)`, or `NO_SLICE`.
+
+    Returns:
+        int32 `(B, H, W)`, `NO_CODE` where there is no slice below.
+    """
+    missing = (below == NO_SLICE)[:, None, None]
+    return np.where(missing, NO_CODE, codes[below].astype("int32"))
 
 
 # ---- batches -----------------------------------------------------------------------------------
@@ -257,3 +281,25 @@ def evaluation_batches(
     whole = tf.data.Dataset.range(begin, last).map(one_side, tf.data.AUTOTUNE)
     rest = tf.data.Dataset.range(last, end).map(one_side, tf.data.AUTOTUNE)
     return whole.batch(size).concatenate(rest.batch(size + 1)).prefetch(AHEAD)
+
+
+def upward_images(
+    source: ImageSource, batch_size: int, title: str, mirror: bool = False
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Go up the brains: every slice comes after the one below it. Show progress.
+
+    Args:
+        source: Images of a split.
+        batch_size: Slices of a batch, at most.
+        title: Name of the work in the progress bar.
+        mirror: Take the mirror images.
+
+    Yields:
+        Indices of the slices `(B,)`, and their images, float32 `(B, S, S, 1)`.
+    """
+    example, batches = image_examples(source), source.split.upward(batch_size)
+    order = tf.data.Dataset.from_tensor_slices(np.concatenate(batches))
+    images = order.map(lambda index: example(index, tf.constant(mirror))[0], tf.data.AUTOTUNE)
+    images = images.prefetch(AHEAD * batch_size).as_numpy_iterator()
+    for batch in progress(batches, title):
+        yield batch, np.stack(list(itertools.islice(images, len(batch))))

@@ -21,21 +21,16 @@ import tensorflow as tf
 from keras import layers, ops
 
 from networks import serializable
+from networks.below import SliceBelow
 from networks.gated import GatedBlock, shift
 from networks.quantizer import CodebookUsage, VectorQuantizer
 from networks.raster import NO_CODE, RasterPrior, plain_level
 from networks.residual import DepthToSpace, Policy, convolution, residual_blocks
 
 __all__ = [
-    "VQVAE",
-    "CodebookUsage",
-    "DepthToSpace",
-    "GatedBlock",
-    "PixelCNN",
-    "VectorQuantizer",
-    "decoder",
-    "encoder",
-]
+    "VQVAE", "CodebookUsage", "DepthToSpace", "GatedBlock", "PixelCNN", "VectorQuantizer",
+    "decoder", "encoder",
+]  # fmt: skip
 
 REDUCTIONS = (8, 4)  # pixels of an image side that share one code
 
@@ -170,17 +165,10 @@ class VQVAE(keras.Model):
                 f"Received: image_size={image_size}"
             )
         self.settings = dict(
-            image_size=image_size,
-            codebook_size=codebook_size,
-            code_dim=code_dim,
-            width=width,
-            reduction=reduction,
-            encoder_blocks=encoder_blocks,
-            decoder_blocks=decoder_blocks,
-            seed=seed,
-            frame=frame,
-            masked=masked,
-        )
+            image_size=image_size, codebook_size=codebook_size, code_dim=code_dim, width=width,
+            reduction=reduction, encoder_blocks=encoder_blocks, decoder_blocks=decoder_blocks,
+            seed=seed, frame=frame, masked=masked,
+        )  # fmt: skip
         self.frame = tuple(frame or (0, 0, image_size, image_size))
         top, left, bottom, right = self.frame
         is_inside = 0 <= top < bottom <= image_size and 0 <= left < right <= image_size
@@ -238,10 +226,10 @@ class VQVAE(keras.Model):
 
 @serializable
 class PixelCNN(RasterPrior):
-    """Gated PixelCNN over codes, conditioned on the level of the slice: p(codes | level).
+    """Gated PixelCNN over codes, given the level of the slice and the codes of the slice below.
 
-    Call: `{"codes": int32 (B, H, W), "levels": int32 (B,)}` -> logits, float32 `(B, H, W, K)`.
-    Levels of mirror images are those of `mirrored_level`. The loss is bits a code.
+    Call: `{"codes": int32 (B, H, W), "levels": int32 (B,), "below": int32 (B, H, W)}` -> logits,
+    float32 `(B, H, W, K)`. `networks.raster` explains levels and below. The loss is bits a code.
 
     Args:
         grid: Rows H and columns W of the code map. One number stands for both.
@@ -251,6 +239,7 @@ class PixelCNN(RasterPrior):
         blocks: Number of gated blocks. Their dilations run through `DILATIONS`. So eight blocks
             see 34 rows up and 34 columns aside, and every other block has dilation 1.
         dropout: Dropout rate within the blocks.
+        reads_below: Whether it reads the slice below. If not, every slice is alone.
         rate_weight: Rate weight by which its codes were chosen; see `RasterPrior.describe`.
         vqvae: Fingerprint of the VQ-VAE whose codes it models. Networks ignore it. Loading compares
             it.
@@ -267,6 +256,7 @@ class PixelCNN(RasterPrior):
         "width": WIDTH,
         "blocks": (int, 1, 64),
         "dropout": (float, 0, 1),
+        "reads_below": bool,
         "rate_weight": (float, 0, 1e6),
         "vqvae": str,
     }
@@ -287,6 +277,7 @@ class PixelCNN(RasterPrior):
         width: int = 128,
         blocks: int = 8,
         dropout: float = 0.1,
+        reads_below: bool = False,
         rate_weight: float = 0.0,
         vqvae: str = "",
         **kwargs,
@@ -294,15 +285,10 @@ class PixelCNN(RasterPrior):
         super().__init__(**kwargs)
         grid = (grid, grid) if isinstance(grid, int) else tuple(grid)
         self.settings = dict(
-            grid=grid,
-            codebook_size=codebook_size,
-            num_levels=num_levels,
-            width=width,
-            blocks=blocks,
-            dropout=dropout,
-            rate_weight=rate_weight,
+            grid=grid, codebook_size=codebook_size, num_levels=num_levels, width=width,
+            blocks=blocks, dropout=dropout, reads_below=reads_below, rate_weight=rate_weight,
             vqvae=vqvae,
-        )
+        )  # fmt: skip
         policy = {"dtype": self.dtype_policy}
         condition = dict(embeddings_initializer="zeros", **policy)
         self.embedding = layers.Embedding(codebook_size, width, **policy)
@@ -310,6 +296,9 @@ class PixelCNN(RasterPrior):
         self.mirror = layers.Embedding(2, blocks * 4 * width, **condition)
         dilations = [self.DILATIONS[i % len(self.DILATIONS)] for i in range(blocks)]
         self.blocks = [GatedBlock(width, dilation, dropout, **policy) for dilation in dilations]
+        self.slice_below = None
+        if reads_below:
+            self.slice_below = SliceBelow(codebook_size, width, blocks * 4 * width, **policy)
         self.hidden = layers.Dense(2 * width, activation="relu", **policy)
         self.out = layers.Dense(codebook_size, dtype="float32")
         self._build_layers(grid, width)
@@ -319,6 +308,8 @@ class PixelCNN(RasterPrior):
         self.embedding.build((None, *grid))
         self.conditions.build((None,))
         self.mirror.build((None,))
+        if self.slice_below:
+            self.slice_below.build((None, *grid))
         self.hidden.build(features)
         self.out.build((*features[:-1], 2 * width))
         for block in self.blocks:
@@ -334,26 +325,35 @@ class PixelCNN(RasterPrior):
         # These shifts are mask A: no place knows its own code.
         vertical = shift(codes, rows=1) + positions
         horizontal = shift(codes, columns=1) + positions
-        for block, condition in zip(self.blocks, self._conditions(inputs["levels"])):
+        reads = self.slice_below
+        features = reads(inputs["below"], training=training) if reads else None  # (B, H, W, C)
+        conditions = self._conditions(self._of_level(inputs["levels"]), features)
+        for block, condition in zip(self.blocks, conditions):
             vertical, horizontal = block(vertical, horizontal, condition, training=training)
         return self._logits(horizontal)
 
-    def _conditions(self, levels):
-        """What each block adds for the level and the mirroring: a list of `(B, 1, 1, 4C)`."""
+    def _of_level(self, levels):
+        """What all blocks add for the level and the mirroring, `(B, 1, 1, 4C blocks)`."""
         plain, mirrored = plain_level(levels, self.settings["num_levels"])
-        both = self.conditions(plain) + self.mirror(mirrored)  # (B, 4C blocks)
-        return ops.split(both[:, None, None], len(self.blocks), axis=-1)
+        return (self.conditions(plain) + self.mirror(mirrored))[:, None, None]
+
+    def _conditions(self, of_level, features):
+        """What each block adds at h rows: a list of `(B, h, W, 4C)`, or `(B, 1, 1, 4C)`."""
+        if self.slice_below:
+            of_level = of_level + self.slice_below.gates(features)
+        return ops.split(of_level, len(self.blocks), axis=-1)
 
     def _logits(self, horizontal):
         return self.out(self.hidden(ops.relu(horizontal)))
 
-    def start(self, levels):
+    def start(self, levels, below):
         batch, width = tf.shape(levels)[0], self.settings["width"]
         _, columns = self.settings["grid"]
         zeros = functools.partial(tf.zeros, dtype=self.compute_dtype)
         reaches = [block.dilation for block in self.blocks]
         return {
-            "conditions": tuple(self._conditions(levels)),
+            "of_level": self._of_level(levels),
+            "below": self.slice_below(below) if self.slice_below else (),
             "positions": ops.cast(self.positions, self.compute_dtype),
             # Inputs of each block: the last `dilation` rows, and the last `dilation` columns.
             "rows": tuple(zeros((batch, reach, columns, width)) for reach in reaches),
@@ -364,8 +364,11 @@ class PixelCNN(RasterPrior):
     def start_row(self, state, above, y):
         """The vertical stack needs earlier rows only, so a whole row of it is computed at once."""
         vertical = self._embed(above)[:, None] + state["positions"][y]  # (B, 1, W, C)
+        # Here `gather` keeps the static shape.
+        features = tf.gather(state["below"], [y], axis=1) if self.slice_below else None
+        conditions = self._conditions(state["of_level"], features)
         rows, messages = [], []
-        for block, condition, seen in zip(self.blocks, state["conditions"], state["rows"]):
+        for block, condition, seen in zip(self.blocks, conditions, state["rows"]):
             rows.append(tf.concat([seen[:, 1:], vertical], axis=1))
             vertical = block.vertical(vertical, seen[:, :1], condition)
             message = block.vertical_message(vertical, condition)

@@ -1,7 +1,7 @@
-"""Evaluate a run on a split of the slices, draw its figures and sample new slices.
+"""Evaluate a run on a split of the slices, draw its figures, and draw new slices and brains.
 
 python predict.py                                  # the run of `python train.py`
-python predict.py --run DIR --data DIR --samples 32 --seed 7
+python predict.py --run DIR --data DIR --samples 32 --brains 4 --seed 7
 """
 
 import time
@@ -10,8 +10,8 @@ import numpy as np
 
 from fitting.run_directory import RunDirectory, read_config, read_history
 from measures.saved import FIGURES_OF_STAGES
-from sources.folder import find_slices, open_folder, open_slices, synthetic_slices
-from sources.layout import MAX_SUBJECTS, SPLITS
+from sources.folder import find_slices, open_folder, open_slice, open_slices, synthetic_slices
+from sources.layout import DEFAULT_DIRECTORY, MAX_SUBJECTS, SPLITS
 from utils import (
     InputError,
     Parser,
@@ -76,8 +76,12 @@ def _add_sample_flags(parser):
         help="compare N samples with real slices: `generation` in metrics.json")
     add("--complete", action="store_true",
         help="draw the missing half of slices of the split, several times: completions.png")
-    add("--walk", action="store_true",
-        help="draw every level with the same random numbers: walk.png")
+    add("--brains", type=between(int, 0, 10**4), metavar="N",
+        help="number of whole brains to generate, slice by slice from bottom to top "
+        "(default: 1 if the prior reads the slice below)")
+    add("--from-slice", metavar="FILE",
+        help="grow the brains up from this slice; its file name says its level, or --slice does")
+    add("--walk", action="store_true", help="show every slice of the first brain: walk.png")
 
 
 def _add_anomaly_flags(parser):
@@ -95,14 +99,13 @@ def main(args):
     """Draw saved results again, map what is unusual, or evaluate and sample."""
     run = RunDirectory(args.run)
     if args.redraw:
-        from measures import report  # noqa: PLC0415  the only room that this needs
-
+        import_report()
         report.redraw(run.predictions)
         print(f"The figures in {run.predictions} are drawn again.")
         return
     config = read_config(run)
     if args.anomaly is None:
-        slices = find_data(config, args)
+        slices = None if has_no_slices(config, args) else find_data(config, args)
         check_evaluation_of_samples(slices, config, args)
         import_rooms()
         predict(run, config, slices, args)
@@ -112,17 +115,24 @@ def main(args):
         map_anomalies(run, config, split, name, args)
 
 
+def import_report():
+    """Load what draws figures, which needs no TensorFlow."""
+    global report
+    from reports import report  # noqa: PLC0415
+
+
 def import_rooms():
     """Load TensorFlow and the rooms that need it, which takes seconds, now that all is checked."""
-    global checkpoints, device, ensemble
-    global evaluation, generation, healing, report, samples, selection
+    global brains, checkpoints, device, ensemble
+    global evaluation, generation, healing, samples, selection
     import_tensorflow()
+    import_report()
     from fitting import checkpoints, device, ensemble  # noqa: PLC0415
     from measures import (  # noqa: PLC0415
+        brains,
         evaluation,
         generation,
         healing,
-        report,
         samples,
         selection,
     )
@@ -132,47 +142,70 @@ def import_rooms():
 
 
 def predict(run, config, slices, args):
-    """Load, evaluate, sample, report: everything but `--anomaly`."""
-    split, trained_on = slices.splits[args.split], config["data"]
+    """Load, evaluate, sample, report: everything but `--anomaly`. Without slices, sample only."""
     models = vqvae, prior = checkpoints.load_models(run)
-    evaluation.check_levels(run, prior, split)
-    known_levels = np.unique(split.levels)
+    split = slices.splits[args.split] if slices else None
+    known_levels = np.arange(prior.settings["num_levels"])
+    if split:
+        evaluation.check_levels(run, prior, split)
+        known_levels = np.unique(split.levels)
     levels = samples.spread_levels(args.samples, args.slice, known_levels)
     options = samples.SamplingOptions(args.seed, args.temperature, args.top_k, args.top_p)
-    code_counts, parts = read_training(run, vqvae)
-    parts["model"] = {"trained_on": trained_on["name"]}
-    same = slices.fingerprint == trained_on["fingerprint"]
-    other = "" if same else f" The run was trained on other data: {trained_on['name']}."
-    kind, _ = device.compute_device()
-    print(f"{slices.name}, {args.split} split, on the {kind}.{other}", flush=True)
-    warn_of_masking(vqvae, split)
+    first = open_slice(args.from_slice, args.slice) if args.from_slice else None
+    num_brains, begin = brains.plan(*models, run, args.brains, first, args.walk)
+    parts = {}
+    if split:
+        code_counts, parts = read_training(run, vqvae)
+    parts["model"] = {"trained_on": config["data"]["name"], "grid": vqvae.grid}
+    announce(vqvae, config, slices, split)
 
     with replacing_results(run.predictions, report.OWNED) as folder:
-        results, metrics = evaluate(models, slices, split, code_counts, args, folder)
-        metrics["data"]["trained_on_this_data"] = same
-        codebook = vqvae.quantizer.codebook.numpy()
-        parts |= selection.evaluation_parts(results, split, codebook, code_counts, vqvae.frame)
+        results, metrics = None, samples.describe_model(vqvae)
+        if split:
+            results, metrics = evaluate(models, slices, split, code_counts, args, folder)
+            same = slices.fingerprint == config["data"]["fingerprint"]
+            metrics["data"]["trained_on_this_data"] = same
+            codebook = vqvae.quantizer.codebook.numpy()
+            parts |= selection.evaluation_parts(results, split, codebook, code_counts, vqvae.frame)
+        real = results, split
         metrics["samples"], shown = samples.sample(
-            *models, levels, options, results, split, folder / "samples"
+            *models, levels, options, *real, folder / "samples"
         )
         parts |= shown
+        if num_brains:
+            metrics["brains"], shown = brains.brains(
+                *models, num_brains, options, begin, *real, folder / "brains", args.walk
+            )
+            parts |= shown
         if args.complete:
             parts |= samples.complete(*models, parts["reconstructions"], options)
-        if args.walk:
-            parts |= samples.walk(*models, known_levels, options)
         if args.evaluate_samples:
-            loaded = {args.split: results["images"]}
             metrics["generation"], shown = generation.evaluate_samples(
-                *models, slices, loaded, args.evaluate_samples, options, args.rate_weight
-            )
+                *models, slices, args.split, results, args.evaluate_samples, options,
+                args.rate_weight,
+            )  # fmt: skip
             parts |= shown
         report.save(folder, metrics, parts)
         report.draw(folder, folder)
     report.print_table(metrics)
-    outside = metrics["data"]["outside_frame"]
-    if outside:
-        print(f"  {outside} of {len(split)} slices reach out of the frame, which the model sees.")
     print(f"Figures and metrics.json are in {run.predictions}")
+
+
+def announce(vqvae, config, slices, split):
+    """Say what is evaluated, and on which device."""
+    kind, _ = device.compute_device()
+    if split is None:
+        print(
+            "No slices found: samples and a brain are drawn, and nothing is evaluated. Evaluation "
+            f"needs the slices of {config['data']['name']}: name their folder with --data DIR "
+            f"(docs/data.md says how to get them). On the {kind}.",
+            flush=True,
+        )
+        return
+    same, trained_on = slices.fingerprint == config["data"]["fingerprint"], config["data"]["name"]
+    other = "" if same else f" The run was trained on other data: {trained_on}."
+    print(f"{slices.name}, {split.name} split, on the {kind}.{other}", flush=True)
+    warn_of_masking(vqvae, split)
 
 
 def evaluate(models, slices, split, code_counts, args, folder):
@@ -267,6 +300,12 @@ def map_anomalies(run, config, split, name, args):
 
 
 # ---- data --------------------------------------------------------------------------------------
+
+
+def has_no_slices(config, args):
+    """Whether there are no slices on this machine, and no flag asks for any."""
+    asks = args.data or args.write_reconstructions or args.evaluate_samples or args.complete
+    return not (asks or config["data"].get("cohort") or DEFAULT_DIRECTORY.is_dir())
 
 
 def find_data(config, args):

@@ -56,13 +56,24 @@ def command_line(main: Callable, *args) -> None:
     try:
         main(*args)
     except InputError as error:
-        sys.exit(_complain(error))
+        _leave(_complain(error))
     except OSError as error:
         reason, name = error.strerror or error, error.filename or "no file named"
-        sys.exit(_complain(f"{reason}: {name}. Check the path, its rights and the disk."))
+        _leave(_complain(f"{reason}: {name}. Check the path, its rights and the disk."))
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        sys.exit(_complain("stopped by Ctrl-C; what was finished is kept.", status=130))
+        _leave(_complain("stopped by Ctrl-C; what was finished is kept.", status=130))
+
+
+def _leave(status):
+    """End the process at once. All files are closed by now.
+
+    Threads that feed a training may still be in Python code. An interpreter that shuts down
+    under them can crash.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _interrupt(number, frame):

@@ -205,6 +205,7 @@ def variants(base: dict) -> dict[str, dict[str, dict]]:
         "prior": {
             "as shipped, without a draft": {},
             "another seed": another_seed,
+            "without the slice below": {"slices_alone": True},
             "without the level": {"level": False},
             "without the position": {"position": False},
             "without mirroring": {"mirror": False},
@@ -331,7 +332,7 @@ class PriorBench(Bench):
 
     @functools.cached_property
     def codes(self) -> tuple[np.ndarray, np.ndarray]:
-        """Codes of training and of the validation slices that are scored, `(2, N, H, W)` each.
+        """Codes of the training split and of the validation split, `(2, N, H, W)` each.
 
         Raises:
             InputError: The run has none.
@@ -342,8 +343,7 @@ class PriorBench(Bench):
                 f"{path} is not there, and the priors learn from these codes: "
                 "name the run directory that train.py wrote."
             )
-        codes = read_codes(path)
-        return codes["train"], codes["validate"][:, self.chosen]
+        return tuple(read_codes(path)[name] for name in FITTED_SPLITS)
 
     @functools.cached_property
     def images(self) -> np.ndarray:
@@ -352,24 +352,20 @@ class PriorBench(Bench):
 
     def measure(self, settings: dict, title: str = "training") -> dict:
         """Train a variant and return its figures."""
-        codes, validation_codes = self.codes
-        levels, validation_levels = (
-            split.levels * settings["level"]
-            for split in (self.slices.splits["train"], self.validation)
-        )
         # With 0 levels a mirror image has the level of its slice.
         num_levels = self.slices.num_levels * settings["told"]
-        examples = dataset.code_examples(codes, levels, num_levels)
-        validation = dataset.code_examples(validation_codes, validation_levels, num_levels)
-
-        make = functools.partial(self.make, settings, codes.shape[-2:])
-        peak = settings["prior_learning_rate"]
-        model, seconds = fit(make, examples, len(levels), settings, peak, title)
-        batches = dataset.evaluation_batches(validation, len(validation_levels), BATCH)
-        bits = [
-            model.bits(inputs["codes"], inputs["levels"])
-            for inputs, _ in progress(batches, "scoring")
-        ]
+        examples, validation = (
+            dataset.code_examples(codes, split.levels * settings["level"], num_levels, split.below)
+            for codes, split in zip(self.codes, map(self.slices.splits.get, FITTED_SPLITS))
+        )
+        make = functools.partial(self.make, settings, self.codes[0].shape[-2:])
+        peak, count = settings["prior_learning_rate"], len(self.slices.splits["train"])
+        model, seconds = fit(make, examples, count, settings, peak, title)
+        scored = tf.constant(self.chosen)
+        batches = dataset.evaluation_batches(
+            lambda index, mirror: validation(scored[index], mirror), len(self.chosen), BATCH
+        )
+        bits = [model.bits(**inputs) for inputs, _ in progress(batches, "scoring")]
         bits = np.concatenate(bits)  # (N, H, W)
         brain = metrics.brain_places(self.images, self.base["frame"], bits.shape[1:])
         return {
@@ -384,7 +380,10 @@ class PriorBench(Bench):
         dilations = settings["dilations"] or modules.PixelCNN.DILATIONS
         variant = type("PixelCNN", (modules.PixelCNN,), {"DILATIONS": dilations})
         sizes = (settings[f"prior_{name}"] for name in ("width", "blocks", "dropout"))
-        model = variant(grid, settings["codebook_size"], self.slices.num_levels, *sizes)
+        reads_below = not settings["slices_alone"]
+        model = variant(
+            grid, settings["codebook_size"], self.slices.num_levels, *sizes, reads_below
+        )
         if not settings["position"]:
             model.positions.assign(model.positions * 0)
             model.positions.trainable = False

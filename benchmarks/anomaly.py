@@ -25,9 +25,9 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from dataset import load_images
 from fitting.ensemble import load_ensemble
 from fitting.run_directory import RunDirectory
-from measures import plots
 from measures.healing import METHODS, analyse
 from measures.images import to_unit
+from reports import plots
 from sources.folder import find_slices, open_slices
 from utils import InputError, Parser, between, command_line, progress, write_json
 

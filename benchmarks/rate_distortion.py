@@ -24,7 +24,7 @@ from PIL import Image
 
 from fitting.checkpoints import load_models
 from fitting.run_directory import RunDirectory
-from measures import metrics, plots
+from measures import metrics
 from measures.evaluation import check_levels, evaluate
 from measures.images import to_unit
 from sources.folder import find_slices, open_slices
@@ -105,7 +105,7 @@ def main(args):
         curves = {name: frontier(points, "payload_bytes") for name, points in codecs.items()}
         size = f"{SLICE_SIDE} x {SLICE_SIDE}"
         caption = f"{slices.name}, {args.split} split, {len(split)} slices of {size}."
-        plots.rate_distortion(args.figure, models, curves, caption)
+        curves.rate_distortion(args.figure, models, curves, caption)
 
 
 def model_points(run: pathlib.Path, split) -> tuple[str, list[dict], np.ndarray]:

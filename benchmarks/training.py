@@ -246,6 +246,7 @@ def prior_step(network: Network):
     """Make a function that takes one training step of the prior and returns its loss."""
     codes = network.codes()
     levels = tf.range(network.batch) % NUM_LEVELS
+    # Our slices are alone, because those of the PyTorch prior are.
     prior = modules.PixelCNN(
         network.grid, network.codebook_size, NUM_LEVELS, network.width, network.blocks, DROPOUT
     )

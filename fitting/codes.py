@@ -14,7 +14,7 @@ from measures import metrics
 from measures.saved import read_arrays
 from networks.raster import mirrored_level
 from sources.layout import FITTED_SPLITS
-from utils import InputError, progress, replacing
+from utils import InputError, replacing
 
 # Type and shape of each array of a file of codes, see `measures.saved.read_arrays`.
 CODES_LAYOUT = {
@@ -65,7 +65,11 @@ def _choose_nearest(run, data, settings, path):
     restart_keras(settings["precision"])
     vqvae = checkpoints.load_model(run.model("vqvae"))
     made_of = f"{checkpoints.fingerprint(vqvae)} nearest {data.slices.fingerprint}"
-    _write_codes(path, made_of, vqvae, data, lambda images, levels: vqvae.encode(images))
+
+    def choose(images, levels, below):
+        return vqvae.encode(images)
+
+    _write_codes(path, made_of, vqvae, data, choose)
 
 
 def _choose_likely(run, data, settings, path):
@@ -75,8 +79,8 @@ def _choose_likely(run, data, settings, path):
     digests = checkpoints.fingerprint(vqvae), checkpoints.fingerprint(draft)
     made_of = " ".join([*digests, data.slices.fingerprint])
 
-    def choose(images, levels):
-        return draft.describe(vqvae.distances(images), levels, settings["rate_weight"])
+    def choose(images, levels, below):
+        return draft.describe(vqvae.distances(images), levels, settings["rate_weight"], below)
 
     _write_codes(path, made_of, vqvae, data, choose)
 
@@ -95,27 +99,27 @@ def read_codes(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def _write_codes(path, made_of, vqvae, data, choose):
-    """Write the codes that `choose(images, levels)` gives, unless `path` has them already."""
+    """Write the codes that `choose(images, levels, below)` gives, unless `path` has them already.
+
+    The choice goes up the brains, so that `below` holds the codes that were chosen below.
+    """
     if _is_made_of(path, made_of):
         return
     distance_bytes = 4 * math.prod(vqvae.grid) * vqvae.settings["codebook_size"]
     batch_size = max(1, min(MAX_BATCH, MAX_DISTANCE_BYTES // distance_bytes))
     codes = {}
     for name in FITTED_SPLITS:
-        example, count = data.images(name)
-        plain = data.slices.splits[name].levels
-        maps = []
+        source = data.source(name)
+        codes[name] = np.empty((2, len(source), *vqvae.grid), "uint16")
         for mirror in (False, True):
-            batches = dataset.evaluation_batches(example, count, batch_size, mirror)
-            levels = mirrored_level(plain, data.slices.num_levels) if mirror else plain
+            levels = source.split.levels
+            if mirror:
+                levels = mirrored_level(levels, data.slices.num_levels)
             title = f"{path.stem}, {name}{' mirrored' if mirror else ''}"
-            starts = progress(range(0, count, batch_size), title)
-            maps += [
-                choose(images, levels[start : start + batch_size])
-                for start, (images, _) in zip(starts, batches)
-            ]
-        both = np.concatenate(maps).astype("uint16")
-        codes[name] = both.reshape(2, count, *both.shape[1:])  # (2, N, H, W)
+            chosen = codes[name][int(mirror)]
+            for batch, images in dataset.upward_images(source, batch_size, title, mirror):
+                below = dataset.codes_below(chosen, source.split.below[batch])
+                chosen[batch] = choose(images, levels[batch], below)
     with replacing(path) as temporary:
         np.savez(temporary, made_of=made_of, **codes)
 

@@ -73,7 +73,7 @@ def draft_stage(run: RunDirectory, data: TrainingData, settings: dict) -> Stage:
 
 
 def prior_stage(run: RunDirectory, data: TrainingData, settings: dict) -> Stage:
-    """Last stage: `prior.keras`, p(codes of a slice | its level). It goes on from the draft."""
+    """Last stage: `prior.keras`, p(codes | level, slice below). It goes on from the draft."""
     return _prior_stage("prior", run, run.codes, data, settings, settings["rate_weight"])
 
 
@@ -142,6 +142,7 @@ def make_prior(
         settings["prior_width"],
         settings["prior_blocks"],
         settings["prior_dropout"],
+        not settings["slices_alone"],
         rate_weight,
         vqvae,
     )

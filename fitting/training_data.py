@@ -56,6 +56,10 @@ class TrainingData:
             "images": {name: len(split) for name, split in self.slices.splits.items()},
         }
 
+    def source(self, name: str) -> ImageSource:
+        """Images of a split by the index of a slice."""
+        return self._sources[name]
+
     def images(self, name: str) -> Examples:
         """Whole slices of a split."""
         source = self._sources[name]
@@ -68,6 +72,7 @@ class TrainingData:
 
     def codes(self, name: str, codes: np.ndarray) -> Examples:
         """Codes `(2, N, H, W)` of a split with its levels, on which a prior learns."""
-        levels = self.slices.splits[name].levels
-        example = dataset.code_examples(codes, levels, self.slices.num_levels)
-        return Examples(example, len(levels))
+        split = self.slices.splits[name]
+        num_levels = self.slices.num_levels
+        example = dataset.code_examples(codes, split.levels, num_levels, split.below)
+        return Examples(example, len(split))

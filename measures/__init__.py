@@ -1,1 +1,1 @@
-"""What is known about a model: metrics, evaluation, generation, anomalies, report, figures."""
+"""What is known about a model: metrics, evaluation, samples and brains, generation, anomalies."""

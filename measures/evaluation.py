@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from dataset import ImageSource, evaluation_batches, image_examples
+from dataset import ImageSource, codes_below, upward_images
 from measures import metrics
 from measures.images import cut, to_grey, write_png
 from measures.saved import read_arrays
 from modules import VQVAE
 from networks.raster import RasterPrior
 from sources.folder import Slices, Split
-from utils import InputError, progress
+from utils import InputError
 
 BATCH = 16  # slices that go through the networks together
 
@@ -52,29 +52,34 @@ def evaluate(
 
     Returns:
         dict of `ssim`, `brain_ssim` and `psnr` `(N,)`, `bits` and `codes` `(N, H, W)`, and
-        `images` and `restored`, uint8 `(N, S, S)`.
+        `images` and `restored`, uint8 `(N, S, S)`. `alone_bits` `(N, H, W)` are the bits of the
+        same codes to a prior that is not told the slice below.
     """
-    parts = []
-    examples = image_examples(ImageSource(split, vqvae.settings["image_size"]))
-    batches = evaluation_batches(examples, len(split), BATCH)
-    begins = range(0, len(split), BATCH)
-    for begin, (images, _) in zip(progress(begins, f"evaluating {split.name}"), batches):
-        levels = split.levels[begin : begin + BATCH]
-        parts.append(_evaluate_batch(vqvae, prior, images, levels, rate_weight))
+    source = ImageSource(split, vqvae.settings["image_size"])
+    codes = np.empty((len(split), *vqvae.grid), "int32")
+    parts, order = [], []
+    for batch, images in upward_images(source, BATCH, f"evaluating {split.name}"):
+        below = codes_below(codes, split.below[batch])
+        part = _evaluate_batch(vqvae, prior, images, split.levels[batch], below, rate_weight)
+        codes[batch] = part["codes"]
+        parts.append(part)
+        order.append(batch)
         if folder:
-            _write_images(folder, split.paths[begin:], parts[-1]["restored"])
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+            _write_images(folder, [split.paths[i] for i in batch], part["restored"])
+    places = np.argsort(np.concatenate(order))
+    return {name: np.concatenate([part[name] for part in parts])[places] for name in parts[0]}
 
 
-def _evaluate_batch(vqvae, prior, images, levels, rate_weight):
-    codes = prior.describe(vqvae.distances(images), levels, rate_weight)  # (B, H, W)
+def _evaluate_batch(vqvae, prior, images, levels, below, rate_weight):
+    codes = prior.describe(vqvae.distances(images), levels, rate_weight, below)  # (B, H, W)
     restored = vqvae.decode(codes)  # (B, S, S, 1)
     maps = metrics.ssim_map(images, restored)
     return {
         "ssim": np.asarray(tf.reduce_mean(maps, (1, 2))),
         "brain_ssim": metrics.brain_ssim(images, maps),
         "psnr": metrics.psnr(images, restored),
-        "bits": np.asarray(prior.bits(codes, levels)),
+        "bits": np.asarray(prior.bits(codes, levels, below)),
+        "alone_bits": np.asarray(prior.bits(codes, levels)),
         "codes": np.asarray(codes),
         "images": to_grey(images)[..., 0],
         "restored": to_grey(restored)[..., 0],
@@ -141,14 +146,16 @@ def measures(
         },
         "psnr": {"mean": float(results["psnr"].mean())},
         "detail": metrics.detail(results["images"], results["restored"]),
-        "rate": _rate(results, codebook_size, rate_weight),
+        "rate": _rate(results, split, codebook_size, rate_weight),
         "codebook": {"size": codebook_size, "used": used, "perplexity": perplexity},
         "prior": _bits_per_code(results, metrics.baseline_bits(codes, code_counts), frame),
     }
 
 
-def _rate(results, codebook_size, rate_weight):
-    prior_bits = float(results["bits"].sum((1, 2)).mean())
+def _rate(results, split, codebook_size, rate_weight):
+    bits = results["bits"].sum((1, 2))  # (N,)
+    prior_bits = float(bits.mean())
+    brain_bits = float(bits.sum()) / len(set(split.cases.tolist()))
     index_bits = results["codes"][0].size * float(np.log2(codebook_size))
     pixels = results["images"][0].size
     return {
@@ -158,6 +165,7 @@ def _rate(results, codebook_size, rate_weight):
         "bits_per_pixel": index_bits / pixels,
         "prior_bits_per_pixel": prior_bits / pixels,
         "prior_bytes": prior_bits / 8,
+        "brain_bytes": brain_bits / 8,
     }
 
 
@@ -165,11 +173,12 @@ def _bits_per_code(results, baselines, frame):
     """Mean bits of a code under each model, over all places and over those that show brain."""
     brain = metrics.brain_places(results["images"], frame, results["codes"].shape[1:])
     models = {"": results["bits"], **{f"{name}_": bits for name, bits in baselines.items()}}
+    alone = {"bits_per_code_alone": float(results["alone_bits"].mean())}
     everywhere = {f"{name}bits_per_code": float(bits.mean()) for name, bits in models.items()}
     in_brain = {
         f"brain_{name}bits_per_code": float(bits[brain].mean()) for name, bits in models.items()
     }
-    return {**everywhere, **in_brain, "brain_share": float(brain.mean())}
+    return {**everywhere, **alone, **in_brain, "brain_share": float(brain.mean())}
 
 
 def read_code_counts(path: pathlib.Path, shape: tuple[int, int, int]) -> np.ndarray:

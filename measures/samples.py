@@ -71,7 +71,6 @@ def draw_slices(
     options: SamplingOptions,
     given: np.ndarray | None = None,
     rows: int = 0,
-    alike: bool = False,
     first: int = 0,
 ) -> Iterator[np.ndarray]:
     """Generate slices batch by batch, so that memory does not grow with their number.
@@ -83,7 +82,6 @@ def draw_slices(
         options: How codes are drawn.
         given: Codes to begin from, `(N, H, W)`, or None.
         rows: Number of rows that are kept of `given`.
-        alike: Whether all slices use the same random numbers.
         first: Number of the first slice. It tells drawings with one seed apart.
 
     Yields:
@@ -91,7 +89,7 @@ def draw_slices(
     """
     for begin in range(0, len(levels), BATCH):
         batch = slice(begin, begin + BATCH)
-        seed = numbered_seed(options.seed, first if alike else first + begin)
+        seed = numbered_seed(options.seed, first + begin)
         codes = prior.sample(
             tf.constant(levels[batch]),
             seed,
@@ -100,7 +98,6 @@ def draw_slices(
             options.top_p,
             None if given is None else tf.constant(given[batch], tf.int32),
             rows,
-            alike,
         )
         yield vqvae.decode(codes).numpy()[..., 0]
 
@@ -168,8 +165,8 @@ def sample(
     prior: RasterPrior,
     levels: np.ndarray,
     options: SamplingOptions,
-    results: dict[str, np.ndarray],
-    split: Split,
+    results: dict[str, np.ndarray] | None,
+    split: Split | None,
     folder: pathlib.Path,
 ) -> tuple[dict[str, Any], Parts]:
     """Draw and write the samples, if any, and choose those that figures show.
@@ -179,8 +176,8 @@ def sample(
         prior: See `draw_slices`.
         levels: Level of each sample, `(N,)`.
         options: See `draw_slices`.
-        results: What `measures.evaluation.evaluate` returned.
-        split: The split whose real slices stand beside samples.
+        results: What `measures.evaluation.evaluate` returned, or None without slices.
+        split: The split whose real slices stand beside samples, or None.
         folder: Folder for the PNGs.
 
     Returns:
@@ -193,6 +190,13 @@ def sample(
         parts = selection.sample_parts(images, levels, results, split)
     seconds = time.perf_counter() - begin
     return {"count": len(levels), "seconds": seconds, **dataclasses.asdict(options)}, parts
+
+
+def describe_model(vqvae: VQVAE) -> dict[str, Any]:
+    """Say what draws samples, as `metrics.json` says it where no slices were evaluated."""
+    size, codebook_size = vqvae.settings["image_size"], vqvae.settings["codebook_size"]
+    data = {"image_size": size, "frame": list(vqvae.frame)}
+    return {"data": data, "codebook": {"size": codebook_size}}
 
 
 def complete(
@@ -214,9 +218,3 @@ def complete(
         half = {"given": codes, "rows": rows, "first": first}
         drawings.append(draw_all(vqvae, prior, levels, options, title, **half))
     return {"completions": {"drawings": np.stack(drawings), "rows": rows}}
-
-
-def walk(vqvae: VQVAE, prior: RasterPrior, levels: np.ndarray, options: SamplingOptions) -> Parts:
-    """Draw a slice at each level with the same random numbers. Arguments as in `draw_slices`."""
-    images = draw_all(vqvae, prior, levels, options, "drawing a walk", alike=True)
-    return {"walk": {"images": images, "levels": levels}}

@@ -23,11 +23,18 @@ CURVES = {  # stage -> columns of its history that a figure shows
 }
 METHODS = ("error", "healing")  # that map anomalies, see `measures.healing`
 
+
+def _cuts(count):
+    """Cuts of brains, see `measures.selection.cuts`, and the level of the lowest slice."""
+    planes = {"coronal": f"uint8 {count} Z S", "sagittal": f"uint8 {count} Z S"}
+    return {"axial": f"uint8 {count} S S", **planes, "level": "int32"}
+
+
 # Type and shape of each array. A name stands for one size throughout a file: S pixels of a side,
 # N shown slices, H rows and W columns of codes, K codes of the codebook, P pixels of a patch, and
 # so on.
 LAYOUT = {
-    "model": {"trained_on": "str"},
+    "model": {"trained_on": "str", "grid": "int32 2"},
     "reconstructions": {
         "images": "uint8 N S S",
         "restored": "uint8 N S S",
@@ -43,6 +50,8 @@ LAYOUT = {
     "comparison": {"real": "uint8 C S S", "generated": "uint8 C S S", "levels": "int32 C"},
     "completions": {"drawings": "uint8 D N S S", "rows": "int32"},
     "walk": {"images": "uint8 V S S", "levels": "int32 V"},
+    "brains": _cuts("X"),
+    "real_brains": _cuts("Y"),
     "closest": {
         "generated": "uint8 L S S",
         "real": "uint8 L S S",

@@ -17,6 +17,8 @@ from utils import InputError
 SHOWN_SLICES = 6  # in figures with one column a slice
 SHOWN_PAIRS = 8  # of a real and a generated slice
 SHOWN_SAMPLES = 64  # in the figure of samples, at most
+SHOWN_BRAINS = 3  # generated, and as many real ones
+BESIDE_MIDLINE = 0.45  # of the rows of the frame: there a sagittal cut meets a ventricle
 
 
 def spread(count: int, most: int) -> np.ndarray:
@@ -107,27 +109,77 @@ def kept_samples(count: int) -> np.ndarray:
 
 
 def sample_parts(
-    images: np.ndarray, levels: np.ndarray, results: dict[str, np.ndarray], split: Split
+    images: np.ndarray,
+    levels: np.ndarray,
+    results: dict[str, np.ndarray] | None,
+    split: Split | None,
 ) -> Parts:
     """Choose samples to show, and a real slice beside some of them.
 
     Args:
         images: The samples of `kept_samples`, `(len(kept), S, S)`.
         levels: Level of every sample, `(N,)`.
-        results: What `measures.evaluation.evaluate` returned.
-        split: The split of the real slices.
+        results: What `measures.evaluation.evaluate` returned, or None without slices.
+        split: The split of the real slices, or None.
     """
     count = len(levels)
     kept = kept_samples(count)
     shown, paired = spread(count, SHOWN_SAMPLES), spread(count, SHOWN_PAIRS)
+    samples = {"images": images[np.searchsorted(kept, shown)], "levels": levels[shown]}
+    if split is None:
+        return {"samples": samples}
     real = [nearest_slice(split, levels[number], number) for number in paired]
     return {
-        "samples": {"images": images[np.searchsorted(kept, shown)], "levels": levels[shown]},
+        "samples": samples,
         "comparison": {
             "real": results["images"][real],
             "generated": images[np.searchsorted(kept, paired)],
             "levels": levels[paired],
         },
+    }
+
+
+def brain_parts(
+    brains: np.ndarray,
+    level: int,
+    frame: Sequence[int],
+    results: dict[str, np.ndarray] | None,
+    split: Split | None,
+) -> Parts:
+    """Cut brains in three directions, generated ones and as many real ones.
+
+    Args:
+        brains: Generated stacks, uint8 `(N, K, S, S)`.
+        level: Level of their lowest slice.
+        frame: Part of the slices that is not empty.
+        results: What `measures.evaluation.evaluate` returned, or None without slices.
+        split: The split of the real slices, or None.
+    """
+    parts = {"brains": {**cuts(brains, frame), "level": level}}
+    if split is not None:
+        stacks = split.stacks(range(level, level + brains.shape[1]))
+        if len(stacks):
+            shown = stacks[spread(len(stacks), len(brains))]
+            parts["real_brains"] = {**cuts(results["images"][shown], frame), "level": level}
+    return parts
+
+
+def cuts(brains: np.ndarray, frame: Sequence[int]) -> dict[str, np.ndarray]:
+    """Cut brains through the middle of the frame; a sagittal cut passes beside the midline.
+
+    Args:
+        brains: Stacks `(N, K, S, S)` from bottom to top, the nose to the right.
+        frame: Part of the slices that is not empty.
+
+    Returns:
+        `axial` `(N, S, S)`, `coronal` `(N, K, S)` and `sagittal` `(N, K, S)`.
+    """
+    top, left, bottom, right = frame
+    row, column = round(top + BESIDE_MIDLINE * (bottom - top)), (left + right) // 2
+    return {
+        "axial": brains[:, brains.shape[1] // 2],
+        "coronal": brains[:, :, :, column],
+        "sagittal": brains[:, :, row],
     }
 
 

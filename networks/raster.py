@@ -1,12 +1,15 @@
 """Generation of code maps in raster order: the seam behind sampling, describing and healing.
 
-A prior models the codes of a slice as p(codes | level) = product of p(code | earlier codes, level)
-in raster order, row by row and from left to right. Whatever a caller wants of the codes, the same
-loop goes through the places and a rule `choose(logits, y, x)` decides each code. Another prior,
-for instance a transformer, subclasses `RasterPrior`, writes `call` and `step`, and gets it all.
+A prior models the codes of a slice as p(codes | level, slice below). It is the product of
+p(code | earlier codes, level, slice below) in raster order, row by row and from left to right.
+Whatever a caller wants of the codes, the same loop goes through the places and a rule
+`choose(logits, y, x)` decides each code. Another prior, for instance a transformer, subclasses
+`RasterPrior`, writes `call` and `step`, and gets it all.
 
 Codes are int32 `(B, H, W)` in [0, K). A level is the number of a slice from bottom to top, in
 [0, L), and the mirror image of a slice has its level + L. So levels are int32 `(B,)` in [0, 2L).
+The slice below is that of the same case at level k - 1. Its codes are int32 `(B, H, W)` too, and
+`NO_CODE` everywhere where there is none. A mirror image has the mirror image below it.
 """
 
 import math
@@ -17,7 +20,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-NO_CODE = -1  # stands where there is no code to the left or above
+NO_CODE = -1  # stands where there is no code to the left or above, and for no slice below
 SEED_STRIDE = 7919  # a prime, so that streams of neighbouring seeds do not meet soon
 
 
@@ -45,17 +48,18 @@ def numbered_seed(seed: int, number: int) -> tf.Tensor:
 
 
 class RasterPrior(keras.Model):
-    """p(codes | level) in raster order. A subclass says what it is with `call` and `step`.
+    """p(codes | level, slice below) in raster order. A subclass writes `call` and `step`.
 
     A subclass has a dict `settings` with `grid` (rows H and columns W of the map),
-    `codebook_size`, `num_levels`, `rate_weight` and `vqvae`, as `modules.PixelCNN` explains them.
+    `codebook_size`, `num_levels`, `reads_below`, `rate_weight` and `vqvae`, as `modules.PixelCNN`
+    explains them. A prior that does not read the slice below gets it all the same.
     Its class attribute `SETTINGS` gives type and range of each, and `least_weights` the number of
     weights that follow from them: files are checked by both. It writes:
 
-    - `call({"codes": (B, H, W), "levels": (B,)})` gives the logits of all places at once,
-      float32 `(B, H, W, K)`. Training and `bits` use it.
-    - `start(levels)` gives the state before the first place: any structure of tensors. Shapes
-      stay the same throughout, so a cache has its full size from the start.
+    - `call({"codes": (B, H, W), "levels": (B,), "below": (B, H, W)})` gives the logits of all
+      places at once, float32 `(B, H, W, K)`. Training and `bits` use it.
+    - `start(levels, below)` gives the state before the first place: any structure of tensors.
+      Shapes stay the same throughout, so a cache has its full size from the start.
     - `start_row(state, above, y)` may change it at the start of a row. `above` holds the codes
       of the row above, int32 `(B, W)`, or `NO_CODE` everywhere.
     - `step(state, left, y, x)` gives `(logits (B, K), state)` of one place. `left` is the code
@@ -71,8 +75,8 @@ class RasterPrior(keras.Model):
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         return ops.mean(bits(y_pred, y)) / replicas
 
-    def start(self, levels: tf.Tensor) -> Any:
-        """State before the first place of maps at these levels."""
+    def start(self, levels: tf.Tensor, below: tf.Tensor) -> Any:
+        """State before the first place of maps at these levels, above these slices."""
         return ()
 
     def start_row(self, state: Any, above: tf.Tensor, y: tf.Tensor) -> Any:
@@ -85,12 +89,15 @@ class RasterPrior(keras.Model):
         """Logits at place (y, x) and the state after it."""
         raise TypeError(f"{type(self).__name__} must define `step` to generate codes")
 
-    def generate(self, levels: tf.Tensor, choose: Callable) -> tf.Tensor:
+    def generate(
+        self, levels: tf.Tensor, choose: Callable, below: tf.Tensor | None = None
+    ) -> tf.Tensor:
         """Code maps in raster order, computing each place once.
 
         Args:
             levels: Slice levels, int32 `(B,)`.
             choose: Rule `(logits (B, K), y, x) -> codes (B,)` that decides each code.
+            below: Codes of the slices below, int32 `(B, H, W)`. None for no slices below.
 
         Returns:
             codes, int32 `(B, H, W)`.
@@ -113,19 +120,30 @@ class RasterPrior(keras.Model):
 
         above = tf.repeat(none[:, None], width, axis=1)  # (B, W)
         rows = tf.TensorArray(tf.int32, height, element_shape=(static_batch, width))
-        begin = (0, self.start(levels), above, rows)
+        begin = (0, self.start(levels, self._or_none(below, levels)), above, rows)
         rows = tf.while_loop(lambda y, *_: y < height, line, begin)[-1]
         return tf.transpose(rows.stack(), (1, 0, 2))  # (B, H, W)
 
-    @tf.function
-    def bits(self, codes: tf.Tensor, levels: tf.Tensor) -> tf.Tensor:
-        """-log2 p(code | earlier codes, level) at each place, float32 `(B, H, W)`."""
-        return bits(self({"codes": codes, "levels": levels}), codes)
+    def logits(
+        self, codes: tf.Tensor, levels: tf.Tensor, below: tf.Tensor | None = None
+    ) -> tf.Tensor:
+        """Logits of all places at once, float32 `(B, H, W, K)`. `below` as in `generate`."""
+        below = self._or_none(below, levels)
+        return self({"codes": codes, "levels": levels, "below": below})
 
     @tf.function
-    def surprise(self, codes: tf.Tensor, levels: tf.Tensor) -> tf.Tensor:
+    def bits(
+        self, codes: tf.Tensor, levels: tf.Tensor, below: tf.Tensor | None = None
+    ) -> tf.Tensor:
+        """-log2 of each code's probability, float32 `(B, H, W)`. `below` as in `generate`."""
+        return bits(self.logits(codes, levels, below), codes)
+
+    @tf.function
+    def surprise(
+        self, codes: tf.Tensor, levels: tf.Tensor, below: tf.Tensor | None = None
+    ) -> tf.Tensor:
         """Surprise of each code after those before it, float32 `(B, H, W)`; see `surprise`."""
-        return surprise(self({"codes": codes, "levels": levels}), codes)
+        return surprise(self.logits(codes, levels, below), codes)
 
     @tf.function
     def sample(
@@ -137,7 +155,7 @@ class RasterPrior(keras.Model):
         top_p: float = 1.0,
         given: tf.Tensor | None = None,
         rows: int = 0,
-        alike: bool = False,
+        below: tf.Tensor | None = None,
     ) -> tf.Tensor:
         """Draw code maps.
 
@@ -149,20 +167,24 @@ class RasterPrior(keras.Model):
             top_p: See `draw`.
             given: Codes to begin from, int32 `(B, H, W)`, or None.
             rows: Number of rows that are kept of `given`. The rest is drawn.
-            alike: See `draw`.
+            below: See `generate`.
 
         Returns:
             codes, int32 `(B, H, W)`.
         """
 
         def choose(logits, y, x):
-            code = draw(logits, seed, self._place(y, x), temperature, top_k, top_p, alike)
+            code = draw(logits, seed, self._place(y, x), temperature, top_k, top_p)
             return code if given is None else tf.where(y < rows, given[:, y, x], code)
 
-        return self.generate(levels, choose)
+        return self.generate(levels, choose, below)
 
     def describe(
-        self, distances: tf.Tensor, levels: tf.Tensor, rate_weight: float | None = None
+        self,
+        distances: tf.Tensor,
+        levels: tf.Tensor,
+        rate_weight: float | None = None,
+        below: tf.Tensor | None = None,
     ) -> tf.Tensor:
         """Codes that are near and likely: each minimises distance + rate_weight x bits.
 
@@ -174,6 +196,7 @@ class RasterPrior(keras.Model):
             levels: int32 `(B,)`.
             rate_weight: Price lambda of one bit, in units of distance. 0 gives the nearest codes,
                 and None the prior's own.
+            below: See `generate`.
 
         Returns:
             codes, int32 `(B, H, W)`.
@@ -186,18 +209,25 @@ class RasterPrior(keras.Model):
             return tf.argmin(distances, axis=-1, output_type=tf.int32)
         # As a tensor, because all rate weights then share one graph.
         price = tf.constant(rate_weight / math.log(2), tf.float32)
-        return self._describe(distances, levels, price)
+        return self._describe(distances, levels, price, self._or_none(below, levels))
 
     @tf.function
-    def _describe(self, distances, levels, price):
+    def _describe(self, distances, levels, price, below):
         def choose(logits, y, x):
             costs = distances[:, y, x] - price * tf.nn.log_softmax(logits)
             return tf.argmin(costs, axis=-1, output_type=tf.int32)
 
-        return self.generate(levels, choose)
+        return self.generate(levels, choose, below)
 
     @tf.function
-    def heal(self, codes: tf.Tensor, levels: tf.Tensor, limit: float, seed: tf.Tensor) -> tf.Tensor:
+    def heal(
+        self,
+        codes: tf.Tensor,
+        levels: tf.Tensor,
+        limit: float,
+        seed: tf.Tensor,
+        below: tf.Tensor | None = None,
+    ) -> tf.Tensor:
         """Draw the surprising codes anew. Each is judged after the healed codes before it.
 
         Args:
@@ -205,6 +235,7 @@ class RasterPrior(keras.Model):
             levels: int32 `(B,)`.
             limit: `surprise` above which a code is drawn anew.
             seed: int32 scalar tensor.
+            below: See `generate`.
 
         Returns:
             codes, int32 `(B, H, W)`, equal to those given where these did not surprise.
@@ -219,7 +250,13 @@ class RasterPrior(keras.Model):
             surprises = surprise(logits, own) > limit
             return tf.where(surprises, draw(logits, seed, self._place(y, x)), own)
 
-        return self.generate(levels, choose)
+        return self.generate(levels, choose, below)
+
+    def _or_none(self, below, levels):
+        """Codes of the slices below; without them `NO_CODE` everywhere."""
+        if below is None:
+            return tf.fill((tf.shape(levels)[0], *self.settings["grid"]), NO_CODE)
+        return tf.cast(below, tf.int32)
 
     def _place(self, y, x):
         return y * self.settings["grid"][1] + x
@@ -232,7 +269,6 @@ def draw(
     temperature: float = 1.0,
     top_k: int = 0,
     top_p: float = 1.0,
-    alike: bool = False,
 ) -> tf.Tensor:
     """Draw from the categorical distribution of `logits` exactly, by the Gumbel-max trick.
 
@@ -243,8 +279,6 @@ def draw(
         temperature: Divisor of the logits. 1 leaves the distribution as it is.
         top_k: Number of likeliest codes to draw among, 0 for all.
         top_p: Probability that the codes to draw among reach together, the likeliest first.
-        alike: Whether all rows use the same random numbers, so that like distributions give like
-            codes.
 
     Returns:
         codes, int32 `(B,)`.
@@ -261,9 +295,8 @@ def draw(
         likelier = tf.cumsum(tf.nn.softmax(ranked), axis=-1, exclusive=True)
         kept = tf.where(likelier < top_p, ranked, math.inf)
         logits = tf.where(logits < tf.reduce_min(kept, axis=-1, keepdims=True), -math.inf, logits)
-    shape = (1, logits.shape[-1]) if alike else tf.shape(logits)
     key = tf.stack([seed, place])
-    uniform = tf.random.stateless_uniform(shape, seed=key, minval=1e-7, maxval=1.0)
+    uniform = tf.random.stateless_uniform(tf.shape(logits), seed=key, minval=1e-7, maxval=1.0)
     gumbel = -tf.math.log(-tf.math.log(uniform))
     return tf.argmax(logits + gumbel, axis=-1, output_type=tf.int32)
 

@@ -11,7 +11,7 @@ import io
 import os
 import pathlib
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from PIL import Image
@@ -34,6 +34,7 @@ from utils import InputError, clean_name, progress, read_json
 
 SLICE_FORMAT = f"{SLICE_SIDE} x {SLICE_SIDE} L"  # as `describe_png` says it
 MAX_FILE_BYTES = 2**24  # of a slice
+NO_SLICE = -1  # index where there is no slice
 MAKE_AGAIN = "remove the folder and make it again"  # advice about a damaged JSON file in it
 
 
@@ -62,6 +63,35 @@ class Split:
 
     def __len__(self):
         return len(self.paths)
+
+    @property
+    def below(self) -> np.ndarray:
+        """Index of the slice one level below in the same case, int32 (N,), or `NO_SLICE`."""
+        follows = (np.diff(self.cases) == 0) & (np.diff(self.levels) == 1)
+        indices = np.arange(len(self), dtype="int32") - 1
+        return np.where(np.append(False, follows), indices, NO_SLICE).astype("int32")
+
+    def upward(self, batch_size: int) -> list[np.ndarray]:
+        """Indices of all slices in batches, each slice in a later batch than the one below it.
+
+        A batch holds slices of several cases, so that whoever reads the slice below can still take
+        many slices at once.
+        """
+        below, height = self.below, np.zeros(len(self), int)
+        for index in np.flatnonzero(below != NO_SLICE):
+            height[index] = height[below[index]] + 1
+        batches = []
+        for number in range(height.max() + 1):
+            here = np.flatnonzero(height == number)
+            batches += np.split(here, range(batch_size, len(here), batch_size))
+        return batches
+
+    def stacks(self, levels: Sequence[int]) -> np.ndarray:
+        """Indices of the slices at these levels of each case that has all of them, (M, K)."""
+        places = {key: i for i, key in enumerate(zip(self.cases.tolist(), self.levels.tolist()))}
+        rows = [[places.get((case, k), NO_SLICE) for k in levels] for case in np.unique(self.cases)]
+        indices = np.array(rows).reshape(-1, len(levels))
+        return indices[(indices != NO_SLICE).all(axis=1)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,6 +220,26 @@ def open_folder(directory: str | os.PathLike) -> Split:
     split = _list_split(directory.resolve().name, directory, {})
     masked = are_masked(with_scalp for _, with_scalp in _check_slices(split.paths))
     return dataclasses.replace(split, masked=masked)
+
+
+def open_slice(path: str | os.PathLike, level: int | None = None) -> Split:
+    """Check one slice and list it as a `Split`.
+
+    Args:
+        path: The file.
+        level: Its level, if the file name does not say it.
+
+    Raises:
+        InputError: `check_slice` refuses the file, or its level is not known.
+    """
+    path = pathlib.Path(path)
+    _, with_scalp = check_slice(path)
+    match = SLICE_NAME.fullmatch(path.name)
+    if match is None and level is None:
+        raise InputError(f"{path} has no level in its name: name it {SLICE_FORM}.")
+    place = (int(match[1]), int(match[2])) if match else (0, level)
+    split = make_split(path.name, [(*place, str(path))], {})
+    return dataclasses.replace(split, masked=not with_scalp)
 
 
 def check_slice(path: str | os.PathLike) -> tuple[str, bool]:

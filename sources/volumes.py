@@ -1,4 +1,4 @@
-"""One brain volume -> the grey slices of its scan.
+"""One brain volume -> the grey slices of its scan, and back.
 
 OASIS-1 is Marcus et al. 2007, doi:10.1162/jocn.2007.19.9.1498. Its T88_111 volumes are in Talairach
 space. They have 176 x 208 x 176 voxels of 1 mm and come as Analyze 7.5 pairs. FSL_SEG holds their
@@ -9,11 +9,13 @@ Volumes of other studies come as NIfTI files in a standard space.
 
 import gzip
 import io
+import pathlib
 
 import nibabel
 import numpy as np
 
 from sources.layout import NUM_LEVELS, SLICE_SIDE
+from utils import replacing
 
 # Analyze 7.5 stores no orientation. Its own coordinate system is left-handed, and the first voxel
 # is right, back and bottom. The program behind these volumes writes it so (4dfptoanalyze: "right
@@ -133,6 +135,25 @@ def frame_slices(
     (top, left), (bottom, right) = offset + low, offset + high
     frame[:, top:bottom, left:right] = np.moveaxis(box, 2, 0)  # (rows, columns, K) -> (K, ...)
     return frame
+
+
+def write_volume(path: pathlib.Path, slices: np.ndarray, level: int = 0) -> None:
+    """Write slices as a NIfTI volume in atlas space, the inverse of `frame_slices`.
+
+    Args:
+        path: File `.nii.gz` to write.
+        slices: Slices from bottom to top, uint8 `(K, 256, 256)`.
+        level: Level of the first one.
+    """
+    affine = np.eye(4)  # rows run to the right, columns to the front, levels up
+    affine[:3, 3] = -FRAME_ORIGIN[0], -FRAME_ORIGIN[1], FIRST_SLICE - ORIGIN[2] + level
+    image = nibabel.Nifti1Image(np.moveaxis(slices, 0, 2), affine)
+    image.header.set_xyzt_units("mm")
+    for set_form in (image.set_sform, image.set_qform):
+        set_form(affine, code="talairach")
+    packed = gzip.compress(image.to_bytes(), mtime=0)  # the same bytes for the same slices
+    with replacing(path) as temporary:
+        temporary.write_bytes(packed)
 
 
 def scale_to_grey(slices: np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@ import contextlib
 import gc
 import importlib
 import io
+import json
 import os
 import pathlib
 import shutil
@@ -11,6 +12,7 @@ import signal
 import subprocess
 import sys
 import traceback
+import unittest.mock
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # Workers share the cores. Threads that wait for each other would take most of the time.
@@ -108,10 +110,16 @@ def vqvae():
     return modules.VQVAE(IMAGE_SIZE, codebook_size=CODES, code_dim=4, width=8, **blocks)
 
 
-def make_prior(grid=8):
+def make_prior(grid=8, reads_below=True):
     """A small prior in which nothing is zero, so that nothing that flows through it is hidden."""
     model = modules.PixelCNN(
-        grid=grid, codebook_size=CODES, num_levels=LEVELS, width=8, blocks=6, dropout=0.0
+        grid=grid,
+        codebook_size=CODES,
+        num_levels=LEVELS,
+        width=8,
+        blocks=6,
+        dropout=0.0,
+        reads_below=reads_below,
     )
     rng = np.random.default_rng(0)
     for variable in model.trainable_variables:
@@ -143,6 +151,7 @@ def run_script(script, *arguments, cwd=None, process=False, **options):
         contextlib.chdir(cwd or os.getcwd()),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(errors),
+        unittest.mock.patch("os._exit", sys.exit),
     ):
         try:
             command_line(lambda: module.main(module.parse(arguments)))
@@ -161,6 +170,13 @@ def run_script(script, *arguments, cwd=None, process=False, **options):
 def train(data, run, *more, **options):
     """Train a tiny run of all three stages, as `run_script` does."""
     return run_script("train.py", "--data", data, "--run", run, *TINY, *STAGES, *more, **options)
+
+
+def predict(run, data, *flags):
+    """Run predict.py, which must succeed. Returns it finished, and its `metrics.json`."""
+    done = run_script("predict.py", "--run", run, "--data", data, "--samples", 2, *flags)
+    assert done.returncode == 0, done.stderr
+    return done, json.loads((run / "predict" / "metrics.json").read_text())
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import tensorflow as tf
 from PIL import Image
 
 import dataset
+from sources.folder import NO_SLICE
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +84,7 @@ def test_evaluation_sees_everything_once_in_order():
 def test_codes_go_with_their_mirror_and_level():
     codes = np.arange(2 * 5 * 4).reshape(2, 5, 2, 2)
     levels = np.arange(5, dtype="int32")
-    example = dataset.code_examples(codes, levels, 5)
+    example = dataset.code_examples(codes, levels, 5, np.full(5, NO_SLICE))
     for mirror in (False, True):
         inputs, target = example(tf.constant(3, tf.int64), tf.constant(mirror))
         np.testing.assert_array_equal(inputs["codes"], codes[int(mirror), 3])

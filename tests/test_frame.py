@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import CODES, TINY, draw_slice, run_script, write_slices
+from conftest import CODES, TINY, draw_slice, predict, run_script, write_slices
 from PIL import Image
 
 import dataset
@@ -80,7 +80,7 @@ def test_a_rectangular_map_is_generated_as_by_the_naive_loop():
         variable.assign(variable + rng.normal(0, 0.3, variable.shape))
     levels, distances = tf.constant([0, 3]), rng.random((2, 6, 4, CODES)).astype("float32")
     described = prior.describe(distances, levels, 0.5).numpy()
-    logits = prior({"codes": described, "levels": levels})
+    logits = prior.logits(described, levels)
     costs = distances - 0.5 * np.log2(tf.nn.softmax(logits))
     np.testing.assert_array_equal(described, costs.argmin(-1))
     given = described.copy()
@@ -215,12 +215,6 @@ def run(slices_folder, tmp_path_factory):
     done = run_script("train.py", *flags)
     assert done.returncode == 0 and "Frame: rows 8-55 and columns 8-55 of 64 x 64" in done.stdout
     return directory
-
-
-def predict(run, data, *flags):
-    done = run_script("predict.py", "--run", run, "--data", data, "--samples", 2, *flags)
-    assert done.returncode == 0, done.stderr
-    return done, json.loads((run / "predict" / "metrics.json").read_text())
 
 
 def test_everything_follows_the_frame(run, slices_folder, tmp_path):

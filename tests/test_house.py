@@ -22,9 +22,19 @@ MAY_IMPORT = {
     "modules": {"networks", "utils"},
     "dataset": {"networks", "sources", "utils"},
     "measures": {"dataset", "modules", "networks", "sources", "utils"},
+    "reports": {"measures", "sources", "utils"},
     "fitting": {"measures", "dataset", "modules", "networks", "sources", "utils"},
     "train": {"fitting", "measures", "dataset", "modules", "networks", "sources", "utils"},
-    "predict": {"fitting", "measures", "dataset", "modules", "networks", "sources", "utils"},
+    "predict": {
+        "fitting",
+        "measures",
+        "reports",
+        "dataset",
+        "modules",
+        "networks",
+        "sources",
+        "utils",
+    },
 }
 OUTSIDE = ("tests", "benchmarks", "docs")  # they may import anything, and no room imports them
 WITHOUT_TENSORFLOW = ("utils", "sources", "fitting.run_directory")  # so that --help answers at once

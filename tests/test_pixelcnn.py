@@ -13,7 +13,8 @@ from utils import InputError
 
 def test_prior_learns_in_bits(prior):
     data = np.tile(codes((1, 8, 8)), (32, 1, 1))
-    inputs = {"codes": data, "levels": np.zeros(32, "int32")}
+    below = np.full_like(data, raster.NO_CODE)
+    inputs = {"codes": data, "levels": np.zeros(32, "int32"), "below": below}
     prior.compile(keras.optimizers.Adam(1e-2))
     first = prior.evaluate(inputs, data, verbose=0)
     np.testing.assert_allclose(first, np.mean(prior.bits(data, inputs["levels"])), rtol=1e-4)
@@ -23,7 +24,7 @@ def test_prior_learns_in_bits(prior):
 
 def test_bits_equal_the_softmax_oracle(prior):
     data, levels = codes(), np.array([0, 1, 3])
-    logits = prior({"codes": data, "levels": levels}).numpy().astype("float64")
+    logits = prior.logits(data, levels).numpy().astype("float64")
     log = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     oracle = -np.take_along_axis(log, data[..., None], -1)[..., 0] / np.log(2)
     np.testing.assert_allclose(prior.bits(data, levels), oracle, atol=1e-4)
@@ -34,9 +35,7 @@ def test_no_logit_knows_its_own_or_a_later_code(prior, place):
     data, levels = codes((1, 8, 8)), np.array([2])
     changed = data.copy()
     changed[0][place] = (changed[0][place] + 1) % CODES
-    before, after = (
-        prior({"codes": c, "levels": levels}).numpy()[0].reshape(64, CODES) for c in (data, changed)
-    )
+    before, after = (prior.logits(c, levels).numpy()[0].reshape(64, CODES) for c in (data, changed))
     raster = place[0] * 8 + place[1]
     np.testing.assert_array_equal(before[: raster + 1], after[: raster + 1])
     assert raster == 63 or np.abs(before[raster + 1 :] - after[raster + 1 :]).max() > 1e-4
@@ -45,19 +44,18 @@ def test_no_logit_knows_its_own_or_a_later_code(prior, place):
 def test_no_blind_spot(prior):
     """The last logit feels every earlier code."""
     data, levels = codes((1, 8, 8)), np.array([2])
-    before = prior({"codes": data, "levels": levels}).numpy()[0, 7, 7]
+    before = prior.logits(data, levels).numpy()[0, 7, 7]
     many = np.repeat(data, 63, axis=0)
     for place in range(63):
         many[place].reshape(-1)[place] += 1
-    after = prior({"codes": many % CODES, "levels": np.repeat(levels, 63)}).numpy()[:, 7, 7]
+    after = prior.logits(many % CODES, np.repeat(levels, 63)).numpy()[:, 7, 7]
     assert (np.abs(after - before).max(-1) > 0).all()
 
 
 def test_level_and_mirroring_are_conditions(prior):
     data = codes((1, 8, 8))
     one, other, mirrored = (
-        prior({"codes": data, "levels": np.array([level])}).numpy()
-        for level in (0, LEVELS - 1, LEVELS)
+        prior.logits(data, np.array([level])).numpy() for level in (0, LEVELS - 1, LEVELS)
     )
     assert np.abs(one - other).max() > 1e-3
     assert np.abs(one - mirrored).max() > 1e-3
@@ -69,7 +67,7 @@ def test_sampler_equals_the_naive_loop(prior):
     naive = np.zeros((3, 8, 8), "int32")
     for y in range(8):
         for x in range(8):
-            logits = prior({"codes": naive, "levels": levels})[:, y, x]
+            logits = prior.logits(naive, levels)[:, y, x]
             naive[:, y, x] = raster.draw(logits, seed, y * 8 + x)
     np.testing.assert_array_equal(drawn, naive)
     np.testing.assert_array_equal(drawn, prior.sample(levels, seed))
@@ -107,7 +105,7 @@ def test_completion_keeps_what_is_given_and_draws_the_rest(prior):
     np.testing.assert_array_equal(drawn[:, :5], given[:, :5])
     for y in range(5, 8):
         for x in range(8):
-            logits = prior({"codes": drawn, "levels": levels})[:, y, x]
+            logits = prior.logits(drawn, levels)[:, y, x]
             np.testing.assert_array_equal(drawn[:, y, x], raster.draw(logits, seed, y * 8 + x))
     np.testing.assert_array_equal(prior.sample(levels, seed, given=given, rows=8), given)
 
@@ -120,7 +118,7 @@ def test_codes_are_described_as_the_naive_loop_would(prior):
     described = prior.describe(distances, levels, 0.5).numpy()
     for y in range(8):
         for x in range(8):
-            logits = prior({"codes": described, "levels": levels})[:, y, x]
+            logits = prior.logits(described, levels)[:, y, x]
             costs = distances[:, y, x] - 0.5 * np.log2(tf.nn.softmax(logits))
             np.testing.assert_array_equal(described[:, y, x], costs.argmin(-1))
 
@@ -139,15 +137,6 @@ def test_rate_weight_buys_bits_with_distance(prior):
     assert bits[0] > bits[1] > bits[2] and distance[0] < distance[1] < distance[2]
 
 
-def test_alike_draws_differ_by_level_alone(prior):
-    seed = tf.constant(3)
-    drawn = prior.sample(tf.constant([2, 2, 0]), seed, alike=True).numpy()
-    np.testing.assert_array_equal(drawn[0], drawn[1])
-    assert (drawn[0] != drawn[2]).any()
-    independent = prior.sample(tf.constant([2, 2, 0]), seed).numpy()
-    assert (independent[0] != independent[1]).any()
-
-
 def test_healing_redraws_what_is_unlikely_and_keeps_the_rest(prior):
     data, levels, seed = codes((2, 8, 8)), np.array([0, 3]), tf.constant(1)
     np.testing.assert_array_equal(prior.heal(data, levels, 1e6, seed), data)
@@ -156,7 +145,7 @@ def test_healing_redraws_what_is_unlikely_and_keeps_the_rest(prior):
     )
     limit = float(np.median(prior.surprise(data, levels)))
     healed = prior.heal(data, levels, limit, seed).numpy()
-    logits = prior({"codes": healed, "levels": levels}).numpy()
+    logits = prior.logits(healed, levels).numpy()
     own = raster.surprise(logits, data).numpy()
     np.testing.assert_array_equal(healed[own <= limit], data[own <= limit])
     for y, x in np.argwhere(own[0] > limit):
@@ -271,7 +260,7 @@ def smallest():
 def test_another_prior_writes_call_and_step_and_gets_the_rest(smallest):
     prior, levels, seed = smallest, tf.constant([0, 3]), tf.constant(1)
     drawn = prior.sample(levels, seed).numpy()
-    logits = prior({"codes": drawn, "levels": levels})
+    logits = prior.logits(drawn, levels)
     for y, x in np.ndindex(8, 8):
         expected = raster.draw(logits[:, y, x], seed, y * 8 + x)
         np.testing.assert_array_equal(drawn[:, y, x], expected)
@@ -309,6 +298,6 @@ def test_a_prior_without_step_says_what_is_missing():
 def test_trains_under_xla(prior):
     """A GPU compiles with XLA by default."""
     prior.compile("adam", jit_compile=True)
-    inputs = {"codes": codes(), "levels": np.arange(3)}
+    inputs = {"codes": codes(), "levels": np.arange(3), "below": codes()}
     losses = [prior.train_on_batch(inputs, inputs["codes"]) for _ in range(5)]
     assert np.isfinite(losses).all() and losses[-1] < losses[0]

@@ -14,7 +14,8 @@ from conftest import CODES, IMAGE_SIZE, ROOT, make_prior, one_line, run_script
 import modules
 from fitting.checkpoints import fingerprint, save_model
 from fitting.run_directory import RunDirectory, write_history
-from measures import evaluation, panels, report, samples
+from measures import evaluation, samples
+from reports import panels, report
 from sources.folder import open_slices
 from utils import InputError, write_json
 

@@ -8,7 +8,8 @@ import pytest
 from keras import ops
 from PIL import Image
 
-from measures import captions, report, samples, saved, selection
+from measures import samples, saved, selection
+from reports import captions, plots, report
 
 # ---- many samples ------------------------------------------------------------------------------
 
@@ -30,7 +31,6 @@ FAKE_VQVAE = SimpleNamespace(decode=lambda codes: ops.zeros((len(codes), 8, 8, 1
 @pytest.mark.parametrize("how, expected", [
     ({}, [5, 5 + 16 * 7919, 5 + 32 * 7919]),
     ({"first": 1000}, [5 + (1000 + begin) * 7919 for begin in (0, 16, 32)]),
-    ({"alike": True}, [5, 5, 5]),
 ])  # fmt: skip
 def test_each_batch_has_a_seed_of_its_own(how, expected):
     prior, options = FakePrior(), samples.SamplingOptions(seed=5)
@@ -157,7 +157,7 @@ def test_curves_hold_what_a_figure_shows():
 def test_parts_return_as_they_were_written(tmp_path):
     curves = np.random.default_rng(0).random((3, 7)), np.random.default_rng(1).random((2, 3))
     parts = {
-        "model": {"trained_on": "Gehirne für Ωmega 脳"},
+        "model": {"trained_on": "Gehirne für Ωmega 脳", "grid": (18, 22)},
         "training": dict(zip(("vqvae", "prior"), curves)),
         "walk": {"images": np.ones((2, 8, 8), "uint8"), "levels": np.array([0, 3])},
     }
@@ -174,7 +174,7 @@ def test_parts_return_as_they_were_written(tmp_path):
 @pytest.mark.parametrize("count", [1, 2, 5, 9])
 def test_figures_of_few_slices_are_neither_giant_nor_tiny(count, tmp_path):
     images = np.random.default_rng(0).random((count, 32, 32))
-    report.plots.samples(tmp_path / "samples.png", images, np.arange(count), "Made up.")
+    plots.samples(tmp_path / "samples.png", images, np.arange(count), "Made up.")
     with Image.open(tmp_path / "samples.png") as figure:
         width, height = figure.size
     assert 300 < width < 1400 and 200 < height < 700

@@ -1,6 +1,6 @@
 """Captions of the figures of predict.py: data, model, levels, and how samples were drawn.
 
-The functions in `measures.plots` add the scale of what they draw.
+The functions in `reports.plots` add the scale of what they draw.
 """
 
 import dataclasses
@@ -81,7 +81,7 @@ def read_facts(metrics: dict[str, Any], parts: Parts) -> Facts:
 
     Args:
         metrics: Content of `metrics.json`.
-        parts: Parts of the saved results, `model` and `reconstructions` among them.
+        parts: Parts of the saved results, `model` among them.
 
     Raises:
         KeyError: A fact is missing.
@@ -90,16 +90,20 @@ def read_facts(metrics: dict[str, Any], parts: Parts) -> Facts:
     """
     data, codebook, sampling = metrics["data"], metrics["codebook"], metrics["samples"]
     return Facts(
-        data=clean_name(data["name"]),
-        split=clean_name(data["split"]),
+        data=clean_name(data.get("name", "no slices")),
+        split=clean_name(data.get("split", "no")),
         trained_on=clean_name(parts["model"]["trained_on"]),
         image_size=int(data["image_size"]),
         frame=_frame(data),
-        grid=parts["reconstructions"]["codes"].shape[1:],
+        grid=tuple(map(int, parts["model"]["grid"])),
         codebook_size=int(codebook["size"]),
-        codes_used=int(codebook["used"]),
-        perplexity=_number(codebook["perplexity"]),
-        baselines={name: _number(metrics["prior"][f"{name}_bits_per_code"]) for name in BASELINES},
+        codes_used=int(codebook.get("used", 0)),
+        perplexity=_number(codebook.get("perplexity", 0)),
+        baselines={
+            name: _number(metrics["prior"][f"{name}_bits_per_code"])
+            for name in BASELINES
+            if "prior" in metrics
+        },
         samples=int(sampling["count"]),
         sampling={
             "seed": int(sampling["seed"]),
@@ -177,8 +181,19 @@ def completions(facts: Facts, times: int) -> str:
 def walk(facts: Facts) -> str:
     """Caption of a walk through the levels."""
     return (
-        f"Generated slices, not real ones: one walk through the levels. All levels use the same "
-        f"random numbers and are {facts.made}."
+        "Generated slices, not real ones: one brain from bottom to top. Each slice is given the "
+        f"slice below it and {facts.made}."
+    )
+
+
+def brains(facts: Facts, shown: int, level: int, with_real: bool) -> str:
+    """Caption of cuts through brains; axial cuts are at `level`."""
+    beside = f" Beside them {facts.source}." if with_real else ""
+    return (
+        f"{shown} generated brains, not real ones: each slice is given the slice below it and "
+        f"{facts.made}.{beside} Rows: axial cut (level {level}), sagittal cut beside the midline, "
+        "coronal cut; the nose is to the right, and one row of a cut is one slice of 1 mm. Each "
+        "slice has a grey scale of its own, in real brains too, which makes the bands."
     )
 
 

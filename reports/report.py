@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from measures import captions, plots, selection
-from measures.captions import BASELINES, Facts, read_facts
+from measures import selection
 from measures.images import per_pixel, to_unit, write_png
 from measures.saved import CURVES, METHODS, Parts, read_parts, write_parts
+from reports import captions, curves, plots
+from reports.captions import BASELINES, Facts, read_facts
 from sources.folder import Split
 from utils import InputError, clean_name, read_json, replacing_results, write_json
 
@@ -45,7 +46,7 @@ def draw(source: pathlib.Path, out: pathlib.Path) -> None:
     Raises:
         InputError: The saved results are missing or damaged.
     """
-    metrics = read_json(source / METRICS, ("data", "codebook", "prior", "samples"), AGAIN)
+    metrics = read_json(source / METRICS, ("data", "codebook", "samples"), AGAIN)
     parts = read_parts(source / RESULTS, AGAIN)
     facts = read_facts(metrics, parts)
     for name, draw_figure in FIGURES.items():
@@ -70,13 +71,13 @@ def _labels(part):
 def _codes(path, parts, facts):
     part = parts["codes"]
     patches = to_unit(part["patches"])
-    plots.codes(path, part["uses"], part["training_uses"], patches, captions.codes(facts))
+    curves.codes(path, part["uses"], part["training_uses"], patches, captions.codes(facts))
 
 
 def _training(path, parts, facts):
     part = parts["training"]
-    curves = {stage: dict(zip(columns, part[stage].T)) for stage, columns in CURVES.items()}
-    plots.training(path, **curves, baselines=facts.baselines, caption=captions.training(facts))
+    histories = {stage: dict(zip(columns, part[stage].T)) for stage, columns in CURVES.items()}
+    curves.training(path, **histories, baselines=facts.baselines, caption=captions.training(facts))
 
 
 def _samples(path, parts, facts):
@@ -115,6 +116,17 @@ def _closest(path, parts, facts):
     plots.closest(path, generated, real, titles, captions.closest(facts, len(titles)))
 
 
+def _brains(path, parts, facts):
+    generated, real = ({**parts.get(name, {})} for name in ("brains", "real_brains"))
+    level = int(generated.pop("level"))
+    real.pop("level", None)
+    planes = {name: to_unit(images) for name, images in generated.items()}
+    real_planes = {name: to_unit(images) for name, images in real.items()}
+    shown = len(planes["axial"]), level + planes["coronal"].shape[1] // 2
+    caption = captions.brains(facts, *shown, bool(real))
+    plots.brains(path, planes, real_planes, facts.frame, caption)
+
+
 # Part of the results -> function that draws its figure, which has the name of the part.
 FIGURES: dict[str, Callable[[pathlib.Path, Parts, Facts], None]] = {
     "reconstructions": _reconstructions,
@@ -124,6 +136,7 @@ FIGURES: dict[str, Callable[[pathlib.Path, Parts, Facts], None]] = {
     "comparison": _comparison,
     "completions": _completions,
     "walk": _walk,
+    "brains": _brains,
     "closest": _closest,
 }
 
@@ -201,6 +214,8 @@ OWNED = (
     RESULTS,
     *(f"{name}.png" for name in FIGURES),
     "samples/sample_*_slice_*.png",
+    "brains/brain_*.nii.gz",
+    "brains/slices/case_*_slice_*.png",
     "reconstructions/case_*_slice_*.png",
 )
 OWNED_ANOMALIES = (ANOMALIES, ANOMALY_RESULTS, ANOMALY_FIGURE, "anomaly/case_*_slice_*.png")
@@ -242,11 +257,27 @@ def _draw_again(draw_from, folder, staging, arrays, numbers):
 
 def print_table(metrics: dict[str, Any]) -> None:
     """Print the main figures of `metrics.json`."""
+    lines = _evaluation_lines(metrics) if "ssim" in metrics else {}
+    for name in ("samples", "brains"):
+        if name in metrics:
+            lines[name] = f"{metrics[name]['count']} in {metrics[name]['seconds']:.1f} s"
+    for name, text in lines.items():
+        print(f"  {name:<18}{text}")
+    for name, value in metrics.get("generation", {}).items():
+        if isinstance(value, float):
+            print(f"  {name:<38}{value:.4f}")
+    outside = metrics["data"].get("outside_frame")
+    if outside:
+        images = metrics["data"]["images"]
+        print(f"  {outside} of {images} slices reach out of the frame, which the model sees.")
+
+
+def _evaluation_lines(metrics):
     ssim, detail, data = metrics["ssim"], metrics["detail"], metrics["data"]
     prior, rate, codebook = metrics["prior"], metrics["rate"], metrics["codebook"]
     low, high = ssim["ci95"]
     by_model = [f"{n} {prior[f'{n}_bits_per_code']:.3f}" for n in reversed(BASELINES)]
-    lines = {
+    return {
         "SSIM": f"{ssim['mean']:.4f}  (95 % interval over {data['subjects']} subjects "
         f"{low:.4f} to {high:.4f})",
         "detail kept": f"{detail['gradient_ratio']:.3f} of the gradient, "
@@ -255,18 +286,13 @@ def print_table(metrics: dict[str, Any]) -> None:
         "PSNR": f"{metrics['psnr']['mean']:.2f} dB",
         "codes used": f"{codebook['used']} of {codebook['size']}, "
         f"perplexity {codebook['perplexity']:.1f}",
-        "bits a code": f"{prior['bits_per_code']:.3f}  (by {', '.join(by_model)})",
+        "bits a code": f"{prior['bits_per_code']:.3f}  "
+        f"(alone {prior['bits_per_code_alone']:.3f}, by {', '.join(by_model)})",
         "  in the brain": f"{prior['brain_bits_per_code']:.3f}  "
         f"(by position {prior['brain_position_bits_per_code']:.3f})",
         "bytes a slice": f"{rate['prior_bytes']:.0f}  "
         f"(as plain indices {rate['index_bits'] / 8:.0f})",
-        "samples": f"{metrics['samples']['count']} in {metrics['samples']['seconds']:.1f} s",
     }
-    for name, text in lines.items():
-        print(f"  {name:<18}{text}")
-    for name, value in metrics.get("generation", {}).items():
-        if isinstance(value, float):
-            print(f"  {name:<38}{value:.4f}")
 
 
 def print_scores(report: dict[str, Any]) -> None:

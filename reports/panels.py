@@ -26,6 +26,7 @@ plt.rcParams.update(
     }
 )
 
+BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"  # Okabe and Ito: for colour-blind readers
 GREY = {"cmap": "gray", "vmin": 0, "vmax": 1, "interpolation": "nearest"}
 GREY_SCALE = "Grey: 0 (black) to 1 (white)."
 BACKGROUND = 0.05  # grey values up to this do not count as brain

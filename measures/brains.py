@@ -1,0 +1,184 @@
+"""Whole brains: stacks of slices drawn from bottom to top, each given the slice below it."""
+
+import os
+import pathlib
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+from dataset import load_images
+from measures import selection
+from measures.evaluation import BATCH, check_levels
+from measures.images import to_grey, to_unit, write_png
+from measures.samples import SamplingOptions
+from measures.saved import Parts
+from modules import VQVAE
+from networks.raster import NO_CODE, RasterPrior, numbered_seed
+from sources.folder import Split
+from sources.layout import SLICE_SIDE, slice_name
+from sources.volumes import write_volume
+from utils import InputError, progress
+
+FIRST_BRAIN = 2 * 10**6  # number of the first slice of the first brain, beyond those of samples
+SLICES, NAME = "slices", "brain_{:04d}.nii.gz"
+
+
+def plan(
+    vqvae: VQVAE,
+    prior: RasterPrior,
+    run: os.PathLike | str,
+    count: int | None,
+    first: Split | None,
+    walk: bool,
+) -> tuple[int, tuple[int, np.ndarray] | None]:
+    """Decide how many brains to draw, and what they begin with.
+
+    Args:
+        vqvae: The model that codes `first`.
+        prior: The model that draws codes.
+        run: The run of both.
+        count: Number of brains that is asked for, or None for the usual one.
+        first: The one slice that all brains begin with, or None.
+        walk: Whether a figure of a brain is asked for.
+
+    Returns:
+        The number of brains, and the level and codes `(H, W)` of the first slice, or None.
+
+    Raises:
+        InputError: Brains are asked for, and the prior does not read the slice below.
+    """
+    if not prior.settings["reads_below"]:
+        if count or first or walk:
+            raise InputError(
+                f"the prior of {run} does not read the slice below, so it draws single slices: "
+                "leave out --brains, --from-slice and --walk, or train without --slices-alone."
+            )
+        return 0, None
+    count = 1 if count is None else max(count, int(walk))
+    if first is None:
+        return count, None
+    check_levels(run, prior, first)
+    images = to_unit(load_images(first, vqvae.settings["image_size"]))[..., None]
+    codes = prior.describe(vqvae.distances(images), first.levels)
+    return max(count, 1), (int(first.levels[0]), np.asarray(codes)[0])
+
+
+def draw_brains(
+    vqvae: VQVAE,
+    prior: RasterPrior,
+    count: int,
+    options: SamplingOptions,
+    begin: tuple[int, np.ndarray] | None = None,
+    first: int = FIRST_BRAIN,
+) -> Iterator[np.ndarray]:
+    """Draw brains from bottom to top, a batch of them at a time.
+
+    Args:
+        vqvae: The model that decodes.
+        prior: The model that draws codes. It reads the slice below.
+        count: Number of brains.
+        options: How codes are drawn.
+        begin: Level k and codes `(H, W)` of the slice that all brains begin with. None begins
+            every brain anew at level 0.
+        first: Number of the first slice. It tells drawings with one seed apart.
+
+    Yields:
+        Brains in [0, 1], float32 `(B, L - k, S, S)`.
+    """
+    num_levels, grid = prior.settings["num_levels"], prior.settings["grid"]
+    level, start = begin or (-1, np.full(grid, NO_CODE))
+    levels = range(level + 1, num_levels)
+    for batch in range(0, count, BATCH):
+        size = min(BATCH, count - batch)
+        codes = tf.tile(tf.constant(start[None], tf.int32), (size, 1, 1))
+        slices = [vqvae.decode(codes)] if begin else []
+        for number in progress(levels, "drawing brains", unit="slice"):
+            codes = prior.sample(
+                tf.fill((size,), number),
+                numbered_seed(options.seed, first + batch * num_levels + number),
+                options.temperature,
+                options.top_k,
+                options.top_p,
+                below=codes,
+            )
+            slices.append(vqvae.decode(codes))
+        yield np.stack([np.asarray(images)[..., 0] for images in slices], axis=1)
+
+
+def write_brains(
+    folder: pathlib.Path, brains: Iterator[np.ndarray], level: int, kept: int
+) -> np.ndarray:
+    """Write brains as volumes and as slices, and keep the first of them in memory.
+
+    A brain becomes `brain_0000.nii.gz` and `slices/case_000_slice_0.nii.png` and so on, in the
+    layout of a data folder. Both have voxels of 1 mm, so smaller images are enlarged.
+
+    Args:
+        folder: Folder to write into.
+        brains: What `draw_brains` yields.
+        level: Level of the lowest slice.
+        kept: Number of brains to keep.
+
+    Returns:
+        The first brains, uint8 `(kept, K, S, S)`.
+    """
+    number, first = 0, []
+    for batch in brains:
+        for brain in to_grey(batch):
+            first += [brain] if number < kept else []
+            slices = [_enlarge(image) for image in brain]
+            write_volume(folder / NAME.format(number), np.stack(slices), level)
+            for k, image in enumerate(slices, start=level):
+                write_png(folder / SLICES / slice_name(number, k), image)
+            number += 1
+    return np.stack(first)
+
+
+def _enlarge(image):
+    if len(image) == SLICE_SIDE:
+        return image
+    size = SLICE_SIDE, SLICE_SIDE
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
+
+
+def brains(
+    vqvae: VQVAE,
+    prior: RasterPrior,
+    count: int,
+    options: SamplingOptions,
+    begin: tuple[int, np.ndarray] | None,
+    results: dict[str, np.ndarray] | None,
+    split: Split | None,
+    folder: pathlib.Path,
+    walk: bool,
+) -> tuple[dict[str, Any], Parts]:
+    """Draw and write brains, and choose what figures show.
+
+    Args:
+        vqvae: See `draw_brains`.
+        prior: See `draw_brains`.
+        count: Number of brains, at least one.
+        options: See `draw_brains`.
+        begin: See `draw_brains`.
+        results: What `measures.evaluation.evaluate` returned, or None without slices.
+        split: The split whose real brains stand beside them, or None.
+        folder: Folder for volumes and slices.
+        walk: Whether a figure shows every slice of the first brain.
+
+    Returns:
+        `(metrics, parts)`: `brains` of `metrics.json`, and what figures show.
+    """
+    start, level = time.perf_counter(), begin[0] if begin else 0
+    drawn = draw_brains(vqvae, prior, count, options, begin)
+    shown = write_brains(folder, drawn, level, selection.SHOWN_BRAINS)  # (N, K, S, S)
+    parts = selection.brain_parts(shown, level, vqvae.frame, results, split)
+    if walk:
+        levels = np.arange(level, level + shown.shape[1])
+        parts["walk"] = {"images": shown[0], "levels": levels}
+    seconds = time.perf_counter() - start
+    metrics = {"count": count, "seconds": seconds, "first_level": level, "slices": shown.shape[1]}
+    return metrics, parts

@@ -1,0 +1,145 @@
+"""The slice below: what a prior that reads it knows, draws, describes and heals."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import CODES, LEVELS, codes, make_prior
+
+import dataset
+from networks import raster
+from networks.below import LEFT_OUT, SliceBelow
+from sources.folder import NO_SLICE, make_split
+
+LEVEL = np.array([1, 2, 3])
+
+
+def below():
+    """Codes of slices below. The last slice has none."""
+    values = np.random.default_rng(9).integers(0, CODES, (3, 8, 8)).astype("int32")
+    values[2] = raster.NO_CODE
+    return values
+
+
+def naive(prior, choose):
+    """Code maps by one forward pass for each place."""
+    drawn = np.zeros((3, 8, 8), "int32")
+    for y, x in np.ndindex(8, 8):
+        logits = prior.logits(drawn, LEVEL, below())[:, y, x]
+        drawn[:, y, x] = choose(logits, y, x)
+    return drawn
+
+
+def test_every_place_of_the_slice_below_can_matter_and_none_of_the_slice_itself(prior):
+    data, level = codes((1, 8, 8)), np.array([2])
+    under = below()[:1]
+    before = prior.logits(data, level, under).numpy()[0]
+    for place in [(0, 0), (3, 4), (7, 7)]:
+        changed = under.copy()
+        changed[0][place] = (changed[0][place] + 1) % CODES
+        after = prior.logits(data, level, changed).numpy()[0]
+        assert np.abs(after - before)[place].max() > 1e-4  # what is below it
+        assert np.abs(after - before)[0, 0].max() > 0 or place != (0, 0)
+
+
+def test_no_slice_below_is_a_condition_of_its_own(prior):
+    data = codes()
+    alone = prior.logits(data, LEVEL)
+    np.testing.assert_array_equal(alone, prior.logits(data, LEVEL, np.full((3, 8, 8), -1)))
+    zeros = prior.logits(data, LEVEL, np.zeros((3, 8, 8), "int32"))
+    assert np.abs(alone - zeros).max() > 1e-3
+    np.testing.assert_array_equal(alone[2], prior.logits(data, LEVEL, below())[2])
+
+
+def test_sampler_describing_and_healing_equal_the_naive_loop(prior):
+    levels, seed = tf.constant(LEVEL, tf.int32), tf.constant(5)
+    drawn = prior.sample(levels, seed, below=below()).numpy()
+    expected = naive(prior, lambda logits, y, x: raster.draw(logits, seed, y * 8 + x))
+    np.testing.assert_array_equal(drawn, expected)
+    assert (drawn[:2] != prior.sample(levels, seed).numpy()[:2]).any()
+
+    distances = np.random.default_rng(0).random((3, 8, 8, CODES)).astype("float32")
+    described = prior.describe(distances, levels, 0.5, below()).numpy()
+
+    def cheapest(logits, y, x):
+        return (distances[:, y, x] - 0.5 * np.log2(tf.nn.softmax(logits))).argmin(-1)
+
+    np.testing.assert_array_equal(described, naive(prior, cheapest))
+    healed = prior.heal(codes(), levels, -1e6, seed, below()).numpy()
+    np.testing.assert_array_equal(healed, drawn)
+
+
+def test_bits_are_those_of_the_logits(prior):
+    data = codes()
+    log = np.log2(tf.nn.softmax(prior.logits(data, LEVEL, below())))
+    expected = -np.take_along_axis(log, data[..., None], -1)[..., 0]
+    np.testing.assert_allclose(prior.bits(data, LEVEL, below()), expected, atol=1e-4)
+
+
+def test_a_prior_that_reads_nothing_below_ignores_it():
+    prior = make_prior(reads_below=False)
+    alone = prior.logits(codes(), LEVEL)
+    np.testing.assert_array_equal(alone, prior.logits(codes(), LEVEL, below()))
+    seed = tf.constant(1)
+    drawn = prior.sample(tf.constant(LEVEL), seed)
+    np.testing.assert_array_equal(drawn, prior.sample(tf.constant(LEVEL), seed, below=below()))
+
+
+def test_training_leaves_some_slices_below_out():
+    layer = SliceBelow(CODES, 4, 8)
+    layer.build((None, 8, 8))
+    one = np.repeat(below()[:1], 2000, axis=0)
+    told = layer(one[:1]).numpy()
+    missing = layer(np.full_like(one[:1], raster.NO_CODE)).numpy()
+    features = layer(one, training=True).numpy()
+    left_out = np.array([np.allclose(each, missing[0], atol=1e-5) for each in features])
+    assert abs(left_out.mean() - LEFT_OUT) < 0.03
+    np.testing.assert_allclose(
+        features[~left_out], np.broadcast_to(told, features.shape)[~left_out], atol=1e-5
+    )
+    np.testing.assert_allclose(layer(one).numpy(), np.broadcast_to(told, features.shape), atol=1e-5)
+
+
+# ---- which slice is below ----------------------------------------------------------------------
+
+# Case 2 has a gap at level 2. Case 5 has one slice.
+PLACES = [(2, 0), (2, 1), (2, 3), (2, 4), (3, 1), (3, 2), (5, 0)]
+
+
+@pytest.fixture
+def split():
+    return make_split("test", [(case, level, f"{case} {level}") for case, level in PLACES], {})
+
+
+def test_the_slice_below_is_of_the_same_case_one_level_down(split):
+    none = NO_SLICE
+    np.testing.assert_array_equal(split.below, [none, 0, none, 2, none, 4, none])
+    maps = np.arange(7)[:, None, None] * np.ones((1, 2, 3), "uint16")
+    under = dataset.codes_below(maps, split.below)
+    np.testing.assert_array_equal(under[:, 0, 0], [-1, 0, -1, 2, -1, 4, -1])
+    assert under.shape == (7, 2, 3) and under.dtype == np.int32
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 16])
+def test_the_way_up_reaches_every_slice_once_after_the_one_below(split, batch_size):
+    batches = split.upward(batch_size)
+    order = np.concatenate(batches)
+    assert sorted(order) == list(range(7)) and max(map(len, batches)) <= batch_size
+    number = {index: n for n, batch in enumerate(batches) for index in batch}
+    for index, under in enumerate(split.below):
+        assert under == NO_SLICE or number[under] < number[index]
+
+
+def test_stacks_are_cases_with_all_levels(split):
+    np.testing.assert_array_equal(split.stacks(range(0, 2)), [[0, 1]])
+    np.testing.assert_array_equal(split.stacks(range(1, 2)), [[1], [4]])
+    assert split.stacks(range(LEVELS + 9)).shape == (0, LEVELS + 9)
+
+
+def test_examples_of_the_prior_have_the_slice_below(split):
+    maps = np.arange(2 * 7 * 4).reshape(2, 7, 2, 2).astype("uint16")
+    example = dataset.code_examples(maps, split.levels, 5, split.below)
+    for mirror in (False, True):
+        inputs, _ = example(tf.constant(3, tf.int64), tf.constant(mirror))
+        np.testing.assert_array_equal(inputs["below"], maps[int(mirror), 2])
+        inputs, _ = example(tf.constant(2, tf.int64), tf.constant(mirror))
+        np.testing.assert_array_equal(inputs["below"], np.full((2, 2), raster.NO_CODE))

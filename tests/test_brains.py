@@ -1,0 +1,152 @@
+"""Whole brains: drawn up from nothing or from a slice, written, cut, and shown without slices."""
+
+import json
+import shutil
+import types
+
+import nibabel
+import numpy as np
+import pytest
+from conftest import IMAGE_SIZE, LEVELS, make_prior, predict, run_script
+from PIL import Image
+
+from fitting import checkpoints
+from fitting.run_directory import RunDirectory
+from measures import brains, selection
+from measures.samples import SamplingOptions
+from modules import PixelCNN
+from networks.raster import NO_CODE
+from sources import volumes
+from sources.folder import open_folder
+
+
+class FakePrior:
+    """Draws codes that say how many slices lie below."""
+
+    settings = {"num_levels": 3, "grid": (4, 4), "reads_below": True}
+
+    def __init__(self):
+        self.seeds, self.levels = [], []
+
+    def sample(self, levels, seed, *options, below):
+        self.seeds.append(int(seed))
+        self.levels.append(int(levels[0]))
+        return below + 1
+
+
+FAKE_VQVAE = types.SimpleNamespace(
+    decode=lambda codes: np.asarray(codes)[..., None].astype("float32") / 10
+)
+
+
+def test_every_slice_is_given_the_one_below_it():
+    prior = FakePrior()
+    drawn = list(brains.draw_brains(FAKE_VQVAE, prior, 18, SamplingOptions(0)))
+    assert [len(batch) for batch in drawn] == [16, 2]
+    expected = (NO_CODE + 1 + np.arange(3)) / 10
+    np.testing.assert_allclose(drawn[1][0, :, 0, 0], expected, atol=1e-6)
+    assert prior.levels == [0, 1, 2] * 2 and len(set(prior.seeds)) == 6
+
+
+def test_a_brain_grows_from_a_slice():
+    prior, first = FakePrior(), np.full((4, 4), 5)
+    (brain,) = brains.draw_brains(FAKE_VQVAE, prior, 1, SamplingOptions(0), (1, first))
+    np.testing.assert_allclose(brain[0, :, 0, 0], [0.5, 0.6], atol=1e-6)
+    assert prior.levels == [2]
+
+
+def test_brains_do_not_depend_on_how_many_are_drawn(vqvae):
+    prior, options = make_prior(IMAGE_SIZE // 8), SamplingOptions(3)
+    (two,) = brains.draw_brains(vqvae, prior, 2, options)
+    (one,) = brains.draw_brains(vqvae, prior, 1, options)
+    assert two.shape == (2, LEVELS, IMAGE_SIZE, IMAGE_SIZE)
+    np.testing.assert_allclose(one[0], two[0], atol=1e-5)
+    assert np.abs(two[0] - two[1]).max() > 0.01
+
+
+def test_volumes_go_there_and_back(tmp_path):
+    """`frame_slices` cuts out of a written volume what was written."""
+    slices = np.random.default_rng(0).integers(0, 256, (32, 256, 256), "uint8")
+    volumes.write_volume(tmp_path / "brain.nii.gz", slices)
+    written = nibabel.load(tmp_path / "brain.nii.gz")
+    assert written.header.get_zooms() == (1, 1, 1)
+    assert nibabel.aff2axcodes(written.affine) == ("R", "A", "S")
+    voxels, affine = volumes.load_volume({"nii.gz": (tmp_path / "brain.nii.gz").read_bytes()})
+    np.testing.assert_array_equal(volumes.frame_slices(voxels, affine), slices)
+    commissure = np.linalg.inv(affine) @ [0, 0, 0, 1]
+    np.testing.assert_allclose(commissure[:2], volumes.FRAME_ORIGIN)
+
+
+def test_an_upper_part_lies_where_it_belongs(tmp_path):
+    slices = np.ones((3, 256, 256), "uint8")
+    volumes.write_volume(tmp_path / "part.nii.gz", slices, level=29)
+    volumes.write_volume(tmp_path / "whole.nii.gz", np.ones((32, 256, 256), "uint8"))
+    part, whole = (nibabel.load(tmp_path / f"{name}.nii.gz") for name in ("part", "whole"))
+    np.testing.assert_allclose(part.affine @ [0, 0, 0, 1], whole.affine @ [0, 0, 29, 1])
+
+
+def test_cuts_pass_through_the_frame():
+    stack = np.zeros((1, 5, 40, 40), "uint8")
+    stack[0, 2, 8 + 9, 20] = 7  # beside the midline of rows 8 to 28, in the middle of columns
+    planes = selection.cuts(stack, (8, 10, 28, 30))
+    assert planes["axial"][0, 17, 20] == 7
+    assert planes["coronal"][0, 2, 17] == 7 and planes["sagittal"][0, 2, 20] == 7
+
+
+# ---- predict.py --------------------------------------------------------------------------------
+
+
+def test_brains_are_written_as_volumes_and_as_a_data_folder(run_copy, slices_folder):
+    done, report = predict(run_copy, slices_folder, "--samples", 0, "--brains", 2, "--walk")
+    out = run_copy / "predict"
+    assert report["brains"]["count"] == 2 and report["rate"]["brain_bytes"] > 0
+    assert report["prior"]["bits_per_code_alone"] > 0
+    names = sorted(path.name for path in (out / "brains").glob("*.nii.gz"))
+    assert names == ["brain_0000.nii.gz", "brain_0001.nii.gz"]
+    split = open_folder(out / "brains" / "slices")
+    levels = report["brains"]["slices"]
+    assert len(split) == 2 * levels and (out / "brains.png").exists()
+    volume = np.asarray(nibabel.load(out / "brains" / names[1]).dataobj)
+    last = np.asarray(Image.open(split.paths[-1]))
+    np.testing.assert_array_equal(volume[:, :, -1], last)
+
+
+def test_a_brain_grows_from_a_slice_of_a_file(run_copy, slices_folder):
+    split = open_folder(slices_folder / "keras_png_slices_test")
+    path = split.paths[-2]
+    done, report = predict(run_copy, slices_folder, "--samples", 0, "--from-slice", path)
+    assert report["brains"]["first_level"] == split.levels[-2]
+    assert report["brains"]["count"] == 1
+    nameless = shutil.copy(path, run_copy / "slice.png")
+    done = run_script(
+        "predict.py", "--run", run_copy, "--data", slices_folder, "--from-slice", nameless
+    )
+    assert done.returncode == 2 and "has no level in its name" in done.stderr
+    done, report = predict(run_copy, slices_folder, "--from-slice", nameless, "--slice", 0)
+    assert report["brains"]["first_level"] == 0
+
+
+def test_without_slices_it_draws(run_copy, tmp_path):
+    done = run_script("predict.py", "--run", run_copy, "--samples", 3, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "No slices found" in done.stdout and "--data DIR" in done.stdout
+    out = run_copy / "predict"
+    assert {path.name for path in out.glob("*.png")} == {"samples.png", "brains.png"}
+    report = json.loads((out / "metrics.json").read_text())
+    assert report["samples"]["count"] == 3 and "ssim" not in report
+    (out / "brains.png").unlink()
+    done = run_script("predict.py", "--run", run_copy, "--redraw")
+    assert done.returncode == 0 and (out / "brains.png").exists()
+    done = run_script("predict.py", "--run", run_copy, "--complete", cwd=tmp_path)
+    assert done.returncode == 2 and "no slices found" in done.stderr
+
+
+@pytest.mark.parametrize("flag", [["--brains", 2], ["--from-slice"], ["--walk"]])
+def test_a_prior_of_single_slices_draws_no_brain(flag, run_copy, slices_folder):
+    path = RunDirectory(run_copy).model("prior")
+    settings = {**checkpoints.load_model(path).settings, "reads_below": False}
+    checkpoints.save_model(PixelCNN(**settings), path)
+    if flag == ["--from-slice"]:
+        flag = [*flag, open_folder(slices_folder / "keras_png_slices_test").paths[0]]
+    done = run_script("predict.py", "--run", run_copy, "--data", slices_folder, *flag)
+    assert done.returncode == 2 and "does not read the slice below" in done.stderr
