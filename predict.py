@@ -123,11 +123,11 @@ def import_report():
 
 def import_rooms():
     """Load TensorFlow and the rooms that need it, which takes seconds, now that all is checked."""
-    global brains, checkpoints, device, ensemble
-    global evaluation, generation, healing, samples, selection
+    global brains, checkpoints, device
+    global evaluation, generation, healing, samples, selection, stacks
     import_tensorflow()
     import_report()
-    from fitting import checkpoints, device, ensemble  # noqa: PLC0415
+    from fitting import checkpoints, device  # noqa: PLC0415
     from measures import (  # noqa: PLC0415
         brains,
         evaluation,
@@ -135,6 +135,7 @@ def import_rooms():
         healing,
         samples,
         selection,
+        stacks,
     )
 
 
@@ -180,15 +181,28 @@ def predict(run, config, slices, args):
         if args.complete:
             parts |= samples.complete(*models, parts["reconstructions"], options)
         if args.evaluate_samples:
-            metrics["generation"], shown = generation.evaluate_samples(
-                *models, slices, args.split, results, args.evaluate_samples, options,
-                args.rate_weight,
-            )  # fmt: skip
+            metrics["generation"], shown = evaluate_drawn(
+                models, slices, results, split, options, args
+            )
             parts |= shown
         report.save(folder, metrics, parts)
         report.draw(folder, folder)
     report.print_table(metrics)
     print(f"Figures and metrics.json are in {run.predictions}")
+
+
+def evaluate_drawn(models, slices, results, split, options, args):
+    """Compare samples, and brains where the prior draws any, with real ones."""
+    vqvae, prior = models
+    known = {split.name: results["images"]}
+    real = generation.load_real(slices, known, vqvae.settings["image_size"])
+    report, parts = generation.evaluate_samples(
+        *models, real, args.evaluate_samples, options, args.rate_weight
+    )
+    if prior.settings["reads_below"]:
+        training = real["train"]["images"], slices.splits["train"]
+        report["brains"] = stacks.evaluate_brains(*models, results, split, *training, options)
+    return report, parts
 
 
 def announce(vqvae, config, slices, split):
@@ -270,7 +284,7 @@ def check_evaluation_of_samples(slices, config, args):
 def map_anomalies(run, config, split, name, args):
     """Load, map, report: `--anomaly` scores slices, the most unusual first."""
     runs = [run, *args.ensemble]
-    models = ensemble.load_ensemble(runs, [split])
+    models = checkpoints.load_ensemble(runs, [split])
     split = selection.at_level(split, args.slice)
     images = healing.load_slices(models, split)
     kind, _ = device.compute_device()
@@ -280,7 +294,7 @@ def map_anomalies(run, config, split, name, args):
 
     with replacing_results(run.predictions, report.OWNED_ANOMALIES) as folder:
         begin = time.perf_counter()
-        results = healing.analyse(models, images, split.levels, args.seed)
+        results = healing.analyse(models, images, split, args.seed)
         seconds = (time.perf_counter() - begin) / len(split)
         header = {
             "data": name,
@@ -288,8 +302,8 @@ def map_anomalies(run, config, split, name, args):
             **healing.settings(len(runs), args.seed),
             "seconds_a_slice": seconds,
         }
-        trained_on = config["data"]["name"]
-        scores = report.save_anomalies(folder, header, split, images, results, trained_on)
+        model = {"trained_on": config["data"]["name"], "grid": models[0][0].grid}
+        scores = report.save_anomalies(folder, header, split, images, results, model)
         report.draw_anomalies(folder, folder)
     report.print_scores(scores)
     out = run.predictions

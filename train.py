@@ -9,7 +9,7 @@ import os
 import shlex
 import sys
 
-from fitting.run_directory import RunDirectory, claimed, versions
+from fitting.run_directory import RunDirectory, claimed, read_config, versions
 from sources.folder import find_slices, open_slices
 from sources.layout import MAX_SUBJECTS
 from utils import InputError, Parser, between, command_line, import_tensorflow
@@ -27,8 +27,10 @@ DEFAULTS = {
     ),
 }  # fmt: skip
 
+SHAPE = ("image_size", "width", "prior_width", "prior_blocks", "rate_weight")  # of networks
+
 # Flags that are no settings of the run. The fingerprint stands for the data.
-NO_SETTINGS = ("run", "data", "subjects", "save_minutes", "strategy")
+NO_SETTINGS = ("run", "start_from", "data", "subjects", "save_minutes", "strategy")
 
 
 def parse(arguments=None):
@@ -57,6 +59,9 @@ def _add_data_and_run_flags(parser):
     add = parser.add_argument_group("run").add_argument
     add("--run", metavar="DIR", default="runs/default",
         help="where everything goes (default: %(default)s)")
+    add("--start-from", metavar="RUN",
+        help="begin with the weights of this finished run, such as a shipped one; settings of the "
+        "networks that are not given are its own")
     add("--seed", type=between(int, 0, 2**31 - 1), default=0, metavar="N",
         help="seed of every random number (default: %(default)s)")
     add("--precision", choices=("auto", "float32", "bfloat16"), default="auto",
@@ -132,7 +137,7 @@ def main(args):
     slices = open_slices(directory)
     settings = resolve(args, slices)
     import_tensorflow()  # takes seconds, so only now that all flags and files are checked
-    from fitting import codes, device, stages, strategies  # noqa: PLC0415
+    from fitting import codes, device, stages, start, strategies  # noqa: PLC0415
     from fitting.trainer import Trainer  # noqa: PLC0415
     from fitting.training_data import TrainingData  # noqa: PLC0415
 
@@ -150,18 +155,22 @@ def main(args):
 
     run = RunDirectory(args.run)
     data = TrainingData(slices, settings["image_size"], settings["reduction"])
+    begin = None
+    if args.start_from:
+        begin = start.load(RunDirectory(args.start_from), data, settings)
+        data.frame, settings["start_from"] = begin.frame, begin.digest
     print(data.describe_frame(), flush=True)
     settings |= {"frame": list(data.frame), "masked": slices.masked}
     config = {"settings": settings, "data": data.description(), "versions": versions()}
     held = claimed(run, config) if is_chief else contextlib.nullcontext()
     with strategies.reporting_lost_worker(strategy), held:
         trainer = Trainer(run, settings, strategy, args.save_minutes)
-        trainer.fit(stages.vqvae_stage(data, settings))
+        trainer.fit(stages.vqvae_stage(data, settings, begin))
         if settings["rate_weight"]:
             strategies.chief_does(strategy, codes.choose_draft_codes, run, data, settings)
-            trainer.fit(stages.draft_stage(run, data, settings))
+            trainer.fit(stages.draft_stage(run, data, settings, begin))
         strategies.chief_does(strategy, codes.choose_codes, run, data, settings)
-        trainer.fit(stages.prior_stage(run, data, settings))
+        trainer.fit(stages.prior_stage(run, data, settings, begin))
     next_flags = f"--run {shlex.quote(str(run))}"
     next_flags += f" --data {shlex.quote(args.data)}" if args.data else ""
     print(f"Done. Next: python predict.py {next_flags}")
@@ -174,7 +183,10 @@ def resolve(args, slices):
         InputError: A setting does not fit the data.
     """
     settings = {name: value for name, value in vars(args).items() if name not in NO_SETTINGS}
-    for name, value in DEFAULTS["synthetic" if slices.cohort else "OASIS"].items():
+    defaults = dict(DEFAULTS["synthetic" if slices.cohort else "OASIS"])
+    if args.start_from:
+        defaults |= shape_of(RunDirectory(args.start_from))
+    for name, value in defaults.items():
         if settings[name] is None:
             settings[name] = value
     count = len(slices.splits["train"])
@@ -184,6 +196,14 @@ def resolve(args, slices):
             f"Received: {settings['batch_size']}"
         )
     return settings
+
+
+def shape_of(run):
+    """Settings of another run that shape its networks, checked as if they were flags."""
+    other = read_config(run)["settings"]
+    flags = [f"--{name.replace('_', '-')}={other[name]}" for name in SHAPE if name in other]
+    checked = vars(parse(flags))
+    return {name: checked[name] for name in SHAPE if name in other}
 
 
 if __name__ == "__main__":

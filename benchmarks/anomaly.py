@@ -23,7 +23,7 @@ from lesions import plant as plant_lesion
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from dataset import load_images
-from fitting.ensemble import load_ensemble
+from fitting.checkpoints import load_ensemble
 from fitting.run_directory import RunDirectory
 from measures.healing import METHODS, analyse
 from measures.images import to_unit
@@ -143,11 +143,11 @@ def main(args):
     for name, split in splits.items():
         images[name] = to_unit(load_images(split, size))
         planted[name] = plant(images[name], args.each, args.seed)
-        levels = split.levels[planted[name].index]
-        mapped[name] = analyse(models, planted[name].images, levels, args.seed)
+        chosen = split.pick(planted[name].index)
+        mapped[name] = analyse(models, planted[name].images, chosen, args.seed)
     healthy = planted["test"].control[: len(KINDS) * args.each]
-    levels = splits["test"].levels[healthy]
-    control = analyse(models, images["test"][healthy], levels, args.seed)
+    chosen = splits["test"].pick(healthy)
+    control = analyse(models, images["test"][healthy], chosen, args.seed)
 
     report = {"control": {}}
     for method in METHODS:

@@ -12,15 +12,18 @@ import pathlib
 import tempfile
 import zipfile
 import zlib
+from collections.abc import Iterable
 
 import h5py
 import keras
 import numpy as np
 
 from fitting.run_directory import RunDirectory
+from measures.evaluation import check_levels
 from measures.saved import read_arrays
 from modules import VQVAE  # which also registers the classes that a file may name
 from networks.raster import RasterPrior
+from sources.folder import Split
 from utils import InputError, replacing
 
 # What each file may hold, by its name: a class of ours, or one that is derived from it.
@@ -117,6 +120,33 @@ def load_models(run: RunDirectory) -> tuple[keras.Model, keras.Model]:
             f"{run.model('vqvae')}: keep the two of one run together."
         )
     return vqvae, prior
+
+
+def load_ensemble(
+    runs: list[RunDirectory], splits: Iterable[Split]
+) -> list[tuple[VQVAE, RasterPrior]]:
+    """Load the VQ-VAE and the prior of each run.
+
+    Args:
+        runs: Run directories, the one of `--run` first.
+        splits: Slices that the models will read.
+
+    Raises:
+        InputError: A model cannot be loaded, does not know the levels of the splits, or has
+            another image size than the first.
+    """
+    splits = list(splits)
+    models = [load_models(run) for run in runs]
+    size = models[0][0].settings["image_size"]
+    for run, (vqvae, prior) in zip(runs, models):
+        for split in splits:
+            check_levels(run, prior, split)
+        if vqvae.settings["image_size"] != size:
+            raise InputError(
+                f"--ensemble must be of image size {size}, that of --run. "
+                f"Received: {run} of {vqvae.settings['image_size']}"
+            )
+    return models
 
 
 def _check(path):

@@ -13,6 +13,7 @@ import numpy as np
 from fitting import checkpoints
 from fitting.codes import read_codes
 from fitting.run_directory import RunDirectory
+from fitting.start import Start
 from fitting.strategies import Adam
 from fitting.training_data import Examples, TrainingData
 from measures import metrics
@@ -48,14 +49,21 @@ class Stage:
     pictures: Callable[[keras.Model], dict[str, np.ndarray]]
 
 
-def vqvae_stage(data: TrainingData, settings: dict) -> Stage:
-    """First stage: `vqvae.keras`, from images to codes and back."""
+def vqvae_stage(data: TrainingData, settings: dict, start: Start | None = None) -> Stage:
+    """First stage: `vqvae.keras`, from images to codes and back. It can begin with `start`."""
     originals = _shown_images(data.images("validate"))
+
+    def make_model():
+        model = make_vqvae(settings)
+        if start:
+            model.set_weights(start.vqvae)
+        return model
+
     return Stage(
         name="vqvae",
         epochs=settings["epochs"],
         learning_rate=settings["learning_rate"],
-        make_model=lambda: make_vqvae(settings),
+        make_model=make_model,
         make_objective=lambda: vqvae_objective(settings),
         training=data.frames("train"),
         validation=data.frames("validate"),
@@ -63,21 +71,28 @@ def vqvae_stage(data: TrainingData, settings: dict) -> Stage:
     )
 
 
-def draft_stage(run: RunDirectory, data: TrainingData, settings: dict) -> Stage:
-    """Second stage: `draft.keras`, a prior over nearest codes.
+def draft_stage(
+    run: RunDirectory, data: TrainingData, settings: dict, start: Start | None = None
+) -> Stage:
+    """Second stage: `draft.keras`, a prior over nearest codes. It can begin with `start`.
 
     A slice has many descriptions that are almost equally near. The draft says which of them are
     likely, and so the codes of the last stage are chosen.
     """
-    return _prior_stage("draft", run, run.draft_codes, data, settings, 0.0)
+    return _prior_stage("draft", run, run.draft_codes, data, settings, 0.0, start)
 
 
-def prior_stage(run: RunDirectory, data: TrainingData, settings: dict) -> Stage:
-    """Last stage: `prior.keras`, p(codes | level, slice below). It goes on from the draft."""
-    return _prior_stage("prior", run, run.codes, data, settings, settings["rate_weight"])
+def prior_stage(
+    run: RunDirectory, data: TrainingData, settings: dict, start: Start | None = None
+) -> Stage:
+    """Last stage: `prior.keras`, p(codes | level, slice below).
+
+    It goes on from the draft. Without a draft it can begin with `start`.
+    """
+    return _prior_stage("prior", run, run.codes, data, settings, settings["rate_weight"], start)
 
 
-def _prior_stage(name, run, codes_path, data, settings, rate_weight):
+def _prior_stage(name, run, codes_path, data, settings, rate_weight, start):
     codes = read_codes(codes_path)
     vqvae = checkpoints.load_model(run.model("vqvae"))
     digest = checkpoints.fingerprint(vqvae)
@@ -86,6 +101,8 @@ def _prior_stage(name, run, codes_path, data, settings, rate_weight):
         model = make_prior(settings, vqvae.grid, data.slices.num_levels, rate_weight, digest)
         if rate_weight:
             model.set_weights(checkpoints.load_model(run.model("draft")).get_weights())
+        elif start:
+            model.set_weights(start.prior)
         return model
 
     return Stage(

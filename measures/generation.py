@@ -11,11 +11,6 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 from scipy import ndimage
-from sklearn.decomposition import PCA
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GroupKFold
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from dataset import load_images
 from measures import selection
@@ -23,13 +18,12 @@ from measures.evaluation import BATCH
 from measures.images import to_grey, to_unit
 from measures.samples import SamplingOptions, draw_all, spread_levels
 from measures.saved import Parts
+from measures.two_sample import features, mmd, pool, squared_distances, two_sample
 from modules import VQVAE
 from networks.raster import RasterPrior
 from sources.folder import Slices
 from utils import progress
 
-FOLDS = 5
-COMPONENTS = 50  # principal components that the classifier sees, at most
 # Shares of the image's 95th percentile: fluid is darker than the first, the head is brighter than
 # the second.
 DARK, TISSUE = 0.35, 0.15
@@ -37,123 +31,6 @@ FIRST_EVALUATED = 10**6  # number of the first evaluated sample, beyond those of
 FEWEST_TRAINING_SLICES = 100  # to compare samples with, however few samples there are
 MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang et al. 2003
 MS_SSIM_BATCH = 32
-
-
-def _pool(images, size):
-    """Means over cells that cover the image and are equal to within a pixel.
-
-    `(N, S, S)` -> `(N, size, size)`, S at least `size`.
-    """
-    edges = np.linspace(0, images.shape[1], size + 1).astype(int)
-    sums = np.add.reduceat(np.add.reduceat(images, edges[:-1], axis=1), edges[:-1], axis=2)
-    return sums / np.outer(np.diff(edges), np.diff(edges))
-
-
-def features(images: np.ndarray) -> np.ndarray:
-    """Compute fixed features of each image: layout, and texture at four scales, `(N, 512)`.
-
-    Layout is the image at 16 x 16. Texture is the log energy of four octaves of a pyramid of
-    differences of Gaussians over 8 x 8 cells, so that blur, noise and a broken cortex show.
-    """
-    images = to_unit(images)
-    parts = [_pool(images, 16).reshape(len(images), -1)]
-    before = images
-    for octave in range(4):
-        after = ndimage.gaussian_filter(images, (0, 2.0**octave, 2.0**octave))
-        energy = np.log(_pool((before - after) ** 2, 8) + 1e-5)
-        parts.append(energy.reshape(len(images), -1))
-        before = after
-    return np.concatenate(parts, axis=1)
-
-
-def two_sample(
-    one: np.ndarray,
-    other: np.ndarray,
-    one_groups: np.ndarray,
-    other_groups: np.ndarray,
-    seed: int = 0,
-) -> tuple[float, list[float]]:
-    """Held-out accuracy of a classifier that tells two sets apart; 0.5 is indistinguishable.
-
-    The classifier is a logistic regression on principal components. All slices of a group, which
-    is a subject, are in one fold, so that knowing a brain is no help. Both classes weigh the same
-    whatever their sizes.
-
-    Args:
-        one: Features `(N, F)`.
-        other: Features `(M, F)`.
-        one_groups: Group of each row, `(N,)`.
-        other_groups: Group of each row, `(M,)`. Equal values name the same group on both sides.
-        seed: Seed of the folds and of the bootstrap.
-
-    Returns:
-        `(accuracy, [low, high])`: the interval is a 95 % bootstrap over groups.
-
-    Reference:
-        Lopez-Paz and Oquab 2017, Revisiting Classifier Two-Sample Tests.
-    """
-    x = np.concatenate([one, other])
-    y = np.repeat([0, 1], [len(one), len(other)])
-    groups = np.concatenate([one_groups, other_groups])
-    return _accuracy_interval(_held_out(x, y, groups, seed), y, groups, seed)
-
-
-def _held_out(x, y, groups, seed):
-    """Whether each row is classified right by a model that has not seen its group, `(N,)`."""
-    right = np.zeros(len(x))
-    shuffled = np.random.default_rng(seed).permutation(len(x))
-    folds = GroupKFold(FOLDS, shuffle=True, random_state=seed)
-    for train, test in folds.split(x[shuffled], y[shuffled], groups[shuffled]):
-        train, test = shuffled[train], shuffled[test]
-        components = min(COMPONENTS, len(train) - 1, x.shape[1])
-        model = make_pipeline(
-            StandardScaler(),
-            PCA(components, random_state=seed),
-            LogisticRegression(C=0.1, max_iter=1000, class_weight="balanced"),
-        )
-        right[test] = model.fit(x[train], y[train]).predict(x[test]) == y[test]
-    return right
-
-
-def _accuracy_interval(right, y, groups, seed):
-    """Mean accuracy of both classes and its 95 % bootstrap over groups."""
-    numbers = np.unique(groups, return_inverse=True)[1]
-    size = numbers.max() + 1
-    # both are (2, groups)
-    sums = np.stack([np.bincount(numbers[y == c], right[y == c], size) for c in (0, 1)])
-    counts = np.stack([np.bincount(numbers[y == c], minlength=size) for c in (0, 1)])
-    accuracy = (sums.sum(1) / counts.sum(1)).mean()
-    rng = np.random.default_rng(seed)
-    draws = rng.multinomial(size, np.full(size, 1 / size), 1000)  # (1000, groups)
-    resampled = ((draws @ sums.T) / np.maximum(draws @ counts.T, 1)).mean(1)
-    return float(accuracy), [float(v) for v in np.percentile(resampled, (2.5, 97.5))]
-
-
-def mmd(one: np.ndarray, other: np.ndarray) -> float:
-    """Unbiased squared maximum mean discrepancy with a Gaussian kernel of median bandwidth.
-
-    Args:
-        one: Features `(N, F)`.
-        other: Features `(M, F)`.
-
-    Reference:
-        Gretton et al. 2012, A Kernel Two-Sample Test, equation 3.
-    """
-    pooled = StandardScaler().fit_transform(np.concatenate([one, other]).astype("float64"))
-    one, other = pooled[: len(one)], pooled[len(one) :]
-    pairs = np.triu_indices(len(pooled), 1)
-    bandwidth = np.median(np.maximum(_squared_distances(pooled, pooled), 0)[pairs])
-
-    def kernel(a, b):
-        return np.exp(-np.maximum(_squared_distances(a, b), 0) / bandwidth)
-
-    within = [(kernel(s, s).sum() - len(s)) / (len(s) * (len(s) - 1)) for s in (one, other)]
-    return float(sum(within) - 2 * kernel(one, other).mean())
-
-
-def _squared_distances(a, b):
-    """Squared distances of all rows of two matrices; rounding can make them slightly negative."""
-    return (a**2).sum(1)[:, None] + (b**2).sum(1)[None] - 2 * a @ b.T
 
 
 def diversity(images: np.ndarray, levels: np.ndarray, pairs: int = 20, seed: int = 0) -> float:
@@ -206,10 +83,10 @@ def nearest(
     """
 
     def flat(values):
-        return _pool(to_unit(values), min(size, values.shape[1])).reshape(len(values), -1)
+        return pool(to_unit(values), size).reshape(len(values), -1)
 
     a, b = flat(images), flat(others)
-    which = _squared_distances(a, b).argmin(1)
+    which = squared_distances(a, b).argmin(1)
     return np.sqrt(np.mean((a - b[which]) ** 2, axis=1)), which
 
 
@@ -254,11 +131,27 @@ def _symmetry(blurred, head, rows):
     return np.corrcoef(blurred[both], blurred[mirror][both])[0, 1]
 
 
+def load_real(
+    slices: Slices, known: dict[str, np.ndarray], image_size: int
+) -> dict[str, dict[str, np.ndarray]]:
+    """Load all slices: `images`, `levels` and `subjects` by split.
+
+    Args:
+        slices: The data.
+        known: Images uint8 `(N, S, S)` of the splits that are loaded already, by split.
+        image_size: Pixels S of a side.
+    """
+    real = {}
+    for name, split in slices.splits.items():
+        images = known[name] if name in known else load_images(split, image_size)
+        real[name] = {"images": images, "levels": split.levels, "subjects": split.subjects}
+    return real
+
+
 def evaluate_samples(
     vqvae: VQVAE,
     prior: RasterPrior,
-    slices: Slices,
-    known: dict[str, np.ndarray],
+    real: dict[str, dict[str, np.ndarray]],
     count: int,
     options: SamplingOptions,
     rate_weight: float | None = None,
@@ -268,8 +161,7 @@ def evaluate_samples(
     Args:
         vqvae: The model that codes and decodes.
         prior: The model that draws codes.
-        slices: Real slices, the training ones among them.
-        known: Images uint8 `(N, S, S)` of the splits that are loaded already, by split.
+        real: What `load_real` returned.
         count: Number of samples.
         options: How codes are drawn.
         rate_weight: Price of one bit when codes are chosen; see `RasterPrior.describe`.
@@ -278,13 +170,7 @@ def evaluate_samples(
         `(report, parts)`: `generation` of `metrics.json`, and what the figure of the closest pairs
         shows.
     """
-    real = {}
-    for name, split in slices.splits.items():
-        images = known.get(name)
-        if images is None:
-            images = load_images(split, vqvae.settings["image_size"])
-        real[name] = {"images": images, "levels": split.levels, "subjects": split.subjects}
-    levels = spread_levels(count, None, np.unique(slices.splits["test"].levels))
+    levels = spread_levels(count, None, np.unique(real["test"]["levels"]))
     title = "drawing samples to evaluate"
     drawn = draw_all(vqvae, prior, levels, options, title, first=FIRST_EVALUATED)
     restore = functools.partial(_restore, vqvae, prior, rate_weight)

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 from scipy import ndimage
 
-from dataset import load_images
+from dataset import codes_below, load_images
 from measures.evaluation import BATCH
 from measures.images import per_pixel, to_unit
 from measures.saved import METHODS
@@ -61,7 +61,7 @@ class Reading:
 def analyse(
     models: list[tuple[VQVAE, RasterPrior]],
     images: np.ndarray,
-    levels: np.ndarray,
+    split: Split,
     seed: int = 0,
     draws: int = DRAWS,
 ) -> dict:
@@ -71,6 +71,9 @@ def analyse(
     is the root of what differs from the slice, weighed by the surprise. The surprise is the mean
     over two descriptions of a slice. The nearest codes change with a faint lesion too, but also by
     chance. The codes that the prior would choose surprise only where the image insists.
+
+    A stack is read from bottom to top. A prior that reads the slice below is given the *healed*
+    slice, so that a lesion there does not excuse the one above it.
 
     The prior knows only what comes before a code in raster order. So every model reads a slice
     twice: as it is, and as its mirror image, from the other side. What several models read is
@@ -82,7 +85,7 @@ def analyse(
     Args:
         models: Pairs of VQ-VAE and prior, all of one image size.
         images: `(N, S, S)` of that image size.
-        levels: Level of each slice, `(N,)`; the priors know all of them.
+        split: The slices of these images; the priors know all of their levels.
         seed: Seed of the draws.
         draws: Number of healed versions of each reading.
 
@@ -91,11 +94,17 @@ def analyse(
         for each of `METHODS` a map `(N, S, S)`, 0 or more and 0 outside the brain, and scores
         `(N,)`.
     """
-    parts = []
-    for begin in progress(range(0, len(images), BATCH), "mapping anomalies"):
-        batch = slice(begin, begin + BATCH)
-        parts.append(_analyse_batch(models, images[batch], levels[batch], seed + begin, draws))
-    results = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    readers = [
+        Reader(*model, split, seed + side, draws, mirror=bool(side))
+        for side in (0, 1)
+        for model in models
+    ]
+    parts, batches = [], split.upward(BATCH)
+    for batch in progress(batches, "mapping anomalies"):
+        readings = [reader.read(images[batch], batch) for reader in readers]
+        parts.append(_combine(images[batch], readings))
+    places = np.argsort(np.concatenate(batches))
+    results = {name: np.concatenate([part[name] for part in parts])[places] for name in parts[0]}
     maps = {method: results.pop(method) for method in METHODS}
     scores = {method: _scores(values) for method, values in maps.items()}
     return {**results, "maps": maps, "scores": scores}
@@ -107,14 +116,13 @@ def _scores(maps):
     return np.sort(maps.reshape(len(maps), -1), axis=1)[:, -count:].mean(1)
 
 
-def _analyse_batch(models, images, levels, seed, draws):
+def _combine(images, readings):
+    """Maps of a batch of slices from what all readers read of them."""
     scale = images.shape[1] / REFERENCE_SIDE
-    straight = [read(*model, images, levels, seed, draws) for model in models]
-    mirrored = [_read_mirrored(*model, images, levels, seed + 1, draws) for model in models]
-    readings = straight + mirrored
     surprise = np.mean([reading.surprise for reading in readings], axis=0)
     healed = np.mean([reading.healed for reading in readings], axis=0)
-    restored = np.mean([reading.restored for reading in straight], axis=0)
+    straight = [reading.restored for reading in readings if reading.restored is not None]
+    restored = np.mean(straight, axis=0)
     weight = _smooth(surprise, SURPRISE_SIGMA * scale)
     return {
         "restored": restored,
@@ -124,46 +132,63 @@ def _analyse_batch(models, images, levels, seed, draws):
     }
 
 
-def read(
-    vqvae: VQVAE,
-    prior: RasterPrior,
-    images: np.ndarray,
-    levels: np.ndarray,
-    seed: int,
-    draws: int,
-    restore: bool = True,
-) -> Reading:
-    """Let one model read slices: how surprising they are, and what it would put there instead.
+class Reader:
+    """One model that reads slices from bottom to top, or their mirror images.
+
+    It says how surprising they are, and what it would put there instead. It remembers what it
+    healed, because that is the slice below of the next one.
 
     Args:
         vqvae: The model that codes and decodes.
         prior: The model that is surprised and draws codes anew.
-        images: `(N, S, S)`.
-        levels: Level of each image, `(N,)`.
+        split: All slices.
         seed: Seed of the draws.
-        draws: Number of healed versions, which are averaged.
-        restore: Whether the reconstruction is wanted.
+        draws: Number of healed versions, which are averaged. Each goes up the brain by itself.
+        mirror: Whether it reads mirror images.
     """
-    levels = tf.constant(levels, tf.int32)
-    distances = vqvae.distances(images[..., None])
-    nearest = prior.describe(distances, levels, 0.0)  # (N, H, W)
-    likely = prior.describe(distances, levels)
-    surprises = [np.maximum(prior.surprise(codes, levels), 0.0) for codes in (nearest, likely)]
-    surprise = np.mean(surprises, axis=0)
-    seeds = [numbered_seed(seed, draw) for draw in range(draws)]
-    healed = [_decode(vqvae, prior.heal(nearest, levels, LIMIT, number)) for number in seeds]
-    return Reading(
-        surprise=per_pixel(surprise, vqvae.frame, images.shape[1]),  # (N, S, S)
-        healed=np.mean(healed, axis=0),
-        restored=_decode(vqvae, nearest) if restore else None,
-    )
 
+    def __init__(
+        self,
+        vqvae: VQVAE,
+        prior: RasterPrior,
+        split: Split,
+        seed: int,
+        draws: int = DRAWS,
+        mirror: bool = False,
+    ):
+        self.vqvae, self.prior, self.seed, self.mirror = vqvae, prior, seed, mirror
+        self.below, self.levels = split.below, split.levels
+        if mirror:
+            self.levels = mirrored_level(split.levels, prior.settings["num_levels"])
+        self.healed = np.empty((draws, len(split), *vqvae.grid), "int32")
 
-def _read_mirrored(vqvae, prior, images, levels, seed, draws):
-    """Read the mirror images of slices, and mirror the reading back."""
-    levels = mirrored_level(levels, prior.settings["num_levels"])
-    reading = read(vqvae, prior, images[:, ::-1], levels, seed, draws, restore=False)
-    return Reading(reading.surprise[:, ::-1], reading.healed[:, ::-1])
+    def read(self, images: np.ndarray, batch: np.ndarray) -> Reading:
+        """Read some slices, those below them having been read before.
+
+        Args:
+            images: `(B, S, S)`, not mirrored.
+            batch: Their indices in the split, `(B,)`.
+        """
+        turn = -1 if self.mirror else 1
+        levels = tf.constant(self.levels[batch], tf.int32)
+        distances = self.vqvae.distances(images[:, ::turn, :, None])
+        below = [codes_below(healed, self.below[batch]) for healed in self.healed]  # (B, H, W)
+        nearest = self.prior.describe(distances, levels, 0.0)
+        likely = self.prior.describe(distances, levels, None, below[0])
+        surprises = [
+            np.maximum(self.prior.surprise(codes, levels, below[0]), 0.0)
+            for codes in (nearest, likely)
+        ]
+        for draw, healed in enumerate(self.healed):
+            seed = numbered_seed(self.seed + int(batch[0]), draw)
+            healed[batch] = self.prior.heal(nearest, levels, LIMIT, seed, below[draw])
+        versions = [_decode(self.vqvae, healed[batch])[:, ::turn] for healed in self.healed]
+        surprise = per_pixel(np.mean(surprises, axis=0), self.vqvae.frame, images.shape[1])
+        return Reading(
+            surprise=surprise[:, ::turn],  # (B, S, S)
+            healed=np.mean(versions, axis=0),
+            restored=None if self.mirror else _decode(self.vqvae, nearest),
+        )
 
 
 def _decode(vqvae, codes):

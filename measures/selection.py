@@ -4,7 +4,6 @@ Each function makes the arrays of parts of the results; `measures.saved` lists t
 uint8 `(N, S, S)`.
 """
 
-import dataclasses
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -229,13 +228,7 @@ def at_level(split: Split, level: int | None) -> Split:
         raise InputError(
             f"--slice must be a level of the slices, {least} to {most}. Received: {level}"
         )
-    return dataclasses.replace(
-        split,
-        paths=tuple(split.paths[i] for i in here),
-        cases=split.cases[here],
-        levels=split.levels[here],
-        subjects=split.subjects[here],
-    )
+    return split.pick(here)
 
 
 def anomaly_parts(split: Split, images: np.ndarray, results: dict, order: np.ndarray) -> Parts:

@@ -150,7 +150,7 @@ def save_anomalies(
     split: Split,
     images: np.ndarray,
     results: dict,
-    trained_on: str,
+    model: dict[str, Any],
 ) -> dict[str, Any]:
     """Write `anomaly.json`, `anomaly.npz` and three PNGs a slice: original, healed and map.
 
@@ -160,7 +160,7 @@ def save_anomalies(
         split: The slices that were mapped.
         images: Their images, `(N, S, S)` in [0, 1].
         results: What `measures.healing.analyse` returned.
-        trained_on: Name of the data that the model was trained on.
+        model: What `LAYOUT` says of the part "model".
 
     Returns:
         Content of `anomaly.json`: the header and `slices`, the highest score first.
@@ -180,7 +180,7 @@ def save_anomalies(
     report = {**header, "map_white": plots.ANOMALY_LIMIT, "slices": rows}
     write_json(folder / ANOMALIES, report)
     parts = selection.anomaly_parts(split, images, results, order)
-    write_parts(folder / ANOMALY_RESULTS, {"model": {"trained_on": trained_on}, **parts})
+    write_parts(folder / ANOMALY_RESULTS, {"model": model, **parts})
     return report
 
 

@@ -71,6 +71,17 @@ class Split:
         indices = np.arange(len(self), dtype="int32") - 1
         return np.where(np.append(False, follows), indices, NO_SLICE).astype("int32")
 
+    def pick(self, indices: Sequence[int]) -> "Split":
+        """Some of the slices, by their indices."""
+        indices = np.asarray(indices)
+        return dataclasses.replace(
+            self,
+            paths=tuple(self.paths[i] for i in indices),
+            cases=self.cases[indices],
+            levels=self.levels[indices],
+            subjects=self.subjects[indices],
+        )
+
     def upward(self, batch_size: int) -> list[np.ndarray]:
         """Indices of all slices in batches, each slice in a later batch than the one below it.
 

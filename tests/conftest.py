@@ -83,13 +83,13 @@ def draw_slice(case, level):
 CASES = {"train": (1, 2, 3), "validate": (4,), "test": (5, 6)}
 
 
-def write_slices(directory, cases=CASES):
+def write_slices(directory, cases=CASES, levels=LEVELS):
     """Write a data folder of made-up heads and return it."""
     for split, numbers in cases.items():
         folder = directory / f"keras_png_slices_{split}"
         folder.mkdir(parents=True)
         for case in numbers:
-            for level in range(LEVELS):
+            for level in range(levels):
                 path = folder / f"case_{case:03d}_slice_{level}.nii.png"
                 Image.fromarray(draw_slice(case, level)).save(path)
     return directory

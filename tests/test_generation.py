@@ -5,7 +5,7 @@ import pytest
 from conftest import LEVELS, draw_slice
 from scipy import ndimage
 
-from measures import generation
+from measures import generation, two_sample
 from measures.images import to_unit
 
 
@@ -29,11 +29,11 @@ def halves(cases):
 
 def test_a_classifier_tells_blurred_from_real_but_not_real_from_real(real, blurred):
     images, cases, _ = real
-    even, x = halves(cases), generation.features(images)
-    accuracy, (low, high) = generation.two_sample(x[even], x[~even], cases[even], cases[~even])
+    even, x = halves(cases), two_sample.features(images)
+    accuracy, (low, high) = two_sample.two_sample(x[even], x[~even], cases[even], cases[~even])
     assert low < 0.6 and accuracy < 0.65 and low <= accuracy <= high
-    accuracy, (low, _) = generation.two_sample(
-        generation.features(blurred)[even], x[~even], cases[even], cases[~even]
+    accuracy, (low, _) = two_sample.two_sample(
+        two_sample.features(blurred)[even], x[~even], cases[even], cases[~even]
     )
     assert accuracy > 0.95 and low > 0.9
 
@@ -47,16 +47,16 @@ def test_knowing_the_subject_is_no_help():
     subjects = np.repeat(np.arange(40), 8)
     names = rng.normal(size=(40, 30))[subjects] + rng.normal(0, 0.01, (320, 30))
     one = subjects < 20
-    accuracy, _ = generation.two_sample(names[one], names[~one], subjects[one], subjects[~one])
+    accuracy, _ = two_sample.two_sample(names[one], names[~one], subjects[one], subjects[~one])
     assert accuracy < 0.7
 
 
 def test_mmd_grows_with_the_difference(real, blurred):
     images, cases, _ = real
-    even, x = halves(cases), generation.features(images)
-    same = generation.mmd(x[even], x[~even])
+    even, x = halves(cases), two_sample.features(images)
+    same = two_sample.mmd(x[even], x[~even])
     assert abs(same) < 0.05
-    assert generation.mmd(generation.features(blurred)[even], x[~even]) > 5 * abs(same) + 0.05
+    assert two_sample.mmd(two_sample.features(blurred)[even], x[~even]) > 5 * abs(same) + 0.05
 
 
 def test_diversity_is_one_for_copies_of_one_image(real):

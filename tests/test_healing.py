@@ -7,8 +7,9 @@ import pytest
 from conftest import IMAGE_SIZE, draw_slice, make_prior
 from PIL import Image
 
-from fitting import ensemble
+from fitting import checkpoints
 from measures import healing
+from sources.folder import make_split
 from utils import InputError
 
 
@@ -20,8 +21,12 @@ def images(count=3):
     return np.stack([np.asarray(image) for image in small]).astype("float32") / 255
 
 
+def make_stack(levels=(0, 1, 2)):
+    return make_split("test", [(1, level, f"slice {level}") for level in levels], {})
+
+
 def analyse(models):
-    return healing.analyse(models, images(), np.array([0, 1, 2]), seed=1, draws=2)
+    return healing.analyse(models, images(), make_stack(), seed=1, draws=2)
 
 
 def test_analysis_of_slices(vqvae):
@@ -43,11 +48,39 @@ def test_analysis_of_slices(vqvae):
 
 
 def test_a_reading_of_mirror_images_is_mirrored_back(vqvae):
-    prior, levels = make_prior(grid=4), np.array([0, 1, 2])
-    straight = healing.read(vqvae, prior, images()[:, ::-1], levels + 4, seed=1, draws=2)
-    mirrored = healing._read_mirrored(vqvae, prior, images(), levels, seed=1, draws=2)
-    np.testing.assert_array_equal(mirrored.surprise, straight.surprise[:, ::-1])
-    np.testing.assert_array_equal(mirrored.healed, straight.healed[:, ::-1])
+    prior, stack = make_prior(grid=4), make_stack([0, 2])  # each slice is alone
+    mirrored = healing.Reader(vqvae, prior, stack, seed=1, mirror=True)
+    straight = healing.Reader(vqvae, prior, stack, seed=1)
+    straight.levels = mirrored.levels
+    pair = images(2)
+    one, other = mirrored.read(pair, np.arange(2)), straight.read(pair[:, ::-1], np.arange(2))
+    np.testing.assert_array_equal(one.surprise, other.surprise[:, ::-1])
+    np.testing.assert_array_equal(one.healed, other.healed[:, ::-1])
+
+
+def test_the_slice_below_is_the_healed_one(vqvae):
+    """A lesion below changes what is read above only through what was healed."""
+    prior, stack = make_prior(grid=4), make_stack()
+    reader = healing.Reader(vqvae, prior, stack, seed=1)
+    values = images()
+    readings = [reader.read(values[i : i + 1], np.array([i])) for i in range(3)]
+    again = healing.Reader(vqvae, prior, stack, seed=1)
+    again.healed[:, 1] = reader.healed[:, 1]
+    above = again.read(values[2:], np.array([2]))
+    np.testing.assert_array_equal(above.surprise, readings[2].surprise)
+    again.healed[:, 1] = (reader.healed[:, 1] + 1) % 16
+    other = again.read(values[2:], np.array([2]))
+    assert np.abs(other.surprise - readings[2].surprise).max() > 1e-4
+
+
+def test_slices_of_a_stack_are_mapped_in_their_order(vqvae):
+    """Cases of other heights are read in batches that differ from the order of the split."""
+    models = [(vqvae, make_prior(grid=4))]
+    places = [(1, 0), (1, 1), (2, 0)]
+    split = make_split("test", [(case, k, f"{case} {k}") for case, k in places], {})
+    results = healing.analyse(models, images(), split, seed=1)
+    lone = healing.analyse(models, images()[2:], split.pick([2]), seed=1)
+    np.testing.assert_allclose(results["restored"][2], lone["restored"][0], atol=1e-5)
 
 
 def test_an_ensemble_is_of_one_image_size(monkeypatch):
@@ -55,12 +88,12 @@ def test_an_ensemble_is_of_one_image_size(monkeypatch):
         vqvae = SimpleNamespace(settings={"image_size": int(run)})
         return vqvae, SimpleNamespace(settings={"num_levels": 4})
 
-    monkeypatch.setattr(ensemble, "load_models", load)
+    monkeypatch.setattr(checkpoints, "load_models", load)
     split = SimpleNamespace(levels=np.arange(4))
-    assert len(ensemble.load_ensemble(["256", "256"], [split])) == 2
+    assert len(checkpoints.load_ensemble(["256", "256"], [split])) == 2
     message = "--ensemble must be of image size 256, that of --run. Received: 160 of 160"
     with pytest.raises(InputError, match=message):
-        ensemble.load_ensemble(["256", "160"], [split])
+        checkpoints.load_ensemble(["256", "160"], [split])
 
 
 def test_a_residual_counts_less_at_an_edge():

@@ -25,24 +25,18 @@ from conftest import (
     train,
     write_slices,
 )
+from trainings import Trainings
 
 from fitting.run_directory import RunDirectory
 from utils import PARTIAL_FILES
 
 
-def start(data, run, *flags, environment=os.environ):
-    """Start a training and return its process."""
-    arguments = map(str, ("--data", data, "--run", run, *flags))
-    command = [sys.executable, ROOT / "train.py", *arguments]
-    return subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**environment, "PYTHONUNBUFFERED": "1"},
-        # A test in the background would hand down that Ctrl-C is to be ignored.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
+@pytest.fixture(scope="module")
+def trainings(tmp_path_factory):
+    """What starts trainings that are to be stopped."""
+    process = Trainings(tmp_path_factory.mktemp("trainings"))
+    yield process
+    process.close()
 
 
 def version(path):
@@ -67,13 +61,13 @@ def send(number, process, path, times=1):
 
 @pytest.mark.slow
 def test_a_training_that_was_stopped_in_many_ways_ends_as_if_it_had_not_been(
-    trained_run, slices_folder, tmp_path
+    trained_run, slices_folder, trainings, tmp_path
 ):
     run = RunDirectory(tmp_path / "run")
 
     def stop(number, path, times=1, save_minutes=4):
         flags = [*TINY, *STAGES, "--save-minutes", save_minutes]
-        return send(number, start(slices_folder, run, *flags), path, times)
+        return send(number, trainings.start(slices_folder, run, *flags), path, times)
 
     # Between the history of the first epoch and its state, the state of the start is there.
     stop(signal.SIGKILL, run.history("vqvae"))
@@ -108,15 +102,17 @@ def fill_disk(run, data):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed, rate_weight", [(0, 1.5), (1, 0)])  # with 0 there is no draft
-def test_ten_kills_at_random_moments_change_nothing(seed, rate_weight, slices_folder, tmp_path):
+def test_ten_kills_at_random_moments_change_nothing(
+    seed, rate_weight, slices_folder, trainings, tmp_path
+):
     """All stages of a training that is killed ten times end as those of one that is not."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     flags = ["--epochs", 4, "--prior-epochs", 4, "--rate-weight", rate_weight, "--save-minutes", 0]
     begin = time.monotonic()
-    assert train(slices_folder, whole, *flags).returncode == 0
+    finish(trainings.start(slices_folder, whole, *TINY, *flags))
     length, kills, chance = time.monotonic() - begin, 0, random.Random(seed)
     while kills < 10:
-        process = start(slices_folder, killed, *TINY, *flags)
+        process = trainings.start(slices_folder, killed, *TINY, *flags)
         wait_for_line(process, "Training on")  # nothing can be lost in the seconds before it
         try:
             process.communicate(timeout=chance.uniform(0, 0.6) * length)
@@ -158,7 +154,9 @@ def test_a_run_of_real_width_goes_on_at_each_border_of_stages_bit_for_bit(tmp_pa
     whole, parted = (RunDirectory(tmp_path / name) for name in ("whole", "parted"))
 
     def begin(run):
-        return start(data, run, *WIDE, environment=all_cores)
+        command = [sys.executable, ROOT / "train.py", "--data", data, "--run", run.path, *WIDE]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen(command, env={**all_cores, "PYTHONUNBUFFERED": "1"}, **pipes)
 
     finish(begin(whole))
     for stage in ("draft", "prior"):

@@ -1,0 +1,148 @@
+"""Two-sample tests: can a classifier, or a kernel, tell two sets of images apart?
+
+Images are uint8 or float `(N, h, w)`, 0 to 255 or 0 to 1. Features of them are `(N, F)`.
+"""
+
+import numpy as np
+from scipy import ndimage
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GroupKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from measures.images import to_unit
+
+FOLDS = 5
+COMPONENTS = 50  # principal components that the classifier sees, at most
+
+
+def pool(images: np.ndarray, size: int) -> np.ndarray:
+    """Average over cells that cover the image and are equal to within a pixel.
+
+    Args:
+        images: `(N, h, w)`.
+        size: Cells of a side. A shorter side has a cell for each pixel.
+
+    Returns:
+        `(N, size, size)`.
+    """
+    areas = 1
+    for axis in (1, 2):
+        length = images.shape[axis]
+        edges = np.linspace(0, length, min(size, length) + 1).astype(int)
+        images = np.add.reduceat(images, edges[:-1], axis=axis)
+        areas = np.multiply.outer(areas, np.diff(edges))
+    return images / areas
+
+
+def features(images: np.ndarray) -> np.ndarray:
+    """Compute fixed features of each image `(h, w)`: layout, and texture at four scales.
+
+    They are `(N, 512)`, or fewer where a side is shorter than 16 pixels.
+
+    Layout is the image at 16 x 16. Texture is the log energy of four octaves of a pyramid of
+    differences of Gaussians over 8 x 8 cells, so that blur, noise and a broken cortex show.
+    """
+    images = to_unit(images)
+    parts = [pool(images, 16).reshape(len(images), -1)]
+    before = images
+    for octave in range(4):
+        after = ndimage.gaussian_filter(images, (0, 2.0**octave, 2.0**octave))
+        energy = np.log(pool((before - after) ** 2, 8) + 1e-5)
+        parts.append(energy.reshape(len(images), -1))
+        before = after
+    return np.concatenate(parts, axis=1)
+
+
+def two_sample(
+    one: np.ndarray,
+    other: np.ndarray,
+    one_groups: np.ndarray,
+    other_groups: np.ndarray,
+    seed: int = 0,
+) -> tuple[float, list[float]]:
+    """Held-out accuracy of a classifier that tells two sets apart; 0.5 is indistinguishable.
+
+    The classifier is a logistic regression on principal components. All slices of a group, which
+    is a subject, are in one fold, so that knowing a brain is no help. Both classes weigh the same
+    whatever their sizes.
+
+    Args:
+        one: Features `(N, F)`.
+        other: Features `(M, F)`.
+        one_groups: Group of each row, `(N,)`.
+        other_groups: Group of each row, `(M,)`. Equal values name the same group on both sides.
+        seed: Seed of the folds and of the bootstrap.
+
+    Returns:
+        `(accuracy, [low, high])`: the interval is a 95 % bootstrap over groups.
+
+    Reference:
+        Lopez-Paz and Oquab 2017, Revisiting Classifier Two-Sample Tests.
+    """
+    x = np.concatenate([one, other])
+    y = np.repeat([0, 1], [len(one), len(other)])
+    groups = np.concatenate([one_groups, other_groups])
+    return _accuracy_interval(_held_out(x, y, groups, seed), y, groups, seed)
+
+
+def _held_out(x, y, groups, seed):
+    """Whether each row is classified right by a model that has not seen its group, `(N,)`."""
+    right = np.zeros(len(x))
+    shuffled = np.random.default_rng(seed).permutation(len(x))
+    folds = GroupKFold(FOLDS, shuffle=True, random_state=seed)
+    for train, test in folds.split(x[shuffled], y[shuffled], groups[shuffled]):
+        train, test = shuffled[train], shuffled[test]
+        components = min(COMPONENTS, len(train) - 1, x.shape[1])
+        model = make_pipeline(
+            StandardScaler(),
+            PCA(components, random_state=seed),
+            LogisticRegression(C=0.1, max_iter=1000, class_weight="balanced"),
+        )
+        right[test] = model.fit(x[train], y[train]).predict(x[test]) == y[test]
+    return right
+
+
+def _accuracy_interval(right, y, groups, seed):
+    """Mean accuracy of both classes and its 95 % bootstrap over groups."""
+    numbers = np.unique(groups, return_inverse=True)[1]
+    size = numbers.max() + 1
+    # both are (2, groups)
+    sums = np.stack([np.bincount(numbers[y == c], right[y == c], size) for c in (0, 1)])
+    counts = np.stack([np.bincount(numbers[y == c], minlength=size) for c in (0, 1)])
+    accuracy = (sums.sum(1) / counts.sum(1)).mean()
+    rng = np.random.default_rng(seed)
+    draws = rng.multinomial(size, np.full(size, 1 / size), 1000)  # (1000, groups)
+    resampled = ((draws @ sums.T) / np.maximum(draws @ counts.T, 1)).mean(1)
+    return float(accuracy), [float(v) for v in np.percentile(resampled, (2.5, 97.5))]
+
+
+def mmd(one: np.ndarray, other: np.ndarray) -> float:
+    """Unbiased squared maximum mean discrepancy with a Gaussian kernel of median bandwidth.
+
+    Args:
+        one: Features `(N, F)`.
+        other: Features `(M, F)`.
+
+    Reference:
+        Gretton et al. 2012, A Kernel Two-Sample Test, equation 3.
+    """
+    pooled = StandardScaler().fit_transform(np.concatenate([one, other]).astype("float64"))
+    one, other = pooled[: len(one)], pooled[len(one) :]
+    pairs = np.triu_indices(len(pooled), 1)
+    bandwidth = np.median(np.maximum(squared_distances(pooled, pooled), 0)[pairs])
+
+    def kernel(a, b):
+        return np.exp(-np.maximum(squared_distances(a, b), 0) / bandwidth)
+
+    within = [(kernel(s, s).sum() - len(s)) / (len(s) * (len(s) - 1)) for s in (one, other)]
+    return float(sum(within) - 2 * kernel(one, other).mean())
+
+
+def squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Squared distances of all rows of two matrices, `(N, F)` and `(M, F)` -> `(N, M)`.
+
+    Rounding can make them slightly negative.
+    """
+    return (a**2).sum(1)[:, None] + (b**2).sum(1)[None] - 2 * a @ b.T
