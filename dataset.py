@@ -30,7 +30,7 @@ if __name__ == "__main__":
 
 import tensorflow as tf
 
-from networks.raster import NO_CODE, mirrored_level
+from networks.raster import NO_CODE, SLICES_BELOW, mirrored_level
 
 __all__ = [
     "INTENSITY_RANGE",
@@ -175,38 +175,48 @@ def code_examples(
         codes: Codes `(2, N, H, W)` of the slices and of their mirror images.
         levels: Level of each slice, int32 `(N,)` in [0, num_levels).
         num_levels: Number of slice levels.
-        below: Index of the slice below each slice, int32 `(N,)`, or `NO_SLICE`.
+        below: Index of the slice below each slice, `(N,)`, or `NO_SLICE`.
 
     Returns:
-        Function: index, mirror -> `{"codes": (H, W), "levels": (), "below": (H, W)}`, codes
-        `(H, W)`, all int32.
+        Function: index, mirror -> `{"codes": (H, W), "levels": (), "below": (SLICES_BELOW, H, W)}`,
+        codes `(H, W)`, all int32.
     """
-    codes, below = tf.constant(codes), tf.constant(below)
+    codes, below = tf.constant(codes), tf.constant(_chain(below))
     levels = tf.constant(np.stack([levels, mirrored_level(levels, num_levels)]))  # (2, N)
 
     def example(index, mirror):
         side = tf.cast(mirror, index.dtype)
         code = tf.cast(codes[side, index], tf.int32)
-        place = tf.cast(below[index], index.dtype)
-        under = tf.cast(codes[side, tf.maximum(place, 0)], tf.int32)
-        under = tf.where(place == NO_SLICE, NO_CODE, under)
+        places = below[index]  # (SLICES_BELOW,)
+        under = tf.cast(tf.gather(codes[side], tf.maximum(places, 0)), tf.int32)
+        under = tf.where((places == NO_SLICE)[:, None, None], NO_CODE, under)
         return {"codes": code, "levels": levels[side, index], "below": under}, code
 
     return example
 
 
-def codes_below(codes: np.ndarray, below: np.ndarray) -> np.ndarray:
-    """Codes of slices below.
+def codes_below(codes: np.ndarray, below: np.ndarray, batch: np.ndarray) -> np.ndarray:
+    """Codes of the slices below some slices.
 
     Args:
         codes: Codes of all slices, `(N, H, W)`.
-        below: Index of the slice below each wanted slice, `(B,)`, or `NO_SLICE`.
+        below: Index of the slice below each slice, `(N,)`, or `NO_SLICE`.
+        batch: Indices of the wanted slices, `(B,)`.
 
     Returns:
-        int32 `(B, H, W)`, `NO_CODE` where there is no slice below.
+        int32 `(B, SLICES_BELOW, H, W)`, `NO_CODE` where there is no slice.
     """
-    missing = (below == NO_SLICE)[:, None, None]
-    return np.where(missing, NO_CODE, codes[below].astype("int32"))
+    places = _chain(below)[batch]
+    missing = (places == NO_SLICE)[..., None, None]
+    return np.where(missing, NO_CODE, codes[places].astype("int32"))
+
+
+def _chain(below):
+    """Indices of the slices below each slice, the nearer one first: int32 `(N, SLICES_BELOW)`."""
+    chain = [below]
+    while len(chain) < SLICES_BELOW:
+        chain.append(np.where(chain[-1] == NO_SLICE, NO_SLICE, below[chain[-1]]))
+    return np.stack(chain, axis=1).astype("int32")
 
 
 # ---- batches -----------------------------------------------------------------------------------

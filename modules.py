@@ -21,10 +21,10 @@ import tensorflow as tf
 from keras import layers, ops
 
 from networks import serializable
-from networks.below import SliceBelow
+from networks.below import SlicesBelow
 from networks.gated import GatedBlock, shift
 from networks.quantizer import CodebookUsage, VectorQuantizer
-from networks.raster import NO_CODE, RasterPrior, plain_level
+from networks.raster import NO_CODE, SLICES_BELOW, RasterPrior, plain_level
 from networks.residual import DepthToSpace, Policy, convolution, residual_blocks
 
 __all__ = [
@@ -226,10 +226,10 @@ class VQVAE(keras.Model):
 
 @serializable
 class PixelCNN(RasterPrior):
-    """Gated PixelCNN over codes, given the level of the slice and the codes of the slice below.
+    """Gated PixelCNN over codes, given the level of the slice and the codes of the slices below.
 
-    Call: `{"codes": int32 (B, H, W), "levels": int32 (B,), "below": int32 (B, H, W)}` -> logits,
-    float32 `(B, H, W, K)`. `networks.raster` explains levels and below. The loss is bits a code.
+    Call: `{"codes": (B, H, W), "levels": (B,), "below": (B, SLICES_BELOW, H, W)}`, all int32 ->
+    logits, float32 `(B, H, W, K)`. `networks.raster` explains them. The loss is bits a code.
 
     Args:
         grid: Rows H and columns W of the code map. One number stands for both.
@@ -239,7 +239,7 @@ class PixelCNN(RasterPrior):
         blocks: Number of gated blocks. Their dilations run through `DILATIONS`. So eight blocks
             see 34 rows up and 34 columns aside, and every other block has dilation 1.
         dropout: Dropout rate within the blocks.
-        reads_below: Whether it reads the slice below. If not, every slice is alone.
+        reads_below: Whether it reads the slices below. If not, every slice is alone.
         rate_weight: Rate weight by which its codes were chosen; see `RasterPrior.describe`.
         vqvae: Fingerprint of the VQ-VAE whose codes it models. Networks ignore it. Loading compares
             it.
@@ -296,9 +296,9 @@ class PixelCNN(RasterPrior):
         self.mirror = layers.Embedding(2, blocks * 4 * width, **condition)
         dilations = [self.DILATIONS[i % len(self.DILATIONS)] for i in range(blocks)]
         self.blocks = [GatedBlock(width, dilation, dropout, **policy) for dilation in dilations]
-        self.slice_below = None
+        self.slices_below = None
         if reads_below:
-            self.slice_below = SliceBelow(codebook_size, width, blocks * 4 * width, **policy)
+            self.slices_below = SlicesBelow(codebook_size, width, blocks * 4 * width, **policy)
         self.hidden = layers.Dense(2 * width, activation="relu", **policy)
         self.out = layers.Dense(codebook_size, dtype="float32")
         self._build_layers(grid, width)
@@ -308,8 +308,8 @@ class PixelCNN(RasterPrior):
         self.embedding.build((None, *grid))
         self.conditions.build((None,))
         self.mirror.build((None,))
-        if self.slice_below:
-            self.slice_below.build((None, *grid))
+        if self.slices_below:
+            self.slices_below.build((None, SLICES_BELOW, *grid))
         self.hidden.build(features)
         self.out.build((*features[:-1], 2 * width))
         for block in self.blocks:
@@ -325,7 +325,7 @@ class PixelCNN(RasterPrior):
         # These shifts are mask A: no place knows its own code.
         vertical = shift(codes, rows=1) + positions
         horizontal = shift(codes, columns=1) + positions
-        reads = self.slice_below
+        reads = self.slices_below
         features = reads(inputs["below"], training=training) if reads else None  # (B, H, W, C)
         conditions = self._conditions(self._of_level(inputs["levels"]), features)
         for block, condition in zip(self.blocks, conditions):
@@ -339,8 +339,8 @@ class PixelCNN(RasterPrior):
 
     def _conditions(self, of_level, features):
         """What each block adds at h rows: a list of `(B, h, W, 4C)`, or `(B, 1, 1, 4C)`."""
-        if self.slice_below:
-            of_level = of_level + self.slice_below.gates(features)
+        if self.slices_below:
+            of_level = of_level + self.slices_below.gates(features)
         return ops.split(of_level, len(self.blocks), axis=-1)
 
     def _logits(self, horizontal):
@@ -353,7 +353,7 @@ class PixelCNN(RasterPrior):
         reaches = [block.dilation for block in self.blocks]
         return {
             "of_level": self._of_level(levels),
-            "below": self.slice_below(below) if self.slice_below else (),
+            "below": self.slices_below(below) if self.slices_below else (),
             "positions": ops.cast(self.positions, self.compute_dtype),
             # Inputs of each block: the last `dilation` rows, and the last `dilation` columns.
             "rows": tuple(zeros((batch, reach, columns, width)) for reach in reaches),
@@ -365,7 +365,7 @@ class PixelCNN(RasterPrior):
         """The vertical stack needs earlier rows only, so a whole row of it is computed at once."""
         vertical = self._embed(above)[:, None] + state["positions"][y]  # (B, 1, W, C)
         # Here `gather` keeps the static shape.
-        features = tf.gather(state["below"], [y], axis=1) if self.slice_below else None
+        features = tf.gather(state["below"], [y], axis=1) if self.slices_below else None
         conditions = self._conditions(state["of_level"], features)
         rows, messages = [], []
         for block, condition, seen in zip(self.blocks, conditions, state["rows"]):

@@ -78,7 +78,7 @@ def _add_sample_flags(parser):
         help="draw the missing half of slices of the split, several times: completions.png")
     add("--brains", type=between(int, 0, 10**4), metavar="N",
         help="number of whole brains to generate, slice by slice from bottom to top "
-        "(default: 1 if the prior reads the slice below)")
+        "(default: 1 if the prior reads the slices below)")
     add("--from-slice", metavar="FILE",
         help="grow the brains up from this slice; its file name says its level, or --slice does")
     add("--walk", action="store_true", help="show every slice of the first brain: walk.png")

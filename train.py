@@ -120,7 +120,7 @@ def _add_prior_flags(parser):
     add("--prior-dropout", type=between(float, 0, 0.99), default=0.1, metavar="P",
         help="dropout rate (default: %(default)s)")
     add("--slices-alone", action="store_true",
-        help="let the prior know nothing of the slice below; such a prior draws no brains")
+        help="let the prior know nothing of the slices below; such a prior draws no brains")
     add("--prior-learning-rate", type=between(float, 1e-8, 1e30), default=6e-3, metavar="R",
         help="peak of the learning rate (default: %(default)s)")
 # fmt: on

@@ -205,7 +205,7 @@ def variants(base: dict) -> dict[str, dict[str, dict]]:
         "prior": {
             "as shipped, without a draft": {},
             "another seed": another_seed,
-            "without the slice below": {"slices_alone": True},
+            "without the slices below": {"slices_alone": True},
             "without the level": {"level": False},
             "without the position": {"position": False},
             "without mirroring": {"mirror": False},

@@ -118,7 +118,7 @@ def _write_codes(path, made_of, vqvae, data, choose):
             title = f"{path.stem}, {name}{' mirrored' if mirror else ''}"
             chosen = codes[name][int(mirror)]
             for batch, images in dataset.upward_images(source, batch_size, title, mirror):
-                below = dataset.codes_below(chosen, source.split.below[batch])
+                below = dataset.codes_below(chosen, source.split.below, batch)
                 chosen[batch] = choose(images, levels[batch], below)
     with replacing(path) as temporary:
         np.savez(temporary, made_of=made_of, **codes)

@@ -85,7 +85,7 @@ def draft_stage(
 def prior_stage(
     run: RunDirectory, data: TrainingData, settings: dict, start: Start | None = None
 ) -> Stage:
-    """Last stage: `prior.keras`, p(codes | level, slice below).
+    """Last stage: `prior.keras`, p(codes | level, slices below).
 
     It goes on from the draft. Without a draft it can begin with `start`.
     """

@@ -1,4 +1,4 @@
-"""Whole brains: stacks of slices drawn from bottom to top, each given the slice below it."""
+"""Whole brains: stacks of slices drawn from bottom to top, each given the slices below it."""
 
 import os
 import pathlib
@@ -8,18 +8,17 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from PIL import Image
 
 from dataset import load_images
 from measures import selection
 from measures.evaluation import BATCH, check_levels
-from measures.images import to_grey, to_unit, write_png
+from measures.images import enlarge, to_grey, to_unit, write_png
 from measures.samples import SamplingOptions
 from measures.saved import Parts
 from modules import VQVAE
-from networks.raster import NO_CODE, RasterPrior, numbered_seed
+from networks.raster import NO_CODE, SLICES_BELOW, RasterPrior, numbered_seed
 from sources.folder import Split
-from sources.layout import SLICE_SIDE, slice_name
+from sources.layout import slice_name
 from sources.volumes import write_volume
 from utils import InputError, progress
 
@@ -49,12 +48,12 @@ def plan(
         The number of brains, and the level and codes `(H, W)` of the first slice, or None.
 
     Raises:
-        InputError: Brains are asked for, and the prior does not read the slice below.
+        InputError: Brains are asked for, and the prior does not read the slices below.
     """
     if not prior.settings["reads_below"]:
         if count or first or walk:
             raise InputError(
-                f"the prior of {run} does not read the slice below, so it draws single slices: "
+                f"the prior of {run} does not read the slices below, so it draws single slices: "
                 "leave out --brains, --from-slice and --walk, or train without --slices-alone."
             )
         return 0, None
@@ -79,7 +78,7 @@ def draw_brains(
 
     Args:
         vqvae: The model that decodes.
-        prior: The model that draws codes. It reads the slice below.
+        prior: The model that draws codes. It reads the slices below.
         count: Number of brains.
         options: How codes are drawn.
         begin: Level k and codes `(H, W)` of the slice that all brains begin with. None begins
@@ -90,12 +89,15 @@ def draw_brains(
         Brains in [0, 1], float32 `(B, L - k, S, S)`.
     """
     num_levels, grid = prior.settings["num_levels"], prior.settings["grid"]
-    level, start = begin or (-1, np.full(grid, NO_CODE))
+    start = np.full((SLICES_BELOW, *grid), NO_CODE)
+    level = -1
+    if begin:
+        level, start[0] = begin
     levels = range(level + 1, num_levels)
     for batch in range(0, count, BATCH):
         size = min(BATCH, count - batch)
-        codes = tf.tile(tf.constant(start[None], tf.int32), (size, 1, 1))
-        slices = [vqvae.decode(codes)] if begin else []
+        below = tf.tile(tf.constant(start[None], tf.int32), (size, 1, 1, 1))
+        slices = [vqvae.decode(below[:, 0])] if begin else []
         for number in progress(levels, "drawing brains", unit="slice"):
             codes = prior.sample(
                 tf.fill((size,), number),
@@ -103,8 +105,9 @@ def draw_brains(
                 options.temperature,
                 options.top_k,
                 options.top_p,
-                below=codes,
+                below=below,
             )
+            below = tf.concat([codes[:, None], below[:, :-1]], axis=1)
             slices.append(vqvae.decode(codes))
         yield np.stack([np.asarray(images)[..., 0] for images in slices], axis=1)
 
@@ -130,19 +133,12 @@ def write_brains(
     for batch in brains:
         for brain in to_grey(batch):
             first += [brain] if number < kept else []
-            slices = [_enlarge(image) for image in brain]
+            slices = [enlarge(image) for image in brain]
             write_volume(folder / NAME.format(number), np.stack(slices), level)
             for k, image in enumerate(slices, start=level):
                 write_png(folder / SLICES / slice_name(number, k), image)
             number += 1
     return np.stack(first)
-
-
-def _enlarge(image):
-    if len(image) == SLICE_SIDE:
-        return image
-    size = SLICE_SIDE, SLICE_SIDE
-    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
 
 
 def brains(

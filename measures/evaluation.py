@@ -53,13 +53,13 @@ def evaluate(
     Returns:
         dict of `ssim`, `brain_ssim` and `psnr` `(N,)`, `bits` and `codes` `(N, H, W)`, and
         `images` and `restored`, uint8 `(N, S, S)`. `alone_bits` `(N, H, W)` are the bits of the
-        same codes to a prior that is not told the slice below.
+        same codes to a prior that is not told the slices below.
     """
     source = ImageSource(split, vqvae.settings["image_size"])
     codes = np.empty((len(split), *vqvae.grid), "int32")
     parts, order = [], []
     for batch, images in upward_images(source, BATCH, f"evaluating {split.name}"):
-        below = codes_below(codes, split.below[batch])
+        below = codes_below(codes, split.below, batch)
         part = _evaluate_batch(vqvae, prior, images, split.levels[batch], below, rate_weight)
         codes[batch] = part["codes"]
         parts.append(part)

@@ -72,8 +72,8 @@ def analyse(
     over two descriptions of a slice. The nearest codes change with a faint lesion too, but also by
     chance. The codes that the prior would choose surprise only where the image insists.
 
-    A stack is read from bottom to top. A prior that reads the slice below is given the *healed*
-    slice, so that a lesion there does not excuse the one above it.
+    A stack is read from bottom to top. A prior that reads the slices below is given the *healed*
+    ones, so that a lesion there does not excuse the one above it.
 
     The prior knows only what comes before a code in raster order. So every model reads a slice
     twice: as it is, and as its mirror image, from the other side. What several models read is
@@ -92,7 +92,7 @@ def analyse(
     Returns:
         dict of `restored` and `healed`, images `(N, S, S)`, and of `maps` and `scores`. These hold
         for each of `METHODS` a map `(N, S, S)`, 0 or more and 0 outside the brain, and scores
-        `(N,)`.
+        `(N,)`. `in_case` `(N,)` is what `scores_in_case` says of healing.
     """
     readers = [
         Reader(*model, split, seed + side, draws, mirror=bool(side))
@@ -107,7 +107,28 @@ def analyse(
     results = {name: np.concatenate([part[name] for part in parts])[places] for name in parts[0]}
     maps = {method: results.pop(method) for method in METHODS}
     scores = {method: _scores(values) for method, values in maps.items()}
-    return {**results, "maps": maps, "scores": scores}
+    in_case = scores_in_case(scores["healing"], split.cases)
+    return {**results, "maps": maps, "scores": scores, "in_case": in_case}
+
+
+def scores_in_case(scores: np.ndarray, cases: np.ndarray) -> np.ndarray:
+    """Divide each score by the median of the other slices of its case.
+
+    Half of the variance of scores is of the subject, so a person's own slices are a reference.
+
+    Args:
+        scores: Score of each slice, `(N,)`.
+        cases: Case of each slice, `(N,)`.
+
+    Returns:
+        `(N,)`, NaN where a case has one slice.
+    """
+    relative = np.full(len(scores), np.nan)
+    for i, case in enumerate(cases):
+        others = scores[(cases == case) & (np.arange(len(scores)) != i)]
+        if len(others):
+            relative[i] = scores[i] / max(np.median(others), 1e-6)
+    return relative
 
 
 def _scores(maps):
@@ -136,7 +157,7 @@ class Reader:
     """One model that reads slices from bottom to top, or their mirror images.
 
     It says how surprising they are, and what it would put there instead. It remembers what it
-    healed, because that is the slice below of the next one.
+    healed, because that lies below the next slices.
 
     Args:
         vqvae: The model that codes and decodes.
@@ -172,7 +193,7 @@ class Reader:
         turn = -1 if self.mirror else 1
         levels = tf.constant(self.levels[batch], tf.int32)
         distances = self.vqvae.distances(images[:, ::turn, :, None])
-        below = [codes_below(healed, self.below[batch]) for healed in self.healed]  # (B, H, W)
+        below = [codes_below(healed, self.below, batch) for healed in self.healed]
         nearest = self.prior.describe(distances, levels, 0.0)
         likely = self.prior.describe(distances, levels, None, below[0])
         surprises = [

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+from sources.layout import SLICE_SIDE
 from utils import replacing
 
 
@@ -29,6 +30,14 @@ def write_png(path: pathlib.Path, image) -> None:
     """Write an image `(S, S)`, float in [0, 1] or uint8, as an 8-bit grey PNG."""
     with replacing(path) as temporary:
         Image.fromarray(to_grey(image)).save(temporary)
+
+
+def enlarge(image: np.ndarray) -> np.ndarray:
+    """Bring a smaller image, uint8 `(S, S)`, to the size of the slices of a data folder."""
+    if len(image) == SLICE_SIDE:
+        return image
+    size = SLICE_SIDE, SLICE_SIDE
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
 
 
 # ---- frames: the part of whole slices that the networks see ------------------------------------

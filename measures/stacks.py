@@ -37,7 +37,7 @@ def evaluate_brains(
 
     Args:
         vqvae: The model that decodes.
-        prior: The model that draws codes. It reads the slice below.
+        prior: The model that draws codes. It reads the slices below.
         results: What `measures.evaluation.evaluate` returned.
         split: The split that was evaluated.
         training_images: Images of the training split, uint8 `(N, S, S)`.

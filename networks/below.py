@@ -1,24 +1,24 @@
-"""The layer by which a prior reads the codes of the slice below."""
+"""The layer by which a prior reads the codes of the slices below."""
 
 import keras
 import tensorflow as tf
 from keras import layers, ops
 
 from networks import serializable
-from networks.raster import NO_CODE
+from networks.raster import NO_CODE, SLICES_BELOW
 
-LEFT_OUT = 0.1  # share of the slices below that training leaves out
+LEFT_OUT = 0.1  # share of the slices whose two slices below training leaves out, or the lower one
 
 
 @serializable
-class SliceBelow(layers.Layer):
-    """What the codes of the slice below say to each gated block at each place.
+class SlicesBelow(layers.Layer):
+    """What the codes of the slices below say to each gated block at each place.
 
-    The whole slice below is known before a code of this slice is drawn. So nothing is masked: two
-    3 x 3 convolutions look around each place in all directions.
+    The slices below are known before a code of this slice is drawn. So nothing is masked: two 3 x 3
+    convolutions look around each place in all directions.
 
-    Training leaves some slices below out. So one prior knows slices alone, whole brains, and brains
-    that grow from a given slice.
+    Training leaves slices below out. So one prior knows slices alone, whole brains, and brains that
+    grow from a given slice.
 
     Args:
         codebook_size: Number of codes K.
@@ -35,29 +35,34 @@ class SliceBelow(layers.Layer):
         around = {"padding": "same", "activation": "relu", **policy}
         self.first_conv = layers.Conv2D(width, 3, **around)
         self.second_conv = layers.Conv2D(width, 3, **around)
-        # It starts at 0, so a prior that learned without the slice below may go on with it.
         self.gates = layers.Dense(outputs, use_bias=False, kernel_initializer="zeros", **policy)
         self.seed_generator = keras.random.SeedGenerator()
 
     def build(self, codes_shape):
-        features = (*codes_shape, self.width)
+        places = (None, *codes_shape[2:])
         self.embedding.build(codes_shape)
-        self.first_conv.build(features)
-        self.second_conv.build(features)
-        self.gates.build(features)
+        self.first_conv.build((*places, SLICES_BELOW * self.width))
+        self.second_conv.build((*places, self.width))
+        self.gates.build((*places, self.width))
 
     def call(self, codes: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Features of the slice below, `(B, H, W, C)`.
+        """Features of the slices below, `(B, H, W, C)`.
 
         Args:
-            codes: Codes of the slice below, int32 `(B, H, W)`, `NO_CODE` where there is none.
+            codes: Codes of the slices below, int32 `(B, SLICES_BELOW, H, W)`.
             training: Whether slices are left out.
         """
         if training:
-            chance = keras.random.uniform((ops.shape(codes)[0], 1, 1), seed=self.seed_generator)
-            codes = ops.where(chance < LEFT_OUT, NO_CODE, codes)
-        embedded = self.embedding(codes - NO_CODE)
-        return self.second_conv(self.first_conv(embedded))
+            codes = self._leave_out(codes)
+        embedded = self.embedding(codes - NO_CODE)  # (B, 2, H, W, C)
+        nearer, lower = ops.unstack(embedded, SLICES_BELOW, axis=1)
+        return self.second_conv(self.first_conv(ops.concatenate([nearer, lower], axis=-1)))
+
+    def _leave_out(self, codes):
+        chance = keras.random.uniform((ops.shape(codes)[0], 1, 1, 1), seed=self.seed_generator)
+        kept = ops.cast(chance >= LEFT_OUT, "int32") + ops.cast(chance >= 2 * LEFT_OUT, "int32")
+        number = ops.reshape(ops.arange(SLICES_BELOW), (1, SLICES_BELOW, 1, 1))
+        return ops.where(number < kept, codes, NO_CODE)
 
     def get_config(self):
         settings = {

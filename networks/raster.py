@@ -1,15 +1,16 @@
 """Generation of code maps in raster order: the seam behind sampling, describing and healing.
 
-A prior models the codes of a slice as p(codes | level, slice below). It is the product of
-p(code | earlier codes, level, slice below) in raster order, row by row and from left to right.
+A prior models the codes of a slice as p(codes | level, slices below). It is the product of
+p(code | earlier codes, level, slices below) in raster order, row by row and from left to right.
 Whatever a caller wants of the codes, the same loop goes through the places and a rule
 `choose(logits, y, x)` decides each code. Another prior, for instance a transformer, subclasses
 `RasterPrior`, writes `call` and `step`, and gets it all.
 
 Codes are int32 `(B, H, W)` in [0, K). A level is the number of a slice from bottom to top, in
 [0, L), and the mirror image of a slice has its level + L. So levels are int32 `(B,)` in [0, 2L).
-The slice below is that of the same case at level k - 1. Its codes are int32 `(B, H, W)` too, and
-`NO_CODE` everywhere where there is none. A mirror image has the mirror image below it.
+The slices below are those of the same case at levels k - 1 and k - 2, the nearer one first. Their
+codes are int32 `(B, SLICES_BELOW, H, W)`, and `NO_CODE` everywhere where there is no such slice. A
+mirror image has mirror images below it.
 """
 
 import math
@@ -21,6 +22,7 @@ import tensorflow as tf
 from keras import ops
 
 NO_CODE = -1  # stands where there is no code to the left or above, and for no slice below
+SLICES_BELOW = 2  # that a prior may read; a third was not tried
 SEED_STRIDE = 7919  # a prime, so that streams of neighbouring seeds do not meet soon
 
 
@@ -48,16 +50,16 @@ def numbered_seed(seed: int, number: int) -> tf.Tensor:
 
 
 class RasterPrior(keras.Model):
-    """p(codes | level, slice below) in raster order. A subclass writes `call` and `step`.
+    """p(codes | level, slices below) in raster order. A subclass writes `call` and `step`.
 
     A subclass has a dict `settings` with `grid` (rows H and columns W of the map),
     `codebook_size`, `num_levels`, `reads_below`, `rate_weight` and `vqvae`, as `modules.PixelCNN`
-    explains them. A prior that does not read the slice below gets it all the same.
+    explains them. A prior that does not read the slices below gets them all the same.
     Its class attribute `SETTINGS` gives type and range of each, and `least_weights` the number of
     weights that follow from them: files are checked by both. It writes:
 
-    - `call({"codes": (B, H, W), "levels": (B,), "below": (B, H, W)})` gives the logits of all
-      places at once, float32 `(B, H, W, K)`. Training and `bits` use it.
+    - `call({"codes": (B, H, W), "levels": (B,), "below": (B, SLICES_BELOW, H, W)})` gives the
+      logits of all places at once, float32 `(B, H, W, K)`. Training and `bits` use it.
     - `start(levels, below)` gives the state before the first place: any structure of tensors.
       Shapes stay the same throughout, so a cache has its full size from the start.
     - `start_row(state, above, y)` may change it at the start of a row. `above` holds the codes
@@ -97,7 +99,7 @@ class RasterPrior(keras.Model):
         Args:
             levels: Slice levels, int32 `(B,)`.
             choose: Rule `(logits (B, K), y, x) -> codes (B,)` that decides each code.
-            below: Codes of the slices below, int32 `(B, H, W)`. None for no slices below.
+            below: Codes of the slices below, int32 `(B, SLICES_BELOW, H, W)`. None for none.
 
         Returns:
             codes, int32 `(B, H, W)`.
@@ -255,7 +257,7 @@ class RasterPrior(keras.Model):
     def _or_none(self, below, levels):
         """Codes of the slices below; without them `NO_CODE` everywhere."""
         if below is None:
-            return tf.fill((tf.shape(levels)[0], *self.settings["grid"]), NO_CODE)
+            return tf.fill((tf.shape(levels)[0], SLICES_BELOW, *self.settings["grid"]), NO_CODE)
         return tf.cast(below, tf.int32)
 
     def _place(self, y, x):

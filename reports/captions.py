@@ -182,7 +182,7 @@ def walk(facts: Facts) -> str:
     """Caption of a walk through the levels."""
     return (
         "Generated slices, not real ones: one brain from bottom to top. Each slice is given the "
-        f"slice below it and {facts.made}."
+        f"two slices below it and {facts.made}."
     )
 
 
@@ -190,7 +190,7 @@ def brains(facts: Facts, shown: int, level: int, with_real: bool) -> str:
     """Caption of cuts through brains; axial cuts are at `level`."""
     beside = f" Beside them {facts.source}." if with_real else ""
     return (
-        f"{shown} generated brains, not real ones: each slice is given the slice below it and "
+        f"{shown} generated brains, not real ones: each slice is given the two slices below it and "
         f"{facts.made}.{beside} Rows: axial cut (level {level}), sagittal cut beside the midline, "
         "coronal cut; the nose is to the right, and one row of a cut is one slice of 1 mm. Each "
         "slice has a grey scale of its own, in real brains too, which makes the bands."

@@ -4,6 +4,7 @@ Results are saved first, and every figure is drawn from what was saved. So
 `predict.py --redraw` gives the same figures without evaluating. This file loads no TensorFlow.
 """
 
+import math
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -11,11 +12,13 @@ from typing import Any
 import numpy as np
 
 from measures import selection
-from measures.images import per_pixel, to_unit, write_png
+from measures.images import enlarge, per_pixel, to_grey, to_unit, write_png
 from measures.saved import CURVES, METHODS, Parts, read_parts, write_parts
 from reports import captions, curves, plots
 from reports.captions import BASELINES, Facts, read_facts
 from sources.folder import Split
+from sources.layout import SLICE_SIDE
+from sources.volumes import write_volume
 from utils import InputError, clean_name, read_json, replacing_results, write_json
 
 METRICS, RESULTS = "metrics.json", "results.npz"
@@ -152,7 +155,10 @@ def save_anomalies(
     results: dict,
     model: dict[str, Any],
 ) -> dict[str, Any]:
-    """Write `anomaly.json`, `anomaly.npz` and three PNGs a slice: original, healed and map.
+    """Write `anomaly.json`, `anomaly.npz`, and original, healed version and map as images.
+
+    Every slice gets three PNGs, and every case of several slices three volumes, so that a viewer
+    lays the map over the scan.
 
     Args:
         folder: Folder to write into.
@@ -163,25 +169,50 @@ def save_anomalies(
         model: What `LAYOUT` says of the part "model".
 
     Returns:
-        Content of `anomaly.json`: the header and `slices`, the highest score first.
+        Content of `anomaly.json`: the header, `cases` and `slices`, the highest score first.
     """
-    order = np.argsort(-results["scores"]["healing"], kind="stable")
+    scores = results["scores"]["healing"]
+    order = np.argsort(-scores, kind="stable")
+    shown = np.clip(results["maps"]["healing"] / plots.ANOMALY_LIMIT, 0, 1)
+    kinds = {"original": images, "healed": results["healed"], "map": shown}
+    kinds = {kind: to_grey(np.clip(values, 0, 1)) for kind, values in kinds.items()}
     rows = []
     for i in order:
         path = pathlib.Path(split.paths[i])
-        shown = results["maps"]["healing"][i] / plots.ANOMALY_LIMIT
-        kinds = {"original": images[i], "healed": results["healed"][i], "map": shown}
-        for kind, image in kinds.items():
+        for kind, values in kinds.items():
             name = f"{path.name.removesuffix('.nii.png')}_{kind}.png"
-            write_png(folder / "anomaly" / name, np.clip(image, 0, 1))
-        scores = {f"score_{name}": float(s[i]) for name, s in results["scores"].items()}
+            write_png(folder / "anomaly" / name, values[i])
+        own = {f"score_{name}": float(s[i]) for name, s in results["scores"].items()}
+        in_case = float(results["in_case"][i])
+        own["score_in_case"] = in_case if math.isfinite(in_case) else None
         place = {"case": int(split.cases[i]), "level": int(split.levels[i])}
-        rows.append({"file": str(path), **place, **scores})
-    report = {**header, "map_white": plots.ANOMALY_LIMIT, "slices": rows}
+        rows.append({"file": str(path), **place, **own})
+    cases = [
+        _save_case(folder / "anomaly", case, split, kinds, scores)
+        for case in np.unique(split.cases).tolist()
+    ]
+    cases.sort(key=lambda row: -row["score"])
+    report = {**header, "map_white": plots.ANOMALY_LIMIT, "cases": cases, "slices": rows}
     write_json(folder / ANOMALIES, report)
     parts = selection.anomaly_parts(split, images, results, order)
     write_parts(folder / ANOMALY_RESULTS, {"model": model, **parts})
     return report
+
+
+def _save_case(folder, case, split, kinds, scores):
+    """Write the volumes of a case of several slices. Returns its row of `anomaly.json`."""
+    here = np.flatnonzero(split.cases == case)
+    levels = split.levels[here]
+    first, last = int(levels.min()), int(levels.max())
+    if len(here) > 1:
+        for kind, values in kinds.items():
+            volume = np.zeros((last - first + 1, SLICE_SIDE, SLICE_SIDE), "uint8")
+            for i, level in zip(here, levels):  # a level that is missing stays black
+                volume[level - first] = enlarge(values[i])
+            write_volume(folder / f"case_{case:03d}_{kind}.nii.gz", volume, first)
+    highest = here[scores[here].argmax()]
+    place = {"case": case, "slices": len(here), "highest_level": int(split.levels[highest])}
+    return {**place, "score": float(scores[highest])}
 
 
 def draw_anomalies(source: pathlib.Path, out: pathlib.Path) -> None:
@@ -218,7 +249,13 @@ OWNED = (
     "brains/slices/case_*_slice_*.png",
     "reconstructions/case_*_slice_*.png",
 )
-OWNED_ANOMALIES = (ANOMALIES, ANOMALY_RESULTS, ANOMALY_FIGURE, "anomaly/case_*_slice_*.png")
+OWNED_ANOMALIES = (
+    ANOMALIES,
+    ANOMALY_RESULTS,
+    ANOMALY_FIGURE,
+    "anomaly/case_*_slice_*.png",
+    "anomaly/case_*.nii.gz",
+)
 
 
 def redraw(folder: pathlib.Path) -> None:
@@ -296,7 +333,11 @@ def _evaluation_lines(metrics):
 
 
 def print_scores(report: dict[str, Any]) -> None:
-    """Print the highest scores of `anomaly.json`."""
+    """Print the highest scores of `anomaly.json`, by case and by slice."""
+    for row in report["cases"][:PRINTED_SCORES]:
+        if row["slices"] > 1:
+            where = f"highest at level {row['highest_level']} of {row['slices']} slices"
+            print(f"  case {row['case']:03d}  {row['score']:.4f}, {where}")
     for row in report["slices"][:PRINTED_SCORES]:
         scores = f"healing {row['score_healing']:.4f}   error {row['score_error']:.4f}"
         print(f"  {pathlib.Path(row['file']).name:<34}{scores}")

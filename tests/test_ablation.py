@@ -153,7 +153,11 @@ def test_mirroring_can_be_left_out(mirror, prior):
     def example(index, mirrored):
         tf.py_function(lambda flag: mirrors.append(bool(flag)), [mirrored], [])
         codes = tf.zeros((8, 8), tf.int32)
-        return {"codes": codes, "levels": tf.zeros((), tf.int32), "below": codes}, codes
+        return {
+            "codes": codes,
+            "levels": tf.zeros((), tf.int32),
+            "below": tf.stack([codes, codes]),
+        }, codes
 
     def make(schedule):
         prior.compile(make_optimizer(schedule))

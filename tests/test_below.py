@@ -7,16 +7,16 @@ from conftest import CODES, LEVELS, codes, make_prior
 
 import dataset
 from networks import raster
-from networks.below import LEFT_OUT, SliceBelow
+from networks.below import LEFT_OUT, SlicesBelow
 from sources.folder import NO_SLICE, make_split
 
 LEVEL = np.array([1, 2, 3])
 
 
 def below():
-    """Codes of slices below. The last slice has none."""
-    values = np.random.default_rng(9).integers(0, CODES, (3, 8, 8)).astype("int32")
-    values[2] = raster.NO_CODE
+    """Codes of slices below. The second slice has one, the last has none."""
+    values = np.random.default_rng(9).integers(0, CODES, (3, 2, 8, 8)).astype("int32")
+    values[1, 1] = values[2] = raster.NO_CODE
     return values
 
 
@@ -29,23 +29,25 @@ def naive(prior, choose):
     return drawn
 
 
-def test_every_place_of_the_slice_below_can_matter_and_none_of_the_slice_itself(prior):
-    data, level = codes((1, 8, 8)), np.array([2])
-    under = below()[:1]
-    before = prior.logits(data, level, under).numpy()[0]
-    for place in [(0, 0), (3, 4), (7, 7)]:
-        changed = under.copy()
-        changed[0][place] = (changed[0][place] + 1) % CODES
-        after = prior.logits(data, level, changed).numpy()[0]
-        assert np.abs(after - before)[place].max() > 1e-4  # what is below it
-        assert np.abs(after - before)[0, 0].max() > 0 or place != (0, 0)
+@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("place", [(0, 0), (3, 4), (7, 7)])
+def test_each_slice_below_is_seen_from_all_sides(number, place, prior):
+    """A later place of the slice below may matter to an earlier place of this slice."""
+    data, level, under = codes((1, 8, 8)), np.array([2]), below()[:1]
+    changed = under.copy()
+    changed[0, number][place] = (changed[0, number][place] + 1) % CODES
+    before, after = (prior.logits(data, level, b).numpy()[0] for b in (under, changed))
+    difference = np.abs(after - before).max(-1)
+    assert difference[place] > 1e-4
+    earlier = max(0, place[0] - 1), max(0, place[1] - 1)
+    assert difference[earlier] > 1e-4
 
 
 def test_no_slice_below_is_a_condition_of_its_own(prior):
     data = codes()
     alone = prior.logits(data, LEVEL)
-    np.testing.assert_array_equal(alone, prior.logits(data, LEVEL, np.full((3, 8, 8), -1)))
-    zeros = prior.logits(data, LEVEL, np.zeros((3, 8, 8), "int32"))
+    np.testing.assert_array_equal(alone, prior.logits(data, LEVEL, np.full((3, 2, 8, 8), -1)))
+    zeros = prior.logits(data, LEVEL, np.zeros((3, 2, 8, 8), "int32"))
     assert np.abs(alone - zeros).max() > 1e-3
     np.testing.assert_array_equal(alone[2], prior.logits(data, LEVEL, below())[2])
 
@@ -84,19 +86,17 @@ def test_a_prior_that_reads_nothing_below_ignores_it():
     np.testing.assert_array_equal(drawn, prior.sample(tf.constant(LEVEL), seed, below=below()))
 
 
-def test_training_leaves_some_slices_below_out():
-    layer = SliceBelow(CODES, 4, 8)
-    layer.build((None, 8, 8))
-    one = np.repeat(below()[:1], 2000, axis=0)
-    told = layer(one[:1]).numpy()
-    missing = layer(np.full_like(one[:1], raster.NO_CODE)).numpy()
-    features = layer(one, training=True).numpy()
-    left_out = np.array([np.allclose(each, missing[0], atol=1e-5) for each in features])
-    assert abs(left_out.mean() - LEFT_OUT) < 0.03
-    np.testing.assert_allclose(
-        features[~left_out], np.broadcast_to(told, features.shape)[~left_out], atol=1e-5
-    )
-    np.testing.assert_allclose(layer(one).numpy(), np.broadcast_to(told, features.shape), atol=1e-5)
+def test_training_leaves_slices_below_out():
+    layer = SlicesBelow(CODES, 4, 8)
+    layer.build((None, 2, 8, 8))
+    many = np.repeat(below()[:1], 2000, axis=0)
+    cases = np.repeat(below()[:1], 3, axis=0)  # both, the nearer one alone, none
+    cases[1, 1] = cases[2] = raster.NO_CODE
+    expected, features = layer(cases).numpy(), layer(many, training=True).numpy()
+    for case, share in zip(expected, (1 - 2 * LEFT_OUT, LEFT_OUT, LEFT_OUT)):
+        is_case = np.isclose(features, case, atol=1e-5).all((1, 2, 3))
+        assert abs(is_case.mean() - share) < 0.03
+    np.testing.assert_allclose(layer(many).numpy()[7], expected[0], atol=1e-5)
 
 
 # ---- which slice is below ----------------------------------------------------------------------
@@ -114,9 +114,13 @@ def test_the_slice_below_is_of_the_same_case_one_level_down(split):
     none = NO_SLICE
     np.testing.assert_array_equal(split.below, [none, 0, none, 2, none, 4, none])
     maps = np.arange(7)[:, None, None] * np.ones((1, 2, 3), "uint16")
-    under = dataset.codes_below(maps, split.below)
-    np.testing.assert_array_equal(under[:, 0, 0], [-1, 0, -1, 2, -1, 4, -1])
-    assert under.shape == (7, 2, 3) and under.dtype == np.int32
+    under = dataset.codes_below(maps, split.below, np.arange(7))
+    np.testing.assert_array_equal(under[:, 0, 0, 0], [-1, 0, -1, 2, -1, 4, -1])
+    np.testing.assert_array_equal(under[:, 1, 0, 0], [-1] * 7)
+    assert under.shape == (7, 2, 2, 3) and under.dtype == np.int32
+    three = make_split("test", [(1, level, f"{level}") for level in range(3)], {})
+    under = dataset.codes_below(maps, three.below, np.array([2, 1]))
+    np.testing.assert_array_equal(under[:, :, 0, 0], [[1, 0], [0, -1]])
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 16])
@@ -140,6 +144,7 @@ def test_examples_of_the_prior_have_the_slice_below(split):
     example = dataset.code_examples(maps, split.levels, 5, split.below)
     for mirror in (False, True):
         inputs, _ = example(tf.constant(3, tf.int64), tf.constant(mirror))
-        np.testing.assert_array_equal(inputs["below"], maps[int(mirror), 2])
+        np.testing.assert_array_equal(inputs["below"][0], maps[int(mirror), 2])
+        np.testing.assert_array_equal(inputs["below"][1], np.full((2, 2), raster.NO_CODE))
         inputs, _ = example(tf.constant(2, tf.int64), tf.constant(mirror))
-        np.testing.assert_array_equal(inputs["below"], np.full((2, 2), raster.NO_CODE))
+        np.testing.assert_array_equal(inputs["below"], np.full((2, 2, 2), raster.NO_CODE))

@@ -31,7 +31,7 @@ class FakePrior:
     def sample(self, levels, seed, *options, below):
         self.seeds.append(int(seed))
         self.levels.append(int(levels[0]))
-        return below + 1
+        return below[:, 0] + 1
 
 
 FAKE_VQVAE = types.SimpleNamespace(
@@ -149,4 +149,4 @@ def test_a_prior_of_single_slices_draws_no_brain(flag, run_copy, slices_folder):
     if flag == ["--from-slice"]:
         flag = [*flag, open_folder(slices_folder / "keras_png_slices_test").paths[0]]
     done = run_script("predict.py", "--run", run_copy, "--data", slices_folder, *flag)
-    assert done.returncode == 2 and "does not read the slice below" in done.stderr
+    assert done.returncode == 2 and "does not read the slices below" in done.stderr

@@ -96,6 +96,12 @@ def test_an_ensemble_is_of_one_image_size(monkeypatch):
         checkpoints.load_ensemble(["256", "160"], [split])
 
 
+def test_scores_in_a_case_are_relative_to_its_other_slices():
+    cases = np.array([1, 1, 1, 2])
+    relative = healing.scores_in_case(np.array([1.0, 2.0, 6.0, 5.0]), cases)
+    np.testing.assert_allclose(relative, [1 / 4, 2 / 3.5, 6 / 1.5, np.nan])
+
+
 def test_a_residual_counts_less_at_an_edge():
     image = np.zeros((1, 256, 256), "float32")
     image[:, 20:236, 20:236] = 0.4

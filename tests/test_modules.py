@@ -195,7 +195,7 @@ import modules
 
 vqvae, prior = (keras.saving.load_model(f"{folder}/{n}.keras") for n in ("vqvae", "prior"))
 maps = np.load(f"{folder}/codes.npy")
-inputs = {"codes": maps, "levels": np.array([0, 1, 2]), "below": maps}
+inputs = {"codes": maps, "levels": np.array([0, 1, 2]), "below": np.stack([maps, maps], 1)}
 restored = vqvae(np.load(f"{folder}/images.npy"))
 counts = vqvae.quantizer.counts
 np.savez(f"{folder}/out.npz", restored=restored, logits=prior(inputs), counts=counts)
@@ -213,6 +213,8 @@ def test_models_reload_in_a_fresh_process(vqvae, prior, tmp_path):
     out = np.load(tmp_path / "out.npz")
     np.testing.assert_allclose(out["restored"], vqvae(images()), atol=1e-6)
     np.testing.assert_allclose(
-        out["logits"], prior.logits(codes(), np.array([0, 1, 2]), codes()), atol=1e-5
+        out["logits"],
+        prior.logits(codes(), np.array([0, 1, 2]), np.stack([codes(), codes()], 1)),
+        atol=1e-5,
     )
     np.testing.assert_array_equal(out["counts"], vqvae.quantizer.counts)

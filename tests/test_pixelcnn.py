@@ -13,7 +13,7 @@ from utils import InputError
 
 def test_prior_learns_in_bits(prior):
     data = np.tile(codes((1, 8, 8)), (32, 1, 1))
-    below = np.full_like(data, raster.NO_CODE)
+    below = np.full((32, 2, 8, 8), raster.NO_CODE)
     inputs = {"codes": data, "levels": np.zeros(32, "int32"), "below": below}
     prior.compile(keras.optimizers.Adam(1e-2))
     first = prior.evaluate(inputs, data, verbose=0)
@@ -298,6 +298,6 @@ def test_a_prior_without_step_says_what_is_missing():
 def test_trains_under_xla(prior):
     """A GPU compiles with XLA by default."""
     prior.compile("adam", jit_compile=True)
-    inputs = {"codes": codes(), "levels": np.arange(3), "below": codes()}
+    inputs = {"codes": codes(), "levels": np.arange(3), "below": codes((3, 2, 8, 8))}
     losses = [prior.train_on_batch(inputs, inputs["codes"]) for _ in range(5)]
     assert np.isfinite(losses).all() and losses[-1] < losses[0]

@@ -8,6 +8,7 @@ import sys
 import time
 
 import keras
+import nibabel
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -209,6 +210,24 @@ def test_flags_of_sampling(run, first_samples, slices_folder):
 
 def map_anomalies(run, *flags):
     return run_script("predict.py", "--run", run, "--anomaly", *flags)
+
+
+def test_a_stack_is_mapped_as_a_volume(run, slices_folder):
+    done = map_anomalies(run, "--data", slices_folder)
+    assert done.returncode == 0, done.stderr
+    out = run / "predict"
+    report = json.loads((out / "anomaly.json").read_text())
+    for row in report["cases"]:
+        own = [s for s in report["slices"] if s["case"] == row["case"]]
+        highest = max(own, key=lambda s: s["score_healing"])
+        assert row["slices"] == len(own) == 4
+        assert (row["score"], row["highest_level"]) == (highest["score_healing"], highest["level"])
+        assert all(s["score_in_case"] > 0 for s in own)
+        name = out / "anomaly" / f"case_{row['case']:03d}"
+        volumes = [nibabel.load(f"{name}_{kind}.nii.gz") for kind in ("original", "healed", "map")]
+        assert all(volume.shape == (256, 256, 4) for volume in volumes)
+        np.testing.assert_array_equal(volumes[0].affine, volumes[2].affine)
+        assert f"case {row['case']:03d}" in done.stdout
 
 
 def test_anomalies_of_a_split_and_of_a_folder(run, slices_folder, tmp_path):
