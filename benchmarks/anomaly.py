@@ -18,8 +18,8 @@ import house  # noqa: F401  opens the repository
 
 # isort: split
 import numpy as np
-from lesions import KINDS, STRENGTHS
-from lesions import plant as plant_lesion
+from planting.lesions import KINDS, STRENGTHS
+from planting.lesions import plant as plant_lesion
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from dataset import load_images

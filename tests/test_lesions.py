@@ -2,9 +2,9 @@
 
 import functools
 
-import lesions
 import numpy as np
 import pytest
+from planting import lesions
 from scipy import ndimage
 
 BOTH = [(kind, strength) for kind in lesions.KINDS for strength in lesions.STRENGTHS]

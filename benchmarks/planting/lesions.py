@@ -1,4 +1,4 @@
-"""Plant lesions with known masks in slices of healthy brains.
+"""Plant lesions with known masks in slices of brains.
 
 These lesions are caricatures. They look like disease only roughly, and no clinician drew them. They
 are good for one purpose: an anomaly map can be compared with a mask that is known exactly.
@@ -14,118 +14,13 @@ import functools
 import numpy as np
 from scipy import ndimage, special
 
+from planting.anatomy import FLUID, Section, measure
+
 # Each strength is the share of the way from the tissue's intensity to the lesion's.
 STRENGTHS = {"obvious": 0.85, "moderate": 0.5, "subtle": 0.22}
 VISIBLE = 0.03  # share of white matter's intensity; a smaller change is about the noise of a slice
 
-# Shares of white matter's intensity. Fluid is darker than the first in the smoothed slice, and
-# white matter is brighter than the second.
-FLUID, WHITE = 0.42, 0.85
-
 EDGE = 0.45  # pixels; a logistic edge takes 4.4 times this from 10 % to 90 %
-
-
-@dataclasses.dataclass(frozen=True)
-class Brain:
-    """What the planter knows about a slice.
-
-    Attributes:
-        head: The brain with its holes filled, bool `(S, S)`.
-        depth: Distance of each pixel to the outline of the head, in pixels `(S, S)`.
-        middle: Row between the two hemispheres.
-        unit: Number of pixels in a 256th of S.
-        smooth: The slice without its noise, `(S, S)`.
-        white: Intensity of white matter.
-        fluid: Intensity of fluid.
-        noise: Standard deviation of the noise.
-        white_matter: White matter away from the outline, bool `(S, S)`; may be empty.
-        ventricles: Ventricles and deep cisterns, bool `(S, S)`; may be empty.
-    """
-
-    head: np.ndarray
-    depth: np.ndarray
-    middle: float
-    unit: float
-    smooth: np.ndarray
-    white: float
-    fluid: float
-    noise: float
-    white_matter: np.ndarray
-    ventricles: np.ndarray
-
-
-def measure(image: np.ndarray) -> Brain:
-    """Measure the anatomy of a slice.
-
-    Args:
-        image: Slice `(S, S)` in [0, 1].
-
-    Raises:
-        ValueError: The image is not square, leaves [0, 1], or shows nothing as large as a brain.
-    """
-    square = image.ndim == 2 and image.shape[0] == image.shape[1]
-    if not square or not np.all((image >= 0) & (image <= 1)):
-        message = f"`image` must be `(S, S)` with values in [0, 1]. Received: shape={image.shape}"
-        raise ValueError(message)
-    unit = image.shape[0] / 256
-    head = _head(image)
-    depth = ndimage.distance_transform_edt(head)
-    if depth.max() < 25 * unit:
-        raise ValueError(
-            "`image` must hold a brain. "
-            f"Received: an image whose largest bright region is {2 * depth.max():.0f} pixels wide"
-        )
-    smooth = ndimage.gaussian_filter(image, unit)
-    inner = smooth[depth > 6 * unit]
-    white = np.percentile(inner, 85)
-    ventricles = _ventricles(smooth < FLUID * white, head, depth)
-    if ventricles.any():
-        fluid = np.percentile(smooth[ventricles], 25)
-    else:
-        fluid = min(np.percentile(inner, 2), 0.2 * white)
-    bright = smooth > WHITE * white
-    return Brain(
-        head=head,
-        depth=depth,
-        middle=np.flatnonzero(head.any(1)).mean(),
-        unit=unit,
-        smooth=smooth,
-        white=white,
-        fluid=fluid,
-        noise=1.48 * np.median(np.abs(image - smooth)[bright]),
-        white_matter=ndimage.binary_opening(bright & (depth > 8 * unit)),
-        ventricles=ventricles,
-    )
-
-
-def _head(image):
-    """Find the largest bright region, with its holes filled: bool `(S, S)`."""
-    # JPEG leaves specks around the brain. Opening and closing separate them from it.
-    bright = ndimage.binary_opening(image > 0.05 * image.max())
-    solid = ndimage.binary_closing(bright, iterations=2)
-    # Fluid inside can be 0 like the background, which itself must stay outside.
-    filled = ndimage.binary_fill_holes(solid) & ndimage.binary_fill_holes(image > 0)
-    labels, _ = ndimage.label(filled)
-    sizes = np.bincount(labels.ravel(), minlength=2)[1:]
-    return labels == 1 + sizes.argmax()
-
-
-def _ventricles(dark, head, depth):
-    """Find the large dark regions deep in the head: bool `(S, S)`, empty where there are none."""
-    unit = head.shape[0] / 256
-    rows = np.flatnonzero(head.any(1))
-    height, middle = len(rows), rows.mean()
-    # Opening removes thin fissures. A depth limit removes sulci, and sulci between the hemispheres
-    # are deeper than those at the sides.
-    labels, count = ndimage.label(ndimage.binary_opening(dark & (depth > 0.15 * height)))
-    ventricles = np.zeros_like(head)
-    for label in range(1, count + 1):
-        region = labels == label
-        beside = abs(np.nonzero(region)[0].mean() - middle) > 0.08 * height
-        least_depth = (0.27 if beside else 0.35) * height
-        if region.sum() > 25 * unit**2 and depth[region].max() > least_depth:
-            ventricles |= region
-    return ventricles
 
 
 def _texture(shape, sigma, rng):
@@ -136,12 +31,17 @@ def _texture(shape, sigma, rng):
 
 def _draw(weights, brain, rng):
     """Draw a place `(row, column)` by weight, or take the deepest where all weights are 0."""
-    total = np.cumsum(weights, dtype="float64")
-    if total[-1] > 0:
-        place = np.searchsorted(total, rng.uniform(0, total[-1]), side="right")
-    else:
-        place = brain.depth.argmax()
-    return np.unravel_index(place, weights.shape)
+    chance = rng.uniform()  # drawn always, so that all sections use the same random numbers
+
+    def draw():
+        total = np.cumsum(weights, dtype="float64")
+        if total[-1] > 0:
+            place = np.searchsorted(total, chance * total[-1], side="right")
+        else:
+            place = brain.depth.argmax()
+        return np.unravel_index(place, weights.shape)
+
+    return brain.section.place(draw)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,6 +117,7 @@ def _lump(image, brain, share, rng, bright):
     # matter only, and a dark one shows best in white matter.
     ranks = (0, 0.4) if bright else (0.4, 1)
     centre = _centre(brain, radius * ratio**0.5, rng, ranks)
+    radius *= brain.section.size
     alpha = _soft(Ellipse(centre, radius, ratio, 0.06).inside(image.shape, rng))
     target = 1.0 if bright else brain.fluid
     return _blend(image, share * alpha, target, brain, rng), alpha
@@ -226,6 +127,7 @@ def _irregular(image, brain, share, rng):
     """A dark core with a brighter rim and a ragged outline; white matter around it swells."""
     radius, ratio = brain.unit * rng.uniform(9, 17), rng.uniform(1, 1.6)
     centre = _centre(brain, radius * ratio**0.5, rng, (0.3, 1))
+    radius *= brain.section.size
     inside = Ellipse(centre, radius, ratio, 0.18).inside(image.shape, rng)
     inside = inside + 0.08 * radius * _texture(image.shape, radius / 8, rng)
     rim = radius * (0.35 + 0.1 * _texture(image.shape, radius / 3, rng))
@@ -259,7 +161,7 @@ def _white_matter_spots(image, brain, share, rng):
         radius, ratio = brain.unit * rng.uniform(1.5, 4), rng.uniform(1, 1.6)
         fits = room > min(radius, 0.8 * room.max())
         centre = _draw(fits * near, brain, rng)
-        spot = Ellipse(centre, radius, ratio, 0.1).inside(image.shape, rng)
+        spot = Ellipse(centre, radius * brain.section.size, ratio, 0.1).inside(image.shape, rng)
         alpha = np.maximum(alpha, _soft(spot))
     target = brain.fluid + 0.2 * (brain.white - brain.fluid)
     return _blend(image, share * alpha, target, brain, rng), alpha
@@ -274,7 +176,8 @@ def _resection(image, brain, share, rng):
     centre = _draw((brain.depth > 0) & (brain.depth <= 2) & beside, brain, rng)
     slopes = np.gradient(ndimage.gaussian_filter(brain.depth, 4 * brain.unit))
     inward = [slope[centre] for slope in slopes]
-    angle = np.arctan2(*inward) + np.pi / 2
+    angle = brain.section.place(lambda: np.arctan2(*inward) + np.pi / 2)
+    radius *= brain.section.size
     alpha = _soft(Ellipse(centre, radius, ratio, 0.05, angle).inside(image.shape, rng))
     target = rng.uniform(0.02, 0.1) * brain.white
     return _blend(image, (0.65 + 0.35 * share) * alpha, target, brain, rng), alpha
@@ -289,7 +192,7 @@ def _wide_ventricles(image, brain, share, rng):
     within = ndimage.distance_transform_edt(region)
     distance = ndimage.distance_transform_edt(~region) - within
     distance = ndimage.gaussian_filter(distance, brain.unit)
-    push = _push(region, within, share, brain.unit, rng)
+    push = _push(region, within, share * brain.section.size, brain.unit, rng)
     fade = np.clip((distance - push) / (24 * brain.unit), 0, 1)
     # The outline of the brain stays where it is.
     shift = push * (1 - fade) ** 2 * np.clip(brain.depth / (12 * brain.unit), 0, 1)
@@ -347,7 +250,11 @@ KINDS = tuple(MAKERS)
 
 
 def plant(
-    image: np.ndarray, kind: str, strength: str, rng: np.random.Generator
+    image: np.ndarray,
+    kind: str,
+    strength: str,
+    rng: np.random.Generator,
+    section: Section | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Plant one lesion, or one group of spots, in a slice.
 
@@ -358,6 +265,7 @@ def plant(
         kind: One of `KINDS`.
         strength: A key of `STRENGTHS`.
         rng: Generator; everything random is drawn from it.
+        section: Cross-section of a body through several slices, or None.
 
     Returns:
         The slice with the lesion, float32 `(S, S)` in [0, 1] with an untouched background, and its
@@ -375,7 +283,7 @@ def plant(
         known = tuple(STRENGTHS)
         raise ValueError(f"`strength` must be one of {known}. Received: strength={strength!r}")
     image = np.asarray(image, "float32")
-    brain = measure(image)
+    brain = dataclasses.replace(measure(image), section=section or Section())
     planted, alpha = MAKERS[kind](image, brain, STRENGTHS[strength], rng)
     changed = brain.head & (planted != image)
     visible = np.clip(planted, 1 / 255, 1)  # 0 would be background

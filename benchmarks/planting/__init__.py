@@ -1,0 +1,1 @@
+"""Lesions with known masks, planted in slices and in stacks of slices."""
