@@ -53,7 +53,12 @@ CACHE_BYTES = 2**31  # decoded slices stay in memory up to this size; else every
 LOADED_AT_ONCE = 256  # slices
 AHEAD = 2  # batches made in advance; `tf.data.AUTOTUNE` takes more and more memory for them
 
-Example = Callable[[tf.Tensor, tf.Tensor], tuple]  # index, whether to mirror -> inputs, target
+# Training leaves slices below out: the lower one for this share of the examples, and both for as
+# many. So one prior knows slices alone, whole brains, and brains that grow from a given slice.
+LEFT_OUT = 0.15
+
+# Index, whether to mirror, number of slices below to leave out -> inputs, target.
+Example = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple]
 
 
 # ---- images ------------------------------------------------------------------------------------
@@ -150,13 +155,14 @@ def image_examples(source: ImageSource, frame: Sequence[int] | None = None) -> E
         frame: Part of the slices to cut out, see `ImageSource.find_frame`. None is all of it.
 
     Returns:
-        Function: index, mirror -> image, image, float32 `(h, w, 1)` in `INTENSITY_RANGE`. A mirror
-        image exchanges left and right, which are rows, because the nose is to the right.
+        Function: index, mirror, left_out -> image, image, float32 `(h, w, 1)` in `INTENSITY_RANGE`.
+        A mirror image exchanges left and right, which are rows, because the nose is to the right.
+        The VQ-VAE reads no slices below, so nothing is left out.
     """
     low, high = INTENSITY_RANGE
     top, left, bottom, right = frame or (0, 0, source.image_size, source.image_size)
 
-    def example(index, mirror):
+    def example(index, mirror, _left_out=0):
         image = source(index)
         image = tf.cond(mirror, lambda: tf.reverse(image, [0]), lambda: image)
         image = image[top:bottom, left:right]
@@ -178,18 +184,20 @@ def code_examples(
         below: Index of the slice below each slice, `(N,)`, or `NO_SLICE`.
 
     Returns:
-        Function: index, mirror -> `{"codes": (H, W), "levels": (), "below": (SLICES_BELOW, H, W)}`,
-        codes `(H, W)`, all int32.
+        Function: index, mirror, left_out -> inputs, codes `(H, W)`, all int32. Inputs are
+        `{"codes": (H, W), "levels": (), "below": (SLICES_BELOW, H, W)}`. `left_out` is how many
+        slices below are `NO_CODE`, the lowest first.
     """
     codes, below = tf.constant(codes), tf.constant(_chain(below))
     levels = tf.constant(np.stack([levels, mirrored_level(levels, num_levels)]))  # (2, N)
 
-    def example(index, mirror):
+    def example(index, mirror, left_out=0):
         side = tf.cast(mirror, index.dtype)
         code = tf.cast(codes[side, index], tf.int32)
         places = below[index]  # (SLICES_BELOW,)
         under = tf.cast(tf.gather(codes[side], tf.maximum(places, 0)), tf.int32)
-        under = tf.where((places == NO_SLICE)[:, None, None], NO_CODE, under)
+        missing = (places == NO_SLICE) | (tf.range(SLICES_BELOW) >= SLICES_BELOW - left_out)
+        under = tf.where(missing[:, None, None], NO_CODE, under)
         return {"codes": code, "levels": levels[side, index], "below": under}, code
 
     return example
@@ -233,8 +241,9 @@ def training_batches(
 ) -> tf.data.Dataset:
     """Make one epoch: a new permutation of the examples, each mirrored or not.
 
-    Order and mirroring depend on the seed and the epoch alone. So a resumed run sees what an
-    uninterrupted run would have seen, and several replicas see together what one would have seen.
+    Order, mirroring and which slices below are left out depend on the seed and the epoch alone. So
+    a resumed run sees what an uninterrupted run would have seen, and several replicas see together
+    what one would have seen.
 
     Args:
         example: Function from `image_examples` or `code_examples`.
@@ -249,14 +258,16 @@ def training_batches(
     replica, replicas = share
     key = (seed, epoch)
     order = tf.random.experimental.stateless_shuffle(tf.range(count), seed=key)
-    mirrors = tf.random.stateless_uniform([count], seed=key) < 0.5
+    chances = tf.random.stateless_uniform([2, count], seed=key)
+    mirrors = chances[0] < 0.5
+    left_out = sum(tf.cast(chances[1] < n * LEFT_OUT, tf.int32) for n in (1, SLICES_BELOW))
     steps, size = count // batch_size, batch_size // replicas
 
     def own(values):
         batches = tf.reshape(values[: steps * batch_size], (steps, replicas, size))
         return tf.reshape(batches[skip:, replica], (-1,))  # ((steps - skip) * size,)
 
-    places = tf.data.Dataset.from_tensor_slices((own(order), own(mirrors)))
+    places = tf.data.Dataset.from_tensor_slices(tuple(map(own, (order, mirrors, left_out))))
     examples = places.map(example, tf.data.AUTOTUNE)
     return examples.batch(size, drop_remainder=True).prefetch(AHEAD)
 

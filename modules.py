@@ -326,7 +326,7 @@ class PixelCNN(RasterPrior):
         vertical = shift(codes, rows=1) + positions
         horizontal = shift(codes, columns=1) + positions
         reads = self.slices_below
-        features = reads(inputs["below"], training=training) if reads else None  # (B, H, W, C)
+        features = reads(inputs["below"]) if reads else None  # (B, H, W, C)
         conditions = self._conditions(self._of_level(inputs["levels"]), features)
         for block, condition in zip(self.blocks, conditions):
             vertical, horizontal = block(vertical, horizontal, condition, training=training)

@@ -1,13 +1,10 @@
 """The layer by which a prior reads the codes of the slices below."""
 
-import keras
 import tensorflow as tf
 from keras import layers, ops
 
 from networks import serializable
 from networks.raster import NO_CODE, SLICES_BELOW
-
-LEFT_OUT = 0.1  # share of the slices whose two slices below training leaves out, or the lower one
 
 
 @serializable
@@ -16,9 +13,6 @@ class SlicesBelow(layers.Layer):
 
     The slices below are known before a code of this slice is drawn. So nothing is masked: two 3 x 3
     convolutions look around each place in all directions.
-
-    Training leaves slices below out. So one prior knows slices alone, whole brains, and brains that
-    grow from a given slice.
 
     Args:
         codebook_size: Number of codes K.
@@ -36,7 +30,6 @@ class SlicesBelow(layers.Layer):
         self.first_conv = layers.Conv2D(width, 3, **around)
         self.second_conv = layers.Conv2D(width, 3, **around)
         self.gates = layers.Dense(outputs, use_bias=False, kernel_initializer="zeros", **policy)
-        self.seed_generator = keras.random.SeedGenerator()
 
     def build(self, codes_shape):
         places = (None, *codes_shape[2:])
@@ -45,24 +38,15 @@ class SlicesBelow(layers.Layer):
         self.second_conv.build((*places, self.width))
         self.gates.build((*places, self.width))
 
-    def call(self, codes: tf.Tensor, training: bool = False) -> tf.Tensor:
+    def call(self, codes: tf.Tensor) -> tf.Tensor:
         """Features of the slices below, `(B, H, W, C)`.
 
         Args:
             codes: Codes of the slices below, int32 `(B, SLICES_BELOW, H, W)`.
-            training: Whether slices are left out.
         """
-        if training:
-            codes = self._leave_out(codes)
         embedded = self.embedding(codes - NO_CODE)  # (B, 2, H, W, C)
         nearer, lower = ops.unstack(embedded, SLICES_BELOW, axis=1)
         return self.second_conv(self.first_conv(ops.concatenate([nearer, lower], axis=-1)))
-
-    def _leave_out(self, codes):
-        chance = keras.random.uniform((ops.shape(codes)[0], 1, 1, 1), seed=self.seed_generator)
-        kept = ops.cast(chance >= LEFT_OUT, "int32") + ops.cast(chance >= 2 * LEFT_OUT, "int32")
-        number = ops.reshape(ops.arange(SLICES_BELOW), (1, SLICES_BELOW, 1, 1))
-        return ops.where(number < kept, codes, NO_CODE)
 
     def get_config(self):
         settings = {

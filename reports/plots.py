@@ -253,7 +253,9 @@ def brains(
     for source, planes in sources.items():
         last = first + len(planes["axial"])
         for row, (name, box) in zip(axes, boxes.items()):
-            show_row(row[first:last], planes[name], box, name if first == 0 else "")
+            show_row(row[first:last], planes[name], box)
+            if first == 0:  # cuts are too low for a name that runs upwards
+                row[0].set_ylabel(name, rotation="horizontal", ha="right", va="center")
         set_titles(axes[0, first:last], [source] * (last - first))
         first = last
     save_figure(figure, path, f"{caption} {GREY_SCALE}")

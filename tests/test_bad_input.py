@@ -257,7 +257,7 @@ def test_bad_run(kind, run_copy, slices_folder):
 def test_no_folder_that_a_run_names_is_followed(run_copy, slices_folder, tmp_path):
     config = run_copy / "config.json"
     rewrite(config, lambda c: c["data"].update(directory=str(slices_folder)))
-    done = run_script("predict.py", "--run", run_copy, cwd=tmp_path)
+    done = run_script("predict.py", "--run", run_copy, "--complete", cwd=tmp_path)
     one_line(done, "no slices found", "--data DIR")
     for cohort in ({"subjects": 10**9, "seed": 0}, "sixty people"):
         rewrite(config, lambda c, cohort=cohort: c["data"].update(cohort=cohort))

@@ -7,7 +7,6 @@ from conftest import CODES, LEVELS, codes, make_prior
 
 import dataset
 from networks import raster
-from networks.below import LEFT_OUT, SlicesBelow
 from sources.folder import NO_SLICE, make_split
 
 LEVEL = np.array([1, 2, 3])
@@ -86,19 +85,6 @@ def test_a_prior_that_reads_nothing_below_ignores_it():
     np.testing.assert_array_equal(drawn, prior.sample(tf.constant(LEVEL), seed, below=below()))
 
 
-def test_training_leaves_slices_below_out():
-    layer = SlicesBelow(CODES, 4, 8)
-    layer.build((None, 2, 8, 8))
-    many = np.repeat(below()[:1], 2000, axis=0)
-    cases = np.repeat(below()[:1], 3, axis=0)  # both, the nearer one alone, none
-    cases[1, 1] = cases[2] = raster.NO_CODE
-    expected, features = layer(cases).numpy(), layer(many, training=True).numpy()
-    for case, share in zip(expected, (1 - 2 * LEFT_OUT, LEFT_OUT, LEFT_OUT)):
-        is_case = np.isclose(features, case, atol=1e-5).all((1, 2, 3))
-        assert abs(is_case.mean() - share) < 0.03
-    np.testing.assert_allclose(layer(many).numpy()[7], expected[0], atol=1e-5)
-
-
 # ---- which slice is below ----------------------------------------------------------------------
 
 # Case 2 has a gap at level 2. Case 5 has one slice.
@@ -148,3 +134,27 @@ def test_examples_of_the_prior_have_the_slice_below(split):
         np.testing.assert_array_equal(inputs["below"][1], np.full((2, 2), raster.NO_CODE))
         inputs, _ = example(tf.constant(2, tf.int64), tf.constant(mirror))
         np.testing.assert_array_equal(inputs["below"], np.full((2, 2, 2), raster.NO_CODE))
+
+
+def test_training_leaves_slices_below_out():
+    """It leaves out the lower one or both, and the same ones at every run of an epoch."""
+    split = make_split("train", [(1, level, f"{level}") for level in range(3)], {})
+    maps = np.ones((2, 3, 2, 2), "uint16")
+    example = dataset.code_examples(maps, split.levels, 3, split.below)
+
+    def top_slice(index, *draws):
+        return example(tf.constant(2, tf.int64), *draws)[0]["below"][:, 0, 0]
+
+    def epoch(number):
+        batches = dataset.training_batches(top_slice, 4000, 4000, seed=0, epoch=number)
+        return next(batches.as_numpy_iterator())
+
+    seen, none = epoch(1), raster.NO_CODE
+    shares = {tuple(row): n / 4000 for row, n in zip(*np.unique(seen, axis=0, return_counts=True))}
+    assert shares == {
+        (1, 1): pytest.approx(1 - 2 * dataset.LEFT_OUT, abs=0.02),
+        (1, none): pytest.approx(dataset.LEFT_OUT, abs=0.02),
+        (none, none): pytest.approx(dataset.LEFT_OUT, abs=0.02),
+    }
+    np.testing.assert_array_equal(seen, epoch(1))
+    assert (seen != epoch(2)).any()

@@ -122,7 +122,8 @@ def test_a_brain_grows_from_a_slice_of_a_file(run_copy, slices_folder):
         "predict.py", "--run", run_copy, "--data", slices_folder, "--from-slice", nameless
     )
     assert done.returncode == 2 and "has no level in its name" in done.stderr
-    done, report = predict(run_copy, slices_folder, "--from-slice", nameless, "--slice", 0)
+    flags = ["--from-slice", nameless, "--slice", 0]
+    done, report = predict(run_copy, slices_folder, *flags)
     assert report["brains"]["first_level"] == 0
 
 

@@ -166,7 +166,7 @@ def test_stale_results_go_and_what_is_not_ours_stays(run, slices_folder):
         (out / name).write_bytes(content)
     anomalies = {name: content for name, content in contents(out).items() if "anomaly" in name}
     assert len(anomalies) == 3 + 2 * 3
-    run_predict(run, slices_folder, "--samples", 0)
+    run_predict(run, slices_folder, "--samples", 0, "--brains", 0)
     fresh = {"metrics.json", "results.npz", "reconstructions.png", "codes.png", "training.png"}
     after = contents(out)
     assert set(after) == {*fresh, *mine, *anomalies}
@@ -302,14 +302,15 @@ def test_names_are_no_mathematics_and_are_cut(run, monkeypatch):
         lines.append(caption)
         save(figure, path, caption)
 
-    monkeypatch.setattr(report.plots, "save_figure", save_figure)
+    for room in (report.plots, report.curves):
+        monkeypatch.setattr(room, "save_figure", save_figure)
     path = run / "predict" / "metrics.json"
     metrics = json.loads(path.read_text())
     metrics["data"]["name"] = "$\\frac{$ \ud800 \x1b[31m脳 " + "x" * 2**20
     path.write_text(json.dumps(metrics))
     report.redraw(run / "predict")
-    assert len(lines) == 8 and max(map(len, lines)) < 900
-    assert sum("$\\frac{$ ? ?[31m脳 xxxx" in line for line in lines) == 5
+    assert len(lines) == 9 and max(map(len, lines)) < 900
+    assert sum("$\\frac{$ ? ?[31m脳 xxxx" in line for line in lines) == 6
 
 
 # ---- counts and histories of a stranger --------------------------------------------------------
@@ -376,6 +377,7 @@ def test_table(capsys):
             "codebook": {"size": 512, "used": 510, "perplexity": 17.25},
             "prior": {
                 "bits_per_code": 1.65,
+                "bits_per_code_alone": 2.05,
                 "uniform_bits_per_code": 9.0,
                 "unigram_bits_per_code": 4.06,
                 "position_bits_per_code": 2.25,
@@ -392,7 +394,7 @@ def test_table(capsys):
         "  SSIM, brain only  0.8000",
         "  PSNR              31.42 dB",
         "  codes used        510 of 512, perplexity 17.2",
-        "  bits a code       1.650  (by position 2.250, unigram 4.060, uniform 9.000)",
+        "  bits a code       1.650  (alone 2.050, by position 2.250, unigram 4.060, uniform 9.000)",
         "    in the brain    4.500  (by position 6.500)",
         "  bytes a slice     212  (as plain indices 1152)",
         "  samples           16 in 3.2 s",

@@ -31,6 +31,7 @@ from measures import metrics
 
 
 def predict(run, data, *flags, **options):
+    flags = ("--brains", 0, *flags)
     return run_script("predict.py", "--run", run, "--data", data, *flags, **options)
 
 
