@@ -22,6 +22,7 @@ from keras import layers, ops
 
 from networks import serializable
 from networks.below import SlicesBelow
+from networks.exact import full_precision
 from networks.gated import GatedBlock, shift
 from networks.quantizer import CodebookUsage, VectorQuantizer
 from networks.raster import NO_CODE, SLICES_BELOW, RasterPrior, plain_level
@@ -65,7 +66,7 @@ def encoder(
     if halving > 1:
         x = conv(width, 4, strides=2)(x)
     x = residual_blocks(x, blocks[1], dtype)  # (B, H, W, C)
-    return keras.Model(frames, conv(code_dim, 1, dtype="float32")(x), name="encoder")
+    return keras.Model(frames, conv(code_dim, 1, dtype=full_precision(dtype))(x), name="encoder")
 
 
 def decoder(
@@ -89,7 +90,7 @@ def decoder(
     x = residual_blocks(x, blocks[1], dtype)  # (B, h/4, w/4, 4 C/R)
     # Each place becomes a patch of 4 x 4 pixels.
     x = conv(16, 5)(layers.Activation("relu", dtype=dtype)(x))
-    return keras.Model(latents, DepthToSpace(4, dtype="float32")(x), name="decoder")
+    return keras.Model(latents, DepthToSpace(4, dtype=full_precision(dtype))(x), name="decoder")
 
 
 @serializable
@@ -182,7 +183,7 @@ class VQVAE(keras.Model):
         shape = size, reduction, width
         policy = self.dtype_policy
         self.encoder = encoder(*shape, encoder_blocks, code_dim, policy)
-        self.quantizer = VectorQuantizer(codebook_size, code_dim, seed=seed)
+        self.quantizer = VectorQuantizer(codebook_size, code_dim, seed=seed, dtype=policy)
         self.decoder = decoder(*shape, decoder_blocks, code_dim, policy)
         self.quantizer.build(self.encoder.output_shape)
         self.built = True
@@ -300,7 +301,7 @@ class PixelCNN(RasterPrior):
         if reads_below:
             self.slices_below = SlicesBelow(codebook_size, width, blocks * 4 * width, **policy)
         self.hidden = layers.Dense(2 * width, activation="relu", **policy)
-        self.out = layers.Dense(codebook_size, dtype="float32")
+        self.out = layers.Dense(codebook_size, dtype=full_precision(self.dtype_policy))
         self._build_layers(grid, width)
 
     def _build_layers(self, grid, width):

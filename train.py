@@ -42,6 +42,8 @@ def parse(arguments=None):
     args = parser.parse_args(arguments)
     if (args.image_size or 0) % 8:
         parser.error(f"argument --image-size: must be a multiple of 8. Received: {args.image_size}")
+    if args.turn and not args.start_from:
+        parser.error("argument --turn: it goes on from a run, name it with --start-from")
     if (args.width or 0) % 2:
         parser.error(f"argument --width: must be even. Received: {args.width}")
     return args
@@ -62,6 +64,9 @@ def _add_data_and_run_flags(parser):
     add("--start-from", metavar="RUN",
         help="begin with the weights of this finished run, such as a shipped one; settings of the "
         "networks that are not given are its own")
+    add("--turn", action="store_true", default=None,
+        help="with --start-from: keep its VQ-VAE, choose codes with its prior, and train the prior "
+        "on these")
     add("--seed", type=between(int, 0, 2**31 - 1), default=0, metavar="N",
         help="seed of every random number (default: %(default)s)")
     add("--precision", choices=("auto", "float32", "bfloat16"), default="auto",
@@ -137,9 +142,15 @@ def main(args):
     slices = open_slices(directory)
     settings = resolve(args, slices)
     import_tensorflow()  # takes seconds, so only now that all flags and files are checked
-    from fitting import codes, device, stages, start, strategies  # noqa: PLC0415
-    from fitting.trainer import Trainer  # noqa: PLC0415
-    from fitting.training_data import TrainingData  # noqa: PLC0415
+    from fitting import (  # noqa: PLC0415
+        codes,
+        device,
+        stages,
+        start,
+        strategies,
+        trainer,
+        training_data,
+    )
 
     strategy = strategies.find(args.strategy)
     is_chief = strategies.is_chief(strategy)
@@ -154,23 +165,26 @@ def main(args):
         device.use_deterministic_kernels(args.seed)
 
     run = RunDirectory(args.run)
-    data = TrainingData(slices, settings["image_size"], settings["reduction"])
+    data = training_data.TrainingData(slices, settings["image_size"], settings["reduction"])
     begin = None
     if args.start_from:
-        begin = start.load(RunDirectory(args.start_from), data, settings)
+        other = RunDirectory(args.start_from)
+        begin = start.load(other, data, settings)
         data.frame, settings["start_from"] = begin.frame, begin.digest
     print(data.describe_frame(), flush=True)
     settings |= {"frame": list(data.frame), "masked": slices.masked}
     config = {"settings": settings, "data": data.description(), "versions": versions()}
     held = claimed(run, config) if is_chief else contextlib.nullcontext()
     with strategies.reporting_lost_worker(strategy), held:
-        trainer = Trainer(run, settings, strategy, args.save_minutes)
-        trainer.fit(stages.vqvae_stage(data, settings, begin))
-        if settings["rate_weight"]:
+        machine = trainer.Trainer(run, settings, strategy, args.save_minutes)
+        if args.turn:
+            strategies.chief_does(strategy, start.keep_models, other, run)
+        machine.fit(stages.vqvae_stage(data, settings, begin))
+        if settings["rate_weight"] and not args.turn:
             strategies.chief_does(strategy, codes.choose_draft_codes, run, data, settings)
-            trainer.fit(stages.draft_stage(run, data, settings, begin))
+            machine.fit(stages.draft_stage(run, data, settings, begin))
         strategies.chief_does(strategy, codes.choose_codes, run, data, settings)
-        trainer.fit(stages.prior_stage(run, data, settings, begin))
+        machine.fit(stages.prior_stage(run, data, settings, begin))
     next_flags = f"--run {shlex.quote(str(run))}"
     next_flags += f" --data {shlex.quote(args.data)}" if args.data else ""
     print(f"Done. Next: python predict.py {next_flags}")
@@ -190,6 +204,8 @@ def resolve(args, slices):
         if settings[name] is None:
             settings[name] = value
     count = len(slices.splits["train"])
+    if args.turn and not settings["rate_weight"]:
+        raise InputError("--turn lets a prior choose codes: give a --rate-weight above 0.")
     if settings["batch_size"] > count:
         raise InputError(
             f"--batch-size must be at most the {count} training images. "

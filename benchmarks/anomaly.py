@@ -1,15 +1,20 @@
-"""Measure how well the anomaly maps show lesions whose place is known.
+"""Measure how well maps of what is unusual show lesions whose place is known.
 
 python benchmarks/anomaly.py --run DIR --data DIR [--ensemble DIR] [--json FILE] [--figure FILE]
 
-It plants lesions in test slices, and maps them by healing and by plain reconstruction error. Each
-slice gets one lesion, or none: slices without a lesion are the control.
+It plants one body in the stack of every case, several times with other seeds, and compares the maps
+of several methods with the known places. The same stacks without a body are the control.
 
-The threshold of a method is the one with the best mean Dice over lesions planted in validation
-slices. The test slices only report. AUROC compares the scores of slices with those of the control.
-Average precision is taken over the brain pixels of all slices of a kind together.
+The lesions are caricatures, see planting/lesions.py. So the figures compare methods, and say
+nothing about disease. The control is OASIS-1, which includes people with dementia.
+
+Each method is chosen on bodies in validation slices: its variant, how slices and cases are scored,
+and its threshold. Test slices only report, with other bodies. AUROC compares scores with those of
+the control. Average precision is over the brain pixels of slices with a lesion and of the control.
+Intervals are 95 % bootstraps over subjects.
 """
 
+import collections
 import dataclasses
 import itertools
 import pathlib
@@ -17,10 +22,13 @@ import pathlib
 import house  # noqa: F401  opens the repository
 
 # isort: split
+import keras
 import numpy as np
+from judging import accuracy
+from judging.accuracy import EDGES, Judged
+from judging.rivals import LevelStatistics, map_slices
+from planting.cohort import Planted, plant_split
 from planting.lesions import KINDS, STRENGTHS
-from planting.lesions import plant as plant_lesion
-from sklearn.metrics import average_precision_score, roc_auc_score
 
 from dataset import load_images
 from fitting.checkpoints import load_ensemble
@@ -28,99 +36,86 @@ from fitting.run_directory import RunDirectory
 from measures.healing import METHODS, analyse
 from measures.images import to_unit
 from reports import plots
-from sources.folder import find_slices, open_slices
-from utils import InputError, Parser, between, command_line, progress, write_json
+from sources.folder import Split, find_slices, open_slices
+from utils import Parser, between, command_line, write_json
 
-CANDIDATES = np.linspace(0.8, 0.9995, 80)  # quantiles of map values that are tried as thresholds
+SPLITS = ("validate", "test")
 
 
 @dataclasses.dataclass(frozen=True)
-class Planted:
-    """Slices with lesions, and slices that were left for the control.
+class Evidence:
+    """What one variant of a method says of a split with bodies, and without.
+
+    All seeds are joined, so `N` slices and `C` cases come once a seed.
 
     Attributes:
-        images: Slices with a lesion each, float32 `(N, S, S)` in [0, 1].
-        masks: Their lesions, bool `(N, S, S)`.
-        index: Index of each slice in its split, `(N,)`.
-        kinds: Kind of each lesion, `(N,)`.
-        strengths: Strength of each lesion, `(N,)`.
-        control: Indices of the slices without a lesion.
+        planted: What it says of slices of planted stacks.
+        control: What it says of the same slices without bodies, once.
+        strengths: Strength of the body of each planted slice's case, `(N,)`.
+        kinds: Kind of it, `(N,)`.
+        split: The slices without bodies.
     """
 
-    images: np.ndarray
-    masks: np.ndarray
-    index: np.ndarray
-    kinds: np.ndarray
+    planted: Judged
+    control: Judged
     strengths: np.ndarray
-    control: np.ndarray
+    kinds: np.ndarray
+    split: Split
+
+    @property
+    def lesions(self) -> np.ndarray:
+        """Which planted slices show a lesion, bool `(N,)`."""
+        return self.planted.inside.any(1)
+
+    def cases(self, values: np.ndarray) -> np.ndarray:
+        """One of the values `(N,)` for each planted case, `(C,)`."""
+        firsts = np.unique(self.split.cases, return_index=True)[1]
+        return values.reshape(-1, len(self.split))[:, firsts].ravel()
 
 
 @dataclasses.dataclass(frozen=True)
-class Result:
-    """What one method says about planted slices, beside the truth.
+class Choice:
+    """What was chosen for a method on validation slices.
 
     Attributes:
-        maps: Anomaly maps `(N, S, S)`.
-        scores: Score of each slice, `(N,)`.
-        control_scores: Scores of the control.
-        masks: True lesions, bool `(N, S, S)`.
-        brain: Pixels of the brain, bool `(N, S, S)`.
-        threshold: Map value above which a pixel counts as lesion.
+        variant: Name of the variant.
+        way: Row of `Judged.scores` that scores slices.
+        case_way: Row of `Judged.case_scores` that scores cases.
+        threshold: Number of the threshold in `EDGES`.
     """
 
-    maps: np.ndarray
-    scores: np.ndarray
-    control_scores: np.ndarray
-    masks: np.ndarray
-    brain: np.ndarray
-    threshold: float
-
-    @classmethod
-    def of(cls, method: str, mapped: dict, control: dict, planted: Planted, threshold: float):
-        """Gather what `analyse` says by one method about planted slices and about the control."""
-        return cls(
-            maps=mapped["maps"][method],
-            scores=mapped["scores"][method],
-            control_scores=control["scores"][method],
-            masks=planted.masks,
-            brain=planted.images > 0,
-            threshold=threshold,
-        )
+    variant: str
+    way: int
+    case_way: int
+    threshold: int
 
 
 def parse(arguments=None):
     """Read the command line."""
     parser = Parser(__doc__)
     add = parser.add_argument
-    add(
-        "--run",
-        metavar="DIR",
-        type=pathlib.Path,
-        required=True,
-        help="run directory of train.py",
-    )
+    path = {"metavar": "DIR", "type": pathlib.Path}
+    add("--run", required=True, help="run directory of train.py", **path)
     add(
         "--ensemble",
-        metavar="DIR",
-        type=pathlib.Path,
         action="append",
         default=[],
         help="another run, as for predict.py; may be given again",
+        **path,
     )
     add("--data", metavar="DIR", required=True, help="folder with the three splits")
     add(
-        "--each",
-        type=between(int, 1, 10**4),
-        default=20,
-        metavar="N",
-        help="lesions of each kind and strength in a split (default: %(default)s)",
+        "--denoiser",
+        metavar="FILE",
+        type=pathlib.Path,
+        help="network that benchmarks/denoiser.py trained, to compare with",
     )
     add(
-        "--seed",
-        type=between(int, 0, 2**31 - 1),
-        default=0,
+        "--seeds",
+        type=between(int, 1, 1000),
+        default=5,
         metavar="N",
-        help="seed of lesions and healing (default: %(default)s)",
+        help="how often bodies are planted in each split (default: %(default)s)",
     )
     add("--json", metavar="FILE", type=pathlib.Path, help="write all figures here")
     add(
@@ -129,179 +124,250 @@ def parse(arguments=None):
         type=pathlib.Path,
         help="draw an obvious lesion of each kind here, a PNG",
     )
-    return parser.parse_args(arguments)
+    return parser.parse_args(arguments)  # fmt: skip
 
 
 def main(args):
     """Plant and map lesions, report how well each method shows them, and draw some."""
     slices = open_slices(find_slices(args.data))
-    splits = {name: slices.splits[name] for name in ("validate", "test")}
     runs = [RunDirectory(path) for path in (args.run, *args.ensemble)]
-    models = load_ensemble(runs, splits.values())
+    models = load_ensemble(runs, [slices.splits[name] for name in SPLITS])
+    denoiser = keras.saving.load_model(args.denoiser, compile=False) if args.denoiser else None
     size = models[0][0].settings["image_size"]
-    images, planted, mapped = {}, {}, {}
-    for name, split in splits.items():
-        images[name] = to_unit(load_images(split, size))
-        planted[name] = plant(images[name], args.each, args.seed)
-        chosen = split.pick(planted[name].index)
-        mapped[name] = analyse(models, planted[name].images, chosen, args.seed)
-    healthy = planted["test"].control[: len(KINDS) * args.each]
-    chosen = splits["test"].pick(healthy)
-    control = analyse(models, images["test"][healthy], chosen, args.seed)
-
-    report = {"control": {}}
-    for method in METHODS:
-        masks = planted["validate"].masks
-        threshold = best_threshold(mapped["validate"]["maps"][method], masks)
-        result = Result.of(method, mapped["test"], control, planted["test"], threshold)
-        report[method] = report_method(result, planted["test"])
-        brain = images["test"][healthy] > 0
-        report["control"][method] = report_control(control, method, brain, threshold)
-    report["data"] = {
-        "name": slices.name,
-        "fingerprint": slices.fingerprint,
-        "planted": len(planted["test"].images),
-        "seed": args.seed,
-    }
+    training = slices.splits["train"]
+    statistics = LevelStatistics(load_images(training, size), training.levels)
+    evidence = {}
+    for name in SPLITS:
+        split = slices.splits[name]
+        images = to_unit(load_images(split, size))
+        evidence[name] = gather(images, split, args.seeds, models, statistics, denoiser)
+    report = {"data": {"name": slices.name, "fingerprint": slices.fingerprint, "seeds": args.seeds}}
+    for method, variants in evidence["validate"].items():
+        choice = choose(variants)
+        report[method] = report_method(evidence["test"][method][choice.variant], choice)
     show(report)
     if args.json:
         write_json(args.json, report)
     if args.figure:
-        draw_examples(args.figure, slices.name, planted["test"], mapped["test"])
+        split = slices.splits["test"]
+        draw_examples(args.figure, slices.name, models, to_unit(load_images(split, size)), split)
 
 
-def plant(images: np.ndarray, each: int, seed: int) -> Planted:
-    """Plant lesions of every kind and strength, one in a slice. The slices are drawn at random.
-
-    Args:
-        images: Slices `(N, S, S)` in [0, 1], more than there are lesions.
-        each: Number of lesions of each kind and strength.
-        seed: Seed of the slices and of the lesions.
-
-    Raises:
-        InputError: There are too few slices.
-    """
-    rng = np.random.default_rng(seed)
-    pairs = itertools.product(KINDS, STRENGTHS)
-    wanted = [pair for pair in pairs for _ in range(each)]
-    order = rng.permutation(len(images))
-    if len(order) <= len(wanted):
-        raise InputError(
-            f"--each asks for {len(wanted)} slices and some for the control, "
-            f"and a split has {len(order)}: ask for fewer."
-        )
-    planted = [
-        plant_lesion(images[index], kind, strength, rng)
-        for index, (kind, strength) in zip(order, progress(wanted, "planting", unit="lesion"))
-    ]
-    return Planted(
-        images=np.stack([image for image, _ in planted]),
-        masks=np.stack([mask for _, mask in planted]),
-        index=order[: len(wanted)],
-        kinds=np.array([kind for kind, _ in wanted]),
-        strengths=np.array([strength for _, strength in wanted]),
-        control=order[len(wanted) :],
+def gather(images, split, seeds, models, statistics, denoiser):
+    """Map a split without bodies and with bodies of each seed: `Evidence` by method and variant."""
+    parts = collections.defaultdict(list)  # by method and variant: control, then one part a seed
+    truths = [Planted(images, np.zeros(images.shape, bool), *np.full((2, len(split)), ""))]
+    for number in range(1 + seeds):
+        if number:
+            truths.append(plant_split(images, split, number - 1))
+        truth = truths[-1]
+        print(f"{split.name}: " + (f"bodies {number} of {seeds}" if number else "control"))
+        for *key, maps in map_slices(models, statistics, denoiser, truth.images, split, number):
+            judged = accuracy.judge(maps, truth.masks, truth.images > 0, split)
+            parts[tuple(key)].append(judged)
+        truths[-1] = dataclasses.replace(truth, images=None, masks=None)  # they take much memory
+    kinds, strengths = (
+        np.concatenate([getattr(truth, name) for truth in truths[1:]])
+        for name in ("kinds", "strengths")
     )
+    evidence = collections.defaultdict(dict)
+    for (method, variant), (control, *planted) in parts.items():
+        joined = accuracy.join(planted)
+        evidence[method][variant] = Evidence(joined, control, strengths, kinds, split)
+    return dict(evidence)
 
 
-def dice(maps: np.ndarray, masks: np.ndarray, threshold: float) -> np.ndarray:
-    """Return the overlap of each map above a threshold with its mask, `(N,)` in [0, 1]."""
-    above = maps > threshold
-    return 2 * (above & masks).sum((1, 2)) / (above.sum((1, 2)) + masks.sum((1, 2)))
+# ---- choices and figures -----------------------------------------------------------------------
 
 
-def best_threshold(maps: np.ndarray, masks: np.ndarray) -> float:
-    """Return the threshold with the best mean Dice."""
-    candidates = np.quantile(maps[maps > 0], CANDIDATES)
-    scores = [
-        dice(maps, masks, threshold).mean()
-        for threshold in progress(candidates, "thresholds", unit="threshold")
-    ]
-    return float(candidates[np.argmax(scores)])
+def choose(variants: dict[str, Evidence]) -> Choice:
+    """Choose what gives the highest AUROC of slices plus Dice, and the highest AUROC of cases."""
+    best, chosen = -1.0, None
+    for name, evidence in variants.items():
+        subjects = Subjects.of(evidence.split, 1)
+        overlap = accuracy.dice(evidence.planted)[evidence.lesions].mean(0)
+        ways = range(len(evidence.planted.scores))
+        slices = [slice_auroc(evidence, evidence.lesions, way, subjects)[0] for way in ways]
+        if max(slices) + overlap.max() > best:
+            best = max(slices) + overlap.max()
+            every = np.ones(evidence.planted.case_scores.shape[1], bool)
+            cases = [case_auroc(evidence, every, way, subjects)[0] for way in ways]
+            chosen = Choice(
+                name, int(np.argmax(slices)), int(np.argmax(cases)), int(overlap.argmax())
+            )
+    return chosen
 
 
-def figures(result: Result, chosen: np.ndarray) -> dict:
+@dataclasses.dataclass(frozen=True)
+class Subjects:
+    """Whose the slices and cases of a split are, and how often each subject counts.
+
+    Attributes:
+        slices: Number of the subject of each slice, `(N,)`.
+        cases: Number of the subject of each case, `(C,)`.
+        weights: From `accuracy.draws`.
+    """
+
+    slices: np.ndarray
+    cases: np.ndarray
+    weights: np.ndarray
+
+    @classmethod
+    def of(cls, split: Split, rows: int | None = None):
+        """Those of a split, with the first rows of the weights."""
+        numbers = np.unique(split.subjects, return_inverse=True)[1]
+        firsts = np.unique(split.cases, return_index=True)[1]
+        return cls(numbers, numbers[firsts], accuracy.draws(numbers.max() + 1)[:rows])
+
+
+def slice_auroc(evidence, chosen, way, subjects):
+    """AUROC of some planted slices, bool `(N,)`, for each row of weights."""
+    own = np.tile(subjects.slices, len(chosen) // len(subjects.slices))
+    scores = evidence.planted.scores[way, chosen], evidence.control.scores[way]
+    return accuracy.auroc(*scores, own[chosen], subjects.slices, subjects.weights)
+
+
+def case_auroc(evidence, chosen, way, subjects):
+    """AUROC of some planted cases, bool `(C,)`, for each row of weights."""
+    own = np.tile(subjects.cases, len(chosen) // len(subjects.cases))
+    scores = evidence.planted.case_scores[way, chosen], evidence.control.case_scores[way]
+    return accuracy.auroc(*scores, own[chosen], subjects.cases, subjects.weights)
+
+
+def figures(evidence: Evidence, choice: Choice, chosen: np.ndarray, subjects: Subjects) -> dict:
     """Measure a method on some of the planted slices.
 
     Args:
-        result: What the method says.
-        chosen: Which slices count, bool `(N,)`.
+        evidence: What it says.
+        choice: What was chosen on validation slices.
+        chosen: Slices of some bodies, bool `(N,)`; those without a lesion do not count.
+        subjects: Whose the slices are.
 
     Returns:
-        `auroc`, `average_precision`, `dice` and the number of `slices`.
+        `auroc`, `average_precision`, `dice`, an interval for each, and the number of `slices`.
     """
-    truth = np.repeat([0, 1], [len(result.control_scores), chosen.sum()])
-    scores = np.concatenate([result.control_scores, result.scores[chosen]])
-    maps, masks, brain = result.maps[chosen], result.masks[chosen], result.brain[chosen]
-    return {
-        "auroc": float(roc_auc_score(truth, scores)),
-        "average_precision": float(average_precision_score(masks[brain], maps[brain])),
-        "dice": float(dice(maps, masks, result.threshold).mean()),
-        "slices": int(chosen.sum()),
+    chosen = chosen & evidence.lesions
+    own = np.tile(subjects.slices, len(chosen) // len(subjects.slices))[chosen]
+    planted, size = evidence.planted, subjects.weights.shape[1]
+    inside = accuracy.by_subject(planted.inside[chosen], own, size)
+    outside = accuracy.by_subject(planted.outside[chosen], own, size)
+    outside += accuracy.by_subject(evidence.control.outside, subjects.slices, size)
+    some = dataclasses.replace(planted, inside=planted.inside[chosen],
+                               outside=planted.outside[chosen])  # fmt: skip
+    overlap = accuracy.dice(some)[:, choice.threshold]
+    values = {
+        "auroc": slice_auroc(evidence, chosen, choice.way, subjects),
+        "average_precision": accuracy.average_precision(inside, outside, subjects.weights),
+        "dice": accuracy.weighted_mean(overlap, own, subjects.weights),
     }
+    report = {"slices": int(chosen.sum())}
+    for name, by_draw in values.items():
+        report |= accuracy.with_interval(name, by_draw)
+    return report
 
 
-def report_method(result, planted):
-    """Measure a method on all planted slices, by strength, and by kind and strength."""
-    with_strength = {name: planted.strengths == name for name in STRENGTHS}
+def report_method(evidence: Evidence, choice: Choice) -> dict:
+    """Measure a method on all planted slices, by strength, by kind, by case, and on the control."""
+    subjects = Subjects.of(evidence.split)
+    groups = {"all": np.ones(len(evidence.kinds), bool)}
+    groups |= {strength: evidence.strengths == strength for strength in STRENGTHS}
     by_kind = {}
     for kind in KINDS:
-        of_kind = planted.kinds == kind
-        by_kind[kind] = figures(result, of_kind)
-        for strength, chosen in with_strength.items():
-            by_kind[kind][strength] = figures(result, of_kind & chosen)
+        of_kind = {name: chosen & (evidence.kinds == kind) for name, chosen in groups.items()}
+        measured = {
+            name: figures(evidence, choice, chosen, subjects)
+            for name, chosen in of_kind.items()
+            if (chosen & evidence.lesions).any()
+        }
+        by_kind[kind] = {**measured.pop("all", {}), **measured}
+    by_case = {}
+    for name, chosen in groups.items():
+        cases = evidence.cases(chosen)
+        values = case_auroc(evidence, cases, choice.case_way, subjects)
+        by_case[name] = {"cases": int(cases.sum()), **accuracy.with_interval("auroc", values)}
     return {
-        **figures(result, np.ones(len(result.maps), bool)),
-        "threshold": result.threshold,
-        "by_strength": {name: figures(result, chosen) for name, chosen in with_strength.items()},
+        **figures(evidence, choice, groups["all"], subjects),
+        "variant": choice.variant,
+        "threshold": float(EDGES[choice.threshold]),
+        "by_strength": {
+            name: figures(evidence, choice, groups[name], subjects) for name in STRENGTHS
+        },
         "by_kind": by_kind,
+        "by_case": {**by_case.pop("all"), "by_strength": by_case},
+        "control": report_control(evidence.control, choice),
     }
 
 
-def report_control(control, method, brain, threshold):
+def report_control(control: Judged, choice: Choice) -> dict:
     """Measure what a method says about slices without a lesion."""
-    scores, maps = control["scores"][method], control["maps"][method]
+    scores, above = control.scores[choice.way], control.outside[:, choice.threshold + 1 :]
     return {
         "slices": len(scores),
         "score_mean": float(scores.mean()),
         "score_p95": float(np.percentile(scores, 95)),
-        "brain_above_threshold": float((maps > threshold).sum() / brain.sum()),
+        "brain_above_threshold": float(above.sum() / control.outside.sum(dtype="int64")),
     }
 
 
+# ---- tables and figures ------------------------------------------------------------------------
+
+
 def show(report):
-    """Print a line for all lesions, for each strength, and for each kind and strength."""
-    print(f"  {'':<32}" + "".join(f"{method:>28}" for method in METHODS))
-    print(f"  {'':<32}" + f"{'AUROC':>10}{'AP':>9}{'Dice':>9}" * len(METHODS))
-    show_row("all", [report[method] for method in METHODS])
-    for strength in STRENGTHS:
-        show_row(strength, [report[method]["by_strength"][strength] for method in METHODS])
-    for kind, strength in itertools.product(KINDS, STRENGTHS):
-        rows = [report[method]["by_kind"][kind][strength] for method in METHODS]
-        show_row(f"{kind}, {strength}", rows)
+    """Print for each method a line for all bodies, each strength, and each kind when obvious."""
+    for method, own in report.items():
+        if method == "data":
+            continue
+        above = 100 * own["control"]["brain_above_threshold"]
+        print(f"{method} ({own['variant']}): {above:.2f} % of the control's brain is above")
+        print(f"  {'':<32}{'AUROC':>22}{'AP':>22}{'Dice':>22}")
+        show_row("all", own)
+        for strength, kind in itertools.product(STRENGTHS, (None, *KINDS)):
+            rows = own["by_kind"][kind] if kind else own["by_strength"]
+            if strength in rows:
+                show_row(f"{strength} {kind.replace('_', ' ') if kind else ''}", rows[strength])
+        for strength, row in {"all": own["by_case"], **own["by_case"]["by_strength"]}.items():
+            print(f"  {f'by case, {strength}':<32}{_cell(row, 'auroc'):>22}")
 
 
-def show_row(name, rows):
-    """Print one line with the figures of all methods."""
-    cells = [
-        f"{row['auroc']:>10.3f}{row['average_precision']:>9.3f}{row['dice']:>9.3f}" for row in rows
-    ]
-    print(f"  {name:<32}" + "".join(cells))
+def show_row(name, row):
+    """Print one line of figures."""
+    cells = [_cell(row, figure) for figure in ("auroc", "average_precision", "dice")]
+    print(f"  {name:<32}" + "".join(f"{cell:>22}" for cell in cells))
 
 
-def draw_examples(path, name, planted, mapped):
-    """Draw the first obvious lesion of each kind."""
-    obvious = planted.strengths == "obvious"
-    shown = [int(np.flatnonzero((planted.kinds == kind) & obvious)[0]) for kind in KINDS]
+def _cell(row, name):
+    low, high = row[f"{name}_ci95"]
+    return f"{row[name]:.3f} ({low:.3f}-{high:.3f})"
+
+
+def draw_examples(path, name, models, images, split):
+    """Draw the middle slice of an obvious body of each kind."""
+    shown = {}
+    for seed in itertools.count():
+        planted = plant_split(images, split, seed)
+        for case in np.unique(split.cases):
+            stack = np.flatnonzero(split.cases == case)
+            kind, strength = planted.kinds[stack[0]], planted.strengths[stack[0]]
+            if strength == "obvious" and kind not in shown:
+                middle = planted.masks[stack].sum((1, 2)).argmax()
+                found = analyse(models, planted.images[stack], split.pick(stack))
+                maps = [found["maps"][method][middle] for method in METHODS]
+                place = stack[middle]
+                shown[kind] = (
+                    planted.images[place], found["healed"][middle], planted.masks[place], *maps,
+                )  # fmt: skip
+        if len(shown) == len(KINDS):
+            break
+    originals, healed, masks, *maps = map(np.stack, zip(*(shown[kind] for kind in KINDS)))
     plots.anomalies(
         path,
-        planted.images[shown],
-        mapped["healed"][shown],
-        {method: mapped["maps"][method][shown] for method in METHODS},
+        originals,
+        healed,
+        dict(zip(METHODS, maps)),
         [kind.replace("_", " ") for kind in KINDS],
-        f"{name}, test split: obvious lesions planted in slices, outlined, "
+        f"{name}, test split: obvious bodies planted in stacks, their largest slices, outlined, "
         "and the maps of two methods.",
-        planted.masks[shown],
+        masks,
     )
 
 

@@ -1,6 +1,10 @@
-"""Begin a training with the weights of another run, so that a few slices go far in minutes."""
+"""Begin a training with the weights of another run, or with its finished models.
+
+So a few slices go far in minutes, and a prior can choose the codes that it then learns.
+"""
 
 import dataclasses
+import shutil
 
 import numpy as np
 
@@ -8,7 +12,7 @@ import dataset
 from fitting import checkpoints
 from fitting.run_directory import RunDirectory, read_config
 from fitting.training_data import TrainingData
-from utils import InputError
+from utils import InputError, replacing
 
 # Settings that shape the networks.
 SHAPE = ("image_size", "reduction", "codebook_size", "code_dim", "width")
@@ -70,6 +74,19 @@ def load(run: RunDirectory, data: TrainingData, settings: dict) -> Start:
         )
     digest = f"{checkpoints.fingerprint(vqvae)} {checkpoints.fingerprint(prior)}"
     return Start(vqvae.frame, vqvae.get_weights(), prior.get_weights(), digest)
+
+
+def keep_models(other: RunDirectory, run: RunDirectory) -> None:
+    """Copy the VQ-VAE of another run, and its prior as the draft, unless they are there.
+
+    The stages of both are then finished, and the next codes are chosen with that prior.
+    """
+    for stage, its_stage in (("vqvae", "vqvae"), ("draft", "prior")):
+        if not run.history(stage).exists():
+            copies = (other.model, run.model), (other.history, run.history)  # in this order
+            for source, target in copies:
+                with replacing(target(stage)) as temporary:
+                    shutil.copyfile(source(its_stage), temporary)
 
 
 def _prior_shape(prior):

@@ -13,6 +13,7 @@ from measures import metrics
 from measures.images import cut, to_grey, write_png
 from measures.saved import read_arrays
 from modules import VQVAE
+from networks.exact import exact
 from networks.raster import RasterPrior
 from sources.folder import Slices, Split
 from utils import InputError
@@ -43,6 +44,9 @@ def evaluate(
 ) -> dict[str, np.ndarray]:
     """Measure every slice of a split.
 
+    The models compute in float64 (`networks.exact`), so that codes and images are those of a file
+    that `compress.py` writes, on any machine.
+
     Args:
         vqvae: The model that codes and reconstructs.
         prior: The model that chooses codes and counts their bits.
@@ -55,6 +59,7 @@ def evaluate(
         `images` and `restored`, uint8 `(N, S, S)`. `alone_bits` `(N, H, W)` are the bits of the
         same codes to a prior that is not told the slices below.
     """
+    vqvae, prior = exact(vqvae), exact(prior)
     source = ImageSource(split, vqvae.settings["image_size"])
     codes = np.empty((len(split), *vqvae.grid), "int32")
     parts, order = [], []
@@ -72,14 +77,14 @@ def evaluate(
 
 def _evaluate_batch(vqvae, prior, images, levels, below, rate_weight):
     codes = prior.describe(vqvae.distances(images), levels, rate_weight, below)  # (B, H, W)
-    restored = vqvae.decode(codes)  # (B, S, S, 1)
+    restored = tf.cast(vqvae.decode(codes), tf.float32)  # (B, S, S, 1)
     maps = metrics.ssim_map(images, restored)
     return {
         "ssim": np.asarray(tf.reduce_mean(maps, (1, 2))),
         "brain_ssim": metrics.brain_ssim(images, maps),
         "psnr": metrics.psnr(images, restored),
-        "bits": np.asarray(prior.bits(codes, levels, below)),
-        "alone_bits": np.asarray(prior.bits(codes, levels)),
+        "bits": np.asarray(prior.bits(codes, levels, below), "float32"),
+        "alone_bits": np.asarray(prior.bits(codes, levels), "float32"),
         "codes": np.asarray(codes),
         "images": to_grey(images)[..., 0],
         "restored": to_grey(restored)[..., 0],

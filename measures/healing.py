@@ -90,9 +90,10 @@ def analyse(
         draws: Number of healed versions of each reading.
 
     Returns:
-        dict of `restored` and `healed`, images `(N, S, S)`, and of `maps` and `scores`. These hold
-        for each of `METHODS` a map `(N, S, S)`, 0 or more and 0 outside the brain, and scores
-        `(N,)`. `in_case` `(N,)` is what `scores_in_case` says of healing.
+        dict of `restored` and `healed`, images `(N, S, S)`, of `surprise` `(N, S, S)`, and of
+        `maps` and `scores`. These hold for each of `METHODS` a map `(N, S, S)`, 0 or more and 0
+        outside the brain, and scores `(N,)`. `in_case` `(N,)` is what `scores_in_case` says of
+        healing.
     """
     readers = [
         Reader(*model, split, seed + side, draws, mirror=bool(side))
@@ -139,17 +140,17 @@ def _scores(maps):
 
 def _combine(images, readings):
     """Maps of a batch of slices from what all readers read of them."""
-    scale = images.shape[1] / REFERENCE_SIDE
     surprise = np.mean([reading.surprise for reading in readings], axis=0)
     healed = np.mean([reading.healed for reading in readings], axis=0)
     straight = [reading.restored for reading in readings if reading.restored is not None]
     restored = np.mean(straight, axis=0)
-    weight = _smooth(surprise, SURPRISE_SIGMA * scale)
+    weight = smooth(surprise, SURPRISE_SIGMA)
     return {
         "restored": restored,
         "healed": healed,
-        "error": _residual(images, restored, scale),
-        "healing": np.sqrt(_residual(images, healed, scale)) * weight,
+        "surprise": surprise,
+        "error": residual(images, restored),
+        "healing": np.sqrt(residual(images, healed)) * weight,
     }
 
 
@@ -216,13 +217,21 @@ def _decode(vqvae, codes):
     return vqvae.decode(codes).numpy()[..., 0]
 
 
-def _smooth(images, sigma, order=(0, 0)):
+def smooth(images: np.ndarray, sigma: float, order: tuple[int, int] = (0, 0)) -> np.ndarray:
+    """Smooth images, or differentiate what is smoothed.
+
+    Args:
+        images: `(N, S, S)`.
+        sigma: Of the Gaussian, in pixels of an image of `REFERENCE_SIDE`.
+        order: Order of the derivative along rows and along columns.
+    """
+    sigma = sigma * images.shape[1] / REFERENCE_SIDE
     return ndimage.gaussian_filter(images, (0, sigma, sigma), order=(0, *order))
 
 
-def _residual(images, version, scale):
-    """Smoothed residual of images and a version of them, damped at edges, `(N, S, S)`."""
-    slopes = [_smooth(images, GRADIENT_SIGMA * scale, order) for order in ((0, 1), (1, 0))]
-    gradient = np.hypot(*slopes) / scale
-    residual = (images - version) / (1 + gradient / EDGE)
-    return np.abs(_smooth(residual, MAP_SIGMA * scale)) * (images > 0)
+def residual(images: np.ndarray, version: np.ndarray, sigma: float = MAP_SIGMA) -> np.ndarray:
+    """Smoothed residual of images and a version of them, damped at edges, all `(N, S, S)`."""
+    slopes = [smooth(images, GRADIENT_SIGMA, order) for order in ((0, 1), (1, 0))]
+    gradient = np.hypot(*slopes) * REFERENCE_SIDE / images.shape[1]
+    damped = (images - version) / (1 + gradient / EDGE)
+    return np.abs(smooth(damped, sigma)) * (images > 0)

@@ -78,12 +78,16 @@ def evaluate(
     levels = {
         name: np.tile(np.arange(brains.shape[1]), len(brains)) for name, brains in sets.items()
     }
+    # Sixteen subjects are few, so the training brains, from which the prior learned, stand beside.
+    measured = {**sets, "training": training}
     return {
         "count": len(drawn),
         "neighbour_ssim": {name: _by_level(neighbour_ssim(b)) for name, b in sets.items()},
         "ventricles": {
             name: _volumes(ventricles(brains))
-            for name, brains in progress(sets.items(), "measuring ventricles", len(sets), "set")
+            for name, brains in progress(
+                measured.items(), "measuring ventricles", len(measured), "set"
+            )
         },
         **_two_samples(sets, frame),
         "diversity": {name: generation.diversity(flat[name], levels[name]) for name in sets},

@@ -11,6 +11,7 @@ import tensorflow as tf
 from keras import layers, ops
 
 from networks import serializable
+from networks.exact import full_precision
 
 
 @serializable
@@ -55,7 +56,7 @@ class VectorQuantizer(layers.Layer):
     with Laplace smoothing of the counts). A code that has lost its vectors restarts on a vector of
     the batch, drawn with probability proportional to its squared error (k-means++, Arthur and
     Vassilvitskii 2007). No code has vectors before the first step, so the same rule starts the
-    codebook from data. The layer works in float32 under any policy.
+    codebook from data. The layer works in `full_precision` under any policy.
 
     Call: latents `(B, H, W, D)` -> quantized latents of the same shape, with a straight-through
     gradient. The commitment loss, beta times the mean squared distance (equation 3), is added.
@@ -82,7 +83,7 @@ class VectorQuantizer(layers.Layer):
         seed: int = 0,
         **kwargs,
     ):
-        super().__init__(**{**kwargs, "dtype": "float32"})
+        super().__init__(**{**kwargs, "dtype": full_precision(kwargs.get("dtype"))})
         if codebook_size < 2:
             raise ValueError(
                 f"`codebook_size` must be at least 2. Received: codebook_size={codebook_size}"

@@ -216,7 +216,7 @@ class RasterPrior(keras.Model):
     @tf.function
     def _describe(self, distances, levels, price, below):
         def choose(logits, y, x):
-            costs = distances[:, y, x] - price * tf.nn.log_softmax(logits)
+            costs = distances[:, y, x] - tf.cast(price, logits.dtype) * tf.nn.log_softmax(logits)
             return tf.argmin(costs, axis=-1, output_type=tf.int32)
 
         return self.generate(levels, choose, below)

@@ -14,7 +14,13 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from sources.layout import CONVERSION_FILE, SPLITS, segmentation_folder, split_folder
+from sources.layout import (
+    CONVERSION_FILE,
+    SPLITS,
+    segmentation_folder,
+    slice_name,
+    split_folder,
+)
 from sources.scans import Scan, find_scans, read_scans
 from sources.volumes import classes_to_grey, frame_slices, load_volume, scale_to_grey
 from utils import InputError, progress, read_json, replacing, write_json
@@ -210,6 +216,26 @@ def _make_slices(scan, contents, first_slice, problems, files, to_grey):
         name = min(files.values())
         problems.append(f"{name} in {scan.container} could not be used: {error}.")
         return None
+
+
+def write_slices(volume: pathlib.Path, folder: pathlib.Path) -> None:
+    """Write the slices of one NIfTI volume as PNGs of case 0.
+
+    Args:
+        volume: File `.nii` or `.nii.gz`, of 1 mm in a standard space.
+        folder: Folder to write to.
+
+    Raises:
+        InputError: The volume cannot be read or does not hold the slices.
+    """
+    part = "nii.gz" if volume.name.endswith(".gz") else "nii"
+    content = volume.read_bytes()
+    try:
+        images = _grey_without_gaps(frame_slices(*load_volume({part: content})))
+    except Exception as error:  # a damaged header can make nibabel raise anything
+        raise InputError(f"{volume} could not be used: {error}.") from None
+    paths = [folder / slice_name(0, level) for level in range(len(images))]
+    _write_images(paths, images)
 
 
 def _grey_without_gaps(slices):

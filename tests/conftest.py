@@ -47,6 +47,7 @@ STAGES = ["--epochs", "2", "--prior-epochs", "2"]
 SCRIPTS = {
     "train.py": "train",
     "predict.py": "predict",
+    "compress.py": "compress",
     "dataset.py": "sources.commands",
     "fitting/export.py": "fitting.export",
 }

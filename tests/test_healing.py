@@ -109,5 +109,5 @@ def test_a_residual_counts_less_at_an_edge():
     version = image.copy()
     version[:, 100:110, 60:70] -= 0.2
     version[:, 100:110, 123:133] -= 0.2
-    residual = healing._residual(image, version, 1.0)[0]
+    residual = healing.residual(image, version)[0]
     assert residual[105, 65] > 1.5 * residual[105, 128] > 0

@@ -24,6 +24,8 @@ MAY_IMPORT = {
     "measures": {"dataset", "modules", "networks", "sources", "utils"},
     "reports": {"measures", "sources", "utils"},
     "fitting": {"measures", "dataset", "modules", "networks", "sources", "utils"},
+    "coding": {"fitting", "measures", "dataset", "modules", "networks", "sources", "utils"},
+    "compress": {"coding", "fitting", "sources", "utils"},
     "train": {"fitting", "measures", "dataset", "modules", "networks", "sources", "utils"},
     "predict": {
         "fitting",

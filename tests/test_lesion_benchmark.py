@@ -3,48 +3,157 @@
 import anomaly
 import numpy as np
 import pytest
-from conftest import draw_slice
+from conftest import CODES, draw_slice, make_prior
+from judging import accuracy, rivals
+from planting import cohort
+from sklearn.metrics import average_precision_score, roc_auc_score
 
+import modules
+from sources.folder import make_split
 from utils import InputError
 
-
-def test_dice_and_its_threshold():
-    masks = np.zeros((2, 16, 16), bool)
-    masks[:, 4:8, 4:8] = True
-    maps = np.random.default_rng(0).uniform(0.1, 0.5, masks.shape) + masks
-    np.testing.assert_allclose(anomaly.dice(maps, masks, 0.75), 1)
-    np.testing.assert_allclose(anomaly.dice(maps, masks, 0.0), 2 * 16 / (16 + 256))
-    assert 0.45 < anomaly.best_threshold(maps, masks) < 1.1
+CASES, LEVELS, SIDE = 6, 4, 64
+RNG = np.random.default_rng(0)
 
 
-def test_figures_of_a_perfect_and_of_a_blind_map():
-    masks = np.zeros((40, 16, 16), bool)
-    masks[:, 4:8, 4:8] = True
-    brain, chosen = np.ones(masks.shape, bool), np.arange(40) < 20
-    control = np.random.default_rng(0).random(30)
-    sure = 1 + control.max() + np.zeros(40)
-    perfect = anomaly.Result(masks.astype(float), sure, control, masks, brain, threshold=0.5)
-    assert anomaly.figures(perfect, chosen) == {
-        "auroc": 1.0,
-        "average_precision": 1.0,
-        "dice": 1.0,
-        "slices": 20,
-    }
-    noise = np.random.default_rng(1).random(masks.shape)
-    guesses = np.random.default_rng(2).random(40)
-    blind = anomaly.Result(noise, guesses, control, masks, brain, threshold=0.5)
-    figures = anomaly.figures(blind, chosen)
-    assert 0.3 < figures["auroc"] < 0.7
-    assert figures["average_precision"] < 0.1 and figures["dice"] < 0.15
+def make_cohort(name="test", cases=CASES):
+    places = [(case, level, f"{case} {level}") for case in range(cases) for level in range(LEVELS)]
+    return make_split(name, places, {})
 
 
-def test_every_kind_and_strength_is_planted_once_and_the_rest_is_control():
-    images = np.stack([draw_slice(case, 0) for case in range(20)]).astype("float32") / 255
-    planted = anomaly.plant(images, each=1, seed=0)
-    pairs = set(zip(planted.kinds, planted.strengths))
-    assert len(planted.images) == len(pairs) == len(anomaly.KINDS) * len(anomaly.STRENGTHS) == 18
-    assert sorted([*planted.index, *planted.control]) == list(range(20))
-    changed = np.abs(planted.images - images[planted.index]).max((1, 2)) > 0
-    assert changed.all() and planted.masks.any((1, 2)).all()
-    with pytest.raises(InputError, match="asks for 18 slices and some for the control"):
-        anomaly.plant(images[:18], each=1, seed=0)
+def make_images(cases=CASES):
+    slices = [draw_slice(case, level) for case in range(cases) for level in range(LEVELS)]
+    step = 256 // SIDE
+    return np.stack(slices)[:, ::step, ::step].astype("float32") / 255
+
+
+@pytest.fixture(scope="module")
+def planted():
+    return cohort.plant_split(make_images(), make_cohort(), seed=0)
+
+
+# ---- what is planted ---------------------------------------------------------------------------
+
+
+def test_every_case_gets_one_body(planted):
+    changed = (planted.images != make_images()).any((1, 2)).reshape(CASES, LEVELS)
+    reached = planted.masks.any((1, 2)).reshape(CASES, LEVELS)
+    assert changed.any(1).all() and (reached <= changed).all()
+    assert (changed.sum(1) >= 3).all()
+    pairs = np.stack([planted.kinds, planted.strengths]).reshape(2, CASES, LEVELS)
+    assert (pairs == pairs[:, :, :1]).all()
+    assert len({tuple(pair) for pair in pairs[:, :, 0].T}) == CASES
+
+
+def test_the_draws_of_splits_and_seeds_differ_and_repeat(planted):
+    again = cohort.plant_split(make_images(), make_cohort(), seed=0)
+    np.testing.assert_array_equal(again.images, planted.images)
+    others = [
+        cohort.plant_split(make_images(), make_cohort("validate"), seed=0),
+        cohort.plant_split(make_images(), make_cohort(), seed=1),
+    ]
+    for other in others:
+        assert (other.kinds != planted.kinds).any() or (other.strengths != planted.strengths).any()
+        assert (other.masks != planted.masks).any()
+
+
+def test_stacks_with_gaps_are_refused():
+    kept = np.arange(CASES * LEVELS) != 2
+    with pytest.raises(InputError, match="case 0 of test is no stack"):
+        cohort.plant_split(make_images()[kept], make_cohort().pick(np.flatnonzero(kept)), 0)
+
+
+# ---- how maps are judged -----------------------------------------------------------------------
+
+
+def test_figures_are_those_of_scikit_learn():
+    subjects = RNG.integers(0, 5, 40)
+    positive, negative = RNG.normal(1, 1, 40).round(1), RNG.normal(0, 1, 30).round(1)
+    weights = accuracy.draws(5)
+    values = accuracy.auroc(positive, negative, subjects, subjects[:30], weights)
+    truth = np.repeat([1, 0], [40, 30])
+    expected = roc_auc_score(truth, np.concatenate([positive, negative]))
+    assert values[0] == pytest.approx(expected)
+    counts = weights[7]  # a resample is a set in which some subjects come more than once
+    times = np.concatenate([counts[subjects], counts[subjects[:30]]])
+    scores = np.concatenate([positive, negative])
+    assert values[7] == pytest.approx(roc_auc_score(truth, scores, sample_weight=times))
+
+    masks = RNG.random((3, SIDE, SIDE)) < 0.1
+    maps, brain = RNG.random(masks.shape) + 0.2 * masks, np.ones(masks.shape, bool)
+    judged = accuracy.judge(maps, masks, brain, make_cohort(cases=3).pick([0, 4, 8]))
+    one = accuracy.draws(3)[:1]
+    inside, outside = (h.astype(float) for h in (judged.inside, judged.outside))
+    expected = average_precision_score(masks.ravel(), maps.ravel())
+    assert accuracy.average_precision(inside, outside, one)[0] == pytest.approx(expected, abs=0.01)
+
+
+def test_dice_of_histograms_is_that_of_maps():
+    masks = np.zeros((4, SIDE, SIDE), bool)
+    masks[:3, 10:20, 10:20] = True
+    maps, brain = RNG.random(masks.shape) + masks, RNG.random(masks.shape) < 0.8
+    judged = accuracy.judge(maps, masks, brain, make_cohort(cases=1))
+    number = 620
+    above = (maps > accuracy.EDGES[number]) & brain
+    expected = [
+        2 * (a & m & b).sum() / (a.sum() + (m & b).sum()) for a, m, b in zip(above, masks, brain)
+    ]
+    assert 0.1 < expected[0] < 0.9
+    np.testing.assert_allclose(accuracy.dice(judged)[:, number], expected)
+
+
+def judge_maps(planted, maps, control):
+    """Evidence of one method about one seed."""
+    split, brain = make_cohort(), planted.images > 0
+    nothing = np.zeros(maps.shape, bool)
+    return anomaly.Evidence(
+        accuracy.judge(maps, planted.masks, brain, split),
+        accuracy.judge(control, nothing, brain, split),
+        planted.strengths,
+        planted.kinds,
+        split,
+    )
+
+
+def test_figures_of_a_perfect_and_of_a_blind_map(planted):
+    noise = RNG.random((2, *planted.masks.shape))
+    perfect = judge_maps(planted, 5.0 * planted.masks + 0.1 * noise[0], 0.1 * noise[1])
+    blind = judge_maps(planted, *noise)
+    choice = anomaly.choose({"blind": blind, "perfect": perfect})
+    assert choice.variant == "perfect"
+    report = anomaly.report_method(perfect, choice)
+    for name in ("auroc", "average_precision", "dice"):
+        assert report[name] == pytest.approx(1) and report[f"{name}_ci95"][0] > 0.99
+    assert report["slices"] == planted.masks.any((1, 2)).sum()
+    assert report["by_case"]["auroc"] == 1 and report["by_case"]["cases"] == CASES
+    assert report["control"]["brain_above_threshold"] == 0
+    strengths = report["by_strength"].values()
+    assert sum(row["slices"] for row in strengths) == report["slices"]
+    report = anomaly.report_method(blind, anomaly.choose({"blind": blind}))
+    assert 0.2 < report["auroc"] < 0.8 and report["average_precision"] < 0.2
+    low, high = report["auroc_ci95"]
+    assert low < report["auroc"] < high and report["dice"] < 0.3
+
+
+# ---- the whole benchmark -----------------------------------------------------------------------
+
+
+def test_every_method_is_measured(capsys):
+    blocks = {"encoder_blocks": (1, 1), "decoder_blocks": (1, 1)}
+    vqvae = modules.VQVAE(SIDE, codebook_size=CODES, code_dim=4, width=8, **blocks)
+    models = [(vqvae, make_prior(grid=8))]
+    images, split = make_images(), make_cohort()
+    known = rivals.LevelStatistics((255 * images).astype("uint8"), split.levels)
+    gathered = [
+        anomaly.gather(images, make_cohort(name), 2, models, known, vqvae)
+        for name in anomaly.SPLITS
+    ]
+    assert list(gathered[0]) == ["healing", "surprise", "error", "z-map", "intensity", "denoiser"]
+    report = {"data": {}}
+    for method, variants in gathered[0].items():
+        choice = anomaly.choose(variants)
+        report[method] = anomaly.report_method(gathered[1][method][choice.variant], choice)
+        assert report[method]["by_case"]["cases"] == 2 * CASES
+        assert report[method]["control"]["slices"] == len(images)
+    anomaly.show(report)
+    assert "by case, obvious" in capsys.readouterr().out

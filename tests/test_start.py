@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from conftest import LEVELS, STAGES, TINY, one_line, run_script, write_slices
 
-from fitting import checkpoints
+from fitting import checkpoints, codes
 from fitting.run_directory import RunDirectory
+from measures.saved import read_arrays
 
 
 def begin(data, run, other, *flags):
@@ -25,6 +26,29 @@ def test_all_stages_begin_with_the_weights_of_the_run(trained_run, slices_folder
             np.testing.assert_allclose(a, b, atol=1e-4)
     again = begin(slices_folder, run, trained_run, *still)
     assert again.returncode == 0 and "vqvae: finished" in again.stdout
+
+
+def test_a_turn_keeps_the_vqvae_and_lets_the_prior_choose(trained_run, slices_folder, tmp_path):
+    run = tmp_path / "run"
+    for _ in range(2):  # the second time everything is there
+        done = begin(slices_folder, run, trained_run, "--turn")
+        assert done.returncode == 0, done.stderr
+        assert "vqvae: finished" in done.stdout
+    for ours, theirs in (("vqvae", "vqvae"), ("draft", "prior")):
+        copied, original = run / f"{ours}.keras", trained_run / f"{theirs}.keras"
+        assert copied.read_bytes() == original.read_bytes()
+    digests = [
+        checkpoints.fingerprint(model)
+        for model in checkpoints.load_models(RunDirectory(trained_run))
+    ]
+    made_of = read_arrays(run / "codes.npz", codes.CODES_LAYOUT, "")["made_of"]
+    assert str(made_of).split()[:2] == digests
+    assert not (run / "draft_codes.npz").exists()
+    one_line(
+        begin(slices_folder, tmp_path / "none", trained_run, "--turn", "--rate-weight", 0),
+        "--rate-weight above 0",
+    )
+    one_line(run_script("train.py", "--turn"), "argument --turn", "--start-from")
 
 
 @pytest.mark.parametrize("flags, reason", [

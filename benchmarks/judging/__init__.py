@@ -1,0 +1,1 @@
+"""Maps of what is unusual by several methods, and how they are judged."""

@@ -1,0 +1,102 @@
+"""Slices to the bytes of a file, and back."""
+
+import pathlib
+
+import numpy as np
+
+from coding import container
+from coding.entropy import Decoder, Encoder
+from dataset import ImageSource, codes_below, upward_images
+from fitting.checkpoints import fingerprint, load_models
+from fitting.run_directory import RunDirectory
+from measures.evaluation import check_levels
+from measures.images import to_grey, write_png
+from networks.exact import exact
+from sources.folder import Split
+from utils import InputError, progress
+
+BATCH = 16  # slices that go through the networks together; bytes do not depend on it
+
+
+class Codec:
+    """Writes slices as codes of the models of a run, and restores them.
+
+    Args:
+        run: A finished run.
+
+    Raises:
+        InputError: Its models cannot be loaded.
+    """
+
+    def __init__(self, run: RunDirectory):
+        self.run, (vqvae, prior) = run, load_models(run)
+        self.models = container.digest(fingerprint(vqvae), fingerprint(prior))
+        self.vqvae, self.prior = exact(vqvae), exact(prior)
+
+    def encode(self, split: Split, rate_weight: float | None = None) -> bytes:
+        """Bytes of a file with the slices of a split. They were decoded again.
+
+        Args:
+            split: The slices.
+            rate_weight: See `RasterPrior.describe`.
+
+        Raises:
+            InputError: The prior does not know a level, or the bytes do not give the codes back.
+        """
+        check_levels(self.run, self.prior, split)
+        runs, numbers = container.runs_of(split)
+        codes = np.empty((len(split), *self.vqvae.grid), "int32")
+        encoder = Encoder(self.prior, len(runs))
+        source = ImageSource(split, self.vqvae.settings["image_size"])
+        for batch, images in upward_images(source, BATCH, "encoding"):
+            levels, below = split.levels[batch], codes_below(codes, split.below, batch)
+            distances = self.vqvae.distances(images)
+            codes[batch] = self.prior.describe(distances, levels, rate_weight, below)
+            encoder.write(codes[batch], levels, below, numbers[batch])
+        check = container.checksum(split, codes)
+        content = container.pack(self.models, check, runs, encoder.contents())
+        self.decode(content, "what was written")
+        return content
+
+    def decode(self, content: bytes, name: str) -> tuple[Split, np.ndarray]:
+        """Slices of a file, named as in a data folder, and their codes, int32 `(N, H, W)`.
+
+        Args:
+            content: Bytes of the file.
+            name: Its name, for messages.
+
+        Raises:
+            InputError: It is damaged, or of other models, or these compute otherwise here.
+        """
+        num_levels = self.prior.settings["num_levels"]
+        models, check, runs, streams = container.unpack(content, name, num_levels)
+        if models != self.models:
+            raise InputError(f"{name} was written with other models: name the --run that wrote it.")
+        split = container.split_of(runs)
+        _, numbers = container.runs_of(split)
+        codes = np.empty((len(split), *self.vqvae.grid), "int32")
+        decoder = Decoder(self.prior, streams)
+        for batch in progress(split.upward(BATCH), "decoding"):
+            below = codes_below(codes, split.below, batch)
+            codes[batch] = decoder.read(split.levels[batch], below, numbers[batch])
+        if container.checksum(split, codes) != check:
+            raise InputError(
+                f"{name} does not give back its codes: it is damaged, or this machine computes "
+                "otherwise than the one that wrote it. Copy it again, or decode it there."
+            )
+        return split, codes
+
+    def write(self, folder: pathlib.Path, split: Split, codes: np.ndarray) -> None:
+        """Write the PNG of every slice to a new folder.
+
+        Args:
+            folder: Folder to make.
+            split: The slices, with file names for paths.
+            codes: Their codes, int32 `(N, H, W)`.
+        """
+        folder.mkdir()
+        for first in progress(range(0, len(split), BATCH), "restoring"):
+            batch = slice(first, first + BATCH)
+            restored = to_grey(self.vqvae.decode(codes[batch]))[..., 0]
+            for name, image in zip(split.paths[batch], restored):
+                write_png(folder / name, image)

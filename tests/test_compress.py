@@ -1,0 +1,220 @@
+"""Files of slices: they come back bit for bit, whatever else differs; others are refused."""
+
+import dataclasses
+import os
+import shutil
+
+import nibabel
+import numpy as np
+import pytest
+from conftest import one_line, run_script
+from PIL import Image
+
+from coding import container, entropy, slices
+from fitting.run_directory import RunDirectory
+from sources.folder import open_folder
+from utils import InputError
+
+
+@pytest.fixture(scope="module")
+def codec(trained_run):
+    return slices.Codec(RunDirectory(trained_run))
+
+
+@pytest.fixture(scope="module")
+def folder(slices_folder, tmp_path_factory):
+    """Two cases; one lacks a level, so that it has two runs."""
+    folder = tmp_path_factory.mktemp("some") / "slices"
+    shutil.copytree(slices_folder / "keras_png_slices_test", folder)
+    (folder / "case_005_slice_1.nii.png").unlink()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def content(codec, folder):
+    return codec.encode(open_folder(folder))
+
+
+def encode(run, *arguments, **options):
+    return run_script("compress.py", "encode", *arguments, "--run", run, **options)
+
+
+def decode(run, *arguments, **options):
+    return run_script("compress.py", "decode", *arguments, "--run", run, **options)
+
+
+# ---- the entropy coder -------------------------------------------------------------------------
+
+
+def test_frequencies_are_whole_and_follow_the_logits():
+    logits = np.random.default_rng(0).normal(0, 3, (5, 40))
+    logits[:, 0] = -1e4
+    counts = entropy.frequencies(np.round(logits * entropy.STEPS).astype("int32"))
+    assert (counts == np.round(counts)).all() and counts.min() >= 1
+    expected = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    np.testing.assert_allclose(counts / counts.sum(-1, keepdims=True), expected, 0.04, 1e-5)
+
+
+def test_a_file_is_as_long_as_the_prior_says(codec, folder, content):
+    split = open_folder(folder)
+    _, _, runs, streams = container.unpack(content, "file", 9)
+    assert [(run.case, run.first, run.count) for run in runs] == [(5, 0, 1), (5, 2, 2), (6, 0, 4)]
+    _, codes = codec.decode(content, "file")
+    below = slices.codes_below(codes, split.below, np.arange(len(split)))
+    bits = codec.prior.bits(codes, split.levels, below).numpy().sum((1, 2))
+    ideal = np.bincount(container.runs_of(split)[1], bits) / 8
+    for stream, least in zip(streams, ideal, strict=True):
+        assert least - 1 <= len(stream) <= least + 1.1
+    assert len(content) - sum(map(len, streams)) == 13 + 4 * len(runs)
+
+
+# ---- what must not matter ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_the_batch_does_not_matter(batch, codec, folder, content, monkeypatch):
+    monkeypatch.setattr(slices, "BATCH", batch)
+    assert codec.encode(open_folder(folder)) == content
+
+
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
+
+
+def test_threads_and_history_do_not_matter(trained_run, folder, content, tmp_path):
+    """This process has made other models, so its layers have other names than a new one's."""
+    environment = {**os.environ, **ONE_THREAD}
+    done = encode(trained_run, folder, tmp_path / "a.bvq", env=environment)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "a.bvq").read_bytes() == content
+    (tmp_path / "b.bvq").write_bytes(content)
+    done = decode(trained_run, tmp_path / "b.bvq", tmp_path / "there", env=environment)
+    assert done.returncode == 0, done.stderr
+    assert decode(trained_run, tmp_path / "b.bvq", tmp_path / "here").returncode == 0
+    for path in (tmp_path / "there").iterdir():
+        assert path.read_bytes() == (tmp_path / "here" / path.name).read_bytes()
+
+
+# ---- the script --------------------------------------------------------------------------------
+
+
+def test_slices_come_back_as_predict_restores_them(run_copy, slices_folder, tmp_path):
+    test = slices_folder / "keras_png_slices_test"
+    done = encode(run_copy, test, tmp_path / "test.bvq")
+    assert done.returncode == 0, done.stderr
+    assert "8 slices in" in done.stdout and "decoded again" in done.stdout
+    assert decode(run_copy, tmp_path / "test.bvq", tmp_path / "out").returncode == 0
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == sorted(path.name for path in test.iterdir())
+    flags = "--write-reconstructions", "--samples", 0, "--brains", 0
+    done = run_script("predict.py", "--run", run_copy, "--data", slices_folder, *flags)
+    assert done.returncode == 0, done.stderr
+    for name in names:
+        theirs = run_copy / "predict" / "reconstructions" / name.replace(".nii", "")
+        assert np.array_equal(Image.open(tmp_path / "out" / name), Image.open(theirs))
+
+
+def test_a_price_of_bits_makes_the_file_smaller(codec, folder):
+    cheap, dear = (len(codec.encode(open_folder(folder), weight)) for weight in (0.0, 1e5))
+    assert dear < cheap
+
+
+def test_a_volume_is_cut_into_slices(trained_run, tmp_path):
+    """The models of the test know four levels, and a volume holds 32."""
+    volume = np.random.default_rng(0).integers(1, 255, (176, 208, 176)).astype("uint8")
+    nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), tmp_path / "scan.nii.gz")
+    done = encode(trained_run, tmp_path / "scan.nii.gz", tmp_path / "out.bvq")
+    one_line(done, "slices up to number 31")
+    (tmp_path / "bad.nii").write_bytes(b"no volume")
+    one_line(encode(trained_run, tmp_path / "bad.nii", tmp_path / "out.bvq"), "could not be used")
+    one_line(encode(trained_run, tmp_path / "no.nii", tmp_path / "out.bvq"), "no.nii")
+
+
+def test_bad_arguments(trained_run, folder, content, tmp_path):
+    (tmp_path / "good.bvq").write_bytes(content)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes.txt").touch()
+    done = decode(trained_run, tmp_path / "good.bvq", tmp_path / "full")
+    one_line(done, "full is not empty: name a new folder")
+    one_line(decode(trained_run, tmp_path / "no.bvq", tmp_path / "out"), "no.bvq is not there")
+    odd = tmp_path / "odd"
+    shutil.copytree(folder, odd)
+    (odd / "case_005_slice_0.nii.png").rename(odd / "case_5_slice_0.nii.png")
+    done = encode(trained_run, odd, tmp_path / "odd.bvq")
+    one_line(done, "would come back as case_005_slice_0.nii.png: rename it")
+    assert not (tmp_path / "odd.bvq").exists() and not (tmp_path / "out").exists()
+
+
+# ---- files of strangers ------------------------------------------------------------------------
+
+
+def test_other_models_and_other_arithmetic_are_refused(codec, content):
+    other = container.digest("other", "models")
+    changed = content[:4] + other + content[8:]
+    with pytest.raises(InputError, match="written with other models"):
+        codec.decode(changed, "file")
+    weights = codec.prior.get_weights()
+    try:
+        codec.prior.set_weights([weight * 1.01 for weight in weights])
+        with pytest.raises(InputError, match="this machine computes otherwise"):
+            codec.decode(content, "file")
+    finally:
+        codec.prior.set_weights(weights)
+
+
+def test_what_is_cut_or_longer_is_refused(content):
+    for length in range(len(content)):
+        with pytest.raises(InputError, match="damaged|no .bvq"):
+            container.unpack(content[:length], "file", 9)
+    with pytest.raises(InputError, match="damaged"):
+        container.unpack(content + b"\0", "file", 9)
+
+
+def test_altered_codes_are_refused(codec, content):
+    for place in (10, len(content) - 20):
+        altered = bytearray(content)
+        altered[place] ^= 0x10
+        with pytest.raises(InputError, match="does not give back"):
+            codec.decode(bytes(altered), "file")
+
+
+def pack(*runs, streams=None):
+    streams = streams or [b"abc"] * len(runs)
+    return container.pack(b"1234", 0, [container.Run(*run) for run in runs], streams)
+
+
+@pytest.mark.parametrize("runs", [
+    [],
+    [(1, 0, 0)],
+    [(1, 9, 1)],
+    [(1, 8, 2)],
+    [(1, 0, 2), (1, 1, 1)],
+    [(1, 0, 2), (1, 2, 1)],
+    [(2, 0, 1), (1, 0, 1)],
+    [(10**9, 0, 1)],
+])  # fmt: skip
+def test_numbers_that_make_no_sense_are_refused(runs):
+    with pytest.raises(InputError, match="damaged"):
+        container.unpack(pack(*runs), "file", 9)
+
+
+def test_giant_claims_take_no_memory():
+    head = pack((1, 0, 1))[:12]
+    for claim in (b"\xff" * 9 + b"\x01", b"\xff" * 30, b"\xff\xff\x03" + b"\x01" * 40):
+        with pytest.raises(InputError, match="damaged"):
+            container.unpack(head + claim, "file", 9)
+    many = [(case, 0, 9) for case in range(container.MAX_SLICES // 9 + 1)]
+    with pytest.raises(InputError, match="damaged"):
+        container.unpack(pack(*many), "file", 9)
+    with pytest.raises(InputError, match="version 2"):
+        container.unpack(b"BVQ\x02", "file", 9)
+
+
+def test_packed_places_come_back():
+    runs = [(1, 0, 5), (1, 6, 3), (300, 2, 1), (10**9 - 1, 0, 9)]
+    streams = [b"", b"a" * 300, b"\0", b"xyz"]
+    models, check, back, contents = container.unpack(pack(*runs, streams=streams), "file", 9)
+    assert (models, check, contents) == (b"1234", 0, streams)
+    assert [dataclasses.astuple(run) for run in back] == runs
+    split = container.split_of(back)
+    assert container.runs_of(split)[0] == back
+    assert split.paths[-1] == "case_999999999_slice_8.nii.png"
