@@ -18,7 +18,7 @@ from utils import InputError, Parser, between, command_line, import_tensorflow
 # two cores.
 DEFAULTS = {
     "OASIS": dict(
-        image_size=256, epochs=14, rate_weight=0.6, draft_epochs=2, prior_epochs=5,
+        image_size=256, epochs=14, rate_weight=0.35, draft_epochs=2, prior_epochs=5,
         batch_size=8, width=128, prior_width=128, prior_blocks=8,
     ),
     "synthetic": dict(
