@@ -56,6 +56,7 @@ def few_variants(monkeypatch):
     monkeypatch.setattr(ablation, "variants", chosen)
 
 
+@pytest.mark.slow
 def test_tables_come_out_and_nothing_is_trained_twice(run, slices_folder, few_variants, capsys):
     args = arguments(run, slices_folder)
     ablation.main(args)

@@ -54,6 +54,7 @@ def test_start_loads_nothing_without_need(tmp_path):
     assert all(seconds > 0 for seconds in phases.values())
 
 
+@pytest.mark.slow
 def test_growth_of_a_case_and_its_exponent():
     figures = growth.measure("prior", "grid", 8, "float32")
     assert figures["seconds"] > 0 and figures["precision"] == "float32"

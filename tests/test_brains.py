@@ -111,6 +111,7 @@ def test_brains_are_written_as_volumes_and_as_a_data_folder(run_copy, slices_fol
     np.testing.assert_array_equal(volume[:, :, -1], last)
 
 
+@pytest.mark.slow
 def test_a_brain_grows_from_a_slice_of_a_file(run_copy, slices_folder):
     split = open_folder(slices_folder / "keras_png_slices_test")
     path = split.paths[-2]

@@ -80,6 +80,7 @@ def test_the_batch_does_not_matter(batch, codec, folder, content, monkeypatch):
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
 
 
+@pytest.mark.slow
 def test_threads_and_history_do_not_matter(trained_run, folder, content, tmp_path):
     """This process has made other models, so its layers have other names than a new one's."""
     environment = {**os.environ, **ONE_THREAD}

@@ -217,6 +217,7 @@ def run(slices_folder, tmp_path_factory):
     return directory
 
 
+@pytest.mark.slow
 def test_everything_follows_the_frame(run, slices_folder, tmp_path):
     config = json.loads((run / "config.json").read_text())
     assert config["settings"]["frame"] == FRAMED and config["data"]["masked"] is True

@@ -295,6 +295,7 @@ def test_a_prior_without_step_says_what_is_missing():
         Half().sample(tf.constant([0]), tf.constant(0))
 
 
+@pytest.mark.slow
 def test_trains_under_xla(prior):
     """A GPU compiles with XLA by default."""
     prior.compile("adam", jit_compile=True)

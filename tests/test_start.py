@@ -14,6 +14,7 @@ def begin(data, run, other, *flags):
     return run_script("train.py", *command)
 
 
+@pytest.mark.slow
 def test_all_stages_begin_with_the_weights_of_the_run(trained_run, slices_folder, tmp_path):
     """At a rate of 0 nothing is learned, so the weights are still those of the other run."""
     run, still = tmp_path / "run", ["--learning-rate", 1e-8, "--prior-learning-rate", 1e-8]
@@ -28,6 +29,7 @@ def test_all_stages_begin_with_the_weights_of_the_run(trained_run, slices_folder
     assert again.returncode == 0 and "vqvae: finished" in again.stdout
 
 
+@pytest.mark.slow
 def test_a_turn_keeps_the_vqvae_and_lets_the_prior_choose(trained_run, slices_folder, tmp_path):
     run = tmp_path / "run"
     for _ in range(2):  # the second time everything is there

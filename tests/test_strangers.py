@@ -311,6 +311,7 @@ def test_a_file_where_a_folder_is_needed(name, run, slices_folder):
 # ---- odd moments -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_stage_of_one_step(slices_folder, tmp_path):
     run = tmp_path / "run"
     flags = ["--data", slices_folder, "--run", run, *TINY, "--epochs", 1, "--prior-epochs", 1]

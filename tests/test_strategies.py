@@ -82,6 +82,7 @@ def mirrored(data, run, *more):
     return on_two_devices(TRAIN, *train_arguments(data, run, "--strategy", "mirrored", *more))
 
 
+@pytest.mark.slow
 def test_two_devices_train_the_same_models_as_one(one, slices_folder, tmp_path):
     done = mirrored(slices_folder, tmp_path / "two")
     assert done.returncode == 0, done.stderr
