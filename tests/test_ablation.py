@@ -118,6 +118,7 @@ def test_a_held_codebook_restarts_nothing(vqvae, start):
     assert (moved > 1).sum() == 1 and (moved < 1e-2).sum() == CODES - 1
 
 
+@pytest.mark.slow
 def test_what_is_left_out_is_out(run, slices_folder, monkeypatch):
     slices, fit, seen = open_slices(slices_folder), ablation.fit, []
 
@@ -148,6 +149,7 @@ def test_what_is_left_out_is_out(run, slices_folder, monkeypatch):
 
 
 @pytest.mark.parametrize("mirror", [True, False])
+@pytest.mark.slow
 def test_mirroring_can_be_left_out(mirror, prior):
     mirrors = []
 

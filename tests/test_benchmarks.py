@@ -47,6 +47,7 @@ def test_input_is_measured_against_the_step(tmp_path):
     assert all(figure["images_a_second"] > 0 for figure in figures.values())
 
 
+@pytest.mark.slow
 def test_start_loads_nothing_without_need(tmp_path):
     startup.write_data(tmp_path, {"train": 1, "validate": 1, "test": 1}, num_levels=8)
     phases, loaded = startup.measure(tmp_path, "--image-size", "32", "--width", "8")

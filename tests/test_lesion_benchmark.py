@@ -1,6 +1,8 @@
 """Figures of the lesion benchmark. Lesions have tests of their own in test_lesions.py."""
 
 import anomaly
+import denoiser
+import keras
 import numpy as np
 import pytest
 from conftest import CODES, draw_slice, make_prior
@@ -138,6 +140,7 @@ def test_figures_of_a_perfect_and_of_a_blind_map(planted):
 # ---- the whole benchmark -----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_every_method_is_measured(capsys):
     blocks = {"encoder_blocks": (1, 1), "decoder_blocks": (1, 1)}
     vqvae = modules.VQVAE(SIDE, codebook_size=CODES, code_dim=4, width=8, **blocks)
@@ -157,3 +160,14 @@ def test_every_method_is_measured(capsys):
         assert report[method]["control"]["slices"] == len(images)
     anomaly.show(report)
     assert "by case, obvious" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_denoiser_is_trained(trained_run, slices_folder, tmp_path):
+    flags = ["--run", trained_run, "--data", slices_folder, "--out", tmp_path / "denoiser.keras"]
+    denoiser.main(denoiser.parse([*map(str, flags), "--epochs", "1"]))
+    model = keras.saving.load_model(tmp_path / "denoiser.keras", compile=False)
+    clean = np.zeros((1, *model.input_shape[1:]), "float32")
+    assert model(clean).shape == clean.shape
+    noisy, target = denoiser.noisy(lambda: (clean[0] + 0.5, clean[0]))()
+    assert np.std(noisy) > 0.01 and not np.any(target)

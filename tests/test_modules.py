@@ -202,6 +202,7 @@ np.savez(f"{folder}/out.npz", restored=restored, logits=prior(inputs), counts=co
 """
 
 
+@pytest.mark.slow
 def test_models_reload_in_a_fresh_process(vqvae, prior, tmp_path):
     vqvae.compile("adam", loss="mse")
     vqvae.fit(images(), images(), epochs=2, verbose=0)

@@ -281,6 +281,7 @@ def test_spoilt_counts(kind, tmp_path):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_codes_of_a_stranger_are_chosen_again(run, slices_folder):
     before = (run / "codes.npz").read_bytes()
     (run / "prior_history.csv").unlink()

@@ -78,6 +78,7 @@ class Training:
     @property
     def stdout(self):
         """Lines as they come, until it ends."""
+        self._wait_for("out", None)
         with open(self.place / "out") as file:
             line = ""
             while True:
