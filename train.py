@@ -14,7 +14,7 @@ from sources.folder import find_slices, open_slices
 from sources.layout import MAX_SUBJECTS
 from utils import InputError, Parser, between, command_line, import_tensorflow
 
-# Defaults that depend on the data. With the synthetic ones both scripts take about six minutes on
+# Defaults that depend on the data. With the synthetic ones both scripts take several minutes on
 # two cores.
 DEFAULTS = {
     "OASIS": dict(
