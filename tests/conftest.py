@@ -181,24 +181,28 @@ def predict(run, data, *flags):
     return done, json.loads((run / "predict" / "metrics.json").read_text())
 
 
-@pytest.fixture(scope="session")
-def trained_run(slices_folder, tmp_path_factory):
-    """A finished run, by a process of its own. Tests share it, so none may write into it.
-
-    The workers share it too: the first that asks for it trains it.
-    """
+@contextlib.contextmanager
+def once_for_all_workers(tmp_path_factory, name):
+    """A path that the workers of pytest share, and whether the first of them has made it."""
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         folder = folder.parent
-    run, is_finished = folder / "trained_run", folder / "trained_run_is_finished"
-    with filelock.FileLock(folder / "trained_run.lock"):
-        if not is_finished.exists():
+    made = folder / f"{name}_is_made"
+    with filelock.FileLock(folder / f"{name}.lock"):
+        yield folder / name, made.exists()
+        made.touch()
+
+
+@pytest.fixture(scope="session")
+def trained_run(slices_folder, tmp_path_factory):
+    """A finished run, by a process of its own. Tests share it, so none may write into it."""
+    with once_for_all_workers(tmp_path_factory, "trained_run") as (run, is_there):
+        if not is_there:
             done = train(slices_folder, run, process=True)
             assert done.returncode == 0, done.stderr
             assert f"Next: python predict.py --run {run} --data {slices_folder}" in done.stdout
             assert "Training on the CPU" in done.stdout
             assert "12 images,    3 cases" in done.stdout
-            is_finished.touch()
     return run
 
 

@@ -181,11 +181,16 @@ def test_other_slices_are_refused(run, slices_folder):
 
 
 @pytest.mark.slow
-def test_every_variant_trains(run, slices_folder):
-    flags = ["--run", run, "--data", slices_folder, "--steps", 10, "--prior-width", 8]
-    done = run_script("benchmarks/ablation.py", *flags, "--json", run / "all.json")
-    assert done.returncode == 0, done.stderr
-    report = read_json(run / "all.json")
-    for stage, table in report.items():
+@pytest.mark.filterwarnings("ignore:Even though the `tf.config.experimental_run_functions_eagerly")
+def test_every_variant_trains(run, slices_folder, monkeypatch):
+    """Eagerly, because each of these networks takes longer to trace than to train ten steps."""
+    monkeypatch.setattr(device, "native_precision", lambda: "float32")
+    args = arguments(run, slices_folder)
+    tf.config.run_functions_eagerly(True)
+    try:
+        ablation.main(args)
+    finally:
+        tf.config.run_functions_eagerly(False)
+    for stage, table in read_json(args.json).items():
         variants = ablation.variants(table["conditions"]["settings"])[stage]
         assert list(table["variants"]) == list(variants)
