@@ -6,7 +6,6 @@ The two processes talk to each other, as two machines would.
 import contextlib
 import json
 import os
-import re
 import signal
 import socket
 import subprocess
