@@ -1,16 +1,17 @@
 """The bytes of a `.bvq` file: which slices it holds, and the streams of their codes.
 
-All numbers are variable-length integers (LEB128), lowest bits first.
+A slice alone has a shorter head, because its codes take few bytes. All numbers without a size are
+variable-length integers (LEB128), lowest bits first.
 
-| bytes | what |
-| --- | --- |
-| 3 | magic `BVQ` |
-| 1 | version of the format |
-| 4 | digest of the models; grid, codebook and levels follow from these |
-| 4 | CRC-32 of the places and codes of all slices |
-| | number of runs; a run is a stack of slices without gaps |
-| | for each run: case, first level, number of slices, and bytes of its stream |
-| | the streams |
+| bytes, stacks | bytes, a slice alone | what |
+| --- | --- | --- |
+| 1 | 1 | `STACKS` or `ALONE`: the kind, and the version of the format |
+| 4 | 2 | digest of the models; grid, codebook and levels follow from these |
+| 4 | 2 | checksum of the places and codes of all slices |
+| number | | number of runs; a run is a stack of slices without gaps |
+| numbers | | for each run: case, first level, number of slices, and bytes of its stream |
+| | number | case x levels + level |
+| rest | rest | the streams |
 """
 
 import dataclasses
@@ -24,8 +25,9 @@ from sources.folder import Split, make_split
 from sources.layout import slice_name
 from utils import InputError
 
-MAGIC, VERSION = b"BVQ", 1
-DIGEST_BYTES = 4
+# First byte of a file: its kind, and version 1 of the format.
+ALONE, STACKS = 0xA1, 0xB1
+CHECK_BYTES = {ALONE: 2, STACKS: 4}  # of the digest, and of the checksum
 MAX_CASE = 10**9 - 1  # that a name can hold
 MAX_SLICES = 10**5  # of a file; their codes fit into memory
 
@@ -67,25 +69,42 @@ def split_of(runs: Sequence[Run]) -> Split:
 
 
 def digest(*fingerprints: str) -> bytes:
-    """Digest of models from their fingerprints."""
-    return hashlib.sha256(" ".join(fingerprints).encode()).digest()[:DIGEST_BYTES]
+    """Digest of models from their fingerprints. A file holds its first bytes."""
+    return hashlib.sha256(" ".join(fingerprints).encode()).digest()[: CHECK_BYTES[STACKS]]
 
 
-def checksum(split: Split, codes: np.ndarray) -> int:
+def checksum(split: Split, codes: np.ndarray) -> bytes:
     """CRC-32 of the places of slices and of their codes, int32 `(N, H, W)`."""
     places = np.stack([split.cases, split.levels]).astype("<i8")
-    return zlib.crc32(codes.astype("<u2").tobytes(), zlib.crc32(places.tobytes()))
+    check = zlib.crc32(codes.astype("<u2").tobytes(), zlib.crc32(places.tobytes()))
+    return check.to_bytes(CHECK_BYTES[STACKS], "little")
 
 
-def pack(models: bytes, check: int, runs: Sequence[Run], streams: Sequence[bytes]) -> bytes:
-    """Bytes of a file; `unpack` is the inverse."""
-    parts = [MAGIC, bytes([VERSION]), models, check.to_bytes(4, "little"), _varint(len(runs))]
-    for run, stream in zip(runs, streams, strict=True):
-        parts += map(_varint, (run.case, run.first, run.count, len(stream)))
-    return b"".join([*parts, *streams])
+def pack(
+    models: bytes, check: bytes, runs: Sequence[Run], streams: Sequence[bytes], num_levels: int
+) -> bytes:
+    """Bytes of a file; `unpack` is the inverse.
+
+    Args:
+        models: What `digest` returned.
+        check: What `checksum` returned.
+        runs: The stacks of slices.
+        streams: Bytes of the codes of each run.
+        num_levels: Number of levels that the models know.
+    """
+    if len(runs) == 1 and runs[0].count == 1:
+        kind, places = ALONE, [_varint(runs[0].case * num_levels + runs[0].first)]
+    else:
+        kind, places = STACKS, [_varint(len(runs))]
+        for run, stream in zip(runs, streams, strict=True):
+            places += map(_varint, (run.case, run.first, run.count, len(stream)))
+    size = CHECK_BYTES[kind]
+    return b"".join([bytes([kind]), models[:size], check[:size], *places, *streams])
 
 
-def unpack(content: bytes, name: str, num_levels: int) -> tuple[bytes, int, list[Run], list[bytes]]:
+def unpack(
+    content: bytes, name: str, num_levels: int
+) -> tuple[bytes, bytes, list[Run], list[bytes]]:
     """Read a file that may come from a stranger.
 
     Args:
@@ -94,38 +113,46 @@ def unpack(content: bytes, name: str, num_levels: int) -> tuple[bytes, int, list
         num_levels: Number of levels that the models know.
 
     Returns:
-        Digest of the models, checksum, runs, and the stream of each run.
+        First bytes of the digest of the models and of the checksum, runs, and the stream of each
+        run.
 
     Raises:
         InputError: It is no such file, it is truncated, or its numbers make no sense.
     """
-    if content[: len(MAGIC)] != MAGIC:
-        raise InputError(f"{name} is no .bvq file: name one that compress.py encode wrote.")
-    reader = _Reader(content, len(MAGIC), name)
-    version = reader.take(1)[0]
-    if version != VERSION:
+    kind = content[0] if content else None
+    if kind not in CHECK_BYTES:
         raise InputError(
-            f"{name} has version {version} of the format, and this program reads {VERSION}: "
-            "use the program that wrote it."
+            f"{name} is no .bvq file that this program knows: "
+            "name one that its compress.py encode wrote."
         )
-    models, check = reader.take(DIGEST_BYTES), int.from_bytes(reader.take(4), "little")
+    reader = _Reader(content, 1, name)
+    models, check = reader.take(CHECK_BYTES[kind]), reader.take(CHECK_BYTES[kind])
+    if kind == ALONE:
+        case, level = divmod(reader.number((MAX_CASE + 1) * num_levels - 1), num_levels)
+        return models, check, [Run(case, level, 1)], [content[reader.place :]]
+    runs, sizes = _read_runs(reader, num_levels)
+    streams = [reader.take(size) for size in sizes]
+    if reader.place != len(content):
+        raise reader.damaged()
+    return models, check, runs, streams
+
+
+def _read_runs(reader, num_levels):
+    """Runs, which are in order and do not touch, and the bytes of their streams."""
     runs, sizes = [], []
     for _ in range(reader.number(MAX_SLICES)):
         case, first = reader.number(MAX_CASE), reader.number(num_levels - 1)
         runs.append(Run(case, first, reader.number(num_levels - first)))
-        sizes.append(reader.number(len(content)))
+        sizes.append(reader.number(len(reader.content)))
         if not runs[-1].count:
             raise reader.damaged()
     in_order = all(
         a.case < b.case or (a.case == b.case and a.first + a.count < b.first)
         for a, b in zip(runs, runs[1:])
     )
-    if not in_order or sum(run.count for run in runs) > MAX_SLICES:
+    if not runs or not in_order or sum(run.count for run in runs) > MAX_SLICES:
         raise reader.damaged()
-    streams = [reader.take(size) for size in sizes]
-    if not runs or reader.place != len(content):
-        raise reader.damaged()
-    return models, check, runs, streams
+    return runs, sizes
 
 
 class _Reader:

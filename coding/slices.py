@@ -53,8 +53,8 @@ class Codec:
             distances = self.vqvae.distances(images)
             codes[batch] = self.prior.describe(distances, levels, rate_weight, below)
             encoder.write(codes[batch], levels, below, numbers[batch])
-        check = container.checksum(split, codes)
-        content = container.pack(self.models, check, runs, encoder.contents())
+        check, num_levels = container.checksum(split, codes), self.prior.settings["num_levels"]
+        content = container.pack(self.models, check, runs, encoder.contents(), num_levels)
         self.decode(content, "what was written")
         return content
 
@@ -70,7 +70,7 @@ class Codec:
         """
         num_levels = self.prior.settings["num_levels"]
         models, check, runs, streams = container.unpack(content, name, num_levels)
-        if models != self.models:
+        if not self.models.startswith(models):
             raise InputError(f"{name} was written with other models: name the --run that wrote it.")
         split = container.split_of(runs)
         _, numbers = container.runs_of(split)
@@ -79,7 +79,7 @@ class Codec:
         for batch in progress(split.upward(BATCH), "decoding"):
             below = codes_below(codes, split.below, batch)
             codes[batch] = decoder.read(split.levels[batch], below, numbers[batch])
-        if container.checksum(split, codes) != check:
+        if not container.checksum(split, codes).startswith(check):
             raise InputError(
                 f"{name} does not give back its codes: it is damaged, or this machine computes "
                 "otherwise than the one that wrote it. Copy it again, or decode it there."
