@@ -8,7 +8,7 @@ It times the quantizer alone and then a step of both stages, each contender in t
 matrix looks up the codes. The codebook is a weight, and the optimizer trains it by the gradient of
 the codebook loss.
 
-"torch" has the same networks, losses and optimizer in PyTorch (`torch_networks.py`), with the
+"torch" has the same networks, losses and optimizer in PyTorch, with the
 quantizer of vector-quantize-pytorch, on as many threads. It is left out where these are not
 installed (`pip install torch vector-quantize-pytorch`).
 
@@ -303,7 +303,8 @@ def timer(step):
 
 def torch_timer(stage, dtype, **arguments):
     """Make the same function for `torch_networks.py`, which runs in a process of its own."""
-    command = [sys.executable, pathlib.Path(__file__).with_name("torch_networks.py")]
+    script = pathlib.Path(__file__).parent / "contenders" / "torch_networks.py"
+    command = [sys.executable, script]
     server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     pickle.dump((stage, dtype, arguments), server.stdin)
 

@@ -43,20 +43,48 @@ class Codec:
         Raises:
             InputError: The prior does not know a level, or the bytes do not give the codes back.
         """
-        check_levels(self.run, self.prior, split)
         runs, numbers = container.runs_of(split)
+        codes, streams = self.write_streams(split, numbers, rate_weight)
+        check, num_levels = container.checksum(split, codes), self.prior.settings["num_levels"]
+        content = container.pack(self.models, check, runs, streams, num_levels)
+        self.decode(content, "what was written")
+        return content
+
+    def write_streams(
+        self, split: Split, numbers: np.ndarray, rate_weight: float | None = None
+    ) -> tuple[np.ndarray, list[bytes]]:
+        """Choose the codes of slices and write them into streams.
+
+        Args:
+            split: The slices, N of them.
+            numbers: Number of the stream of each slice, `(N,)`.
+            rate_weight: See `RasterPrior.describe`.
+
+        Returns:
+            Codes, int32 `(N, H, W)`, and the bytes of each stream.
+
+        Raises:
+            InputError: The prior does not know a level.
+        """
+        check_levels(self.run, self.prior, split)
         codes = np.empty((len(split), *self.vqvae.grid), "int32")
-        encoder = Encoder(self.prior, len(runs))
+        encoder = Encoder(self.prior, numbers.max() + 1)
         source = ImageSource(split, self.vqvae.settings["image_size"])
         for batch, images in upward_images(source, BATCH, "encoding"):
             levels, below = split.levels[batch], codes_below(codes, split.below, batch)
             distances = self.vqvae.distances(images)
             codes[batch] = self.prior.describe(distances, levels, rate_weight, below)
             encoder.write(codes[batch], levels, below, numbers[batch])
-        check, num_levels = container.checksum(split, codes), self.prior.settings["num_levels"]
-        content = container.pack(self.models, check, runs, encoder.contents(), num_levels)
-        self.decode(content, "what was written")
-        return content
+        return codes, encoder.contents()
+
+    def read_streams(self, split: Split, numbers: np.ndarray, streams: list[bytes]) -> np.ndarray:
+        """Codes of slices, int32 `(N, H, W)`, from what `write_streams` wrote."""
+        codes = np.empty((len(split), *self.vqvae.grid), "int32")
+        decoder = Decoder(self.prior, streams)
+        for batch in progress(split.upward(BATCH), "decoding"):
+            below = codes_below(codes, split.below, batch)
+            codes[batch] = decoder.read(split.levels[batch], below, numbers[batch])
+        return codes
 
     def decode(self, content: bytes, name: str) -> tuple[Split, np.ndarray]:
         """Slices of a file, named as in a data folder, and their codes, int32 `(N, H, W)`.
@@ -74,11 +102,7 @@ class Codec:
             raise InputError(f"{name} was written with other models: name the --run that wrote it.")
         split = container.split_of(runs)
         _, numbers = container.runs_of(split)
-        codes = np.empty((len(split), *self.vqvae.grid), "int32")
-        decoder = Decoder(self.prior, streams)
-        for batch in progress(split.upward(BATCH), "decoding"):
-            below = codes_below(codes, split.below, batch)
-            codes[batch] = decoder.read(split.levels[batch], below, numbers[batch])
+        codes = self.read_streams(split, numbers, streams)
         if not container.checksum(split, codes).startswith(check):
             raise InputError(
                 f"{name} does not give back its codes: it is damaged, or this machine computes "

@@ -1,0 +1,1 @@
+"""Rivals of the networks, which the benchmarks train beside them."""
