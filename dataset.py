@@ -1,8 +1,8 @@
 """Load and normalise slices, and feed all stages: files or codes -> `tf.data`.
 
 `find_slices` and `open_slices` find and check a data folder, which `sources.layout` describes. Then
-two functions feed a stage. `image_examples` or `code_examples` makes one example of it, and
-`training_batches` or `evaluation_batches` makes batches of them.
+two functions feed a stage. `image_examples`, `code_examples` or `texture_examples` makes an example
+of it, and `training_batches` or `evaluation_batches` makes batches of them.
 
 As a script, this file checks data folders and makes them from brain volumes:
 
@@ -31,6 +31,7 @@ if __name__ == "__main__":
 import tensorflow as tf
 
 from networks.raster import NO_CODE, SLICES_BELOW, mirrored_level
+from networks.texture import STEPS
 
 __all__ = [
     "INTENSITY_RANGE",
@@ -44,6 +45,7 @@ __all__ = [
     "image_examples",
     "load_images",
     "open_slices",
+    "texture_examples",
     "training_batches",
     "upward_images",
 ]
@@ -57,8 +59,8 @@ AHEAD = 2  # batches made in advance; `tf.data.AUTOTUNE` takes more and more mem
 # many. So one prior knows slices alone, whole brains, and brains that grow from a given slice.
 LEFT_OUT = 0.15
 
-# Index, whether to mirror, number of slices below to leave out -> inputs, target.
-Example = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple]
+# Index, whether to mirror, random number in [0, 1), which is None in evaluation -> inputs, target.
+Example = Callable[[tf.Tensor, tf.Tensor, tf.Tensor | None], tuple]
 
 
 # ---- images ------------------------------------------------------------------------------------
@@ -155,14 +157,13 @@ def image_examples(source: ImageSource, frame: Sequence[int] | None = None) -> E
         frame: Part of the slices to cut out, see `ImageSource.find_frame`. None is all of it.
 
     Returns:
-        Function: index, mirror, left_out -> image, image, float32 `(h, w, 1)` in `INTENSITY_RANGE`.
+        Function: index, mirror, chance -> image, image, float32 `(h, w, 1)` in `INTENSITY_RANGE`.
         A mirror image exchanges left and right, which are rows, because the nose is to the right.
-        The VQ-VAE reads no slices below, so nothing is left out.
     """
     low, high = INTENSITY_RANGE
     top, left, bottom, right = frame or (0, 0, source.image_size, source.image_size)
 
-    def example(index, mirror, _left_out=0):
+    def example(index, mirror, _chance=None):
         image = source(index)
         image = tf.cond(mirror, lambda: tf.reverse(image, [0]), lambda: image)
         image = image[top:bottom, left:right]
@@ -184,21 +185,66 @@ def code_examples(
         below: Index of the slice below each slice, `(N,)`, or `NO_SLICE`.
 
     Returns:
-        Function: index, mirror, left_out -> inputs, codes `(H, W)`, all int32. Inputs are
-        `{"codes": (H, W), "levels": (), "below": (SLICES_BELOW, H, W)}`. `left_out` is how many
-        slices below are `NO_CODE`, the lowest first.
+        Function: index, mirror, chance -> inputs, codes `(H, W)`, all int32. Inputs are
+        `{"codes": (H, W), "levels": (), "below": (SLICES_BELOW, H, W)}`. `chance` decides how many
+        slices below are `NO_CODE`, the lowest first. Evaluation leaves none out.
     """
     codes, below = tf.constant(codes), tf.constant(_chain(below))
     levels = tf.constant(np.stack([levels, mirrored_level(levels, num_levels)]))  # (2, N)
 
-    def example(index, mirror, left_out=0):
+    def example(index, mirror, chance=None):
         side = tf.cast(mirror, index.dtype)
         code = tf.cast(codes[side, index], tf.int32)
         places = below[index]  # (SLICES_BELOW,)
         under = tf.cast(tf.gather(codes[side], tf.maximum(places, 0)), tf.int32)
-        missing = (places == NO_SLICE) | (tf.range(SLICES_BELOW) >= SLICES_BELOW - left_out)
+        missing = places == NO_SLICE
+        if chance is not None:
+            left_out = sum(tf.cast(chance < n * LEFT_OUT, tf.int32) for n in (1, SLICES_BELOW))
+            missing |= tf.range(SLICES_BELOW) >= SLICES_BELOW - left_out
         under = tf.where(missing[:, None, None], NO_CODE, under)
         return {"codes": code, "levels": levels[side, index], "below": under}, code
+
+    return example
+
+
+def texture_examples(source: ImageSource, restored: np.ndarray, frame: Sequence[int]) -> Example:
+    """Make the examples of the texture: it predicts some pixels of a slice, see `Texture`.
+
+    Args:
+        source: Images of a split.
+        restored: Reconstructions of the frames of its slices, uint8 `(N, h, w)`.
+        frame: Part of the slices to cut out.
+
+    Returns:
+        Function: index, mirror, chance -> inputs, image. Inputs are `{"images", "restored",
+        "below": float32 (h, w, 1) in [0, 1], "has_below", "step": int32 ()}`. `chance` decides
+        about the last two. Nothing is mirrored, because no mirror image is drawn. Evaluation takes
+        another step for each index.
+    """
+    restored, below = tf.constant(restored[..., None]), tf.constant(source.split.below, tf.int64)
+    top, left, bottom, right = frame
+
+    def grey(index):
+        return tf.cast(source(index)[top:bottom, left:right], tf.float32) / 255.0
+
+    def example(index, _mirror, chance=None):
+        index = tf.cast(index, tf.int64)
+        image, lower = grey(index), grey(tf.maximum(below[index], 0))
+        has_below = below[index] != NO_SLICE
+        if chance is None:
+            step = tf.cast(index % STEPS, tf.int32)
+        else:
+            # The rest of a random number, once a decision has used its share, is random too.
+            has_below &= chance >= LEFT_OUT
+            step = tf.cast(chance * 2**20, tf.int32) % STEPS
+        inputs = {
+            "images": image,
+            "restored": tf.cast(restored[index], tf.float32) / 255.0,
+            "below": lower,
+            "has_below": tf.cast(has_below, tf.int32),
+            "step": step,
+        }
+        return inputs, image
 
     return example
 
@@ -241,12 +287,12 @@ def training_batches(
 ) -> tf.data.Dataset:
     """Make one epoch: a new permutation of the examples, each mirrored or not.
 
-    Order, mirroring and which slices below are left out depend on the seed and the epoch alone. So
-    a resumed run sees what an uninterrupted run would have seen, and several replicas see together
-    what one would have seen.
+    Order, mirroring and the random number of each example depend on the seed and the epoch alone.
+    So a resumed run sees what an uninterrupted run would have seen, and several replicas see
+    together what one would have seen.
 
     Args:
-        example: Function from `image_examples` or `code_examples`.
+        example: Function from `image_examples`, `code_examples` or `texture_examples`.
         count: Number of examples, at least `batch_size`.
         batch_size: Examples of a batch. An incomplete last batch is left out.
         seed: Seed of the run.
@@ -260,14 +306,13 @@ def training_batches(
     order = tf.random.experimental.stateless_shuffle(tf.range(count), seed=key)
     chances = tf.random.stateless_uniform([2, count], seed=key)
     mirrors = chances[0] < 0.5
-    left_out = sum(tf.cast(chances[1] < n * LEFT_OUT, tf.int32) for n in (1, SLICES_BELOW))
     steps, size = count // batch_size, batch_size // replicas
 
     def own(values):
         batches = tf.reshape(values[: steps * batch_size], (steps, replicas, size))
         return tf.reshape(batches[skip:, replica], (-1,))  # ((steps - skip) * size,)
 
-    places = tf.data.Dataset.from_tensor_slices(tuple(map(own, (order, mirrors, left_out))))
+    places = tf.data.Dataset.from_tensor_slices(tuple(map(own, (order, mirrors, chances[1]))))
     examples = places.map(example, tf.data.AUTOTUNE)
     return examples.batch(size, drop_remainder=True).prefetch(AHEAD)
 
@@ -282,7 +327,7 @@ def evaluation_batches(
     """Go through all examples once, in order. The last batch is as long as it is.
 
     Args:
-        example: Function from `image_examples` or `code_examples`.
+        example: Function from `image_examples`, `code_examples` or `texture_examples`.
         count: Number of examples.
         batch_size: Examples of a batch.
         mirror: Take the mirror images.

@@ -1,8 +1,8 @@
-"""All networks: encoder, vector quantizer, decoder, `VQVAE`, and the `PixelCNN` prior.
+"""All networks: encoder, vector quantizer, decoder, `VQVAE`, `PixelCNN` prior, and `Texture`.
 
 Their layers have rooms of their own: the quantizer in `networks/quantizer.py`, the gated block of
 masked convolutions in `networks/gated.py`, residual blocks in `networks/residual.py`. How a prior
-draws codes is in `networks/raster.py`.
+draws codes is in `networks/raster.py`, and the texture is in `networks/texture.py`.
 
 Slices are float32 `(B, S, S, 1)` in [0, 1]. Networks see their frame, `(B, h, w, 1)`. Codes are
 int32 `(B, H, W)` in [0, K) with `H = h / R` and `W = w / R`, where the reduction R is 8 or 4.
@@ -20,26 +20,22 @@ import keras
 import tensorflow as tf
 from keras import layers, ops
 
-from networks import serializable
+from networks import ranges, serializable
 from networks.below import SlicesBelow
 from networks.exact import full_precision
+from networks.frames import cut, fill
 from networks.gated import GatedBlock, shift
 from networks.quantizer import CodebookUsage, VectorQuantizer
 from networks.raster import NO_CODE, SLICES_BELOW, RasterPrior, plain_level
 from networks.residual import DepthToSpace, Policy, convolution, residual_blocks
+from networks.texture import Texture
 
 __all__ = [
-    "VQVAE", "CodebookUsage", "DepthToSpace", "GatedBlock", "PixelCNN", "VectorQuantizer",
-    "decoder", "encoder",
+    "VQVAE", "CodebookUsage", "DepthToSpace", "GatedBlock", "PixelCNN", "Texture",
+    "VectorQuantizer", "decoder", "encoder",
 ]  # fmt: skip
 
 REDUCTIONS = (8, 4)  # pixels of an image side that share one code
-
-# Types and ranges of settings, for files that may come from a stranger.
-SIDE, EDGE = (int, 4, 2048), (int, 0, 2048)
-CODEBOOK_SIZE, WIDTH = (int, 2, 2**16), (int, 2, 1024)
-NUMBER_OF_BLOCKS = (int, 0, 64)
-SIDE_OF_GRID = (int, 1, 512)
 
 
 # ---- VQ-VAE ------------------------------------------------------------------------------------
@@ -122,15 +118,15 @@ class VQVAE(keras.Model):
     """
 
     SETTINGS = {
-        "image_size": SIDE,
-        "codebook_size": CODEBOOK_SIZE,
+        "image_size": ranges.SIDE,
+        "codebook_size": ranges.CODEBOOK_SIZE,
         "code_dim": (int, 1, 1024),
-        "width": WIDTH,
+        "width": ranges.WIDTH,
         "reduction": (int, 4, 8),
-        "encoder_blocks": [NUMBER_OF_BLOCKS, NUMBER_OF_BLOCKS],
-        "decoder_blocks": [NUMBER_OF_BLOCKS, NUMBER_OF_BLOCKS],
+        "encoder_blocks": [ranges.NUMBER_OF_BLOCKS, ranges.NUMBER_OF_BLOCKS],
+        "decoder_blocks": [ranges.NUMBER_OF_BLOCKS, ranges.NUMBER_OF_BLOCKS],
         "seed": (int, 0, 2**31 - 1),
-        "frame": [EDGE, EDGE, EDGE, EDGE],
+        "frame": [ranges.EDGE] * 4,
         "masked": bool,
     }
 
@@ -186,6 +182,7 @@ class VQVAE(keras.Model):
         self.quantizer = VectorQuantizer(codebook_size, code_dim, seed=seed, dtype=policy)
         self.decoder = decoder(*shape, decoder_blocks, code_dim, policy)
         self.quantizer.build(self.encoder.output_shape)
+        self._texture = lambda: None
         self.built = True
 
     def call(self, frames, training=False):
@@ -194,7 +191,7 @@ class VQVAE(keras.Model):
     @tf.function
     def encode(self, images: tf.Tensor) -> tf.Tensor:
         """Slices `(B, S, S, 1)` in [0, 1] -> nearest codes, int32 `(B, H, W)`."""
-        return self.quantizer.codes(self.encoder(self._cut(images)))
+        return self.quantizer.codes(self.encoder(cut(images, self.frame)))
 
     @tf.function
     def distances(self, images: tf.Tensor) -> tf.Tensor:
@@ -202,21 +199,31 @@ class VQVAE(keras.Model):
 
         See `VectorQuantizer.distances`.
         """
-        return self.quantizer.distances(self.encoder(self._cut(images)))
+        return self.quantizer.distances(self.encoder(cut(images, self.frame)))
 
-    @tf.function
-    def decode(self, codes: tf.Tensor) -> tf.Tensor:
+    def decode(self, codes: tf.Tensor, texture=None, below=None) -> tf.Tensor:
         """Codes, int32 `(B, H, W)` -> slices `(B, S, S, 1)` in [0, 1], exactly 0 outside the frame.
 
-        It is the inverse of `encode` up to what the codes lose.
+        It is the inverse of `encode` up to what the codes lose. With seeds int32 `(B,)` as
+        `texture`, `Texture.draw` adds what they lose, given the slices `below` or None.
         """
-        frames = ops.clip(self.decoder(self.quantizer.embed(codes)), 0.0, 1.0)
-        (top, left, bottom, right), size = self.frame, self.settings["image_size"]
-        return tf.pad(frames, [[0, 0], [top, size - bottom], [left, size - right], [0, 0]])
+        restored = self._decode(codes)
+        return restored if texture is None else self.texture.draw(restored, texture, below)
 
-    def _cut(self, images):
-        top, left, bottom, right = self.frame
-        return images[:, top:bottom, left:right]
+    def attach(self, texture: Texture) -> None:
+        """Let `decode` draw with this texture."""
+        # A function, because Keras would take the weights of a model for its own.
+        self._texture = lambda: texture
+
+    @property
+    def texture(self) -> Texture | None:
+        """What was attached, or None."""
+        return self._texture()
+
+    @tf.function
+    def _decode(self, codes):
+        frames = ops.clip(self.decoder(self.quantizer.embed(codes)), 0.0, 1.0)
+        return fill(frames, self.frame, self.settings["image_size"])
 
     def get_config(self):
         return {**super().get_config(), **self.settings}
@@ -251,10 +258,10 @@ class PixelCNN(RasterPrior):
 
     DILATIONS = (1, 2, 1, 4, 1, 8, 1, 16)
     SETTINGS = {
-        "grid": [SIDE_OF_GRID, SIDE_OF_GRID],
-        "codebook_size": CODEBOOK_SIZE,
+        "grid": [ranges.SIDE_OF_GRID, ranges.SIDE_OF_GRID],
+        "codebook_size": ranges.CODEBOOK_SIZE,
         "num_levels": (int, 1, 10**4),
-        "width": WIDTH,
+        "width": ranges.WIDTH,
         "blocks": (int, 1, 64),
         "dropout": (float, 0, 1),
         "reads_below": bool,

@@ -81,6 +81,8 @@ def _add_sample_flags(parser):
         "(default: 1 if the prior reads the slices below)")
     add("--from-slice", metavar="FILE",
         help="grow the brains up from this slice; its file name says its level, or --slice does")
+    add("--no-texture", action="store_true",
+        help="draw without the fine grain that codes lose")
     add("--walk", action="store_true", help="show every slice of the first brain: walk.png")
 
 
@@ -151,7 +153,9 @@ def predict(run, config, slices, args):
         evaluation.check_levels(run, prior, split)
         known_levels = np.unique(split.levels)
     levels = samples.spread_levels(args.samples, args.slice, known_levels)
-    options = samples.SamplingOptions(args.seed, args.temperature, args.top_k, args.top_p)
+    options = samples.SamplingOptions(
+        args.seed, args.temperature, args.top_k, args.top_p, not args.no_texture
+    )
     first = open_slice(args.from_slice, args.slice) if args.from_slice else None
     num_brains, begin = brains.plan(*models, run, args.brains, first, args.walk)
     parts = {}
@@ -228,11 +232,13 @@ def evaluate(models, slices, split, code_counts, args, folder):
     results = evaluation.evaluate(*models, split, args.rate_weight, reconstructions)
     vqvae, prior = models
     weight = prior.settings["rate_weight"] if args.rate_weight is None else args.rate_weight
-    data = evaluation.describe_data(slices, split, results, vqvae.frame)
-    return results, {
-        "data": data,
+    metrics = {
+        "data": evaluation.describe_data(slices, split, results, vqvae.frame),
         **evaluation.measures(results, split, code_counts, weight, vqvae.frame),
     }
+    if vqvae.texture:
+        metrics["texture"] = evaluation.texture_measures(vqvae.texture, results, split)
+    return results, metrics
 
 
 def warn_of_masking(vqvae, split):

@@ -1,4 +1,4 @@
-"""Train a VQ-VAE on brain slices, then a PixelCNN over its codes: a draft, and the prior.
+"""Train a VQ-VAE on brain slices, then a PixelCNN over its codes, then a texture.
 
 python train.py                     # OASIS in data/keras_png_slices_data, else a synthetic cohort
 python train.py --data DIR --run DIR
@@ -19,11 +19,11 @@ from utils import InputError, Parser, between, command_line, import_tensorflow
 DEFAULTS = {
     "OASIS": dict(
         image_size=256, epochs=14, rate_weight=0.35, draft_epochs=2, prior_epochs=5,
-        batch_size=8, width=128, prior_width=128, prior_blocks=8,
+        texture_epochs=12, batch_size=8, width=128, prior_width=128, prior_blocks=8,
     ),
     "synthetic": dict(
         image_size=160, epochs=10, rate_weight=0.2, draft_epochs=2, prior_epochs=4,
-        batch_size=8, width=96, prior_width=96, prior_blocks=8,
+        texture_epochs=2, batch_size=8, width=96, prior_width=96, prior_blocks=8,
     ),
 }  # fmt: skip
 
@@ -39,6 +39,7 @@ def parse(arguments=None):
     _add_data_and_run_flags(parser)
     _add_vqvae_flags(parser)
     _add_prior_flags(parser)
+    _add_texture_flags(parser)
     args = parser.parse_args(arguments)
     if (args.image_size or 0) % 8:
         parser.error(f"argument --image-size: must be a multiple of 8. Received: {args.image_size}")
@@ -128,6 +129,15 @@ def _add_prior_flags(parser):
         help="let the prior know nothing of the slices below; such a prior draws no brains")
     add("--prior-learning-rate", type=between(float, 1e-8, 1e30), default=6e-3, metavar="R",
         help="peak of the learning rate (default: %(default)s)")
+
+
+def _add_texture_flags(parser):
+    add = parser.add_argument_group("texture").add_argument
+    add("--texture-epochs", type=between(int, 0, 10**6), metavar="N",
+        help="passes of the texture, which draws the fine grain that codes lose; 0 for none; "
+        f"{_default('texture_epochs')}")
+    add("--texture-width", type=between(int, 2, 1024), default=64, metavar="C",
+        help="channels (default: %(default)s)")
 # fmt: on
 
 
@@ -185,6 +195,8 @@ def main(args):
             machine.fit(stages.draft_stage(run, data, settings, begin))
         strategies.chief_does(strategy, codes.choose_codes, run, data, settings)
         machine.fit(stages.prior_stage(run, data, settings, begin))
+        if settings["texture_epochs"]:
+            machine.fit(stages.texture_stage(run, data, settings))
     next_flags = f"--run {shlex.quote(str(run))}"
     next_flags += f" --data {shlex.quote(args.data)}" if args.data else ""
     print(f"Done. Next: python predict.py {next_flags}")

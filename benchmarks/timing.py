@@ -125,8 +125,8 @@ def fit(
     return model, float(np.median(np.diff(clock.ends)))
 
 
-def _unmirrored(example, index, _mirror, left_out):
-    return example(index, tf.constant(False), left_out)
+def _unmirrored(example, index, _mirror, chance):
+    return example(index, tf.constant(False), chance)
 
 
 def peak_mib() -> float:

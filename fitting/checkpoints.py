@@ -21,13 +21,13 @@ import numpy as np
 from fitting.run_directory import RunDirectory
 from measures.evaluation import check_levels
 from measures.saved import read_arrays
-from modules import VQVAE  # which also registers the classes that a file may name
+from modules import VQVAE, Texture  # which also registers the classes that a file may name
 from networks.raster import RasterPrior
 from sources.folder import Split
 from utils import InputError, replacing
 
 # What each file may hold, by its name: a class of ours, or one that is derived from it.
-KINDS = {"vqvae": VQVAE, "draft": RasterPrior, "prior": RasterPrior}
+KINDS = {"vqvae": VQVAE, "draft": RasterPrior, "prior": RasterPrior, "texture": Texture}
 MAX_FILE_BYTES = 2**30  # unpacked
 MAX_CONFIG_BYTES = 2**16
 MAX_WEIGHT = 1e12  # products of larger ones may not be finite
@@ -79,7 +79,7 @@ def save_model(model: keras.Model, path: pathlib.Path) -> None:
 
 
 def load_model(path: pathlib.Path) -> keras.Model:
-    """Load `vqvae.keras`, `draft.keras` or `prior.keras`, not compiled.
+    """Load `vqvae.keras`, `draft.keras`, `prior.keras` or `texture.keras`, not compiled.
 
     Raises:
         InputError: The file is missing, damaged or too large, or it holds anything but the model
@@ -107,10 +107,10 @@ def load_model(path: pathlib.Path) -> keras.Model:
 
 
 def load_models(run: RunDirectory) -> tuple[keras.Model, keras.Model]:
-    """VQ-VAE and prior of a run.
+    """VQ-VAE and prior of a run. Where the run has a texture, the VQ-VAE can draw it.
 
     Raises:
-        InputError: Either cannot be loaded, or the prior belongs to another VQ-VAE.
+        InputError: One cannot be loaded, or belongs to another VQ-VAE.
     """
     vqvae, prior = (load_model(run.model(stage)) for stage in ("vqvae", "prior"))
     wanted = fingerprint(vqvae), vqvae.grid, vqvae.settings["codebook_size"]
@@ -119,6 +119,16 @@ def load_models(run: RunDirectory) -> tuple[keras.Model, keras.Model]:
             f"{run.model('prior')} was trained on the codes of another VQ-VAE than "
             f"{run.model('vqvae')}: keep the two of one run together."
         )
+    if run.model("texture").is_file():
+        texture = load_model(run.model("texture"))
+        place = vqvae.settings["image_size"], list(vqvae.frame)
+        found = tuple(texture.settings[name] for name in ("vqvae", "image_size", "frame"))
+        if found != (wanted[0], *place):
+            raise InputError(
+                f"{run.model('texture')} was trained with another VQ-VAE than "
+                f"{run.model('vqvae')}: keep the two of one run together, or remove it."
+            )
+        vqvae.attach(texture)
     return vqvae, prior
 
 

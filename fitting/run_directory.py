@@ -19,7 +19,7 @@ PACKAGES = ("tensorflow", "keras", "tensorflow-probability", "numpy", "pillow", 
 
 @dataclasses.dataclass(frozen=True)
 class RunDirectory:
-    """Names of the files of a run. A stage is "vqvae", "draft" or "prior".
+    """Names of the files of a run. A stage is "vqvae", "draft", "prior" or "texture".
 
     Args:
         path: The directory, which need not exist.
@@ -122,6 +122,10 @@ def _check_same_settings(run, config):
     old, new = (
         {**c["settings"], "data fingerprint": c["data"]["fingerprint"]} for c in (before, config)
     )
+    begun = run.history("texture").exists() or run.state("texture").exists()
+    of_texture = {name: value for name, value in new.items() if name.startswith("texture_")}
+    if not begun:  # the settings of the last stage may still change
+        old |= of_texture
     differences = [
         f"{name} was {old.get(name)!r}, is {new.get(name)!r}"
         for name in sorted({*old, *new})
@@ -132,6 +136,8 @@ def _check_same_settings(run, config):
             f"{run} holds a run of other settings ({'; '.join(differences)}): "
             "repeat its settings to continue it, or name another --run directory."
         )
+    if not begun:
+        write_json(run.config, {**before, "settings": before["settings"] | of_texture})
 
 
 def read_config(run: RunDirectory) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from fitting import checkpoints
 from fitting.codes import read_codes
@@ -17,11 +18,14 @@ from fitting.start import Start
 from fitting.strategies import Adam
 from fitting.training_data import Examples, TrainingData
 from measures import metrics
-from measures.images import margins
-from modules import VQVAE, PixelCNN
+from measures.images import margins, to_grey, to_unit
+from modules import VQVAE, PixelCNN, Texture
 from networks.raster import numbered_seed
+from utils import progress
 
 SHOWN = 8  # images that TensorBoard shows after each epoch
+DECODED_AT_ONCE = 32  # slices
+TEXTURE_LEARNING_RATE = 4e-3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +89,7 @@ def draft_stage(
 def prior_stage(
     run: RunDirectory, data: TrainingData, settings: dict, start: Start | None = None
 ) -> Stage:
-    """Last stage: `prior.keras`, p(codes | level, slices below).
+    """Stage of `prior.keras`: p(codes | level, slices below).
 
     It goes on from the draft. Without a draft it can begin with `start`.
     """
@@ -115,6 +119,37 @@ def _prior_stage(name, run, codes_path, data, settings, rate_weight, start):
         validation=data.codes("validate", codes["validate"]),
         pictures=lambda model: _samples(model, vqvae, settings["seed"]),
     )
+
+
+def texture_stage(run: RunDirectory, data: TrainingData, settings: dict) -> Stage:
+    """Stage after the prior: `texture.keras`, p(slice | reconstruction, slice below)."""
+    vqvae = checkpoints.load_model(run.model("vqvae"))
+    codes = read_codes(run.codes)
+    digest = checkpoints.fingerprint(vqvae)
+    restored = {name: decode_all(vqvae, codes[name][0], f"restoring {name}") for name in codes}
+    shown = _spread(len(restored["validate"]))
+    images = to_unit(restored["validate"][shown])[..., None]
+
+    def make_model():
+        return Texture(settings["image_size"], data.frame, settings["texture_width"], vqvae=digest)
+
+    return Stage(
+        name="texture",
+        epochs=settings["texture_epochs"],
+        learning_rate=TEXTURE_LEARNING_RATE,
+        make_model=make_model,
+        make_objective=dict,  # its loss is `Texture.compute_loss`
+        training=data.textures("train", restored["train"]),
+        validation=data.textures("validate", restored["validate"]),
+        pictures=lambda model: {"textures": model.draw(images, tf.range(len(images)))},
+    )
+
+
+def decode_all(vqvae: VQVAE, codes: np.ndarray, title: str) -> np.ndarray:
+    """Reconstructions of code maps `(N, H, W)`, uint8 `(N, S, S)`. Show progress."""
+    batches = np.split(codes.astype("int32"), range(DECODED_AT_ONCE, len(codes), DECODED_AT_ONCE))
+    restored = [to_grey(vqvae.decode(batch))[..., 0] for batch in progress(batches, title)]
+    return np.concatenate(restored)
 
 
 def make_vqvae(settings: dict) -> VQVAE:

@@ -6,6 +6,7 @@ import numpy as np
 
 import dataset
 from dataset import Example, ImageSource
+from measures.images import cut
 from sources.folder import Slices
 from sources.layout import FITTED_SPLITS
 
@@ -76,3 +77,9 @@ class TrainingData:
         num_levels = self.slices.num_levels
         example = dataset.code_examples(codes, split.levels, num_levels, split.below)
         return Examples(example, len(split))
+
+    def textures(self, name: str, restored: np.ndarray) -> Examples:
+        """Slices of a split with their reconstructions, uint8 `(N, S, S)`, for the texture."""
+        source = self._sources[name]
+        example = dataset.texture_examples(source, cut(restored, self.frame), self.frame)
+        return Examples(example, len(source))

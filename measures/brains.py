@@ -97,7 +97,10 @@ def draw_brains(
     for batch in range(0, count, BATCH):
         size = min(BATCH, count - batch)
         below = tf.tile(tf.constant(start[None], tf.int32), (size, 1, 1, 1))
-        slices = [vqvae.decode(below[:, 0])] if begin else []
+        numbers = first + (batch + np.arange(size)) * num_levels
+        slices = []
+        if begin:
+            slices.append(vqvae.decode(below[:, 0], options.texture_seeds(vqvae, numbers + level)))
         for number in progress(levels, "drawing brains", unit="slice"):
             codes = prior.sample(
                 tf.fill((size,), number),
@@ -108,7 +111,8 @@ def draw_brains(
                 below=below,
             )
             below = tf.concat([codes[:, None], below[:, :-1]], axis=1)
-            slices.append(vqvae.decode(codes))
+            texture = options.texture_seeds(vqvae, numbers + number)
+            slices.append(vqvae.decode(codes, texture, slices[-1] if slices else None))
         yield np.stack([np.asarray(images)[..., 0] for images in slices], axis=1)
 
 

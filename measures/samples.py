@@ -31,12 +31,18 @@ class SamplingOptions:
         temperature: Divisor of the logits.
         top_k: Number of likeliest codes to draw among, 0 for all.
         top_p: Probability that the codes to draw among reach together.
+        texture: Whether to draw the fine grain that codes lose, where the model can.
     """
 
     seed: int
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
+    texture: bool = True
+
+    def texture_seeds(self, vqvae: VQVAE, numbers: np.ndarray) -> tf.Tensor | None:
+        """Seeds for `VQVAE.decode` of the slices of these numbers, or None for no texture."""
+        return numbered_seed(self.seed, numbers) if self.texture and vqvae.texture else None
 
 
 def spread_levels(count: int, level: int | None, known: np.ndarray) -> np.ndarray:
@@ -99,7 +105,9 @@ def draw_slices(
             None if given is None else tf.constant(given[batch], tf.int32),
             rows,
         )
-        yield vqvae.decode(codes).numpy()[..., 0]
+        numbers = first + begin + np.arange(len(codes))
+        texture = options.texture_seeds(vqvae, numbers)
+        yield vqvae.decode(codes, texture).numpy()[..., 0]
 
 
 def draw_all(

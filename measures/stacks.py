@@ -3,6 +3,7 @@
 Brains are stacks of slices from bottom to top, `(N, L, S, S)`, uint8 or float in [0, 1].
 """
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -51,6 +52,8 @@ def evaluate_brains(
     cases, training_cases = split.stacks(levels), training.stacks(levels)
     if len(cases) < two_sample.FOLDS or not len(training_cases):
         return {"reason": f"{len(cases)} cases of the split have all {len(levels)} levels"}
+    # Without texture, because they are compared with reconstructions, which have none.
+    options = dataclasses.replace(options, texture=False)
     drawn = draw_brains(vqvae, prior, DRAWN, options, first=FIRST_EVALUATED)
     drawn = np.concatenate([to_grey(batch) for batch in drawn])
     known = training_images[training_cases]

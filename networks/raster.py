@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 from keras import ops
 
@@ -44,8 +45,8 @@ def plain_level(levels: Any, num_levels: int) -> tuple[Any, Any]:
     return levels % num_levels, levels // num_levels
 
 
-def numbered_seed(seed: int, number: int) -> tf.Tensor:
-    """Seed of the stream with this number, an int32 scalar tensor."""
+def numbered_seed(seed: int, number: int | np.ndarray) -> tf.Tensor:
+    """Seed of the stream with this number: int32, a scalar, or of the shape of the numbers."""
     return tf.constant((seed + SEED_STRIDE * number) % 2**31, tf.int32)
 
 

@@ -1,78 +1,231 @@
-"""Grey values as a random variable: a background that is exactly 0, and a mixture of logistics.
+"""The third network: the fine grain that codes lose, drawn given a reconstruction.
 
-Reference:
-    Salimans et al. 2017, PixelCNN++: Improving the PixelCNN with Discretized Logistic Mixture
-    Likelihood and Other Modifications, section 2.1.
+References:
+    Reed et al. 2017, Parallel Multiscale Autoregressive Density Estimation: many pixels a step.
+    Salimans et al. 2017, PixelCNN++: the distribution of a grey value (`networks.greys`).
 """
 
 import math
+from collections.abc import Sequence
 
+import keras
+import numpy as np
 import tensorflow as tf
+from keras import layers, ops
 
-COMPONENTS = 3
-PARAMETERS = 1 + 3 * COMPONENTS  # of a pixel: logit of the background; weight, mean, log scale
-GREYS = 255  # steps from black to white
-FIRST_SCALE = math.log(0.03)  # log scale before any training, in units of the grey range
-LEAST_SCALE = -7.0  # narrower components are no better: this is a quarter of a grey value
+from networks import ranges, serializable
+from networks.exact import full_precision
+from networks.frames import cut, fill
+from networks.greys import PARAMETERS, draw_greys, log_likelihood
+from networks.residual import convolution
+
+FIRST_KEY = 10**6  # of the random numbers; the keys of codes are their places, which are fewer
+PATCH = 4  # pixels of a side of the patches of which each step draws one pixel
 
 
-def log_likelihood(values: tf.Tensor, parameters: tf.Tensor, restored: tf.Tensor) -> tf.Tensor:
-    """Log-probability of grey values.
+def coarse_to_fine(side: int) -> list[tuple[int, int]]:
+    """Places (y, x) of a patch in the order in which they are drawn: far apart before close by."""
+    if side == 1:
+        return [(0, 0)]
+    coarser = [(2 * y, 2 * x) for y, x in coarse_to_fine(side // 2)]
+    return [(y + dy, x + dx) for dy, dx in ((0, 0), (1, 1), (0, 1), (1, 0)) for y, x in coarser]
+
+
+ORDER = coarse_to_fine(PATCH)
+STEPS = len(ORDER)
+
+
+def _known(step):
+    """Which pixels of a patch whose first pixel is that of a step are drawn before it: 0 or 1."""
+    rank = {place: number for number, place in enumerate(ORDER)}
+    top, left = ORDER[step]
+    side = range(PATCH)
+    ranks = [rank[(top + y) % PATCH, (left + x) % PATCH] for y in side for x in side]
+    return [float(number < step) for number in ranks]
+
+
+@serializable
+class Texture(keras.Model):
+    """p(slice | reconstruction, slice below), in steps of one pixel of every 4 x 4 patch.
+
+    The pixels of a step are independent, given the reconstruction, the slice below, and all pixels
+    of the steps before. For each step the frame is cut into patches that begin with the pixel that
+    is drawn. So a channel always holds the pixel in the same direction from it.
+
+    Call: `{"images", "restored", "below": (B, h, w, 1) in [0, 1], "has_below", "step": int32
+    (B,)}` -> bits of the pixels of that step, float32 `(B, h / 4, w / 4)`. All are frames.
 
     Args:
-        values: Grey values over 255, float32 `(..., 1)` in [0, 1].
-        parameters: Float32 `(..., PARAMETERS)`.
-        restored: What the means are relative to, float32 `(..., 1)` in [0, 1].
-
-    Returns:
-        Natural logarithms, float32 `(...)`.
+        image_size: Pixels S of a side of a slice.
+        frame: First row, first column, and the row and column after the last, as in `VQVAE`.
+        width: Channels C.
+        blocks: Number of residual blocks.
+        vqvae: Fingerprint of the VQ-VAE whose reconstructions it knows. Networks ignore it. Loading
+            compares it.
     """
-    background, weights, means, scales = _split(parameters, restored)
-    half = 0.5 / GREYS
-    upper, lower = (values + half - means) / scales, (values - half - means) / scales
-    # The lowest and the highest grey value take the tails, and 0 is the background.
-    is_lowest, is_highest = values < 1.5 / GREYS, values > 1 - half
-    log_below, log_above = tf.math.log_sigmoid(upper), tf.math.log_sigmoid(-lower)
-    mass = tf.sigmoid(upper) - tf.sigmoid(lower)
-    # Far out both sigmoids are equal in float32: there the density times the width is near enough.
-    middle = (values - means) / scales
-    log_density = middle - 2 * tf.math.softplus(middle) - tf.math.log(scales * GREYS)
-    log_mass = tf.where(mass > 1e-5, tf.math.log(tf.maximum(mass, 1e-12)), log_density)
-    log_mass = tf.where(is_lowest, log_below, tf.where(is_highest, log_above, log_mass))
-    log_head = tf.reduce_logsumexp(tf.nn.log_softmax(weights) + log_mass, axis=-1)
-    is_background = values[..., 0] < half
-    return tf.where(
-        is_background,
-        tf.math.log_sigmoid(background),
-        tf.math.log_sigmoid(-background) + log_head,
-    )
+
+    SETTINGS = {
+        "image_size": ranges.SIDE,
+        "frame": [ranges.EDGE] * 4,
+        "width": ranges.WIDTH,
+        "blocks": (int, 1, 64),
+        "vqvae": str,
+    }
+
+    @staticmethod
+    def least_weights(settings: dict) -> int:
+        """Number of weights that a model of these settings surely has."""
+        return settings["blocks"] * 10 * settings["width"] ** 2
+
+    def __init__(
+        self,
+        image_size: int,
+        frame: Sequence[int],
+        width: int = 64,
+        blocks: int = 4,
+        vqvae: str = "",
+        **kwargs,
+    ):
+        # Grey values would not be the same in half precision.
+        super().__init__(**{**kwargs, "autocast": False})
+        self.settings = dict(
+            image_size=image_size, frame=list(frame), width=width, blocks=blocks, vqvae=vqvae
+        )
+        top, left, bottom, right = frame
+        if bottom <= top or right <= left or (bottom - top) % PATCH or (right - left) % PATCH:
+            raise ValueError(
+                f"`frame` must consist of {PATCH} x {PATCH} patches. Received: {frame}"
+            )
+        policy = self.dtype_policy
+        conv = convolution(policy)
+        self.head = conv(width, 3)
+        self.inner = [conv(width, 3) for _ in range(blocks)]
+        self.outer = [conv(width, 1, kernel_initializer="zeros") for _ in range(blocks)]
+        zeros = {"embeddings_initializer": "zeros", "dtype": policy}
+        self.of_step = layers.Embedding(STEPS, (blocks + 1) * width, **zeros)
+        self.of_below = layers.Embedding(2, width, **zeros)
+        self.out = layers.Dense(
+            PARAMETERS, kernel_initializer="zeros", dtype=full_precision(policy)
+        )
+        self._build_layers((bottom - top) // PATCH, (right - left) // PATCH, width)
+
+    def _build_layers(self, rows, columns, width):
+        places = (None, rows, columns)
+        self.head.build((*places, 4 * STEPS))
+        for layer in (*self.inner, *self.outer, self.out):
+            layer.build((*places, width))
+        for layer in (self.of_step, self.of_below):
+            layer.build((None,))
+        self.positions = self.add_weight(
+            shape=(rows, columns, width), initializer="zeros", name="positions"
+        )
+        self.built = True
+
+    def call(self, inputs, training=False):
+        step = inputs["step"]
+        images, restored, below = (
+            _patches(_begin_at(inputs[name], step)) for name in ("images", "restored", "below")
+        )
+        parameters = self._parameters(images, restored, below, inputs["has_below"], step)
+        nats = log_likelihood(images[..., :1], parameters, restored[..., :1])
+        return -nats / math.log(2)
+
+    def _parameters(self, images, restored, below, has_below, step):
+        """Distribution of the first pixel of all patches: `(B, H, W, PARAMETERS)`."""
+        known = tf.gather(tf.constant([_known(s) for s in range(STEPS)]), step)[:, None, None]
+        # What is left of a reconstruction is small beside a grey value.
+        rest, is_black = 10.0 * (images - restored) * known, known * tf.cast(images == 0, "float32")
+        has = tf.cast(has_below, tf.float32)[:, None, None, None]
+        x = tf.concat([restored, rest, is_black, 10.0 * (below - restored) * has], axis=-1)
+        of_step = self.of_step(step)[:, None, None]
+        conditions = ops.split(of_step, len(self.inner) + 1, axis=-1)
+        x = self.head(ops.cast(x, self.compute_dtype)) + conditions[0]
+        x = x + self.of_below(has_below)[:, None, None] + ops.cast(self.positions, x.dtype)
+        for inner, outer, condition in zip(self.inner, self.outer, conditions[1:]):
+            x = x + outer(ops.relu(inner(ops.relu(x)) + condition))
+        return self.out(ops.relu(x))
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        """Mean bits a pixel."""
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync  # see `RasterPrior`
+        return ops.mean(y_pred) / replicas
+
+    @tf.function
+    def bits(
+        self, images: tf.Tensor, restored: tf.Tensor, below: tf.Tensor | None = None
+    ) -> tf.Tensor:
+        """Mean bits a pixel of the frame, float32 `(B,)`.
+
+        Args:
+            images: Slices `(B, S, S, 1)` in [0, 1], of 8-bit grey values.
+            restored: Their reconstructions, of 8-bit grey values too.
+            below: Slices below them, or None.
+        """
+        batch = tf.shape(images)[0]
+        inputs = {
+            "images": self._cut(images),
+            "restored": self._cut(restored),
+            "below": self._cut(restored if below is None else below),
+            "has_below": tf.fill((batch,), 0 if below is None else 1),
+        }
+        steps = [self({**inputs, "step": tf.fill((batch,), step)}) for step in range(STEPS)]
+        return tf.reduce_mean(tf.stack(steps), axis=(0, 2, 3))
+
+    @tf.function
+    def draw(
+        self, restored: tf.Tensor, seeds: tf.Tensor, below: tf.Tensor | None = None
+    ) -> tf.Tensor:
+        """Draw slices.
+
+        Args:
+            restored: Reconstructions `(B, S, S, 1)` in [0, 1].
+            seeds: int32 `(B,)`. With the reconstruction it decides the slice, whatever else is in
+                the batch.
+            below: Slices below, `(B, S, S, 1)`, or None.
+
+        Returns:
+            Slices of 8-bit grey values, float32 `(B, S, S, 1)` in [0, 1].
+        """
+        frames = tf.round(self._cut(restored) * 255) / 255
+        has_below = tf.constant([int(below is not None)])
+        lower = frames if below is None else self._cut(below)
+
+        def one(inputs):  # alone, because the last bits of sums depend on the size of a batch
+            frame, seed, under = inputs
+            frame, under = frame[None], under[None]
+            drawn = tf.zeros_like(frame)
+            for step in range(STEPS):
+                place = tf.constant([step])
+                parts = [_patches(_begin_at(x, place)) for x in (drawn, frame, under)]
+                parameters = self._parameters(*parts, has_below, place)
+                shape = (*parameters.shape[:-1], 3)
+                uniforms = tf.random.stateless_uniform(shape, tf.stack([seed, FIRST_KEY + step]))
+                pixels = draw_greys(parameters, parts[1][..., :1], uniforms)
+                top, left = ORDER[step]
+                spread = pixels[..., None] * tf.one_hot(top * PATCH + left, STEPS)
+                drawn += tf.nn.depth_to_space(spread, PATCH)
+            return drawn[0]
+
+        drawn = tf.map_fn(one, (frames, seeds, lower), fn_output_signature=tf.float32)
+        return fill(drawn, self.settings["frame"], self.settings["image_size"])
+
+    def _cut(self, images):
+        return cut(images, self.settings["frame"])
+
+    def get_config(self):
+        config = super().get_config()
+        config.pop("autocast", None)
+        return {**config, **self.settings}
 
 
-def draw(parameters: tf.Tensor, restored: tf.Tensor, uniforms: tf.Tensor) -> tf.Tensor:
-    """Draw grey values.
-
-    Args:
-        parameters: Float32 `(..., PARAMETERS)`.
-        restored: What the means are relative to, float32 `(..., 1)` in [0, 1].
-        uniforms: Independent random numbers, float32 `(..., 3)` in [0, 1).
-
-    Returns:
-        Grey values over 255, float32 `(...)` in [0, 1].
-    """
-    background, weights, means, scales = _split(parameters, restored)
-    first, second, third = tf.unstack(uniforms, axis=-1)
-    reached = tf.cumsum(tf.nn.softmax(weights), axis=-1) < second[..., None]
-    chosen = tf.one_hot(tf.reduce_sum(tf.cast(reached[..., :-1], tf.int32), axis=-1), COMPONENTS)
-    mean, scale = (tf.reduce_sum(chosen * part, axis=-1) for part in (means, scales))
-    third = tf.clip_by_value(third, 1e-6, 1 - 1e-6)
-    values = mean + scale * (tf.math.log(third) - tf.math.log1p(-third))
-    greys = tf.clip_by_value(tf.round(values * GREYS), 1, GREYS)
-    return tf.where(first < tf.sigmoid(background), 0.0, greys / GREYS)
+def _patches(frames):
+    return tf.nn.space_to_depth(frames, PATCH)
 
 
-def _split(parameters, restored):
-    """Logit of the background `(...)`; weights, means and scales `(..., COMPONENTS)`."""
-    background, rest = parameters[..., 0], parameters[..., 1:]
-    weights, means, scales = tf.split(rest, 3, axis=-1)
-    scales = tf.exp(tf.maximum(scales + FIRST_SCALE, LEAST_SCALE))
-    return background, weights, restored + 0.1 * means, scales
+def _begin_at(frames, step):
+    """Frames `(B, h, w, 1)` moved so that they begin at the pixel of a step `(B,)`; 0 comes in."""
+    height, width = frames.shape[1:3]
+    padded = tf.pad(frames, [[0, 0], [0, PATCH], [0, PATCH], [0, 0]])
+    start = tf.gather(tf.constant(np.array(ORDER, "int32")), step)  # (B, 2)
+    rows = tf.gather(padded, start[:, :1] + tf.range(height), axis=1, batch_dims=1)
+    return tf.gather(rows, start[:, 1:] + tf.range(width), axis=2, batch_dims=1)

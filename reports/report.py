@@ -295,6 +295,13 @@ def _draw_again(draw_from, folder, staging, arrays, numbers):
 def print_table(metrics: dict[str, Any]) -> None:
     """Print the main figures of `metrics.json`."""
     lines = _evaluation_lines(metrics) if "ssim" in metrics else {}
+    if "texture" in metrics:
+        bits = metrics["texture"]
+        lines["bits a pixel"] = (
+            f"{bits['bits_per_pixel']:.2f} by the texture "
+            f"(alone {bits['bits_per_pixel_alone']:.2f}, "
+            f"constant deviation {bits['constant_deviation_bits_per_pixel']:.2f})"
+        )
     for name in ("samples", "brains"):
         if name in metrics:
             lines[name] = f"{metrics[name]['count']} in {metrics[name]['seconds']:.1f} s"

@@ -153,7 +153,7 @@ def test_what_is_left_out_is_out(run, slices_folder, monkeypatch):
 def test_mirroring_can_be_left_out(mirror, prior):
     mirrors = []
 
-    def example(index, mirrored, left_out):
+    def example(index, mirrored, chance):
         tf.py_function(lambda flag: mirrors.append(bool(flag)), [mirrored], [])
         codes = tf.zeros((8, 8), tf.int32)
         return {

@@ -52,7 +52,7 @@ def test_loads_all_images_in_order(at_once, split, monkeypatch):
         np.testing.assert_array_equal(image, np.array(Image.open(path)))
 
 
-def number(index, mirror, left_out=0):
+def number(index, mirror, chance=None):
     return index, mirror
 
 

@@ -238,7 +238,7 @@ def take(batches):
     return [list(map(int, batch)) for batch in batches]
 
 
-def index_of(index, mirror, left_out=0):
+def index_of(index, mirror, chance=None):
     return index
 
 
