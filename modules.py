@@ -77,8 +77,7 @@ def decoder(
 
     Arguments are those of `encoder`, but `blocks` counts residual blocks at H x W first.
     """
-    conv = convolution(dtype)
-    halving = reduction // 4
+    conv, halving = convolution(dtype), reduction // 4
     latents = keras.Input((size[0] // reduction, size[1] // reduction, code_dim))
     x = residual_blocks(conv(width, 3)(latents), blocks[0], dtype)  # (B, H, W, C)
     if halving > 1:

@@ -126,9 +126,10 @@ def import_report():
 def import_rooms():
     """Load TensorFlow and the rooms that need it, which takes seconds, now that all is checked."""
     global brains, checkpoints, device
-    global evaluation, generation, healing, samples, selection, stacks
+    global evaluation, generation, healing, load_images, samples, selection, stacks
     import_tensorflow()
     import_report()
+    from dataset import load_images  # noqa: PLC0415
     from fitting import checkpoints, device  # noqa: PLC0415
     from measures import (  # noqa: PLC0415
         brains,
@@ -198,14 +199,18 @@ def predict(run, config, slices, args):
 def evaluate_drawn(models, slices, results, split, options, args):
     """Compare samples, and brains where the prior draws any, with real ones."""
     vqvae, prior = models
-    known = {split.name: results["images"]}
-    real = generation.load_real(slices, known, vqvae.settings["image_size"])
+    other = "test" if split.name == "validate" else "validate"
+    training, other = (
+        generation.Held.of(load_images(some, vqvae.settings["image_size"]), some)
+        for some in (slices.splits["train"], slices.splits[other])
+    )
+    real = results, split
     report, parts = generation.evaluate_samples(
-        *models, real, args.evaluate_samples, options, args.rate_weight
+        *models, *real, training, other, args.evaluate_samples, options
     )
     if prior.settings["reads_below"]:
-        training = real["train"]["images"], slices.splits["train"]
-        report["brains"] = stacks.evaluate_brains(*models, results, split, *training, options)
+        learned = training.images, slices.splits["train"]
+        report["brains"] = stacks.evaluate_brains(*models, *real, *learned, options)
     return report, parts
 
 

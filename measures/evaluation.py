@@ -15,7 +15,7 @@ from measures.images import cut, to_grey, to_unit, write_png
 from measures.saved import read_arrays
 from modules import VQVAE, Texture
 from networks.exact import exact
-from networks.raster import RasterPrior
+from networks.raster import RasterPrior, numbered_seed
 from sources.folder import NO_SLICE, Slices, Split
 from utils import InputError, progress
 
@@ -127,6 +127,28 @@ def texture_measures(
     errors = cut(results["images"].astype(float) - results["restored"], frame)
     means = {name: float(np.mean(values)) for name, values in bits.items()}
     return {**means, "constant_deviation_bits_per_pixel": _normal_bits(errors)}
+
+
+def draw_textures(texture: Texture, restored: np.ndarray, split: Split, seed: int) -> np.ndarray:
+    """Draw the texture of reconstructions, each given the drawn slice below it.
+
+    Args:
+        texture: The model.
+        restored: Reconstructions of a split, uint8 `(N, S, S)`.
+        split: The split.
+        seed: Seed of all random numbers.
+
+    Returns:
+        uint8 `(N, S, S)`.
+    """
+    drawn = np.empty_like(restored)
+    for batch in progress(split.upward(BATCH), "drawing textures"):
+        lower = split.below[batch]
+        below = None if (lower == NO_SLICE).any() else to_unit(drawn[lower])[..., None]
+        seeds = numbered_seed(seed, batch)
+        images = texture.draw(to_unit(restored[batch])[..., None], seeds, below)
+        drawn[batch] = to_grey(images)[..., 0]
+    return drawn
 
 
 def _normal_bits(errors):

@@ -4,31 +4,31 @@ Images are uint8 or float `(N, S, S)`, 0 to 255 or 0 to 1, the nose to the right
 take either and use [0, 1].
 """
 
-import functools
-from collections.abc import Callable
+import dataclasses
+import math
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from scipy import ndimage
+from scipy import ndimage, stats
 
-from dataset import load_images
 from measures import selection
-from measures.evaluation import BATCH
+from measures.brains import draw_brains
+from measures.evaluation import draw_textures
 from measures.images import to_grey, to_unit
+from measures.judges import Pictures, judge
 from measures.samples import SamplingOptions, draw_all, spread_levels
 from measures.saved import Parts
-from measures.two_sample import features, mmd, pool, squared_distances, two_sample
+from measures.two_sample import features, mmd, pool, squared_distances
 from modules import VQVAE
 from networks.raster import RasterPrior
-from sources.folder import Slices
-from utils import progress
+from sources.folder import Split
 
 # Shares of the image's 95th percentile: fluid is darker than the first, the head is brighter than
 # the second.
 DARK, TISSUE = 0.35, 0.15
 FIRST_EVALUATED = 10**6  # number of the first evaluated sample, beyond those of the other figures
-FEWEST_TRAINING_SLICES = 100  # to compare samples with, however few samples there are
+RESAMPLES = 200  # of the intervals of distances between anatomies
 MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang et al. 2003
 MS_SSIM_BATCH = 32
 
@@ -131,147 +131,250 @@ def _symmetry(blurred, head, rows):
     return np.corrcoef(blurred[both], blurred[mirror][both])[0, 1]
 
 
-def load_real(
-    slices: Slices, known: dict[str, np.ndarray], image_size: int
-) -> dict[str, dict[str, np.ndarray]]:
-    """Load all slices: `images`, `levels` and `subjects` by split.
+@dataclasses.dataclass(frozen=True)
+class Drawn:
+    """Generated slices.
+
+    Attributes:
+        images: uint8 `(N, S, S)`, with texture where the model has one.
+        plain: The same codes decoded without texture, uint8 `(N, S, S)`.
+        levels: Level of each, `(N,)`.
+        groups: Name of the brain, or of the slice that was drawn alone, `(N,)`.
+    """
+
+    images: np.ndarray
+    plain: np.ndarray
+    levels: np.ndarray
+    groups: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Held:
+    """Real slices of a split.
+
+    Attributes:
+        images: uint8 `(N, S, S)`.
+        levels: Level of each, `(N,)`.
+        subjects: Subject of each, `(N,)`.
+    """
+
+    images: np.ndarray
+    levels: np.ndarray
+    subjects: np.ndarray
+
+    @classmethod
+    def of(cls, images: np.ndarray, split: Split) -> "Held":
+        """The images of a split."""
+        return cls(images, split.levels, split.subjects)
+
+    @property
+    def pictures(self) -> Pictures:
+        """What judges see of them."""
+        return Pictures(self.images, self.subjects.astype(str))
+
+
+def draw(
+    vqvae: VQVAE, prior: RasterPrior, count: int, known: np.ndarray, options: SamplingOptions
+) -> Drawn:
+    """Draw slices at all levels: those of whole brains, if the prior draws any.
 
     Args:
-        slices: The data.
-        known: Images uint8 `(N, S, S)` of the splits that are loaded already, by split.
-        image_size: Pixels S of a side.
+        vqvae: The model that decodes.
+        prior: The model that draws codes.
+        count: Number of slices.
+        known: Levels of the real slices, in rising order.
+        options: How codes are drawn.
     """
-    real = {}
-    for name, split in slices.splits.items():
-        images = known[name] if name in known else load_images(split, image_size)
-        real[name] = {"images": images, "levels": split.levels, "subjects": split.subjects}
-    return real
+    plain = dataclasses.replace(options, texture=False)
+    several = (options, plain) if options.texture and vqvae.texture else (plain,)
+    if prior.settings["reads_below"]:
+        number = math.ceil(count / len(known))
+
+        def images(how):
+            batches = draw_brains(vqvae, prior, number, how, first=FIRST_EVALUATED)
+            brains = np.concatenate([to_grey(batch)[:, known] for batch in batches])
+            return brains.reshape(-1, *brains.shape[2:])[:count]
+
+        levels = np.tile(known, number)[:count]
+        groups = np.repeat(np.arange(number), len(known))[:count]
+    else:
+        levels, groups = spread_levels(count, None, known), np.arange(count)
+
+        def images(how):
+            title = "drawing samples to evaluate"
+            return draw_all(vqvae, prior, levels, how, title, first=FIRST_EVALUATED)
+
+    drawn = [images(how) for how in several]
+    return Drawn(drawn[0], drawn[-1], levels, np.char.add("drawn ", groups.astype(str)))
 
 
 def evaluate_samples(
     vqvae: VQVAE,
     prior: RasterPrior,
-    real: dict[str, dict[str, np.ndarray]],
+    results: dict[str, np.ndarray],
+    split: Split,
+    training: Held,
+    other: Held,
     count: int,
     options: SamplingOptions,
-    rate_weight: float | None = None,
 ) -> tuple[dict[str, Any], Parts]:
-    """Draw slices, spread over all levels like the real ones, and compute all their figures.
+    """Draw slices and compute all their figures.
 
     Args:
-        vqvae: The model that codes and decodes.
+        vqvae: The model that decodes.
         prior: The model that draws codes.
-        real: What `load_real` returned.
+        results: What `measures.evaluation.evaluate` returned.
+        split: The split that was evaluated.
+        training: Slices of the training split.
+        other: Slices of a split that is neither.
         count: Number of samples.
         options: How codes are drawn.
-        rate_weight: Price of one bit when codes are chosen; see `RasterPrior.describe`.
 
     Returns:
         `(report, parts)`: `generation` of `metrics.json`, and what the figure of the closest pairs
         shows.
     """
-    levels = spread_levels(count, None, np.unique(real["test"]["levels"]))
-    title = "drawing samples to evaluate"
-    drawn = draw_all(vqvae, prior, levels, options, title, first=FIRST_EVALUATED)
-    restore = functools.partial(_restore, vqvae, prior, rate_weight)
-    report, pairs = evaluate(drawn, levels, real["test"], real["train"], real["validate"], restore)
-    return report, selection.closest_parts(drawn, levels, real["train"]["images"], pairs)
-
-
-def _restore(vqvae, prior, rate_weight, images, levels):
-    """Reconstructions uint8 `(N, S, S)` of images of the same type and shape."""
-    restored = []
-    for begin in progress(range(0, len(images), BATCH), "reconstructing training slices"):
-        batch = slice(begin, begin + BATCH)
-        distances = vqvae.distances(to_unit(images[batch])[..., None])
-        codes = prior.describe(distances, levels[batch], rate_weight)
-        restored.append(to_grey(vqvae.decode(codes))[..., 0])
-    return np.concatenate(restored)
+    drawn = draw(vqvae, prior, count, np.unique(split.levels), options)
+    restored = {"reconstructions": results["restored"]}
+    if vqvae.texture:
+        textured = draw_textures(vqvae.texture, results["restored"], split, options.seed)
+        restored["textured_reconstructions"] = textured
+    real = Held.of(results["images"], split)
+    report, pairs = evaluate(drawn, real, training, other, restored)
+    return report, selection.closest_parts(drawn.images, drawn.levels, training.images, pairs)
 
 
 def evaluate(
-    samples: np.ndarray,
-    sample_levels: np.ndarray,
-    test: dict[str, np.ndarray],
-    training: dict[str, np.ndarray],
-    validation: dict[str, np.ndarray],
-    restore: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    drawn: Drawn, real: Held, training: Held, other: Held, restored: dict[str, np.ndarray]
 ) -> tuple[dict[str, Any], list[tuple[int, int, float]]]:
     """Compute all figures of generated slices for `metrics.json`.
 
     Args:
-        samples: Generated images `(N, S, S)`.
-        sample_levels: Their levels `(N,)`.
-        test: `images`, `levels` and `subjects` of the real slices of the test split.
-        training: The same of the training split.
-        validation: The same of the validation split.
-        restore: Function of images `(N, S, S)` and their levels to their reconstructions.
+        drawn: Generated slices.
+        real: Real slices that the models have not seen.
+        training: Slices that they learned from.
+        other: Real slices of other subjects, which say how far real sets are apart.
+        restored: `reconstructions` of `real`, uint8 `(N, S, S)`, and others of them by name.
 
     Returns:
         `(report, pairs)`. Pairs are `(sample, training slice, distance)`, closest first.
     """
-    report = {"samples": len(samples), **_two_samples(samples, training, restore)}
-    drawn_features, test_features = features(samples), features(test["images"])
+    report = {"samples": len(drawn.images), **_two_samples(drawn, real, other, restored)}
+    drawn_features, real_features = features(drawn.images), features(real.images)
     report |= {
-        "mmd": mmd(drawn_features, test_features),
-        "mmd_real": mmd(features(validation["images"]), test_features),
-        "diversity": diversity(samples, sample_levels),
-        "diversity_real": diversity(test["images"], test["levels"]),
-        "diversity_validation": diversity(validation["images"], validation["levels"]),
+        "mmd": mmd(drawn_features, real_features),
+        "mmd_real": mmd(features(other.images), real_features),
+        "diversity": diversity(drawn.images, drawn.levels),
+        "diversity_real": diversity(real.images, real.levels),
+        "diversity_validation": diversity(other.images, other.levels),
     }
-    distances, which = nearest(samples, training["images"])
-    real_distances, _ = nearest(test["images"], training["images"])
+    distances, which = nearest(drawn.images, training.images)
+    real_distances, _ = nearest(real.images, training.images)
     report |= {
         "nearest_min": float(distances.min()),
         "nearest_mean": float(distances.mean()),
         "nearest_real_p1": float(np.percentile(real_distances, 1)),
         "nearest_real_mean": float(real_distances.mean()),
-        "anatomy": _anatomy_report(samples, test["images"], validation["images"]),
+        "anatomy": _anatomy_report(drawn, real, other),
     }
     order = np.argsort(distances)
     return report, [(int(i), int(which[i]), float(distances[i])) for i in order]
 
 
-def _two_samples(samples, training, restore):
-    """Two-sample accuracies of samples, real slices and reconstructions, two at a time."""
-    rng = np.random.default_rng(0)
-    # Slices of many subjects, because a few subjects can be told apart by themselves.
-    order = rng.permutation(len(training["images"]))
-    chosen = order[: max(len(samples), FEWEST_TRAINING_SLICES)]
-    images, levels = training["images"][chosen], training["levels"][chosen]
-    subjects = rng.permutation(np.unique(training["subjects"]))
-    owners = training["subjects"][chosen]
-    half = np.isin(owners, subjects[: len(subjects) // 2])
-    drawn, real, restored = features(samples), features(images), features(restore(images, levels))
-    # Each sample is a subject of its own.
-    own = np.array([f"sample {i}" for i in range(len(samples))])
+def _two_samples(drawn, real, other, restored):
+    """Accuracies of the judges, two sets at a time, and those of each judge."""
+    subjects = real.pictures.groups
     comparisons = {
-        "two_sample_accuracy": (drawn, real, own, owners),
-        "two_sample_accuracy_prior": (drawn, restored, own, owners),
-        "two_sample_accuracy_reconstructions": (restored, real, owners, owners),
-        "two_sample_accuracy_real": (real[half], real[~half], owners[half], owners[~half]),
+        "": (Pictures(drawn.images, drawn.groups), real.pictures),
+        "_prior": (
+            Pictures(drawn.plain, drawn.groups),
+            Pictures(restored["reconstructions"], subjects),
+        ),
+        **{
+            f"_{name}": (Pictures(some, subjects), real.pictures) for name, some in restored.items()
+        },
+        "_real": (other.pictures, real.pictures),
     }
-    report = {}
-    for name, comparison in comparisons.items():
-        report[name], report[f"{name}_ci95"] = two_sample(*comparison)
-    return report
+    report, judges = {}, {}
+    for name, sets in comparisons.items():
+        title = name.replace("_", " ").strip() or "samples"
+        found = judge(*sets, title)
+        judges[title.replace(" ", "_")] = found.pop("judges")
+        report |= {
+            f"two_sample_{part.replace('accuracy', f'accuracy{name}', 1)}": value
+            for part, value in found.items()
+            if part != "slices"
+        }
+    return {**report, "judges": judges}
 
 
-def _anatomy_report(samples, real, validation):
-    """Means of each anatomical figure, and how many slices lie inside the range of real ones."""
+def _anatomy_report(drawn, real, other):
+    """Means of each anatomical figure, and how far drawn slices are from real ones.
+
+    `inside` is the share of drawn slices within the range of real ones, all levels together. The
+    Wasserstein distances compare slices of one level, and are means over levels.
+    """
     report = {}
-    drawn, validated = anatomy(samples), anatomy(validation)
-    for name, values in anatomy(real).items():
+    found = {name: anatomy(s.images) for name, s in (("drawn", drawn), ("other", other))}
+    for name, values in anatomy(real.images).items():
         low, high = np.percentile(values, (1, 99))
+        own, others = found["drawn"][name], found["other"][name]
+        theirs = values, real.levels, real.subjects
+        distance, interval = wasserstein((own, drawn.levels, drawn.groups), theirs)
+        other_distance, other_interval = wasserstein((others, other.levels, other.subjects), theirs)
         report[name] = {
-            "samples": float(drawn[name].mean()),
+            "samples": float(own.mean()),
             "real": float(values.mean()),
-            "validation": float(validated[name].mean()),
+            "validation": float(others.mean()),
             "real_range": [float(low), float(high)],
-            "inside": _share_inside(drawn[name], low, high),
-            "inside_validation": _share_inside(validated[name], low, high),
+            "inside": _share_inside(own, low, high),
+            "inside_validation": _share_inside(others, low, high),
+            "samples_by_level": _by_level(own, drawn.levels),
+            "real_by_level": _by_level(values, real.levels),
+            "wasserstein": distance,
+            "wasserstein_ci95": interval,
+            "wasserstein_validation": other_distance,
+            "wasserstein_validation_ci95": other_interval,
         }
     return report
+
+
+def wasserstein(one: tuple, other: tuple, seed: int = 0) -> tuple[float, list[float]]:
+    """Mean over levels of the distance between the distributions of a figure.
+
+    Args:
+        one: Values, levels and groups, each `(N,)`.
+        other: Values, levels and groups, each `(M,)`.
+        seed: Seed of the bootstrap.
+
+    Returns:
+        `(distance, [low, high])`: the interval is a 95 % bootstrap over groups.
+    """
+    rng = np.random.default_rng(seed)
+    sets = [
+        (values, levels, np.unique(g, return_inverse=True)[1]) for values, levels, g in (one, other)
+    ]
+    levels = np.intersect1d(one[1], other[1])
+
+    def distance(counts):
+        terms = []
+        for level in levels:
+            here = [own == level for _, own, _ in sets]
+            values = [v[at] for (v, _, _), at in zip(sets, here)]
+            weights = [c[g[at]] for (_, _, g), at, c in zip(sets, here, counts)]
+            if all(w.sum() for w in weights):
+                terms.append(stats.wasserstein_distance(*values, *weights))
+        return float(np.mean(terms)) if terms else math.nan
+
+    sizes = [g.max() + 1 for _, _, g in sets]
+    draws = [rng.multinomial(size, np.full(size, 1 / size), RESAMPLES) for size in sizes]
+    resampled = [distance(counts) for counts in zip(*draws)]
+    whole = distance([np.ones(size) for size in sizes])
+    return whole, [float(v) for v in np.nanpercentile(resampled, (2.5, 97.5))]
+
+
+def _by_level(values, levels):
+    return [float(values[levels == level].mean()) for level in np.unique(levels)]
 
 
 def _share_inside(values, low, high):

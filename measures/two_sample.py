@@ -3,6 +3,8 @@
 Images are uint8 or float `(N, h, w)`, 0 to 255 or 0 to 1. Features of them are `(N, F)`.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 from scipy import ndimage
 from sklearn.decomposition import PCA
@@ -15,6 +17,9 @@ from measures.images import to_unit
 
 FOLDS = 5
 COMPONENTS = 50  # principal components that the classifier sees, at most
+
+# Rows to learn from `(N, ...)`, 0 or 1 for each, unseen rows `(M, ...)`, seed -> 0 or 1, `(M,)`.
+Classify = Callable[[np.ndarray, np.ndarray, np.ndarray, int], np.ndarray]
 
 
 def pool(images: np.ndarray, size: int) -> np.ndarray:
@@ -55,25 +60,48 @@ def features(images: np.ndarray) -> np.ndarray:
     return np.concatenate(parts, axis=1)
 
 
+def logistic(x: np.ndarray, y: np.ndarray, unseen: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Classify by a logistic regression on principal components.
+
+    Both classes weigh the same whatever their sizes.
+
+    Args:
+        x: Features to learn from, `(N, F)`.
+        y: 0 or 1 for each, `(N,)`.
+        unseen: Features to classify, `(M, F)`.
+        seed: Seed of the components.
+
+    Returns:
+        0 or 1 for each of the unseen, `(M,)`.
+    """
+    components = min(COMPONENTS, len(x) - 1, x.shape[1])
+    model = make_pipeline(
+        StandardScaler(),
+        PCA(components, random_state=seed),
+        LogisticRegression(C=0.1, max_iter=1000, class_weight="balanced"),
+    )
+    return model.fit(x, y).predict(unseen)
+
+
 def two_sample(
     one: np.ndarray,
     other: np.ndarray,
     one_groups: np.ndarray,
     other_groups: np.ndarray,
     seed: int = 0,
+    classify: Classify = logistic,
 ) -> tuple[float, list[float]]:
     """Held-out accuracy of a classifier that tells two sets apart; 0.5 is indistinguishable.
 
-    The classifier is a logistic regression on principal components. All slices of a group, which
-    is a subject, are in one fold, so that knowing a brain is no help. Both classes weigh the same
-    whatever their sizes.
+    All slices of a group, which is a subject, are in one fold, so that knowing a brain is no help.
 
     Args:
-        one: Features `(N, F)`.
-        other: Features `(M, F)`.
+        one: What the classifier sees of one set, such as features `(N, F)`.
+        other: The same of the other set, `(M, F)`.
         one_groups: Group of each row, `(N,)`.
         other_groups: Group of each row, `(M,)`. Equal values name the same group on both sides.
-        seed: Seed of the folds and of the bootstrap.
+        seed: Seed of the folds, the classifier and the bootstrap.
+        classify: The classifier.
 
     Returns:
         `(accuracy, [low, high])`: the interval is a 95 % bootstrap over groups.
@@ -84,24 +112,13 @@ def two_sample(
     x = np.concatenate([one, other])
     y = np.repeat([0, 1], [len(one), len(other)])
     groups = np.concatenate([one_groups, other_groups])
-    return _accuracy_interval(_held_out(x, y, groups, seed), y, groups, seed)
-
-
-def _held_out(x, y, groups, seed):
-    """Whether each row is classified right by a model that has not seen its group, `(N,)`."""
     right = np.zeros(len(x))
     shuffled = np.random.default_rng(seed).permutation(len(x))
     folds = GroupKFold(FOLDS, shuffle=True, random_state=seed)
     for train, test in folds.split(x[shuffled], y[shuffled], groups[shuffled]):
         train, test = shuffled[train], shuffled[test]
-        components = min(COMPONENTS, len(train) - 1, x.shape[1])
-        model = make_pipeline(
-            StandardScaler(),
-            PCA(components, random_state=seed),
-            LogisticRegression(C=0.1, max_iter=1000, class_weight="balanced"),
-        )
-        right[test] = model.fit(x[train], y[train]).predict(x[test]) == y[test]
-    return right
+        right[test] = classify(x[train], y[train], x[test], seed) == y[test]
+    return _accuracy_interval(right, y, groups, seed)
 
 
 def _accuracy_interval(right, y, groups, seed):

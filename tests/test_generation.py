@@ -5,8 +5,8 @@ import pytest
 from conftest import LEVELS, draw_slice
 from scipy import ndimage
 
-from measures import generation, two_sample
-from measures.images import to_unit
+from measures import generation, judges, two_sample
+from measures.images import to_grey
 
 
 @pytest.fixture(scope="module")
@@ -93,25 +93,79 @@ def test_anatomy_of_a_known_head():
     assert generation.anatomy(lopsided[None])["symmetry"][0] < with_ventricle["symmetry"][0] - 0.05
 
 
-def test_report_on_real_blurred_and_copied_slices(real, blurred):
+def test_report_on_real_blurred_and_copied_slices(real, blurred, monkeypatch):
     images, cases, levels = real
+    monkeypatch.setattr(judges, "JUDGES", {"pyramid": judges.JUDGES["pyramid"]})
     sets = {
         name: np.isin(cases % 4, rest)
-        for name, rest in (("training", (0, 1)), ("validation", (2,)), ("test", (3,)))
+        for name, rest in (("training", (0, 1)), ("other", (2,)), ("real", (3,)))
     }
     data = {
-        name: {"images": images[mask], "levels": levels[mask], "subjects": cases[mask].astype(str)}
+        name: generation.Held(images[mask], levels[mask], cases[mask])
         for name, mask in sets.items()
     }
-    data["restore"] = lambda some, levels: ndimage.gaussian_filter(to_unit(some), (0, 1.5, 1.5))
-    rest = sets["validation"]
-    good, _ = generation.evaluate(images[rest], levels[rest], **data)
-    bad, _ = generation.evaluate(blurred[rest], levels[rest], **data)
-    copied, pairs = generation.evaluate(images[sets["training"]], levels[sets["training"]], **data)
+    blurred = to_grey(blurred)
+
+    def report(mask, pixels):
+        drawn = generation.Drawn(pixels[mask], blurred[mask], levels[mask], cases[mask].astype(str))
+        restored = {"reconstructions": blurred[sets["real"]]}
+        return generation.evaluate(drawn, **data, restored=restored)
+
+    good, _ = report(sets["other"], images)
+    bad, _ = report(sets["other"], blurred)
+    copied, pairs = report(sets["training"], images)
     assert good["two_sample_accuracy"] < 0.75 < bad["two_sample_accuracy"]
+    assert good["two_sample_accuracy_inside"] < 0.75 < bad["two_sample_accuracy_inside"]
     assert bad["two_sample_accuracy_prior"] < bad["two_sample_accuracy"]
     assert bad["two_sample_accuracy_reconstructions"] > 0.9
+    assert bad["two_sample_accuracy_real"] < 0.75
+    assert bad["judges"]["samples"]["pyramid"] == bad["two_sample_accuracy"]
     assert bad["mmd"] > good["mmd"] + 0.02
     assert copied["nearest_min"] == pytest.approx(0, abs=1e-6)
     assert good["nearest_min"] > 0.01 and pairs[0][2] == copied["nearest_min"]
-    assert good["anatomy"]["brain_area"]["inside"] > 0.8
+    area = good["anatomy"]["brain_area"]
+    assert area["inside"] > 0.8 and len(area["samples_by_level"]) == LEVELS
+    assert area["wasserstein"] == area["wasserstein_validation"]  # the same slices
+
+
+def test_wasserstein_is_the_shift_of_a_shifted_set():
+    rng = np.random.default_rng(0)
+    values, levels, groups = rng.normal(size=60), np.tile([0, 1, 2], 20), np.repeat(range(20), 3)
+    same, (low, _) = generation.wasserstein((values, levels, groups), (values, levels, groups))
+    assert same == 0 and low > 0  # two draws of subjects differ
+    distance, (low, high) = generation.wasserstein(
+        (values + 2.5, levels, groups), (values, levels, groups)
+    )
+    assert distance == pytest.approx(2.5) and low <= distance <= high
+
+
+@pytest.mark.slow
+def test_each_judge_tells_blurred_from_real_inside_too(real, blurred):
+    images, cases, _ = real
+    groups = cases.astype(str)
+    found = judges.judge(
+        judges.Pictures(to_grey(blurred), groups), judges.Pictures(images, groups), "blurred"
+    )
+    assert found["slices"] == len(images)
+    assert set(found["judges"]) == {"pyramid", "network", "pyramid_inside", "network_inside"}
+    assert min(found["judges"].values()) > 0.8
+    assert found["accuracy"] == max(found["judges"][name] for name in ("pyramid", "network"))
+
+
+def test_the_network_tells_blurred_from_real_each_time_alike(real, blurred):
+    half = halves(real[1])
+    x = np.concatenate([real[0], to_grey(blurred)])[:, ::2, ::2]
+    y, learned = np.repeat([0, 1], len(half)), np.tile(half, 2)
+    found = [judges.classify_by_network(x[learned], y[learned], x[~learned]) for _ in range(2)]
+    np.testing.assert_array_equal(*found)
+    assert (found[0] == y[~learned]).mean() > 0.8
+
+
+def test_inside_looks_at_the_eroded_brain_alone():
+    image = np.zeros((1, 256, 256), "uint8")
+    image[0, 50:200, 60:190] = 100
+    image[0, 120:130, 120:130] = 0  # a hole belongs to the brain
+    inside = judges.inside_brain(image)
+    expected = np.zeros_like(image)
+    expected[0, 56:194, 66:184] = image[0, 56:194, 66:184]
+    np.testing.assert_array_equal(inside, expected)
