@@ -39,9 +39,9 @@ LEVELS, IMAGE_SIZE, CODES = 4, 32, 16
 TINY = [
     "--image-size", "32", "--width", "8", "--codebook-size", "16", "--code-dim", "4",
     "--batch-size", "4", "--prior-width", "8", "--prior-blocks", "2", "--draft-epochs", "1",
-    "--precision", "float32", "--learning-rate", "3e-3",
+    "--precision", "float32", "--learning-rate", "3e-3", "--texture-width", "8",
 ]  # fmt: skip
-STAGES = ["--epochs", "2", "--prior-epochs", "2"]
+STAGES = ["--epochs", "2", "--prior-epochs", "2", "--texture-epochs", "1"]
 
 # Where `parse` and `main` of each script are.
 SCRIPTS = {
@@ -169,7 +169,7 @@ def run_script(script, *arguments, cwd=None, process=False, **options):
 
 
 def train(data, run, *more, **options):
-    """Train a tiny run of all three stages, as `run_script` does."""
+    """Train a tiny run of all stages, as `run_script` does."""
     return run_script("train.py", "--data", data, "--run", run, *TINY, *STAGES, *more, **options)
 
 
@@ -244,7 +244,7 @@ def assert_same_models(one, other):
 
 def assert_same_histories(one, other):
     """Check that both run directories hold the same histories, but for the seconds."""
-    for stage in ("vqvae", "prior"):
+    for stage in ("vqvae", "prior", "texture"):
         whole, again = ((run / f"{stage}_history.csv").read_text() for run in (one, other))
         rows, others = ([row.split(",") for row in text.splitlines()] for text in (whole, again))
         assert rows[0][1] == "seconds"
