@@ -198,7 +198,7 @@ class Texture(keras.Model):
                 place = tf.constant([step])
                 parts = [_patches(_begin_at(x, place)) for x in (drawn, frame, under)]
                 parameters = self._parameters(*parts, has_below, place)
-                shape = (*parameters.shape[:-1], 3)
+                shape = (*parameters.shape[:-1], 2)
                 uniforms = tf.random.stateless_uniform(shape, tf.stack([seed, FIRST_KEY + step]))
                 pixels = draw_greys(parameters, parts[1][..., :1], uniforms)
                 top, left = ORDER[step]

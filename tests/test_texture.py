@@ -45,16 +45,19 @@ def test_probabilities_of_all_grey_values_are_one_together(seed):
 
 
 def test_grey_values_are_drawn_as_often_as_they_are_likely():
-    count = 200_000
-    given = tf.repeat(parameters(5)[None], count, axis=0)
+    """Given that they are no background, which is decided and not drawn."""
+    count, of_head = 200_000, parameters(5) - 5 * np.eye(PARAMETERS)[0]
+    given = tf.repeat(tf.cast(of_head, tf.float32)[None], count, axis=0)
     restored = tf.fill((count, 1), 0.5)
-    uniforms = tf.random.stateless_uniform((count, 3), (1, 2))
+    uniforms = tf.random.stateless_uniform((count, 2), (1, 2))
     drawn = np.round(draw_greys(given, restored, uniforms).numpy() * GREYS).astype(int)
-    values = tf.constant(np.arange(256)[:, None] / 255, tf.float32)
-    likely = np.exp(log_likelihood(values, given[:256], restored[:256]).numpy())
-    seen = np.bincount(drawn, minlength=256) / count
-    assert likely[0] > 0.1  # the background
+    values = tf.constant(np.arange(1, 256)[:, None] / 255, tf.float32)
+    likely = np.exp(log_likelihood(values, given[:255], restored[:255]).numpy())
+    seen = np.bincount(drawn, minlength=256)[1:] / count
+    likely /= likely.sum()
     np.testing.assert_allclose(seen, likely, atol=6 * np.sqrt(likely.max() / count))
+    is_background = given + 10 * np.eye(PARAMETERS)[0]
+    assert not draw_greys(tf.cast(is_background, tf.float32), restored, uniforms).numpy().any()
 
 
 def test_far_grey_values_have_a_likelihood_with_a_gradient():
