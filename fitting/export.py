@@ -18,8 +18,8 @@ from utils import InputError, Parser, command_line, import_tensorflow, replacing
 def export(run: RunDirectory, out: pathlib.Path) -> None:
     """Copy what predict.py needs of a finished run.
 
-    The prior's weights are written in half precision, which costs it no measurable likelihood.
-    Those of the VQ-VAE are kept, because the prior knows it by their digest.
+    The weights of prior and texture are written in half precision, which costs no measurable
+    likelihood. Those of the VQ-VAE are kept, because the others know it by their digest.
 
     Raises:
         InputError: The run is not finished, its models do not belong together, or `out` exists.
@@ -32,7 +32,8 @@ def export(run: RunDirectory, out: pathlib.Path) -> None:
     histories = [run.history(stage) for stage in ("vqvae", "prior")]
     files = [run.config, run.model("vqvae"), run.code_counts, *histories]
     missing = [file.name for file in files if not file.is_file()]
-    if missing or run.state("prior").exists():
+    halved = [stage for stage in ("prior", "texture") if run.model(stage).is_file()]
+    if missing or any(run.state(stage).exists() for stage in halved):
         lacks = f": it lacks {', '.join(missing)}" if missing else ""
         raise InputError(
             f"{run} is not finished{lacks}. Repeat the train.py command that began it."
@@ -42,7 +43,8 @@ def export(run: RunDirectory, out: pathlib.Path) -> None:
     out.mkdir(parents=True)
     for file in files:
         shutil.copyfile(file, out / file.name)
-    _write_half_precision(run.model("prior"), RunDirectory(out).model("prior"))
+    for stage in halved:
+        _write_half_precision(run.model(stage), RunDirectory(out).model(stage))
 
 
 def _write_half_precision(path, copy):

@@ -81,7 +81,7 @@ def draft_stage(
     """Second stage: `draft.keras`, a prior over nearest codes. It can begin with `start`.
 
     A slice has many descriptions that are almost equally near. The draft says which of them are
-    likely, and so the codes of the last stage are chosen.
+    likely, and so the codes of the next stage are chosen.
     """
     return _prior_stage("draft", run, run.draft_codes, data, settings, 0.0, start)
 

@@ -197,7 +197,8 @@ def sample(
         images = write_samples(vqvae, prior, levels, options, folder, kept)
         parts = selection.sample_parts(images, levels, results, split)
     seconds = time.perf_counter() - begin
-    return {"count": len(levels), "seconds": seconds, **dataclasses.asdict(options)}, parts
+    how = {**dataclasses.asdict(options), "texture": options.texture and bool(vqvae.texture)}
+    return {"count": len(levels), "seconds": seconds, **how}, parts
 
 
 def describe_model(vqvae: VQVAE) -> dict[str, Any]:
@@ -210,7 +211,7 @@ def describe_model(vqvae: VQVAE) -> dict[str, Any]:
 def complete(
     vqvae: VQVAE, prior: RasterPrior, slices: dict[str, np.ndarray], options: SamplingOptions
 ) -> Parts:
-    """Draw the lower half of slices several times.
+    """Draw the lower half of slices several times, without texture, as the upper half has none.
 
     Args:
         vqvae: See `draw_slices`.
@@ -220,7 +221,7 @@ def complete(
     """
     codes, levels = slices["codes"], slices["levels"]
     rows = codes.shape[1] // 2
-    drawings = []
+    drawings, options = [], dataclasses.replace(options, texture=False)
     for number in range(COMPLETIONS):
         title, first = f"drawing completion {number + 1}", COMPLETION_STRIDE * number
         half = {"given": codes, "rows": rows, "first": first}

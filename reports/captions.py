@@ -30,6 +30,7 @@ class Facts:
         baselines: Bits per code of each of `BASELINES`.
         samples: Number of samples.
         sampling: Settings that samples were drawn with, by name of the flag.
+        texture: Whether samples have texture.
         closest: `(number of slices, distance)` of `--evaluate-samples`, or None. One in a hundred
             real test slices is closer than the distance to a training slice.
     """
@@ -46,6 +47,7 @@ class Facts:
     baselines: dict[str, float]
     samples: int
     sampling: dict[str, int | float]
+    texture: bool
     closest: tuple[int, float] | None
 
     @property
@@ -71,9 +73,8 @@ class Facts:
     @property
     def made(self) -> str:
         """Where samples come from."""
-        return (
-            f"{self.drawn}, decoded by the {self.model}; both models trained on {self.trained_on}"
-        )
+        texture = ", with the texture drawn" if self.texture else ""
+        return f"{self.drawn}, decoded by the {self.model}{texture}; trained on {self.trained_on}"
 
 
 def read_facts(metrics: dict[str, Any], parts: Parts) -> Facts:
@@ -111,6 +112,7 @@ def read_facts(metrics: dict[str, Any], parts: Parts) -> Facts:
             "top-k": int(sampling["top_k"]),
             "top-p": _number(sampling["top_p"]),
         },
+        texture=bool(sampling.get("texture", False)),
         closest=_closest(metrics["generation"]) if "generation" in metrics else None,
     )
 

@@ -86,6 +86,7 @@ def facts(**changes):
         baselines,
         16,
         sampling,
+        False,
         None,
     )
     return dataclasses.replace(plain, **changes)
