@@ -29,11 +29,11 @@ def test_commit_and_changes(monkeypatch):
 
 def test_commands_hold_no_folder_of_this_machine(monkeypatch, tmp_path):
     monkeypatch.chdir(ROOT / "benchmarks")
-    run = ROOT / "pretrained" / "oasis-256"
+    data, run = tmp_path / "slices", ROOT / "pretrained" / "oasis-256"
     arguments = [
         "compression.py",
         "--data",
-        str(tmp_path / "slices"),
+        str(data),
         f"--run={run}",
         "--x=a b",
         "-1",
