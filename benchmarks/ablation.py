@@ -28,7 +28,7 @@ import house  # noqa: F401  opens the repository
 import keras
 import numpy as np
 import tensorflow as tf
-from timing import fit
+from contenders.timing import fit
 
 import dataset
 import modules

@@ -19,7 +19,7 @@ import house  # noqa: F401  opens the repository
 
 # isort: split
 import training
-from timing import in_turn, peak_mib, timed
+from contenders.timing import in_turn, peak_mib, timed
 
 from fitting.device import use_precision
 from utils import Parser, command_line, write_json

@@ -22,8 +22,8 @@ import house  # noqa: F401  opens the repository
 # isort: split
 import numpy as np
 import training
+from contenders.timing import in_turn, peak_mib, timed
 from startup import write_slices
-from timing import in_turn, peak_mib, timed
 
 import dataset
 from fitting.device import compute_device, use_precision

@@ -1,273 +1,202 @@
-"""Compare SSIM against bytes a slice: models at several rate weights, and the codecs of Pillow.
+"""Compare quality against bytes a slice: models at several rate weights, and image codecs.
 
 python benchmarks/rate_distortion.py --data DIR --run DIR [--run DIR ...] [--split test]
-    [--json FILE] [--figure FILE]
+    [--every N] [--rate-weights L ...] [--json FILE] [--figure FILE]
 
-All of them compress the same slices. The rate of a model is the negative log2-likelihood of a
-slice's codes under its prior; an entropy coder needs that much to within a few bits. The index bits
-stand beside it.
+All of them compress the same slices. Bytes of a model are those of real files, one a case, headers
+included, as compress.py writes them. The ideal code length and the index bits stand beside them.
+Codecs have a file a slice. We count their payload: file size minus the size of an all-black slice.
 
-Neither side pays for what is sent once. For codecs we count the payload: file size minus the size
-of an all-black slice. For models we do not count the weights.
+The weights of a model are sent once. `paid_after` says after how many slices they and the files of
+the model are smaller than the payloads of a codec at the same SSIM.
+
+A slice takes up to a second at each rate weight. `--every N` takes each N-th case, for models and
+codecs alike.
 """
 
-import io
-import math
 import pathlib
-from collections.abc import Sequence
+from typing import Any
 
 import house  # noqa: F401  opens the repository
 
 # isort: split
 import numpy as np
-from PIL import Image
+import recorded
+from rates import codecs
+from rates.comparison import LEVELS, compare, frontier, paid_after, show, show_paid
+from rates.files import every_case, write_files
+from rates.quality import quality
 
-from fitting.checkpoints import load_models
+from coding.slices import BATCH, Codec
+from dataset import load_images
 from fitting.run_directory import RunDirectory
-from measures import metrics
-from measures.evaluation import check_levels, evaluate
-from measures.images import to_unit
-from sources.folder import find_slices, open_slices
-from sources.layout import SLICE_SIDE, SPLITS
-from utils import InputError, Parser, command_line, progress, write_json
+from measures.images import to_grey
+from reports import curves
+from sources.folder import Split, find_slices, open_slices
+from sources.layout import SPLITS
+from utils import InputError, Parser, between, command_line
 
-RATE_WEIGHTS = (0.0, 0.5, 1.0, 1.5, 2.25, 3.5, 6.0, 10.0)
-# Options of Pillow, one a point of the curve, each at its slowest useful setting, without colour.
-CODECS = {
-    "AVIF": [
-        {"format": "AVIF", "quality": quality, "speed": 4, "subsampling": "4:0:0"}
-        for quality in (2, 8, 15, 20, 30, 40, 55)
-    ],
-    "WebP": [
-        {"format": "WEBP", "quality": quality, "method": 6} for quality in (2, 10, 20, 35, 55)
-    ],
-    "JPEG 2000": [
-        {
-            "format": "JPEG2000",
-            "quality_mode": "rates",
-            "quality_layers": [rate],
-            "irreversible": True,
-        }
-        for rate in (80, 60, 45, 35, 25)
-    ],
-    "JPEG": [
-        {"format": "JPEG", "quality": quality, "optimize": True} for quality in (8, 10, 15, 20, 35)
-    ],
-}
-SSIM_LEVELS = (0.90, 0.91, 0.92, 0.93, 0.94, 0.95, 0.96, 0.97)  # where bytes are compared
-BATCH = 32  # images whose SSIM is computed together
+RATE_WEIGHTS = (0.0, 0.1, 0.2, 0.35, 0.6, 1.0, 2.0)
+TUNED_ON = 8  # each so many validation slices choose the thresholds of the codecs
 
 
 def parse(arguments=None):
     """Read the command line."""
     parser = Parser(__doc__)
     add = parser.add_argument
-    add(
-        "--run",
-        metavar="DIR",
-        type=pathlib.Path,
-        action="append",
-        required=True,
-        help="run directory of train.py; may be given again",
-    )
+    path = {"metavar": "FILE", "type": pathlib.Path}
+    add("--run", metavar="DIR", action="append", required=True, help="run of train.py; repeatable")
     add("--data", metavar="DIR", required=True, help="folder with the three splits")
+    add("--split", choices=SPLITS, default="test", help="(default: %(default)s)")
+    add("--every", type=between(int, 1, 1000), default=1, metavar="N", help="take each N-th case")
     add(
-        "--split",
-        choices=SPLITS,
-        default="test",
-        help="split to compress (default: %(default)s)",
+        "--rate-weights",
+        type=between(float, 0, 1e6),
+        nargs="+",
+        default=RATE_WEIGHTS,
+        metavar="L",
+        help="prices of one bit, a point of the models' curves each (default: %(default)s)",
     )
-    add("--json", metavar="FILE", type=pathlib.Path, help="write all points here")
-    add("--figure", metavar="FILE", type=pathlib.Path, help="draw the curves here, a PNG")
+    add("--json", help="write all points here", **path)
+    add("--figure", help="draw the curves here, a PNG", **path)
     return parser.parse_args(arguments)
 
 
 def main(args):
     """Measure models and codecs, compare them, and write the points and the figure."""
     slices = open_slices(find_slices(args.data))
-    split = slices.splits[args.split]
-    models = {}
-    for run in args.run:
-        name, models[name], images = model_points(run, split)
-    codecs = {name: codec_points(name, images) for name in CODECS}
-    rows = compare(models, codecs)
-    show_comparison(rows)
+    split = every_case(slices.splits[args.split], args.every)
+    runs = [Codec(RunDirectory(run)) for run in args.run]
+    images, tuning = codec_images(runs, split, slices.splits["validate"])
+    models, weights = {}, {}
+    for codec in runs:
+        name = run_name(codec)
+        weights[name] = weight_bytes(codec.run)
+        models[name] = model_points(codec, split, images, args.rate_weights)
+    rivals = {name: list(shown_points(name, images, tuning)) for name in codecs.available()}
+    rows = {measure: compare(models, rivals, measure) for measure in LEVELS}
+    paid = paid_after(models, rivals, weights)
+    for measure in LEVELS:
+        show(rows[measure], measure)
+    show_paid(paid, weights)
     if args.json:
-        data = {
-            "name": slices.name,
-            "split": args.split,
-            "images": len(split),
-            "fingerprint": slices.fingerprint,
+        report = {
+            "data": {
+                "name": slices.name,
+                "split": args.split,
+                "images": len(split),
+                "every": args.every,
+                "image_size": images.shape[1],
+                "fingerprint": slices.fingerprint,
+            },
+            "codec_versions": codecs.versions(),
+            "weight_bytes": weights,
+            "models": models,
+            "codecs": rivals,
+            "at_equal": rows,
+            "paid_after": paid,
         }
-        report = {"data": data, "models": models, "codecs": codecs, "at_equal_ssim": rows}
-        write_json(args.json, report)
+        recorded.write(args.json, report)
     if args.figure:
-        curves = {name: frontier(points, "payload_bytes") for name, points in codecs.items()}
-        size = f"{SLICE_SIDE} x {SLICE_SIDE}"
+        size = f"{images.shape[1]} x {images.shape[2]}"
         caption = f"{slices.name}, {args.split} split, {len(split)} slices of {size}."
-        curves.rate_distortion(args.figure, models, curves, caption)
+        draw(args.figure, models, rivals, caption)
 
 
-def model_points(run: pathlib.Path, split) -> tuple[str, list[dict], np.ndarray]:
-    """Measure a run at each rate weight, and print a line for each.
+def codec_images(runs: list[Codec], split: Split, validate: Split) -> tuple[np.ndarray, ...]:
+    """Images for the codecs, those that the models see: uint8 `(N, S, S)`.
 
     Returns:
-        Name of the run with its sizes, points, and images of the split, uint8 `(N, S, S)`.
+        Images of the split, and some of the validation split.
 
     Raises:
-        InputError: The run cannot be loaded, or does not fit the slices.
+        InputError: The runs see slices of different sizes.
     """
-    vqvae, prior = load_models(RunDirectory(run))
-    check_levels(run, prior, split)
-    image_size, codebook_size = (vqvae.settings[name] for name in ("image_size", "codebook_size"))
-    if image_size != SLICE_SIDE:
+    sizes = {codec.vqvae.settings["image_size"] for codec in runs}
+    if len(sizes) > 1:
         raise InputError(
-            f"--run must be of image size {SLICE_SIDE}, that of the slices the codecs are given. "
-            f"Received: {run} of {image_size}"
+            f"the runs are of image sizes {sorted(sizes)}: name --run directories of one size."
         )
+    (size,) = sizes
+    tuning = validate.pick(range(0, len(validate), TUNED_ON))
+    return load_images(split, size), load_images(tuning, size)
+
+
+def run_name(codec: Codec) -> str:
+    """Name of a run with its sizes."""
+    height, width = codec.vqvae.grid
+    size = codec.vqvae.settings["codebook_size"]
+    return f"{codec.run.path.resolve().name}: {height} x {width} codes of {size}"
+
+
+def weight_bytes(run: RunDirectory) -> int:
+    """Bytes of the model files that encoder and decoder need."""
+    return sum(run.model(stage).stat().st_size for stage in ("vqvae", "prior"))
+
+
+def model_points(codec: Codec, split: Split, images: np.ndarray, rate_weights) -> list[dict]:
+    """Measure a run at each rate weight, and print a line for each."""
     points = []
-    for rate_weight in RATE_WEIGHTS:
-        results = evaluate(vqvae, prior, split, rate_weight)
-        points.append(model_point(results, rate_weight, codebook_size))
-        show_point(run.name, points[-1], "prior_bytes", f"rate weight {rate_weight}")
-    height, width = results["codes"].shape[1:]
-    name = f"{run.name}: {height} x {width} codes of {codebook_size}"
-    return name, points, results["images"]
-
-
-def model_point(results, rate_weight, codebook_size):
-    """Summarise the results of `evaluate` at one rate weight."""
-    codes = results["codes"]
-    return {
-        "rate_weight": rate_weight,
-        "ssim": float(results["ssim"].mean()),
-        "brain_ssim": float(np.nanmean(results["brain_ssim"])),
-        "prior_bytes": float(results["bits"].sum((1, 2)).mean() / 8),
-        "index_bytes": codes[0].size * np.log2(codebook_size) / 8,
-        "codes_used": len(np.unique(codes)),
-        **metrics.detail(results["images"], results["restored"]),
-    }
-
-
-def codec_points(name, images):
-    """Measure a codec at each of its settings, and print a line for each."""
-    points = []
-    for options in CODECS[name]:
-        points.append(codec_point(images, options))
-        show_point(name, points[-1], "payload_bytes")
+    for rate_weight in rate_weights:
+        points.append(model_point(codec, split, images, rate_weight))
+        show_point(codec.run.path.name, points[-1], "file_bytes", f"rate weight {rate_weight}")
     return points
 
 
-def codec_point(images: np.ndarray, options: dict) -> dict:
-    """Measure one codec at one quality.
+def model_point(codec: Codec, split: Split, images: np.ndarray, rate_weight: float) -> dict:
+    """Write the files of all cases at one rate weight, and measure them.
 
     Args:
-        images: Uint8 `(N, S, S)`.
-        options: Options of `PIL.Image.Image.save`.
+        codec: The codec of a run.
+        split: The slices.
+        images: Their images, uint8 `(N, S, S)`.
+        rate_weight: Price of one bit when codes are chosen.
 
     Returns:
-        Mean SSIM, mean bytes of the file and of its payload, and the measures of detail.
+        Mean bytes a slice: `file_bytes` of the files, `prior_bytes` of the ideal code length, and
+        `index_bytes` of plain indices; `codes_used`; and what `quality` gives.
     """
-    container = len(compress(np.zeros_like(images[0]), options))
-    files = [
-        compress(image, options) for image in progress(images, options["format"], unit="image")
-    ]
-    restored = [np.asarray(Image.open(io.BytesIO(file)).convert("L")) for file in files]
-    restored = np.stack(restored)
-    size = float(np.mean([len(file) for file in files]))
+    written = write_files(codec, split, rate_weight)
+    codes = written.codes
+    batches = [codes[begin : begin + BATCH] for begin in range(0, len(codes), BATCH)]
+    restored = [to_grey(codec.vqvae.decode(batch))[..., 0] for batch in batches]
     return {
-        "ssim": mean_ssim(images, restored),
-        "file_bytes": size,
-        "payload_bytes": size - container,
-        **metrics.detail(images, restored),
+        "rate_weight": float(rate_weight),
+        "file_bytes": int(written.sizes.sum()) / len(split),
+        "prior_bytes": float(written.ideal.sum()) / len(split),
+        "index_bytes": codes[0].size * float(np.log2(codec.vqvae.settings["codebook_size"])) / 8,
+        "codes_used": len(np.unique(codes)),
+        **quality(images, np.concatenate(restored)),
     }
 
 
-def compress(image, options):
-    """Return the bytes of an image file."""
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, **options)
-    return file.getvalue()
+def shown_points(name, images, tuning):
+    """Points of a codec, with a line for each."""
+    for point in codecs.codec_points(name, images, tuning):
+        show_point(name, point, "payload_bytes", f"black below {point['threshold']}")
+        yield point
 
 
-def mean_ssim(images, restored):
-    """Return the mean SSIM of uint8 images `(N, S, S)`."""
-    values = []
-    for begin in range(0, len(images), BATCH):
-        part = slice(begin, begin + BATCH)
-        pair = (to_unit(array[part, ..., None]) for array in (images, restored))
-        values.append(metrics.ssim(*pair))
-    return float(np.concatenate(values).mean())
-
-
-def compare(models, codecs):
-    """Compare bytes at equal SSIM.
-
-    Returns:
-        One dict for each of `SSIM_LEVELS`: `ssim`, and bytes of the best model and of each codec,
-        None where the level is not reached.
-    """
-    all_points = [point for points in models.values() for point in points]
-    rows = []
-    for ssim in SSIM_LEVELS:
-        row = {"model": bytes_at(all_points, "prior_bytes", ssim)}
-        row |= {name: bytes_at(points, "payload_bytes", ssim) for name, points in codecs.items()}
-        reached = {name: None if math.isnan(size) else size for name, size in row.items()}
-        rows.append({"ssim": ssim, **reached})
-    return rows
-
-
-def bytes_at(points: Sequence[dict], rate: str, ssim: float) -> float:
-    """Return the least bytes a slice that reach a mean SSIM.
-
-    Two points together reach every SSIM between theirs: some slices are compressed at the one, and
-    the rest at the other.
-
-    Args:
-        points: Points of a curve with `ssim` and `rate`.
-        rate: Name of the bytes.
-        ssim: Mean SSIM to reach.
-
-    Returns:
-        Bytes, NaN where no two points lie around the SSIM.
-    """
-    sizes = []
-    for low in points:
-        for high in points:
-            if low["ssim"] <= ssim <= high["ssim"]:
-                rise = (high["ssim"] - low["ssim"]) or 1.0
-                sizes.append(low[rate] + (high[rate] - low[rate]) * (ssim - low["ssim"]) / rise)
-    return min(sizes, default=math.nan)
-
-
-def frontier(points: Sequence[dict], rate: str) -> list[dict]:
-    """Keep the points that no other point beats with a higher SSIM in as few bytes.
-
-    A codec that rounds black to grey has points that others beat.
-    """
-    return [point for point in points if not any(_beats(other, point, rate) for other in points)]
-
-
-def _beats(other, point, rate):
-    return other["ssim"] > point["ssim"] and other[rate] <= point[rate]
-
-
-def show_point(name, point, rate, note=""):
+def show_point(name: str, point: dict[str, Any], rate: str, note: str = "") -> None:
     """Print one point."""
-    detail = f"gradient {point['gradient_ratio']:.3f}   fine spectrum {point['spectrum_ratio']:.3f}"
-    quality = f"SSIM {point['ssim']:.4f}   {detail}"
-    print(f"  {name:<20}{point[rate]:>8.0f} bytes   {quality}   {note}", flush=True)
+    print(
+        f"  {name:<20}{point[rate]:>8.1f} bytes   SSIM {point['ssim']:.4f}   in the brain "
+        f"{point['brain_ssim']:.4f}, {point['brain_psnr']:.2f} dB   gradient "
+        f"{point['gradient_ratio']:.3f}   fine spectrum {point['spectrum_ratio']:.3f}   {note}",
+        flush=True,
+    )
 
 
-def show_comparison(rows):
-    """Print the bytes at equal SSIM."""
-    print(f"  bytes at equal SSIM ({', '.join(rows[0])})")
-    for row in rows:
-        sizes = {name: math.nan if size is None else size for name, size in row.items()}
-        ssim = sizes.pop("ssim")
-        columns = "".join(f"{size:>12.0f}" for size in sizes.values())
-        ratio = sizes["model"] / sizes["AVIF"]
-        print(f"  {ssim:>12.3f}{columns}{ratio:>9.2f} of AVIF")
+def draw(path: pathlib.Path, models: dict, rivals: dict, caption: str) -> None:
+    """Draw all curves in each quality, without points that others of their curve beat."""
+    panels = {
+        measure: (
+            {name: frontier(points, "file_bytes", measure) for name, points in models.items()},
+            {name: frontier(points, "payload_bytes", measure) for name, points in rivals.items()},
+        )
+        for measure in LEVELS
+    }
+    curves.rate_distortion(path, panels, caption)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import house  # noqa: F401  opens the repository
 
 # isort: split
 import tensorflow as tf
-from timing import in_turn, timed
+from contenders.timing import in_turn, timed
 
 import modules
 from networks.raster import draw

@@ -32,8 +32,8 @@ import house  # noqa: F401  opens the repository
 # isort: split
 import keras
 import tensorflow as tf
+from contenders.timing import in_turn, timed
 from tensorflow.tsl.profiler.protobuf import xplane_pb2  # TensorFlow has no reader of profiles
-from timing import in_turn, timed
 
 import modules
 from fitting.device import compute_device, use_precision

@@ -56,9 +56,9 @@ def evaluate(
         folder: Folder for the PNG of every reconstruction, or None for no PNGs.
 
     Returns:
-        dict of `ssim`, `brain_ssim` and `psnr` `(N,)`, `bits` and `codes` `(N, H, W)`, and
-        `images` and `restored`, uint8 `(N, S, S)`. `alone_bits` `(N, H, W)` are the bits of the
-        same codes to a prior that is not told the slices below.
+        dict of `ssim`, `brain_ssim`, `psnr` and `brain_psnr` `(N,)`, `bits` and `codes`
+        `(N, H, W)`, and `images` and `restored`, uint8 `(N, S, S)`. `alone_bits` `(N, H, W)` are
+        the bits of the same codes to a prior that is not told the slices below.
     """
     vqvae, prior = exact(vqvae), exact(prior)
     source = ImageSource(split, vqvae.settings["image_size"])
@@ -84,6 +84,7 @@ def _evaluate_batch(vqvae, prior, images, levels, below, rate_weight):
         "ssim": np.asarray(tf.reduce_mean(maps, (1, 2))),
         "brain_ssim": metrics.brain_ssim(images, maps),
         "psnr": metrics.psnr(images, restored),
+        "brain_psnr": metrics.brain_psnr(images, restored),
         "bits": np.asarray(prior.bits(codes, levels, below), "float32"),
         "alone_bits": np.asarray(prior.bits(codes, levels), "float32"),
         "codes": np.asarray(codes),
@@ -211,7 +212,10 @@ def measures(
             "min": float(ssim.min()),
             "brain_mean": float(np.nanmean(results["brain_ssim"])),
         },
-        "psnr": {"mean": float(results["psnr"].mean())},
+        "psnr": {
+            "mean": float(results["psnr"].mean()),
+            "brain_mean": float(np.nanmean(results["brain_psnr"])),
+        },
         "detail": metrics.detail(results["images"], results["restored"]),
         "rate": _rate(results, split, codebook_size, rate_weight),
         "codebook": {"size": codebook_size, "used": used, "perplexity": perplexity},

@@ -172,6 +172,24 @@ def psnr(images, reconstructions) -> np.ndarray:
     return -10 * np.log10(np.maximum(mse, 1e-10))
 
 
+def brain_psnr(images, reconstructions) -> np.ndarray:
+    """Compute `psnr` over the pixels that are not background in the original.
+
+    Args:
+        images: Originals `(B, S, S, 1)`; background is 0.
+        reconstructions: Images of the same shape.
+
+    Returns:
+        dB of each image, `(B,)`; NaN for an image that is all background.
+    """
+    images = np.asarray(images)
+    brain = images > 0
+    errors = ((images - np.asarray(reconstructions)) ** 2 * brain).sum((1, 2, 3))
+    with np.errstate(invalid="ignore"):
+        mse = errors / brain.sum((1, 2, 3))
+    return -10 * np.log10(np.maximum(mse, 1e-10))
+
+
 def detail(images: np.ndarray, reconstructions: np.ndarray) -> dict:
     """Measure how much fine detail reconstructions keep: 1 is all of it, less is blur.
 

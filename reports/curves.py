@@ -13,6 +13,12 @@ import numpy as np
 from reports.panels import BLUE, GREEN, GREY, GREY_SCALE, ORANGE, save_figure
 
 PURPLE, MIDDLE_GREY = "#CC79A7", "0.45"
+BYTE_TICKS = (50, 100, 200, 500, 1000, 2000)
+QUALITIES = {
+    "ssim": "SSIM",
+    "brain_ssim": "SSIM inside the brain",
+    "brain_psnr": "PSNR inside the brain, dB",
+}
 
 
 def codes(
@@ -110,42 +116,52 @@ def _show_curves(axis, history, name, title):
 
 
 def rate_distortion(
-    path: pathlib.Path,
-    models: dict[str, list[dict[str, float]]],
-    codecs: dict[str, list[dict[str, float]]],
-    caption: str,
+    path: pathlib.Path, panels: dict[str, tuple[dict[str, list], dict[str, list]]], caption: str
 ) -> None:
-    """Draw SSIM against bytes a slice.
+    """Draw quality against bytes a slice, a panel for each measure of quality.
 
     Args:
         path: PNG to write.
-        models: By name, points with `ssim`, `prior_bytes` and `index_bytes`, which the legend says.
-        codecs: By name, points with `ssim`, `payload_bytes` and `file_bytes`.
+        panels: By name of the measure, points of models and points of codecs, by their names. A
+            point of a model has the measure, `file_bytes`, and `index_bytes`, which the legend
+            says. A point of a codec has the measure, `payload_bytes` and `file_bytes`.
         caption: What the figure shows.
     """
-    figure, axis = plt.subplots(figsize=(7.5, 4.6), layout="constrained")
-    for (name, points), marker in zip(models.items(), itertools.cycle("osD^v")):
-        points = sorted(points, key=lambda point: point["prior_bytes"])
-        label = f"{name} ({points[0]['index_bytes']:.0f} bytes as indices)"
-        style = {"color": BLUE, "marker": marker, "linewidth": 2, "label": label}
-        axis.plot(*_column(points, "prior_bytes", "ssim"), **style)
-    colours = (ORANGE, GREEN, PURPLE, MIDDLE_GREY)
-    for (name, points), colour, marker in zip(codecs.items(), colours, "xP*+"):
-        style = {"color": colour, "marker": marker, "label": f"{name}, payload"}
-        axis.plot(*_column(points, "payload_bytes", "ssim"), **style)
-        axis.plot(*_column(points, "file_bytes", "ssim"), color=colour, linestyle=":", linewidth=1)
-    ticks = (100, 200, 300, 500, 750, 1000, 1500, 2000, 3000)
-    axis.set(xscale="log", xlim=(100, 3000), ylim=(0.88, 1), xlabel="bytes a slice", ylabel="SSIM")
-    axis.set_xticks(ticks, [str(tick) for tick in ticks])
-    axis.minorticks_off()
-    axis.grid(alpha=0.3)
-    axis.legend(loc="upper left", fontsize=8)
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(4.2 * len(panels), 5), layout="constrained", squeeze=False
+    )
+    for axis, (measure, (models, codecs)) in zip(axes[0], panels.items()):
+        _show_models(axis, models, measure)
+        _show_codecs(axis, codecs, measure)
+        axis.set(xscale="log", xlim=(50, 3000), xlabel="bytes a slice", ylabel=QUALITIES[measure])
+        axis.set_xticks(BYTE_TICKS, [str(tick) for tick in BYTE_TICKS])
+        axis.minorticks_off()
+        axis.grid(alpha=0.3)
+    lines, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(lines, labels, loc="outside upper center", ncols=3, fontsize=8)
     save_figure(
         figure,
         path,
-        f"{caption} Models: bits of the codes under the prior, as bytes. Codecs: payload, which is "
+        f"{caption} Models: real files, one a case, with their heads. Codecs: payload, which is "
         "the file minus the file of an all-black slice; dotted: the whole file.",
     )
+
+
+def _show_models(axis, models, measure):
+    for (name, points), marker in zip(models.items(), itertools.cycle("osD^v")):
+        points = sorted(points, key=lambda point: point["file_bytes"])
+        label = f"{name} ({points[0]['index_bytes']:.0f} bytes as indices)"
+        style = {"color": BLUE, "marker": marker, "linewidth": 2, "label": label}
+        axis.plot(*_column(points, "file_bytes", measure), **style)
+
+
+def _show_codecs(axis, codecs, measure):
+    colours = itertools.cycle((ORANGE, GREEN, PURPLE, MIDDLE_GREY, "black"))
+    for (name, points), colour, marker in zip(codecs.items(), colours, itertools.cycle("xP*+1")):
+        points = sorted(points, key=lambda point: point["payload_bytes"])
+        style = {"color": colour, "marker": marker, "markersize": 4, "label": f"{name}, payload"}
+        axis.plot(*_column(points, "payload_bytes", measure), **style)
+        axis.plot(*_column(points, "file_bytes", measure), color=colour, linestyle=":", linewidth=1)
 
 
 def _column(points, *names):

@@ -334,7 +334,7 @@ def _evaluation_lines(metrics):
         f"(alone {prior['bits_per_code_alone']:.3f}, by {', '.join(by_model)})",
         "  in the brain": f"{prior['brain_bits_per_code']:.3f}  "
         f"(by position {prior['brain_position_bits_per_code']:.3f})",
-        "bytes a slice": f"{rate['prior_bytes']:.0f}  "
+        "ideal bytes": f"{rate['prior_bytes']:.0f} a slice  "
         f"(as plain indices {rate['index_bits'] / 8:.0f})",
     }
 

@@ -5,9 +5,9 @@ import input as input_benchmark
 import numpy as np
 import pytest
 import startup
-import timing
 import training
 from conftest import CODES, IMAGE_SIZE
+from contenders import timing
 
 NETWORK = training.Network(
     image_size=IMAGE_SIZE, frame=None, codebook_size=CODES, code_dim=4, width=8, blocks=2, batch=2

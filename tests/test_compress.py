@@ -4,10 +4,11 @@ import dataclasses
 import os
 import shutil
 
+import keras
 import nibabel
 import numpy as np
 import pytest
-from conftest import one_line, run_script
+from conftest import make_prior, one_line, run_script
 from PIL import Image
 
 from coding import container, entropy, slices
@@ -18,6 +19,9 @@ from utils import InputError
 
 @pytest.fixture(scope="module")
 def codec(trained_run):
+    """Keras counts layers up through a process, so these have other names than a new process's."""
+    for grid in (4, 8):
+        make_prior(grid)
     return slices.Codec(RunDirectory(trained_run))
 
 
@@ -89,13 +93,17 @@ def test_the_batch_does_not_matter(batch, codec, folder, content, monkeypatch):
     assert codec.encode(open_folder(folder)) == content
 
 
-ONE_THREAD = {"OMP_NUM_THREADS": "1", "TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
+def with_threads(count):
+    """Environment of a process with so many threads. That of the tests has one already."""
+    names = "OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"
+    return {**os.environ, **dict.fromkeys(names, str(count))}
 
 
 @pytest.mark.slow
-def test_threads_and_history_do_not_matter(trained_run, folder, content, tmp_path):
-    """This process has made other models, so its layers have other names than a new one's."""
-    environment = {**os.environ, **ONE_THREAD}
+@pytest.mark.parametrize("threads", [1, 4])
+def test_threads_and_history_do_not_matter(threads, trained_run, folder, content, tmp_path):
+    """New processes, which have made no other models, and this one write and read the same."""
+    environment = with_threads(threads)
     done = encode(trained_run, folder, tmp_path / "a.bvq", env=environment)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "a.bvq").read_bytes() == content
@@ -105,6 +113,17 @@ def test_threads_and_history_do_not_matter(trained_run, folder, content, tmp_pat
     assert decode(trained_run, tmp_path / "b.bvq", tmp_path / "here").returncode == 0
     for path in (tmp_path / "there").iterdir():
         assert path.read_bytes() == (tmp_path / "here" / path.name).read_bytes()
+
+
+def test_names_of_layers_do_not_matter(codec, folder, content):
+    keras.utils.clear_session()
+    fresh = slices.Codec(codec.run)  # with names as in a new process
+    one, other = (
+        [layer.name for layer in model.submodules if isinstance(layer, keras.layers.Dense)]
+        for model in (codec.prior, fresh.prior)
+    )
+    assert len(one) == len(other) > 4 and one != other
+    assert fresh.encode(open_folder(folder)) == content
 
 
 # ---- the script --------------------------------------------------------------------------------

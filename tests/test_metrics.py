@@ -51,6 +51,18 @@ def test_psnr_of_a_known_error():
     np.testing.assert_allclose(metrics.psnr(images, images + 0.1), [20.0])
 
 
+def test_brain_psnr_is_that_of_the_brain_alone():
+    images, noisy = pair()
+    noisy[:, :40] += 0.2  # rows far above the head
+    expected = []
+    for image, other in zip(images[..., 0].astype("float64"), noisy[..., 0]):
+        errors = (image - other)[image > 0]
+        expected.append(10 * np.log10(1 / np.mean(errors**2)))
+    np.testing.assert_allclose(metrics.brain_psnr(images, noisy), expected, rtol=1e-5)
+    assert (metrics.psnr(images, noisy) < metrics.brain_psnr(images, noisy)).all()
+    assert np.isnan(metrics.brain_psnr(np.zeros_like(images), noisy)).all()
+
+
 def test_interval_resamples_subjects_not_slices():
     rng = np.random.default_rng(0)
     subjects = np.repeat(np.arange(8), 32)

@@ -1,42 +1,208 @@
-"""Rates of codecs, and the bytes at which curves reach the same SSIM."""
+"""Rates of files and of codecs, and the bytes at which curves reach the same quality."""
+
+import json
+import shutil
 
 import numpy as np
 import pytest
 import rate_distortion
 from conftest import draw_slice
+from rates import codecs, comparison
+from rates.files import Alone, every_case, write_files
+from rates.quality import mean_ssim, quality
+from skimage.metrics import peak_signal_noise_ratio
+
+from coding import slices
+from fitting.run_directory import RunDirectory
+from reports import curves
+from sources.folder import open_folder
+from utils import InputError
+
+FAST = {name: [options[1], options[-2]] for name, options in codecs.CODECS.items()}
 
 
-@pytest.mark.parametrize("name", rate_distortion.CODECS)
-def test_better_quality_costs_more_and_black_costs_nothing(name):
-    images = np.stack([draw_slice(1, 0), draw_slice(2, 3)])
-    low, high = (
-        rate_distortion.codec_point(images, rate_distortion.CODECS[name][i]) for i in (0, -1)
-    )
-    assert low["ssim"] < high["ssim"] and 0 < low["payload_bytes"] < high["payload_bytes"]
+@pytest.fixture(scope="module")
+def codec(trained_run):
+    return slices.Codec(RunDirectory(trained_run))
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.stack([draw_slice(1, 0), draw_slice(2, 3)])
+
+
+# ---- codecs ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", codecs.CODECS)
+def test_better_quality_costs_more_and_black_costs_nothing(name, images):
+    if name not in codecs.available():
+        pytest.skip(f"{name} is optional")
+    low, high = (codecs.codec_point(images, images, options) for options in FAST[name])
+    for measure in comparison.LEVELS:
+        assert low[measure] < high[measure]
+    assert 0 < low["payload_bytes"] < high["payload_bytes"]
     assert low["payload_bytes"] < low["file_bytes"]
-    assert (
-        rate_distortion.codec_point(np.zeros_like(images), rate_distortion.CODECS[name][0])[
-            "payload_bytes"
-        ]
-        == 0
+    black = np.zeros_like(images)
+    assert codecs.codec_point(black, images, FAST[name][0])["payload_bytes"] == 0
+
+
+def test_codecs_have_their_slowest_settings():
+    assert all(options["speed"] == 0 for options in codecs.CODECS["AVIF"])
+    assert all(options["method"] == 6 for options in codecs.CODECS["WebP"])
+    assert all(options["effort"] == 9 for options in codecs.CODECS["JPEG XL"])
+    assert all(options["irreversible"] for options in codecs.CODECS["JPEG 2000"])
+    assert all(options["optimize"] for options in codecs.CODECS["JPEG"])
+
+
+def test_a_codec_that_is_not_installed_is_left_out_with_a_line(monkeypatch, capsys):
+    monkeypatch.setattr(codecs, "pillow_jxl", None)
+    assert "JPEG XL" not in codecs.available() and "WebP" in codecs.available()
+    assert "JPEG XL is left out: it needs pip install pillow-jxl-plugin." in capsys.readouterr().out
+
+
+def test_the_threshold_restores_black_and_helps_others_too(images):
+    """Grey 9 rings in the background: the lowest threshold that removes it is the best one."""
+    ringing = np.where(images == 0, np.uint8(9), images)
+    assert codecs.best_threshold(images, ringing) == 10
+    assert codecs.best_threshold(images, images) == 0
+    assert np.array_equal(codecs.blackened(ringing, 10), np.where(images < 10, 0, images))
+    options = codecs.CODECS["WebP"][1]
+    plain = codecs.decoded(codecs.compressed(images, options))
+    point = codecs.codec_point(images, np.stack([draw_slice(3, 1)]), options)
+    assert point["threshold"] > 0 and point["ssim"] > mean_ssim(images, plain) + 0.01
+
+
+def test_quality_is_of_8_bit_images_and_of_the_brain(images):
+    restored = np.clip(images.astype(int) + 10, 0, 255).astype("uint8")
+    point = quality(images, restored)
+    assert point["ssim"] == pytest.approx(mean_ssim(images, restored), abs=1e-6)
+    expected = [
+        peak_signal_noise_ratio(image[image > 0], other[image > 0], data_range=255)
+        for image, other in zip(images, restored)
+    ]
+    assert point["brain_psnr"] == pytest.approx(np.mean(expected), abs=1e-3)
+    assert point["brain_ssim"] > point["ssim"]
+
+
+# ---- files of models ---------------------------------------------------------------------------
+
+
+def test_files_have_the_bytes_that_compress_writes(codec, slices_folder, tmp_path):
+    """Also where a case has a gap, and so two streams."""
+    folder = shutil.copytree(slices_folder / "keras_png_slices_test", tmp_path / "some")
+    (folder / "case_005_slice_1.nii.png").unlink()
+    split = open_folder(folder)
+    written = write_files(codec, split, 0.2)
+    cases = [split.pick(np.flatnonzero(split.cases == case)) for case in (5, 6)]
+    assert written.sizes.tolist() == [len(codec.encode(case, 0.2)) for case in cases]
+    assert (np.abs(written.sizes - 14 - written.ideal) <= 8).all()
+    alone = write_files(codec, Alone(**vars(split)), 0.2)
+    each = [len(codec.encode(split.pick([i]), 0.2)) for i in range(len(split))]
+    assert alone.sizes.tolist() == each
+    assert (alone.sizes - alone.ideal <= 8).all() and (alone.sizes > alone.ideal).all()
+    assert len(every_case(split, 2)) == 3 and every_case(split, 1).paths == split.paths
+
+
+def test_a_run_of_single_slices_is_measured(codec, slices_folder, monkeypatch):
+    """Older runs have priors that read no slice below."""
+    from conftest import make_prior
+
+    from networks.exact import exact
+
+    monkeypatch.setattr(codec, "prior", exact(make_prior(grid=4, reads_below=False)))
+    split = open_folder(slices_folder / "keras_png_slices_test")
+    images = rate_distortion.load_images(split, 32)
+    point = rate_distortion.model_point(codec, split, images, 0.0)
+    assert 0 < point["file_bytes"] - point["prior_bytes"] < 6
+    assert point["index_bytes"] == 8
+
+
+def test_runs_of_two_sizes_are_refused(codec, slices_folder):
+    class Other:
+        class vqvae:
+            settings = {"image_size": 64}
+
+    split = open_folder(slices_folder / "keras_png_slices_test")
+    with pytest.raises(InputError, match=r"sizes \[32, 64\]: name --run"):
+        rate_distortion.codec_images([codec, Other], split, split)
+
+
+# ---- the whole benchmark -----------------------------------------------------------------------
+
+
+def test_all_is_measured_written_and_drawn(
+    trained_run, slices_folder, tmp_path, monkeypatch, capsys
+):
+    fast = {"WebP": FAST["WebP"], "JPEG": FAST["JPEG"]}
+    monkeypatch.setattr(codecs, "CODECS", fast)
+    panels = []
+    draw = curves.rate_distortion
+    monkeypatch.setattr(
+        curves, "rate_distortion", lambda *given: panels.append(given[1]) or draw(*given)
     )
+    flags = ["--run", trained_run, "--data", slices_folder, "--rate-weights", 0, 0.5]
+    flags += ["--every", 2, "--json", tmp_path / "a.json", "--figure", tmp_path / "a.png"]
+    rate_distortion.main(rate_distortion.parse(list(map(str, flags))))
+    report = json.loads((tmp_path / "a.json").read_text())
+    assert report["made"]["commit"] and report["data"]["images"] == 4
+    ((name, points),) = report["models"].items()
+    assert [point["rate_weight"] for point in points] == [0, 0.5]
+    assert all(point["file_bytes"] > point["prior_bytes"] > 0 for point in points)
+    files = [(trained_run / f"{stage}.keras").stat().st_size for stage in ("vqvae", "prior")]
+    assert report["weight_bytes"] == {name: sum(files)}
+    assert set(report["codecs"]) == {"WebP", "JPEG"} == set(report["codec_versions"]) & set(fast)
+    assert all("threshold" in point for point in report["codecs"]["WebP"])
+    assert list(report["at_equal"]) == ["ssim", "brain_ssim", "brain_psnr"] == list(panels[0])
+    assert (tmp_path / "a.png").stat().st_size > 10_000
+    out = capsys.readouterr().out
+    assert "equal PSNR inside the brain" in out and "paid for themselves" in out
+
+
+# ---- curves ------------------------------------------------------------------------------------
+
+
+def bytes_at(points, level):
+    return comparison.bytes_at(points, "bytes", "ssim", level)
 
 
 def test_bytes_between_points_and_none_beyond():
     points = [{"ssim": 0.9, "bytes": 100}, {"ssim": 0.96, "bytes": 400}]
-    assert rate_distortion.bytes_at(points, "bytes", 0.93) == pytest.approx(250)
+    assert bytes_at(points, 0.93) == pytest.approx(250)
     wasteful = {"ssim": 0.92, "bytes": 300}
-    assert rate_distortion.bytes_at([*points, wasteful], "bytes", 0.92) == pytest.approx(
-        200
-    )  # a third of the slices at 400
-    assert rate_distortion.bytes_at(
-        [*points, {"ssim": 0.94, "bytes": 200}], "bytes", 0.93
-    ) == pytest.approx(175)
-    assert np.isnan(rate_distortion.bytes_at(points, "bytes", 0.97)) and np.isnan(
-        rate_distortion.bytes_at(points, "bytes", 0.89)
-    )
+    assert bytes_at([*points, wasteful], 0.92) == pytest.approx(200)  # a third of them at 400
+    assert bytes_at([*points, {"ssim": 0.94, "bytes": 200}], 0.93) == pytest.approx(175)
+    assert np.isnan(bytes_at(points, 0.97)) and np.isnan(bytes_at(points, 0.89))
 
 
 def test_points_that_another_beats_are_no_curve():
     points = [{"ssim": 0.8, "bytes": 100}, {"ssim": 0.7, "bytes": 150}, {"ssim": 0.9, "bytes": 200}]
-    assert rate_distortion.frontier(points, "bytes") == [points[0], points[2]]
+    assert comparison.frontier(points, "bytes", "ssim") == [points[0], points[2]]
+
+
+MODELS = {
+    "small": [{"ssim": 0.9, "file_bytes": 100}, {"ssim": 0.94, "file_bytes": 300}],
+    "large": [{"ssim": 0.92, "file_bytes": 260}, {"ssim": 0.96, "file_bytes": 900}],
+}
+CODEC = [
+    {"ssim": 0.9, "payload_bytes": 500, "file_bytes": 800},
+    {"ssim": 0.95, "payload_bytes": 700, "file_bytes": 1000},
+]
+
+
+def test_bytes_are_compared_at_equal_quality():
+    rows = {row["ssim"]: row for row in comparison.compare(MODELS, {"c": CODEC}, "ssim")}
+    assert rows[0.92]["models"] == pytest.approx(200)  # the small one is the better one here
+    assert rows[0.92]["payload_bytes"]["c"] == pytest.approx(580)
+    assert rows[0.92]["file_bytes"]["c"] == pytest.approx(880)
+    assert np.isnan(rows[0.97]["models"]) and np.isnan(rows[0.96]["payload_bytes"]["c"])
+
+
+def test_weights_have_paid_after_so_many_slices():
+    """At SSIM 0.92 the small model saves 580 - 200 bytes a slice, and has 3,801 bytes itself."""
+    weights = {"small": 3801, "large": 10**6}
+    rows = comparison.paid_after(MODELS, {"c": CODEC}, weights)
+    rows = {row["ssim"]: row for row in rows}
+    assert rows[0.92]["small"]["c"] == 11
+    assert np.isnan(rows[0.95]["small"]["c"])  # which it does not reach
+    assert np.isnan(rows[0.95]["large"]["c"])  # where the codec has fewer bytes

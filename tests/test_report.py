@@ -396,7 +396,7 @@ def test_table(capsys):
         "  codes used        510 of 512, perplexity 17.2",
         "  bits a code       1.650  (alone 2.050, by position 2.250, unigram 4.060, uniform 9.000)",
         "    in the brain    4.500  (by position 6.500)",
-        "  bytes a slice     212  (as plain indices 1152)",
+        "  ideal bytes       212 a slice  (as plain indices 1152)",
         "  samples           16 in 3.2 s",
         "  mmd                                   0.0123",
     ]

@@ -126,7 +126,7 @@ def test_metrics_have_the_promised_keys(report):
     promised = {
         "data": {"name", "split", "images", "subjects", "image_size"},
         "ssim": {"mean", "ci95", "min", "brain_mean"},
-        "psnr": {"mean"},
+        "psnr": {"mean", "brain_mean"},
         "detail": {"gradient_ratio", "spectrum_ratio"},
         "rate": {"index_bits", "prior_bits", "bits_per_pixel"},
         "codebook": {"size", "used", "perplexity"},
@@ -163,6 +163,9 @@ def test_metrics_equal_those_of_the_written_reconstructions(run, report, slices_
     assert report["ssim"]["mean"] == pytest.approx(ssim, abs=2e-3)
     assert report["psnr"]["mean"] == pytest.approx(
         metrics.psnr(originals, restored).mean(), abs=0.02
+    )
+    assert report["psnr"]["brain_mean"] == pytest.approx(
+        metrics.brain_psnr(originals, restored).mean(), abs=0.02
     )
 
 

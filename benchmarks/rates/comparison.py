@@ -1,0 +1,135 @@
+"""Bytes of models and codecs at equal quality, and when a model's weights have paid for themselves.
+
+Points are dicts with `ssim`, `brain_ssim`, `brain_psnr` and bytes a slice: `file_bytes` of whole
+files, and for codecs `payload_bytes` too.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from reports.curves import QUALITIES
+
+# Where bytes are compared.
+LEVELS = {
+    "ssim": (0.90, 0.91, 0.92, 0.93, 0.94, 0.95, 0.96, 0.97),
+    "brain_ssim": (0.75, 0.80, 0.825, 0.85, 0.875, 0.90, 0.925),
+    "brain_psnr": (22.0, 23.0, 24.0, 25.0, 26.0, 28.0, 30.0),
+}
+Curves = Mapping[str, Sequence[Mapping[str, Any]]]
+
+
+def compare(models: Curves, codecs: Curves, measure: str) -> list[dict[str, Any]]:
+    """Compare bytes a slice at equal quality.
+
+    Args:
+        models: Points of each run, by its name.
+        codecs: Points of each codec, by its name.
+        measure: A key of `LEVELS`.
+
+    Returns:
+        One dict for each level: `measure` itself; `models`, the file bytes of all runs together;
+        and `payload_bytes` and `file_bytes` by codec. NaN stands where a level is not reached.
+    """
+    every = [point for points in models.values() for point in points]
+    return [
+        {
+            measure: level,
+            "models": bytes_at(every, "file_bytes", measure, level),
+            **{
+                rate: {
+                    name: bytes_at(points, rate, measure, level) for name, points in codecs.items()
+                }
+                for rate in ("payload_bytes", "file_bytes")
+            },
+        }
+        for level in LEVELS[measure]
+    ]
+
+
+def paid_after(models: Curves, codecs: Curves, weights: Mapping[str, int]) -> list[dict[str, Any]]:
+    """Count the slices after which a model and its files are smaller than those of a codec.
+
+    The weights are sent once. Then every slice saves the codec's payload less the model's file.
+
+    Args:
+        models: Points of each run, by its name.
+        codecs: Points of each codec, by its name.
+        weights: Bytes of the model files of each run.
+
+    Returns:
+        One dict for each SSIM level: `ssim`, and for each run the slices by codec. NaN stands where
+        one of the two does not reach the level, or the model saves nothing.
+    """
+    rows = []
+    for level in LEVELS["ssim"]:
+        row = {"ssim": level}
+        for run, own in models.items():
+            size = bytes_at(own, "file_bytes", "ssim", level)
+            row[run] = {}
+            for name, points in codecs.items():
+                saved = bytes_at(points, "payload_bytes", "ssim", level) - size
+                row[run][name] = float(math.ceil(weights[run] / saved)) if saved > 0 else math.nan
+        rows.append(row)
+    return rows
+
+
+def bytes_at(points: Sequence[Mapping], rate: str, measure: str, level: float) -> float:
+    """Return the least bytes a slice that reach a mean quality.
+
+    Two points together reach every quality between theirs: some slices are compressed at the one,
+    and the rest at the other.
+
+    Args:
+        points: Points of a curve.
+        rate: Name of the bytes.
+        measure: Name of the quality.
+        level: Mean quality to reach.
+
+    Returns:
+        Bytes, NaN where no two points lie around the level.
+    """
+    sizes = []
+    for low in points:
+        for high in points:
+            if low[measure] <= level <= high[measure]:
+                rise = (high[measure] - low[measure]) or 1.0
+                share = (level - low[measure]) / rise
+                sizes.append(low[rate] + (high[rate] - low[rate]) * share)
+    return min(sizes, default=math.nan)
+
+
+def frontier(points: Sequence[dict], rate: str, measure: str) -> list[dict]:
+    """Keep the points that no other point beats with a higher quality in as few bytes."""
+    return [
+        point
+        for point in points
+        if not any(
+            other[measure] > point[measure] and other[rate] <= point[rate] for other in points
+        )
+    ]
+
+
+def show(rows: Sequence[Mapping], measure: str) -> None:
+    """Print bytes at equal quality: files of models, payloads of codecs."""
+    names = list(rows[0]["payload_bytes"])
+    heads = "".join(f"{name:>12}" for name in ("models", *names))
+    print(f"  bytes a slice at equal {QUALITIES[measure]} (files of models, payloads of codecs)")
+    print(f"  {'':>8}{heads}  models / best codec")
+    for row in rows:
+        payloads = row["payload_bytes"]
+        sizes = "".join(f"{size:>12.0f}" for size in (row["models"], *payloads.values()))
+        reached = [size for size in payloads.values() if not math.isnan(size)]
+        ratio = row["models"] / min(reached, default=math.nan)
+        print(f"  {row[measure]:>8.3f}{sizes}{ratio:>12.2f}", flush=True)
+
+
+def show_paid(rows: Sequence[Mapping], weights: Mapping[str, int]) -> None:
+    """Print after how many slices the weights of each run have paid for themselves."""
+    for run, size in weights.items():
+        names = list(rows[0][run])
+        print(f"  {run}: {size} bytes of weights have paid for themselves after so many slices")
+        print(f"  {'SSIM':>8}{'':>12}" + "".join(f"{name:>12}" for name in names))
+        for row in rows:
+            counts = "".join(f"{count:>12.0f}" for count in row[run].values())
+            print(f"  {row['ssim']:>8.3f}{'':>12}{counts}")

@@ -1,0 +1,43 @@
+"""The results of a benchmark say how they were made."""
+
+import json
+import sys
+
+import recorded
+from house import ROOT
+
+
+def test_a_result_says_how_it_was_made(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [str(ROOT / "benchmarks/compression.py"), "--every", "2"])
+    recorded.write(tmp_path / "a.json", {"bytes": 3.5, "nothing": float("nan")})
+    report = json.loads((tmp_path / "a.json").read_text())
+    made = report.pop("made")
+    assert report == {"bytes": 3.5, "nothing": None}
+    assert made["command"] == "python benchmarks/compression.py --every 2"
+    assert set(made) == {"command", "commit", "changed", "date", "versions"}
+    assert made["date"].endswith("+00:00") and {"tensorflow", "python"} <= set(made["versions"])
+
+
+def test_commit_and_changes(monkeypatch):
+    if not (ROOT / ".git").exists():
+        assert recorded.COMMIT is None
+        return
+    assert len(recorded.COMMIT) == 40 and isinstance(recorded.CHANGED, bool)
+    monkeypatch.setenv("PATH", "")
+    assert recorded._git("rev-parse", "HEAD") is None
+
+
+def test_commands_hold_no_folder_of_this_machine(monkeypatch, tmp_path):
+    monkeypatch.chdir(ROOT / "benchmarks")
+    data, run = tmp_path / "slices", ROOT / "pretrained" / "oasis-256"
+    arguments = [
+        "compression.py",
+        "--data",
+        str(data),
+        f"--run={run}",
+        "--x=a b",
+        "-1",
+    ]
+    assert recorded.command(arguments) == (
+        "python benchmarks/compression.py --data slices --run=pretrained/oasis-256 '--x=a b' -1"
+    )
