@@ -97,6 +97,12 @@ def test_the_results_of_the_readme_are_held():
     assert table[0] == "pretrained/oasis-256/metrics.json"
 
 
+def test_the_data_of_the_results_have_the_digest_of_the_documents():
+    report = json.loads((ROOT / "pretrained/oasis-256/metrics.json").read_text())
+    (row,) = re.findall(r"^\| all \|.*$", (ROOT / "docs/data.md").read_text(), re.MULTILINE)
+    assert f"`{report['data']['fingerprint']}`" in row
+
+
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.name)
 def test_results_say_how_they_were_made(path):
     assert set(json.loads(path.read_text())["made"]) >= MADE
