@@ -211,12 +211,15 @@ def open_slices(directory: str | os.PathLike) -> Slices:
     }
     _refuse_shared_subjects(directory, splits.values())
     name, cohort = _describe(directory, manifest)
-    paths = [path for split in splits.values() for path in split.paths]
-    checked = _check_slices(paths)
-    digests = "\n".join(digest for digest, _ in checked)
+    checked = _check_slices([path for split in splits.values() for path in split.paths])
     masked = are_masked(with_scalp for _, with_scalp in checked)
     splits = {name: dataclasses.replace(split, masked=masked) for name, split in splits.items()}
-    return Slices(name, splits, hashlib.sha256(digests.encode()).hexdigest(), cohort)
+    return Slices(name, splits, fingerprint(digest for digest, _ in checked), cohort)
+
+
+def fingerprint(digests: Iterable[str]) -> str:
+    """SHA-256 of the digests that `check_slice` gives, in order of split, case and level."""
+    return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
 def open_folder(directory: str | os.PathLike) -> Split:

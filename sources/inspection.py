@@ -18,6 +18,7 @@ from sources.folder import (
     Split,
     case_and_level,
     check_slice,
+    fingerprint,
     make_split,
     read_manifest,
     refuse_same_place,
@@ -35,7 +36,7 @@ class Inspection:
     """What `inspect_slices` found, as lines to print.
 
     Attributes:
-        facts: Counts, subjects, intensity, and whether the slices show scalp.
+        facts: Counts, subjects, digests, intensity, and whether the slices show scalp.
         problems: Everything that is wrong, one line each.
     """
 
@@ -54,6 +55,7 @@ class _Contents:
     noted: dict  # `cases` of the folder's manifest
     splits: dict[str, Split] = dataclasses.field(default_factory=dict)
     segmented: dict[str, int] = dataclasses.field(default_factory=dict)  # images of each split
+    digests: dict[str, str] = dataclasses.field(default_factory=dict)  # of each path
     copies: dict = dataclasses.field(default_factory=dict)  # hash of the pixels: paths
     peaks: list[int] = dataclasses.field(default_factory=list)  # of each slice
     means: list[float] = dataclasses.field(default_factory=list)  # of each slice, without zeros
@@ -99,12 +101,13 @@ def _gather_images(contents, name, folder):
     for path in progress(sorted(folder.glob("*.png")), name, unit="image"):
         try:
             place = case_and_level(path)
-            check_slice(path)
+            digest, _ = check_slice(path)
             refuse_same_place(places.setdefault(place, path), path)
         except InputError as error:
             contents.problems.append(str(error))
             continue
         slices.append((*place, str(path)))
+        contents.digests[str(path)] = digest
         cleaned = _measure_image(contents, path)
         if name == SPLITS[0]:
             contents.occupied |= cleaned > 0
@@ -189,10 +192,21 @@ def _facts(slices, contents):
         *slices.summary(),
         f"  subjects   {len(subjects)}, with {case_count}",
         f"  segmented  {segmented}",
+        *_digests(slices, contents),
         f"  intensity  {peak}, {full}; {mean}",
         f"  {_scalp(contents.with_scalp)}",
         *(_masked_facts(contents) if are_masked(contents.with_scalp) else ()),
     ]
+
+
+def _digests(slices, contents):
+    """Digest of each split, and of all slices: the fingerprint that a run keeps of its data."""
+    lists = {
+        split.name: [contents.digests[path] for path in split.paths]
+        for split in slices.splits.values()
+    }
+    yield from (f"  digest     {fingerprint(some)} {name}" for name, some in lists.items())
+    yield f"  digest     {fingerprint(sum(lists.values(), []))} all"
 
 
 def _masked_facts(contents):

@@ -32,14 +32,26 @@ def test_opens_and_reports(slices_folder):
     assert next(slices.summary()).split() == "train 12 images, 3 cases, 4 slices a case".split()
 
 
-def test_fingerprint_follows_every_byte(tmp_path):
-    folder = write_slices(tmp_path / "data")
-    before = open_slices(folder).fingerprint
+def digests(folder):
+    """What `check` says: the digest of each split and of all slices."""
+    lines = [line.split() for line in inspect_slices(folder).facts]
+    return {name: digest for kind, digest, name in (line for line in lines if line[0] == "digest")}
+
+
+def test_fingerprint_follows_every_byte_and_check_prints_it_for_each_split(tmp_path):
+    folder = write_slices(tmp_path / "data", levels=11)  # level 10 follows 9, and its name 1
+    before, printed = open_slices(folder).fingerprint, digests(folder)
+    assert list(printed) == [*SPLITS, "all"] and len(set(printed.values())) == 4
+    assert printed["all"] == before
     path = first_file(folder)
     image = np.array(Image.open(path))
     image[0, 0] = 1
     Image.fromarray(image).save(path)
-    assert open_slices(folder).fingerprint != before
+    after, changed = open_slices(folder).fingerprint, digests(folder)
+    assert after == changed["all"] != before
+    assert {name for name in printed if printed[name] != changed[name]} == {"train", "all"}
+    path.rename(path.with_name("case_009_slice_0.nii.png"))
+    assert digests(folder)["train"] != changed["train"]  # it follows names, too
 
 
 def drop_split(data):

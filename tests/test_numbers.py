@@ -1,0 +1,161 @@
+"""No number of a marked table can drift: each is a figure of a JSON file, as far as it is printed.
+
+A comment directly above a table names the file and then, row by row, the figures of the table.
+CONTRIBUTING.md says how to write one.
+"""
+
+import json
+import pathlib
+import re
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+DOCUMENTS = ("README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
+RESULTS = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
+MADE = {"command", "commit", "versions", "date"}
+
+COMMENT = re.compile(r"<!-- from: (\S+)\n?(.*?)-->\n(.*?)(?:\n\n|\Z)", re.DOTALL)
+CODE_OR_LINK = re.compile(r"`[^`]*`|\]\([^)]*\)")
+NUMBER = re.compile(r"(?<![\w.])-?(\d{1,3}(?:,\d{3})+|\d+)(\.\d+)?( ?%)?")
+
+
+def marked_tables(text):
+    """`(source, lines of figures, rows of cells)` of each marked table."""
+    for source, figures, table in COMMENT.findall(text):
+        rows = [row.split("|")[1:-1] for row in table.splitlines() if row.startswith("|")]
+        assert len(rows) == len(table.splitlines()) > 2, f"no table follows {source}"
+        yield source, [line.split() for line in figures.splitlines() if line.strip()], rows
+
+
+def mismatches(report, lines, rows):
+    """What is wrong with a table: numbers that differ from the report, and rows without figures."""
+    lines, repeats, wrong = list(lines), 0, []
+    for row in rows:
+        cells = [CODE_OR_LINK.sub("", cell) for cell in row]
+        numbers = [match for cell in cells[1:] for match in NUMBER.finditer(cell)]
+        if not numbers:
+            continue
+        names = lines[0] if lines else []
+        if any("*" in name for name in names):
+            names = [name.replace("*", str(repeats)) for name in names]
+            repeats += 1
+        else:
+            lines = lines[1:]
+        if len(names) != len(numbers):
+            wrong.append(f"{row[0].strip()}: {len(numbers)} numbers, {len(names)} figures")
+            continue
+        for match, name in zip(numbers, names):
+            value = figure(report, name)
+            if value is None or not prints(match, value):
+                wrong.append(f"{row[0].strip()}: {match[0]} is not {name}, {value}")
+    if len(lines) > bool(repeats):
+        wrong.append(f"{len(lines)} lines of figures are left over")
+    return wrong
+
+
+def figure(report, name):
+    """Look up `key.key.2`, divided by 8 if `/8` follows; None if it is not there.
+
+    An entry is named by its key or by its place. A number stands for itself.
+    """
+    path, _, divisor = name.partition("/")
+    if re.fullmatch(r"-?[\d.]+", path):
+        return float(path)
+    value = report
+    for key in path.split("."):
+        if isinstance(value, dict) and key in value:
+            value = value[key]
+        elif key.isdigit() and int(key) < len(value):
+            value = list(value.values() if isinstance(value, dict) else value)[int(key)]
+        else:
+            return None
+    return value / float(divisor or 1)
+
+
+def prints(match, value):
+    """Whether a printed number is this value, rounded to the digits that are printed."""
+    whole, decimals, percent = match.groups()
+    printed = float(match[0].rstrip("% ").replace(",", ""))
+    digits = len(decimals) - 1 if decimals else 0
+    exact = value * 100 if percent else value
+    return abs(printed - exact) <= 0.5 * 10**-digits * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_tables_hold_the_figures_of_their_files(document):
+    text = (ROOT / document).read_text()
+    tables = list(marked_tables(text))
+    assert len(tables) == text.count("<!-- from:")
+    for source, lines, rows in tables:
+        report = json.loads((ROOT / source).read_text())
+        assert mismatches(report, lines, rows) == [], source
+
+
+def test_the_results_of_the_readme_are_held():
+    (table,) = marked_tables((ROOT / "README.md").read_text())
+    assert table[0] == "pretrained/oasis-256/metrics.json"
+
+
+def test_the_data_of_the_results_have_the_digest_of_the_documents():
+    report = json.loads((ROOT / "pretrained/oasis-256/metrics.json").read_text())
+    (row,) = re.findall(r"^\| all \|.*$", (ROOT / "docs/data.md").read_text(), re.MULTILINE)
+    assert f"`{report['data']['fingerprint']}`" in row
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.name)
+def test_results_say_how_they_were_made(path):
+    assert set(json.loads(path.read_text())["made"]) >= MADE
+
+
+TABLE = """
+<!-- from: made_up.json
+cases.0.naive
+cases.*.naive cases.*.cached/1000 share
+-->
+|  | 12.3 s at first | `8 bit` |
+| --- | --- | --- |
+| 16 x 16 | 12.3 s | **1,235** of [x](y9), 4 % |
+| 32 x 32 | 4 | 1.0, 4.2 % |
+"""
+REPORT = {
+    "cases": [{"naive": 12.345, "cached": 1_234_500}, {"naive": 4.0, "cached": 1040}],
+    "share": 0.0415,
+}
+
+
+def wrong(text, report=REPORT):
+    ((_, lines, rows),) = marked_tables(text)
+    return mismatches(report, lines, rows)
+
+
+def test_a_true_table_passes():
+    assert wrong(TABLE) == []
+
+
+@pytest.mark.parametrize(
+    "old, new",
+    [
+        ("12.3 s at", "12.4 s at"),
+        ("| 12.3 s |", "| 12.36 |"),
+        ("1,235", "1,236"),
+        ("1,235", "1235.1"),
+        ("| 4 |", "| 5 |"),
+        ("| 4 |", "| -4 |"),
+        ("4.2 %", "4.3 %"),
+        ("4.2 %", "4.2"),
+        ("1.0, 4.2 %", "1.0"),
+        ("1.0, 4.2 %", "1.0, 4.2 %, 7"),
+        ("share\n", "share share\n"),
+        ("share\n", "share\nshare\n"),
+        ("cases.0.naive\n", ""),
+    ],
+)
+def test_a_wrong_table_fails(old, new):
+    assert old in TABLE and wrong(TABLE.replace(old, new, 1))
+
+
+def test_a_figure_or_table_that_is_gone_fails():
+    assert wrong(TABLE, {"cases": REPORT["cases"]})
+    with pytest.raises(AssertionError, match="no table follows"):
+        list(marked_tables(TABLE.replace("|  |", "Text.\n\n|  |")))
