@@ -5,9 +5,12 @@ from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
+from scipy import ndimage
 
 from sources.layout import SLICE_SIDE
 from utils import replacing
+
+ERODED = 6 / 256  # of a side
 
 
 def to_grey(images) -> np.ndarray:
@@ -30,6 +33,18 @@ def write_png(path: pathlib.Path, image) -> None:
     """Write an image `(S, S)`, float in [0, 1] or uint8, as an 8-bit grey PNG."""
     with replacing(path) as temporary:
         Image.fromarray(to_grey(image)).save(temporary)
+
+
+def inner_brain(image: np.ndarray) -> np.ndarray:
+    """Find the eroded brain, where the edge of the brain mask does not reach: bool `(S, S)`.
+
+    The brain is all that is not 0, with its holes. It loses `ERODED` of a side all around.
+
+    Args:
+        image: uint8 `(S, S)`.
+    """
+    brain = ndimage.binary_fill_holes(image > 0)
+    return ndimage.distance_transform_edt(brain) > ERODED * len(image)
 
 
 def enlarge(image: np.ndarray) -> np.ndarray:

@@ -13,11 +13,10 @@ import numpy as np
 from keras import layers
 from scipy import ndimage
 
-from measures.images import to_unit
+from measures.images import inner_brain, to_unit
 from measures.two_sample import Classify, features, logistic, two_sample
 from utils import progress
 
-ERODED = 6 / 256  # of a side: so far inside the outline of the brain the inner judges look
 WIDTHS = (16, 32, 64, 64)  # channels of the network's convolutions, each of stride 2
 EPOCHS, BATCH, LEARNING_RATE = 12, 32, 2e-3  # of the network
 MOVED = 4  # pixels that a training image is moved by, at most
@@ -75,17 +74,10 @@ def judge(one: Pictures, other: Pictures, name: str, seed: int = 0) -> dict[str,
 def inside_brain(images: np.ndarray) -> np.ndarray:
     """Slices with 0 outside the eroded brain.
 
-    The brain is all that is not 0, with its holes, and it loses `ERODED` of a side all around.
-
     Args:
         images: uint8 `(N, S, S)`.
     """
-    depth = ERODED * images.shape[1]
-    kept = np.empty_like(images)
-    for place, image in enumerate(images):
-        brain = ndimage.binary_fill_holes(image > 0)
-        kept[place] = image * (ndimage.distance_transform_edt(brain) > depth)
-    return kept
+    return images * np.stack([inner_brain(image) for image in images])
 
 
 def _features(one, other):

@@ -324,8 +324,9 @@ def _evaluation_lines(metrics):
     return {
         "SSIM": f"{ssim['mean']:.4f}  (95 % interval over {data['subjects']} subjects "
         f"{low:.4f} to {high:.4f})",
-        "detail kept": f"{detail['gradient_ratio']:.3f} of the gradient, "
+        "detail, energy": f"{detail['gradient_ratio']:.3f} of the gradient, "
         f"{detail['spectrum_ratio']:.3f} of the fine spectrum",
+        "detail, in phase": f"correlation {detail['fine_correlation']:.3f} of the fine spectrum",
         "SSIM, brain only": f"{ssim['brain_mean']:.4f}",
         "PSNR": f"{metrics['psnr']['mean']:.2f} dB",
         "codes used": f"{codebook['used']} of {codebook['size']}, "

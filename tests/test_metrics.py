@@ -109,13 +109,23 @@ def test_contrast_term_punishes_blur_and_asks_for_no_covariance():
 def test_detail_of_known_blur():
     images = np.round(np.random.default_rng(0).random((3, 64, 64)) * 255).astype("uint8")
     same = metrics.detail(images, images)
-    assert same == {"gradient_ratio": 1.0, "spectrum_ratio": 1.0}
+    assert same == pytest.approx(
+        {"gradient_ratio": 1.0, "spectrum_ratio": 1.0, "fine_correlation": 1.0}
+    )
     y, x = np.mgrid[:64, :64]
     wave = np.stack([128 + 100 * np.cos(2 * np.pi * x / 5)])  # 1/5 of a cycle a pixel: in the band
     whole, flat = (np.round(128 + (wave - 128) / by).astype("uint8") for by in (1, 2))
     half = metrics.detail(whole, flat)
     assert half["gradient_ratio"] == pytest.approx(0.5, abs=0.01)
     assert half["spectrum_ratio"] == pytest.approx(0.25, abs=0.01)
+    assert half["fine_correlation"] == pytest.approx(1, abs=0.01)  # the same waves, in phase
+
+
+def test_invented_detail_has_energy_and_no_correlation():
+    images, others = np.round(np.random.default_rng(0).random((2, 3, 64, 64)) * 254 + 1)
+    invented = metrics.detail(images.astype("uint8"), others.astype("uint8"))
+    assert invented["spectrum_ratio"] == pytest.approx(1, abs=0.1)
+    assert abs(invented["fine_correlation"]) < 0.1
 
 
 def test_baselines_against_hand_counts():

@@ -372,7 +372,7 @@ def test_table(capsys):
             "data": {"subjects": 17},
             "ssim": {"mean": 0.95, "ci95": [0.94, 0.96], "brain_mean": 0.8},
             "psnr": {"mean": 31.416},
-            "detail": {"gradient_ratio": 0.9, "spectrum_ratio": 0.7},
+            "detail": {"gradient_ratio": 0.9, "spectrum_ratio": 0.7, "fine_correlation": 0.6},
             "rate": {"prior_bytes": 212.4, "index_bits": 9216.0},
             "codebook": {"size": 512, "used": 510, "perplexity": 17.25},
             "prior": {
@@ -390,7 +390,8 @@ def test_table(capsys):
     )
     assert capsys.readouterr().out.splitlines() == [
         "  SSIM              0.9500  (95 % interval over 17 subjects 0.9400 to 0.9600)",
-        "  detail kept       0.900 of the gradient, 0.700 of the fine spectrum",
+        "  detail, energy    0.900 of the gradient, 0.700 of the fine spectrum",
+        "  detail, in phase  correlation 0.600 of the fine spectrum",
         "  SSIM, brain only  0.8000",
         "  PSNR              31.42 dB",
         "  codes used        510 of 512, perplexity 17.2",

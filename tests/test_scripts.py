@@ -127,7 +127,7 @@ def test_metrics_have_the_promised_keys(report):
         "data": {"name", "split", "images", "subjects", "image_size"},
         "ssim": {"mean", "ci95", "min", "brain_mean"},
         "psnr": {"mean", "brain_mean"},
-        "detail": {"gradient_ratio", "spectrum_ratio"},
+        "detail": {"gradient_ratio", "spectrum_ratio", "fine_correlation"},
         "rate": {"index_bits", "prior_bits", "bits_per_pixel"},
         "codebook": {"size", "used", "perplexity"},
         "prior": {
