@@ -16,7 +16,7 @@ from measures import selection
 from measures.brains import draw_brains
 from measures.evaluation import draw_textures
 from measures.images import to_grey, to_unit
-from measures.judges import Pictures, judge
+from measures.judges import Pictures, judge, power
 from measures.samples import SamplingOptions, draw_all, spread_levels
 from measures.saved import Parts
 from measures.two_sample import features, mmd, pool, squared_distances
@@ -305,7 +305,7 @@ def _two_samples(drawn, real, other, restored):
             for part, value in found.items()
             if part != "slices"
         }
-    return {**report, "judges": judges}
+    return {**report, "judges": judges, "power": power(other.pictures, real.pictures)}
 
 
 def _anatomy_report(drawn, real, other):

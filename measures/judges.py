@@ -13,12 +13,13 @@ import numpy as np
 from keras import layers
 from scipy import ndimage
 
-from measures.images import inner_brain, to_unit
+from measures.images import inner_brain, to_grey, to_unit
 from measures.two_sample import Classify, features, logistic, two_sample
 from utils import progress
 
 WIDTHS = (16, 32, 64, 64)  # channels of the network's convolutions, each of stride 2
 EPOCHS, BATCH, LEARNING_RATE = 12, 32, 2e-3  # of the network
+SHARES = (0.05, 0.1, 0.2, 0.5)  # of slices that are damaged to see what a judge can find
 MOVED = 4  # pixels that a training image is moved by, at most
 
 
@@ -78,6 +79,53 @@ def inside_brain(images: np.ndarray) -> np.ndarray:
         images: uint8 `(N, S, S)`.
     """
     return images * np.stack([inner_brain(image) for image in images])
+
+
+def power(one: Pictures, other: Pictures, seed: int = 0) -> dict[str, dict[str, float]]:
+    """Say what the pyramid can find: its accuracy when a share of a set of real slices is damaged.
+
+    Args:
+        one: Real slices, of which some are damaged.
+        other: Real slices to compare with.
+        seed: Seed of which slices are damaged.
+
+    Returns:
+        Accuracy in whole slices by damage and share. The share 0 is the accuracy without damage.
+    """
+    count = min(len(one.images), len(other.images))
+    one, other = one.first(count), other.first(count)
+    seen, whole = features(other.images), features(one.images)
+    order = np.random.default_rng(seed).permutation(count)
+
+    def accuracy(rows):
+        return two_sample(rows, seen, one.groups, other.groups, seed)[0]
+
+    report = {}
+    for damage, spoil in progress(DAMAGES.items(), "measuring the power", len(DAMAGES), "damage"):
+        spoilt = features(spoil(one.images))
+        report[damage] = {"0": accuracy(whole)}
+        for share in SHARES:
+            rows, chosen = whole.copy(), order[: round(share * count)]
+            rows[chosen] = spoilt[chosen]
+            report[damage][str(share)] = accuracy(rows)
+    return report
+
+
+def _mirrored(images):
+    return images[:, ::-1]  # left and right are rows, because the nose is to the right
+
+
+def _of_two_slices(images):
+    """The lower half of each slice from a slice far away, which in a split is of another level."""
+    half = images.shape[1] // 2
+    return np.concatenate([images[:, :half], np.roll(images, len(images) // 3, 0)[:, half:]], 1)
+
+
+def _blurred(images):
+    return to_grey(ndimage.gaussian_filter(to_unit(images), (0, 0.5, 0.5)))
+
+
+DAMAGES = {"mirrored": _mirrored, "lower_half_of_another": _of_two_slices, "blurred": _blurred}
 
 
 def _features(one, other):

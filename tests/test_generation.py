@@ -161,6 +161,18 @@ def test_the_network_tells_blurred_from_real_each_time_alike(real, blurred):
     assert (found[0] == y[~learned]).mean() > 0.8
 
 
+def test_the_more_slices_are_damaged_the_better_they_are_told_apart(real):
+    images, cases, _ = real
+    same = judges.Pictures(images, cases.astype(str))
+    found = judges.power(same, same)
+    assert set(found) == {"mirrored", "lower_half_of_another", "blurred"}
+    for by_share in found.values():
+        assert list(by_share) == ["0", "0.05", "0.1", "0.2", "0.5"]
+        assert by_share["0"] == 0.5
+    assert 0.7 < found["blurred"]["0.5"] < 0.8  # half of the slices cannot be told apart
+    assert found["blurred"]["0.1"] < found["blurred"]["0.2"] < found["blurred"]["0.5"]
+
+
 def test_inside_looks_at_the_eroded_brain_alone():
     image = np.zeros((1, 256, 256), "uint8")
     image[0, 50:200, 60:190] = 100
