@@ -16,7 +16,7 @@ from measures import selection
 from measures.brains import draw_brains
 from measures.evaluation import draw_textures
 from measures.images import to_grey, to_unit
-from measures.judges import Pictures, judge, power
+from measures.judges import Pictures, feature_distances, judge, power
 from measures.samples import SamplingOptions, draw_all, spread_levels
 from measures.saved import Parts
 from measures.two_sample import features, mmd, pool, squared_distances
@@ -277,6 +277,9 @@ def evaluate(
         "nearest_real_mean": float(real_distances.mean()),
         "anatomy": _anatomy_report(drawn, real, other),
     }
+    sets = {"samples": drawn.images, **restored, "validation": other.images}
+    known = real.images, training.images, training.levels
+    report["features"] = feature_distances(sets, *known)
     order = np.argsort(distances)
     return report, [(int(i), int(which[i]), float(distances[i])) for i in order]
 

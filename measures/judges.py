@@ -2,10 +2,12 @@
 
 `pyramid` is the logistic regression of `measures.two_sample` on fixed features. `network` is a
 small convolutional network that sees the pixels. Both are tested on groups that they have not seen.
-Inside means the eroded brain: there the edge of the brain mask is no help.
+Inside means the eroded brain: there the edge of the brain mask is no help. Beside them stand
+distances of features, as others report them.
 """
 
 import functools
+import math
 from typing import Any, NamedTuple
 
 import keras
@@ -14,12 +16,15 @@ from keras import layers
 from scipy import ndimage
 
 from measures.images import inner_brain, to_grey, to_unit
-from measures.two_sample import Classify, features, logistic, two_sample
+from measures.two_sample import Classify, features, logistic, squared_distances, two_sample
 from utils import progress
 
 WIDTHS = (16, 32, 64, 64)  # channels of the network's convolutions, each of stride 2
 EPOCHS, BATCH, LEARNING_RATE = 12, 32, 2e-3  # of the network
 SHARES = (0.05, 0.1, 0.2, 0.5)  # of slices that are damaged to see what a judge can find
+FEATURE_EPOCHS = 4  # passes over training slices of the network whose features are compared
+PART = 1024  # training slices that are float32 at once
+NEIGHBOURS = 3  # of precision and recall
 MOVED = 4  # pixels that a training image is moved by, at most
 
 
@@ -132,14 +137,14 @@ def _features(one, other):
     return features(one), features(other)
 
 
-def _content(one, other):
-    """Both sets cut to the rectangle outside of which every slice of both is 0."""
-    content = one.any(0) | other.any(0)
+def _content(*sets):
+    """All sets cut to the rectangle outside of which every slice is 0."""
+    content = np.any([some.any(0) for some in sets], axis=0)
     cuts = []
     for axis in (1, 0):
         places = np.flatnonzero(content.any(axis))
         cuts.append(slice(places[0], places[-1] + 1) if len(places) else slice(None))
-    return one[:, cuts[0], cuts[1]], other[:, cuts[0], cuts[1]]
+    return tuple(some[:, cuts[0], cuts[1]] for some in sets)
 
 
 # ---- the network -------------------------------------------------------------------------------
@@ -174,6 +179,18 @@ def classify_by_network(
 @functools.lru_cache(maxsize=1)
 def _network(shape):
     """The network, compiled once for all folds, and the values that its variables begin with."""
+    inputs, pooled = _trunk(shape)
+    model = keras.Model(
+        inputs, layers.Dense(1, kernel_initializer="zeros", dtype="float32")(pooled)
+    )
+    loss = keras.losses.BinaryCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(LEARNING_RATE), loss)
+    model.optimizer.build(model.trainable_variables)
+    return model, [np.array(v) for v in (*model.variables, *model.optimizer.variables)]
+
+
+def _trunk(shape):
+    """Inputs and pooled features `(B, 2 WIDTHS[-1])` of a network for images of this shape."""
     x = inputs = keras.Input((*shape, 2), dtype="float32")
     for number, width in enumerate(WIDTHS):
         begin = keras.initializers.HeNormal(seed=number)
@@ -181,17 +198,11 @@ def _network(shape):
             width, 3 if number else 5, strides=2, padding="same", activation="relu",
             kernel_initializer=begin, dtype="float32",
         )(x)  # fmt: skip
-    x = layers.Concatenate(dtype="float32")(
-        [
-            layers.GlobalAveragePooling2D(dtype="float32")(x),
-            layers.GlobalMaxPooling2D(dtype="float32")(x),
-        ]
-    )
-    model = keras.Model(inputs, layers.Dense(1, kernel_initializer="zeros", dtype="float32")(x))
-    loss = keras.losses.BinaryCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.Adam(LEARNING_RATE), loss)
-    model.optimizer.build(model.trainable_variables)
-    return model, [np.array(v) for v in (*model.variables, *model.optimizer.variables)]
+    pooled = [
+        pool(dtype="float32")(x)
+        for pool in (layers.GlobalAveragePooling2D, layers.GlobalMaxPooling2D)
+    ]
+    return inputs, layers.Concatenate(dtype="float32")(pooled)
 
 
 def _input(images):
@@ -205,6 +216,100 @@ def _moved(image, rng):
     """An image, mirrored and moved at random: neither tells the sets apart."""
     image = image[::-1] if rng.random() < 0.5 else image
     return np.roll(image, rng.integers(-MOVED, MOVED + 1, 2), (0, 1))
+
+
+# ---- distances of features ---------------------------------------------------------------------
+
+
+def feature_distances(
+    sets: dict[str, np.ndarray], real: np.ndarray, training: np.ndarray, levels: np.ndarray
+) -> dict[str, dict[str, float]]:
+    """Compare sets of slices with real ones by features of a network that learned real slices.
+
+    The network learns to tell the level of a training slice, and whether it is mirrored. Its
+    features are 128 numbers a slice.
+
+    Args:
+        sets: Images uint8 `(N, S, S)` by name.
+        real: The slices to compare with, uint8 `(M, S, S)`.
+        training: Slices to learn from, uint8 `(T, S, S)`.
+        levels: Level of each of them, `(T,)`.
+
+    Returns:
+        `frechet`, `kernel`, `precision` and `recall` for each set. The last two are shares of 3
+        nearest neighbours' balls. All sets have equal numbers of slices.
+
+    References:
+        Heusel et al. 2017, GANs Trained by a Two Time-Scale Update Rule (Fréchet distance).
+        Binkowski et al. 2018, Demystifying MMD GANs (kernel distance, unbiased).
+        Kynkäänniemi et al. 2019, Improved Precision and Recall Metric.
+    """
+    names, images = ["real", "training", *sets], [real, training, *sets.values()]
+    cut = dict(zip(names, _content(*images)))
+    network = _feature_network(cut.pop("training"), levels)
+    count = min(map(len, cut.values()))
+    chosen = {
+        name: Pictures(some, np.arange(len(some))).first(count)[0] for name, some in cut.items()
+    }
+    found = {
+        name: network.predict(_input(some), batch_size=BATCH, verbose=0).astype("float64")
+        for name, some in chosen.items()
+    }
+    known = found.pop("real")
+    return {name: _distances(features, known) for name, features in found.items()}
+
+
+def _feature_network(images, levels):
+    """Images -> features, trained to tell the level of an image and its side."""
+    keras.utils.set_random_seed(0)
+    inputs, pooled = _trunk(images.shape[1:])
+    kinds, place = np.unique(levels, return_inverse=True)
+    level = layers.Dense(len(kinds), dtype="float32", name="level")(pooled)
+    side = layers.Dense(1, dtype="float32", name="side")(pooled)
+    model = keras.Model(inputs, {"level": level, "side": side})
+    losses = {
+        "level": keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        "side": keras.losses.BinaryCrossentropy(from_logits=True),
+    }
+    model.compile(keras.optimizers.Adam(LEARNING_RATE), losses)
+    rng = np.random.default_rng(0)
+    for _ in progress(range(FEATURE_EPOCHS), "learning features", unit="pass"):
+        order, sides = rng.permutation(len(images)), rng.integers(0, 2, len(images))
+        # A part of them at a time, because as float32 all together take a gigabyte.
+        for part in np.array_split(order, math.ceil(len(order) / PART)):
+            turned = np.stack([images[i][::-1] if sides[i] else images[i] for i in part])
+            targets = {"level": place[part], "side": sides[part].astype("float32")}
+            model.fit(_input(turned), targets, batch_size=BATCH, shuffle=False, verbose=0)
+    return keras.Model(inputs, pooled)
+
+
+def _distances(one, other):
+    (mean, covariance), (other_mean, other_covariance) = (
+        (x.mean(0), np.cov(x, rowvar=False)) for x in (one, other)
+    )
+    # The trace of the root of their product.
+    root = np.sqrt(np.maximum(np.linalg.eigvals(covariance @ other_covariance).real, 0)).sum()
+    frechet = ((mean - other_mean) ** 2).sum() + np.trace(covariance + other_covariance) - 2 * root
+    squared = squared_distances(one, other)
+    # Square of the distance from each row to its third neighbour of the same set.
+    radii = [np.sort(squared_distances(x, x), axis=1)[:, NEIGHBOURS] for x in (one, other)]
+    return {
+        "frechet": float(frechet),
+        "kernel": _kernel_distance(one, other),
+        "precision": float((squared <= radii[1]).any(1).mean()),
+        "recall": float((squared.T <= radii[0]).any(1).mean()),
+    }
+
+
+def _kernel_distance(one, other):
+    def kernel(a, b):
+        return (a @ b.T / a.shape[1] + 1) ** 3
+
+    within = [
+        (kernel(x, x).sum() - np.trace(kernel(x, x))) / (len(x) * (len(x) - 1))
+        for x in (one, other)
+    ]
+    return float(sum(within) - 2 * kernel(one, other).mean())
 
 
 # What each judge sees of two sets, and how it classifies that.

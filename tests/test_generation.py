@@ -111,6 +111,7 @@ def test_report_on_real_blurred_and_copied_slices(real, blurred, monkeypatch):
         restored = {"reconstructions": blurred[sets["real"]]}
         return generation.evaluate(drawn, **data, restored=restored)
 
+    monkeypatch.setattr(judges, "FEATURE_EPOCHS", 1)
     good, _ = report(sets["other"], images)
     bad, _ = report(sets["other"], blurred)
     copied, pairs = report(sets["training"], images)
@@ -123,6 +124,8 @@ def test_report_on_real_blurred_and_copied_slices(real, blurred, monkeypatch):
     assert bad["mmd"] > good["mmd"] + 0.02
     assert copied["nearest_min"] == pytest.approx(0, abs=1e-6)
     assert good["nearest_min"] > 0.01 and pairs[0][2] == copied["nearest_min"]
+    assert set(good["features"]) == {"samples", "reconstructions", "validation"}
+    assert good["features"]["samples"] == good["features"]["validation"]  # the same slices
     area = good["anatomy"]["brain_area"]
     assert area["inside"] > 0.8 and len(area["samples_by_level"]) == LEVELS
     assert area["wasserstein"] == area["wasserstein_validation"]  # the same slices
@@ -171,6 +174,18 @@ def test_the_more_slices_are_damaged_the_better_they_are_told_apart(real):
         assert by_share["0"] == 0.5
     assert 0.7 < found["blurred"]["0.5"] < 0.8  # half of the slices cannot be told apart
     assert found["blurred"]["0.1"] < found["blurred"]["0.2"] < found["blurred"]["0.5"]
+
+
+def test_distances_of_known_features():
+    rng = np.random.default_rng(0)
+    one, other = rng.normal(size=(2, 2000, 4))
+    near = judges._distances(one, other)
+    assert near["frechet"] < 0.05 and abs(near["kernel"]) < 0.02
+    assert near["precision"] > 0.9 and near["recall"] > 0.9
+    far = judges._distances(one + np.array([3, 0, 0, 0]), other)
+    assert far["frechet"] == pytest.approx(9, rel=0.1) and far["kernel"] > 1
+    narrow = judges._distances(0.1 * one, other)  # all like real ones, and few of their kinds
+    assert narrow["precision"] > 0.95 and narrow["recall"] < 0.2
 
 
 def test_inside_looks_at_the_eroded_brain_alone():
