@@ -25,7 +25,12 @@ class FakePrior:
         return np.zeros((len(levels), 4, 4), "int32")
 
 
-FAKE_VQVAE = SimpleNamespace(decode=lambda codes: ops.zeros((len(codes), 8, 8, 1)))
+def decode(codes, texture):
+    assert texture is None
+    return ops.zeros((len(codes), 8, 8, 1))
+
+
+FAKE_VQVAE = SimpleNamespace(decode=decode, texture=None)
 
 
 @pytest.mark.parametrize("how, expected", [
@@ -87,6 +92,7 @@ def facts(**changes):
         16,
         sampling,
         False,
+        0.0,
         None,
     )
     return dataclasses.replace(plain, **changes)
