@@ -45,26 +45,28 @@ def main(args):
         write_json(args.json, {**results[0], "cases": results})
 
 
-def measure(grid: int, batch: int) -> dict:
+def measure(grid: int, batch: int, prior: modules.PixelCNN | None = None) -> dict:
     """Time the naive loop, the cached sampler and one teacher-forced pass.
+
+    Args:
+        grid: Rows and columns of a code map.
+        batch: Number of maps that are drawn together.
+        prior: Network for such maps, or None for one of the usual size.
 
     Returns:
         Medians in seconds, the ratio of the first two, and the sizes.
     """
-    prior = modules.PixelCNN(grid, CODEBOOK_SIZE, NUM_LEVELS, dropout=0.0, reads_below=True)
-    levels, seed = tf.range(batch) % NUM_LEVELS, tf.constant(0)
+    prior = prior or modules.PixelCNN(
+        grid, CODEBOOK_SIZE, NUM_LEVELS, dropout=0.0, reads_below=True
+    )
+    levels, seed = tf.range(batch) % prior.settings["num_levels"], tf.constant(0)
     middle = tf.constant(grid // 2)
     codes = prior.sample(levels, seed)
     below = tf.stack([codes, codes], axis=1)
     forward = tf.function(lambda codes: prior.logits(codes, levels, below))
-
-    @tf.function
-    def naive_step(codes, y, x):
-        logits = forward(codes)[:, y, x]  # (B, K)
-        return draw(logits, seed, y * grid + x)
-
+    step = naive_step(forward, seed, grid)
     actions = {
-        "naive_seconds": lambda: naive_step(codes, middle, middle).numpy(),
+        "naive_seconds": lambda: step(codes, middle, middle).numpy(),
         "cached_seconds": lambda: prior.sample(levels, seed, below=below).numpy(),
         "forward_seconds": lambda: forward(codes).numpy(),
     }
@@ -74,6 +76,17 @@ def measure(grid: int, batch: int) -> dict:
     result["naive_seconds"] *= grid * grid
     ratio = result["naive_seconds"] / result["cached_seconds"]
     return {**result, "ratio": ratio, "grid": grid, "batch": batch}
+
+
+def naive_step(forward, seed, grid):
+    """Make a step of the naive loop: a pass over whole maps `(B, H, W)` gives one code of each."""
+
+    @tf.function
+    def step(codes, y, x):
+        logits = forward(codes)[:, y, x]  # (B, K)
+        return draw(logits, seed, y * grid + x)
+
+    return step
 
 
 def show(result):

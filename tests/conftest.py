@@ -1,7 +1,9 @@
 """One tiny data folder, one tiny configuration of each network and one run, shared by all tests."""
 
 import contextlib
+import functools
 import gc
+import hashlib
 import importlib
 import io
 import json
@@ -25,8 +27,11 @@ import keras
 import numpy as np
 import pytest
 from PIL import Image
+from trainings import Trainings
 
 import modules
+from fitting import checkpoints
+from networks.exact import exact
 from utils import command_line
 
 # A training makes and drops objects by the million, beside those of TensorFlow that stay. Looking
@@ -40,8 +45,9 @@ TINY = [
     "--image-size", "32", "--width", "8", "--codebook-size", "16", "--code-dim", "4",
     "--batch-size", "4", "--prior-width", "8", "--prior-blocks", "2", "--draft-epochs", "1",
     "--precision", "float32", "--learning-rate", "3e-3", "--texture-width", "8",
+    "--texture-epochs", "1",
 ]  # fmt: skip
-STAGES = ["--epochs", "2", "--prior-epochs", "2", "--texture-epochs", "1"]
+STAGES = ["--epochs", "2", "--prior-epochs", "2"]
 
 # Where `parse` and `main` of each script are.
 SCRIPTS = {
@@ -133,6 +139,26 @@ def prior():
     return make_prior()
 
 
+KNOWN_MODELS = {}  # what `load_models` gave, by the files that it read
+
+
+def load_models_once(run):
+    """`checkpoints.load_models`, but the same files give the same models.
+
+    Their compiled functions are then there already. To trace them takes most of an evaluation.
+    """
+    paths = [
+        path for stage in ("vqvae", "prior", "texture") if (path := run.model(stage)).is_file()
+    ]
+    files = tuple((path.name, hashlib.sha256(path.read_bytes()).digest()) for path in paths)
+    if files not in KNOWN_MODELS:
+        KNOWN_MODELS[files] = load_models(run)
+    return KNOWN_MODELS[files]
+
+
+load_models, exact_once = checkpoints.load_models, functools.cache(exact)
+
+
 def run_script(script, *arguments, cwd=None, process=False, **options):
     """Run a script as a user would and return it finished: returncode, stdout, stderr.
 
@@ -153,6 +179,8 @@ def run_script(script, *arguments, cwd=None, process=False, **options):
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(errors),
         unittest.mock.patch("os._exit", sys.exit),
+        unittest.mock.patch("fitting.checkpoints.load_models", load_models_once),
+        unittest.mock.patch("measures.evaluation.exact", exact_once),
     ):
         try:
             command_line(lambda: module.main(module.parse(arguments)))
@@ -191,6 +219,14 @@ def once_for_all_workers(tmp_path_factory, name):
     with filelock.FileLock(folder / f"{name}.lock"):
         yield folder / name, made.exists()
         made.touch()
+
+
+@pytest.fixture(scope="session")
+def trainings(tmp_path_factory):
+    """What starts trainings that are processes of their own."""
+    process = Trainings(tmp_path_factory.mktemp("trainings"))
+    yield process
+    process.close()
 
 
 @pytest.fixture(scope="session")
@@ -244,7 +280,9 @@ def assert_same_models(one, other):
 
 def assert_same_histories(one, other):
     """Check that both run directories hold the same histories, but for the seconds."""
-    for stage in ("vqvae", "prior", "texture"):
+    files = sorted(path.name for path in one.glob("*_history.csv"))
+    assert files == sorted(path.name for path in other.glob("*_history.csv"))
+    for stage in (name.removesuffix("_history.csv") for name in files):
         whole, again = ((run / f"{stage}_history.csv").read_text() for run in (one, other))
         rows, others = ([row.split(",") for row in text.splitlines()] for text in (whole, again))
         assert rows[0][1] == "seconds"

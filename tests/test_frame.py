@@ -204,7 +204,10 @@ def test_scalp_is_what_is_bright_beyond_the_brain():
 # ---- scripts -----------------------------------------------------------------------------------
 
 FRAMED = [8, 8, 56, 56]
-LARGER = ["--image-size", 64, "--rate-weight", 0, "--epochs", 1, "--prior-epochs", 1]
+LARGER = [
+    "--image-size", 64, "--rate-weight", 0, "--epochs", 1, "--prior-epochs", 1,
+    "--texture-epochs", 0,
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")

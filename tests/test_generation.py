@@ -28,12 +28,18 @@ def halves(cases):
 
 
 def test_a_classifier_tells_blurred_from_real_but_not_real_from_real(real, blurred):
+    """Real from real by chance: neither better, nor worse, which would be as suspicious.
+
+    Halves are drawn. Heads grow with their number, so every second head would lie between two of
+    the other half, and be taken for one of them.
+    """
     images, cases, _ = real
-    even, x = halves(cases), two_sample.features(images)
-    accuracy, (low, high) = two_sample.two_sample(x[even], x[~even], cases[even], cases[~even])
-    assert low < 0.6 and accuracy < 0.65 and low <= accuracy <= high
+    half = np.isin(cases, np.random.default_rng(0).permutation(24)[:12])
+    x = two_sample.features(images)
+    accuracy, (low, high) = two_sample.two_sample(x[half], x[~half], cases[half], cases[~half])
+    assert 0.35 < accuracy < 0.65 and low < 0.5 < high and low <= accuracy <= high
     accuracy, (low, _) = two_sample.two_sample(
-        two_sample.features(blurred)[even], x[~even], cases[even], cases[~even]
+        two_sample.features(blurred)[half], x[~half], cases[half], cases[~half]
     )
     assert accuracy > 0.95 and low > 0.9
 

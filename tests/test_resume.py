@@ -5,18 +5,15 @@ Every training here that ends early is a process of its own, as a user's is.
 
 import os
 import random
-import resource
 import shutil
 import signal
 import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
 from conftest import (
     CASES,
-    ROOT,
     STAGES,
     TINY,
     assert_same_histories,
@@ -25,18 +22,9 @@ from conftest import (
     train,
     write_slices,
 )
-from trainings import Trainings
 
 from fitting.run_directory import RunDirectory
 from utils import PARTIAL_FILES
-
-
-@pytest.fixture(scope="module")
-def trainings(tmp_path_factory):
-    """What starts trainings that are to be stopped."""
-    process = Trainings(tmp_path_factory.mktemp("trainings"))
-    yield process
-    process.close()
 
 
 def version(path):
@@ -74,7 +62,7 @@ def test_a_training_that_was_stopped_in_many_ways_ends_as_if_it_had_not_been(
     # Three saved steps are an epoch, after which the model is there too.
     printed = stop(signal.SIGINT, run.state("vqvae"), times=3, save_minutes=0)
     assert "vqvae: 0." in printed and "vqvae: finished" not in printed
-    fill_disk(run, slices_folder)
+    fill_disk(trainings, run, slices_folder)
     stop(signal.SIGTERM, run.history("draft"))
     stop(signal.SIGKILL, run.history("prior"))
     done = train(slices_folder, run.path)
@@ -84,16 +72,11 @@ def test_a_training_that_was_stopped_in_many_ways_ends_as_if_it_had_not_been(
     assert_same_histories(trained_run, run.path)
 
 
-def fill_disk(run, data):
+def fill_disk(trainings, run, data):
     """Go on with a training on a full disk, which must keep the last good model and state."""
     before = {path: path.read_bytes() for path in (run.model("vqvae"), run.state("vqvae"))}
-    # Files may not grow past this size, as on a disk that is full.
     size = min(map(len, before.values())) // 2
-
-    def limit():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
-
-    done = train(data, run.path, preexec_fn=limit)
+    done = trainings.start(data, run, *TINY, *STAGES, file_bytes=size).finish()
     one_line(done, "Check the path, its rights and the disk")
     for path, content in before.items():
         assert path.read_bytes() == content
@@ -101,13 +84,15 @@ def fill_disk(run, data):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed, rate_weight", [(0, 1.5), (1, 0)])  # with 0 there is no draft
-def test_kills_at_random_moments_change_nothing(
-    seed, rate_weight, slices_folder, trainings, tmp_path
-):
+@pytest.mark.parametrize(
+    "seed, more",
+    [(0, ["--rate-weight", 1.5]), (1, ["--rate-weight", 0, "--texture-epochs", 0])],
+    ids=["all stages", "no draft and no texture"],
+)
+def test_kills_at_random_moments_change_nothing(seed, more, slices_folder, trainings, tmp_path):
     """All stages of a training that is killed five times end as those of one that is not."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    flags = ["--epochs", 4, "--prior-epochs", 4, "--rate-weight", rate_weight, "--save-minutes", 0]
+    flags = ["--epochs", 3, "--prior-epochs", 3, "--save-minutes", 0, *more]
     begin = time.monotonic()
     finish(trainings.start(slices_folder, whole, *TINY, *flags))
     length, kills, chance = time.monotonic() - begin, 0, random.Random(seed)
@@ -138,28 +123,27 @@ def wait_for_line(process, begin, part=""):
 
 
 WIDE = [
-    "--image-size", "64", "--width", "96", "--prior-width", "96", "--batch-size", "16",
-    "--epochs", "1", "--draft-epochs", "1", "--prior-epochs", "1", "--seed", "3",
+    "--image-size", "64", "--width", "96", "--prior-width", "96", "--prior-blocks", "4",
+    "--batch-size", "16", "--epochs", "1", "--draft-epochs", "1", "--prior-epochs", "1",
+    "--texture-epochs", "1", "--seed", "3",
 ]  # fmt: skip
 
 
 @pytest.mark.slow
-def test_a_run_of_real_width_goes_on_at_each_border_of_stages_bit_for_bit(tmp_path):
+def test_a_run_of_real_width_goes_on_at_each_border_of_stages_bit_for_bit(trainings, tmp_path):
     """Narrow networks do not show that a stage depends on what ran before it in its process.
 
     It runs on all cores, as a user's training does.
     """
-    all_cores = {name: text for name, text in os.environ.items() if not name.endswith("_THREADS")}
+    all_cores = {name: None for name in os.environ if name.endswith("_THREADS")}
     data = write_slices(tmp_path / "data", {**CASES, "train": range(7, 19)})  # 48 images
     whole, parted = (RunDirectory(tmp_path / name) for name in ("whole", "parted"))
 
     def begin(run):
-        command = [sys.executable, ROOT / "train.py", "--data", data, "--run", run.path, *WIDE]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        return subprocess.Popen(command, env={**all_cores, "PYTHONUNBUFFERED": "1"}, **pipes)
+        return trainings.start(data, run.path, *WIDE, environment=all_cores)
 
     finish(begin(whole))
-    for stage in ("draft", "prior"):
+    for stage in ("draft", "prior", "texture"):
         process = begin(parted)
         wait_for_line(process, f"{stage}: ", ", starts, ")
         process.kill()

@@ -69,17 +69,23 @@ def test_run_directory_tells_how_it_was_made(trained_run, slices_folder):
     assert config["versions"]["keras"] == keras.__version__
     assert not list((trained_run / "resume").iterdir())
     assert list((trained_run / "logs").rglob("events*"))
-    for stage in ("vqvae", "prior"):
+    for stage, epochs in EPOCHS.items():
         rows = (trained_run / f"{stage}_history.csv").read_text().splitlines()
-        assert len(rows) == 3 and "val_loss" in rows[0]
+        assert len(rows) == 1 + epochs and "val_loss" in rows[0]
 
 
-SHOWN = {"vqvae": ("originals", "reconstructions"), "draft": ("samples",), "prior": ("samples",)}
+EPOCHS = {"vqvae": 2, "draft": 1, "prior": 2, "texture": 1}
+SHOWN = {
+    "vqvae": ("originals", "reconstructions"),
+    "draft": ("samples",),
+    "prior": ("samples",),
+    "texture": ("textures",),
+}
 
 
 @pytest.mark.parametrize("stage", SHOWN)
 def test_tensorboard_shows_curves_and_images_of_each_epoch(stage, trained_run):
-    epochs = 1 if stage == "draft" else 2
+    epochs = EPOCHS[stage]
     logs = trained_run / "logs" / stage
     assert {folder.name for folder in logs.iterdir()} == {"train", "validation"}
     for part in ("train", "validation"):
@@ -104,7 +110,7 @@ def read_events(folder, tag):
 def test_finished_run_is_left_alone(run, slices_folder):
     before = {file: file.stat().st_mtime_ns for file in run.glob("*.keras")}
     done = train(slices_folder, run)
-    assert done.returncode == 0 and done.stdout.count("finished after") == 3
+    assert done.returncode == 0 and done.stdout.count("finished after") == len(EPOCHS)
     assert {file: file.stat().st_mtime_ns for file in run.glob("*.keras")} == before
 
 
@@ -137,6 +143,7 @@ def test_metrics_have_the_promised_keys(report):
             "position_bits_per_code",
         },
         "samples": {"count", "seconds"},
+        "texture": {"bits_per_pixel", "constant_deviation_bits_per_pixel"},
     }
     assert set(report) >= set(promised)
     for key, names in promised.items():

@@ -10,7 +10,8 @@ from measures.saved import read_arrays
 
 
 def begin(data, run, other, *flags):
-    command = ["--data", data, "--run", run, *TINY, *STAGES, "--start-from", other, *flags]
+    settings = [*TINY, *STAGES, "--texture-epochs", 0]
+    command = ["--data", data, "--run", run, *settings, "--start-from", other, *flags]
     return run_script("train.py", *command)
 
 

@@ -315,8 +315,9 @@ def test_a_file_where_a_folder_is_needed(name, run, slices_folder):
 @pytest.mark.slow
 def test_a_stage_of_one_step(slices_folder, tmp_path):
     run = tmp_path / "run"
-    flags = ["--data", slices_folder, "--run", run, *TINY, "--epochs", 1, "--prior-epochs", 1]
-    done = run_script("train.py", *flags, "--batch-size", 12, "--rate-weight", 0)  # 12 images
+    flags = ["--epochs", 1, "--prior-epochs", 1, "--texture-epochs", 0, "--rate-weight", 0]
+    flags += ["--batch-size", 12]  # of 12 images
+    done = run_script("train.py", "--data", slices_folder, "--run", run, *TINY, *flags)
     assert done.returncode == 0 and "1 epochs of 1 steps" in done.stdout, done.stderr
     checkpoints.load_models(RunDirectory(run))
 

@@ -5,7 +5,6 @@ The two processes talk to each other, as two machines would.
 
 import contextlib
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -15,12 +14,12 @@ import time
 import keras
 import numpy as np
 import pytest
-from conftest import ROOT, TINY, once_for_all_workers, one_line, run_script
+from conftest import ROOT, STAGES, TINY, once_for_all_workers, one_line, run_script
 
 import dataset
 
 # A batch of 4 goes in shares of 2. With dropout, replicas would draw other masks than one.
-SETTINGS = [*TINY, "--prior-dropout", "0", "--epochs", "2", "--prior-epochs", "2"]
+SETTINGS = [*TINY, *STAGES, "--prior-dropout", "0", "--texture-epochs", "0"]
 TWO_DEVICES = """
 import sys
 sys.path.insert(0, sys.argv.pop(1))
@@ -31,10 +30,6 @@ device = tf.config.list_physical_devices("CPU")[0]
 halves = [tf.config.LogicalDeviceConfiguration()] * 2
 tf.config.set_logical_device_configuration(device, halves)
 """
-TRAIN = """
-import train
-utils.command_line(train.main, train.parse())
-"""
 
 
 def train_arguments(data, run, *more):
@@ -42,15 +37,14 @@ def train_arguments(data, run, *more):
 
 
 @pytest.fixture(scope="module")
-def one(slices_folder, tmp_path_factory):
+def one(slices_folder, trainings, tmp_path_factory):
     """Run directory of a training on one device.
 
     It is a process, because `--deterministic` cannot be taken back. On a CPU it changes no bit.
     """
     with once_for_all_workers(tmp_path_factory, "one") as (run, is_there):
         if not is_there:
-            arguments = train_arguments(slices_folder, run, "--deterministic")
-            done = run_script("train.py", *arguments, process=True)
+            done = trainings.start(slices_folder, run, *SETTINGS, "--deterministic").finish()
             assert done.returncode == 0, done.stderr
     return run
 
@@ -79,16 +73,18 @@ def on_two_devices(code, *arguments):
     return subprocess.run(command, capture_output=True, text=True, timeout=280)
 
 
-def mirrored(data, run, *more):
-    return on_two_devices(TRAIN, *train_arguments(data, run, "--strategy", "mirrored", *more))
+def mirrored(trainings, data, run, *more):
+    flags = *SETTINGS, "--strategy", "mirrored", *more
+    return trainings.start(data, run, *flags, devices=2).finish()
 
 
 @pytest.mark.slow
-def test_two_devices_train_the_same_models_as_one(one, slices_folder, tmp_path):
-    done = mirrored(slices_folder, tmp_path / "two")
+def test_two_devices_train_the_same_models_as_one(one, trainings, slices_folder, tmp_path):
+    done = mirrored(trainings, slices_folder, tmp_path / "two", "--texture-epochs", 1)
     assert done.returncode == 0, done.stderr
     assert "2 replicas" in done.stdout
     assert_like(one, tmp_path / "two")
+    assert (tmp_path / "two" / "texture.keras").is_file()
 
 
 TWO_OPTIMIZERS = """
@@ -134,7 +130,7 @@ def test_two_devices_clip_as_one():
 # ---- two machines ------------------------------------------------------------------------------
 
 
-def start_workers(data, runs, *more):
+def start_workers(trainings, data, runs, *more):
     """Two workers of one training, with one run directory for both or one each."""
     with socket.socket() as first, socket.socket() as second:
         for free in (first, second):
@@ -142,32 +138,21 @@ def start_workers(data, runs, *more):
         addresses = [f"127.0.0.1:{free.getsockname()[1]}" for free in (first, second)]
     workers = []
     for index, run in enumerate(runs if isinstance(runs, tuple) else (runs, runs)):
-        arguments = train_arguments(data, run, "--strategy", "multiworker", *more)
         task = {"type": "worker", "index": index}
         config = json.dumps({"cluster": {"worker": addresses}, "task": task})
-        worker = subprocess.Popen(
-            [sys.executable, ROOT / "train.py", *arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "TF_CONFIG": config},
-        )
-        workers.append(worker)
+        flags = *SETTINGS, "--strategy", "multiworker", *more
+        workers.append(trainings.start(data, run, *flags, environment={"TF_CONFIG": config}))
     return workers
 
 
 def finish(workers):
     """Wait for processes; returns them finished, as `run_script` does."""
-    done = []
-    for worker in workers:
-        out, errors = worker.communicate(timeout=280)
-        done.append(subprocess.CompletedProcess(worker.args, worker.returncode, out, errors))
-    return done
+    return [worker.finish(timeout=280) for worker in workers]
 
 
-def kill(victim, stage, data, run):
+def kill(trainings, victim, stage, data, run):
     """Start a training on two workers and kill one in a stage, once a step of it was saved."""
-    workers = start_workers(data, run, "--save-minutes", "0")
+    workers = start_workers(trainings, data, run, "--save-minutes", "0")
     deadline, state, first = time.monotonic() + 200, run / "resume" / f"{stage}.npz", None
     while all(worker.poll() is None for worker in workers) and time.monotonic() < deadline:
         with contextlib.suppress(FileNotFoundError):
@@ -175,7 +160,7 @@ def kill(victim, stage, data, run):
             if state.stat().st_mtime_ns != first:
                 break
         time.sleep(0.002)
-    os.kill(workers[victim].pid, signal.SIGKILL)
+    workers[victim].kill()
     done = finish(workers)
     ended = "the training ended before it could be killed"
     assert done[victim].returncode == -signal.SIGKILL, ended
@@ -188,18 +173,18 @@ def kill(victim, stage, data, run):
 
 @pytest.mark.slow
 def test_two_machines_train_the_same_models_as_one_also_when_one_was_lost(
-    one, slices_folder, tmp_path
+    one, trainings, slices_folder, tmp_path
 ):
     """A worker is lost in each stage: the chief in the first and the last."""
     run = tmp_path / "two"
-    kill(0, "vqvae", slices_folder, run)
-    for wrong in finish(start_workers(slices_folder, (run, tmp_path / "elsewhere"))):
+    kill(trainings, 0, "vqvae", slices_folder, run)
+    for wrong in finish(start_workers(trainings, slices_folder, (run, tmp_path / "elsewhere"))):
         lost = "a worker was lost" in wrong.stderr
         message = "--run must be one folder that all machines share"
         assert lost or message in wrong.stderr, wrong
     for victim, stage in ((1, "draft"), (0, "prior")):
-        kill(victim, stage, slices_folder, run)
-    chief, other = finish(start_workers(slices_folder, run))
+        kill(trainings, victim, stage, slices_folder, run)
+    chief, other = finish(start_workers(trainings, slices_folder, run))
     assert chief.returncode == 0 and other.returncode == 0, chief.stderr + other.stderr
     assert "vqvae: finished after 2 epochs" in chief.stdout and other.stdout == ""
     assert_like(one, run)
@@ -228,8 +213,8 @@ def test_a_cluster_that_is_none_is_refused(cluster, slices_folder, tmp_path, mon
     assert not (tmp_path / "run").exists()
 
 
-def test_a_batch_that_cannot_be_shared_is_refused(slices_folder, tmp_path):
-    done = mirrored(slices_folder, tmp_path / "run", "--batch-size", 5)
+def test_a_batch_that_cannot_be_shared_is_refused(trainings, slices_folder, tmp_path):
+    done = mirrored(trainings, slices_folder, tmp_path / "run", "--batch-size", 5)
     one_line(done, "--batch-size must be divisible by the 2 replicas of --strategy")
     assert not (tmp_path / "run").exists()
 

@@ -1,13 +1,14 @@
-"""Trainings that tests kill. They are processes of their own, and start at once.
+"""Trainings that are processes of their own, because tests kill them or because they are several.
 
 TensorFlow takes seconds to load. One process, this file as a script, loads it and begins nothing.
-Each training is forked from it, so it is as new as any other process. For each line of standard
-input, a JSON object, it forks a training whose parent notes how it ended.
+Each training is forked from it, so it is as new as any other process, and starts at once. For each
+line of standard input, a JSON object, it forks a training whose parent notes how it ended.
 """
 
 import json
 import os
 import pathlib
+import resource
 import signal
 import subprocess
 import sys
@@ -29,15 +30,28 @@ class Trainings:
         command = [sys.executable, __file__]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, text=True)
 
-    def start(self, data, run, *flags):
-        """Start a training and return it."""
+    def start(self, data, run, *flags, environment=None, devices=1, file_bytes=None):
+        """Start a training and return it.
+
+        Args:
+            data: Data folder.
+            run: Run directory.
+            flags: More flags of train.py.
+            environment: Environment variables to set, or to remove where the value is None.
+            devices: Number of logical devices into which its CPU is parted.
+            file_bytes: Size past which its files may not grow, as on a disk that is full.
+        """
         self.count += 1
         place = self.folder / str(self.count)
         place.mkdir()
-        flags = list(map(str, ("--data", data, "--run", run, *flags)))
-        print(
-            json.dumps({"place": str(place), "flags": flags}), file=self.process.stdin, flush=True
-        )
+        order = {
+            "place": str(place),
+            "flags": list(map(str, ("--data", data, "--run", run, *flags))),
+            "environment": environment or {},
+            "devices": devices,
+            "file_bytes": file_bytes,
+        }
+        print(json.dumps(order), file=self.process.stdin, flush=True)
         return Training(place)
 
     def close(self):
@@ -74,6 +88,11 @@ class Training:
         """Wait for its end and return what it printed."""
         self._wait_for("status", timeout)
         return tuple((self.place / name).read_text() for name in ("out", "errors"))
+
+    def finish(self, timeout=None):
+        """Wait for its end and return it finished, as `subprocess.run` would."""
+        out, errors = self.communicate(timeout)
+        return subprocess.CompletedProcess("train.py", self.returncode, out, errors)
 
     @property
     def stdout(self):
@@ -117,7 +136,7 @@ def serve():
             os._exit(watch(train, utils, **json.loads(line)))
 
 
-def watch(train, utils, place, flags):
+def watch(train, utils, place, flags, environment, devices, file_bytes):
     """Fork the training itself, and note how it ends."""
     place = pathlib.Path(place)
     training = os.fork()
@@ -130,11 +149,27 @@ def watch(train, utils, place, flags):
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for number, name in ((1, "out"), (2, "errors")):
         os.dup2(os.open(place / name, os.O_WRONLY | os.O_CREAT), number)
-    os.environ["PYTHONUNBUFFERED"] = "1"
+    prepare(environment, devices, file_bytes)
     sys.argv = ["train.py", *flags]
     utils.command_line(lambda: train.main(train.parse(flags)))
     sys.stdout.flush()
     return 0
+
+
+def prepare(environment, devices, file_bytes):
+    """Give a new process its environment, devices and limits, before TensorFlow looks for them."""
+    import tensorflow as tf
+
+    for name, value in environment.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+    if devices > 1:
+        parts = [tf.config.LogicalDeviceConfiguration()] * devices
+        tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], parts)
+    if file_bytes:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
 
 
 def note(path, number):

@@ -1,0 +1,37 @@
+"""The benchmark of the sampler: both contenders draw the same codes, and the ratio is of times."""
+
+import numpy as np
+import pytest
+import sampling
+import tensorflow as tf
+from conftest import codes, make_prior
+
+GRID, BATCH = 8, 2
+
+
+def test_the_naive_loop_draws_what_the_cached_sampler_draws():
+    prior, levels, seed = make_prior(GRID), tf.range(BATCH), tf.constant(5)
+    below = tf.constant(codes((BATCH, 2, GRID, GRID)))
+    step = sampling.naive_step(lambda maps: prior.logits(maps, levels, below), seed, GRID)
+    naive = np.zeros((BATCH, GRID, GRID), "int32")
+    for y, x in np.ndindex(GRID, GRID):
+        naive[:, y, x] = step(tf.constant(naive), tf.constant(y), tf.constant(x))
+    np.testing.assert_array_equal(naive, prior.sample(levels, seed, below=below))
+    assert len(np.unique(naive)) > 4
+
+
+def test_the_ratio_is_that_of_the_two_times(monkeypatch, capsys):
+    seconds = {"naive_seconds": 0.5, "cached_seconds": 4.0, "forward_seconds": 0.25}
+
+    def in_turn(timers, reference, rounds, title):
+        assert all(timer() > 0 for timer in timers.values())  # each contender runs
+        return {name: {"seconds": seconds[name]} for name in timers}
+
+    monkeypatch.setattr(sampling, "in_turn", in_turn)
+    result = sampling.measure(GRID, BATCH, make_prior(GRID))
+    assert result["naive_seconds"] == 0.5 * GRID**2  # a step for each place
+    assert result["cached_seconds"] == 4.0 and result["forward_seconds"] == 0.25
+    assert result["ratio"] == pytest.approx(0.5 * GRID**2 / 4.0)
+    assert (result["grid"], result["batch"]) == (GRID, BATCH)
+    sampling.show(result)
+    assert capsys.readouterr().out.split() == ["8", "2", "32.0", "4.00", "0.250", "8", "16.00"]
