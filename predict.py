@@ -79,9 +79,6 @@ def _add_sample_flags(parser):
     add("--brains", type=between(int, 0, 10**4), metavar="N",
         help="number of whole brains to generate, slice by slice from bottom to top "
         "(default: 1 if the prior reads the slices below)")
-    add("--alone-weight", type=between(float, 0, 1), default=0.3, metavar="W",
-        help="how much each slice of a brain follows its level alone, not the slices below; "
-        "it keeps faults from adding up (default: %(default)s)")
     add("--from-slice", metavar="FILE",
         help="grow the brains up from this slice; its file name says its level, or --slice does")
     add("--no-texture", action="store_true",
@@ -158,12 +155,7 @@ def predict(run, config, slices, args):
         known_levels = np.unique(split.levels)
     levels = samples.spread_levels(args.samples, args.slice, known_levels)
     options = samples.SamplingOptions(
-        args.seed,
-        args.temperature,
-        args.top_k,
-        args.top_p,
-        args.alone_weight,
-        not args.no_texture,
+        args.seed, args.temperature, args.top_k, args.top_p, not args.no_texture
     )
     first = open_slice(args.from_slice, args.slice) if args.from_slice else None
     num_brains, begin = brains.plan(*models, run, args.brains, first, args.walk)

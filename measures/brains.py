@@ -109,7 +109,6 @@ def draw_brains(
                 options.top_k,
                 options.top_p,
                 below=below,
-                alone_weight=options.alone_weight,
             )
             below = tf.concat([codes[:, None], below[:, :-1]], axis=1)
             texture = options.texture_seeds(vqvae, numbers + number)

@@ -31,8 +31,6 @@ class SamplingOptions:
         temperature: Divisor of the logits.
         top_k: Number of likeliest codes to draw among, 0 for all.
         top_p: Probability that the codes to draw among reach together.
-        alone_weight: Weight of the slice alone where it is given slices below; see
-            `RasterPrior.sample`.
         texture: Whether to draw the fine grain that codes lose, where the model can.
     """
 
@@ -40,7 +38,6 @@ class SamplingOptions:
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
-    alone_weight: float = 0.0
     texture: bool = True
 
     def texture_seeds(self, vqvae: VQVAE, numbers: np.ndarray) -> tf.Tensor | None:

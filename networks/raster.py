@@ -159,13 +159,8 @@ class RasterPrior(keras.Model):
         given: tf.Tensor | None = None,
         rows: int = 0,
         below: tf.Tensor | None = None,
-        alone_weight: float = 0.0,
     ) -> tf.Tensor:
         """Draw code maps.
-
-        Each slice of a brain is drawn given drawn ones, and small faults add up on the way up. With
-        `alone_weight` w, codes come from p(code | slices below)^(1 - w) p(code | none)^w instead.
-        The second factor knows what a slice of this level looks like, and pulls it back.
 
         Args:
             levels: Slice levels to draw at, int32 `(B,)`.
@@ -176,30 +171,16 @@ class RasterPrior(keras.Model):
             given: Codes to begin from, int32 `(B, H, W)`, or None.
             rows: Number of rows that are kept of `given`. The rest is drawn.
             below: See `generate`.
-            alone_weight: Weight w in [0, 1] of the slice alone. Above 0 it doubles the work.
 
         Returns:
             codes, int32 `(B, H, W)`.
-
-        Reference:
-            Ho and Salimans 2022, Classifier-Free Diffusion Guidance, equation 6 with weight -w.
         """
-        mixes = bool(alone_weight) and below is not None
-        count = tf.shape(levels)[0]
 
         def choose(logits, y, x):
-            if mixes:
-                told, alone = tf.split(tf.nn.log_softmax(logits), 2)
-                logits = told + alone_weight * (alone - told)
             code = draw(logits, seed, self._place(y, x), temperature, top_k, top_p)
-            if given is not None:
-                code = tf.where(y < rows, given[:, y, x], code)
-            return tf.concat([code, code], axis=0) if mixes else code
+            return code if given is None else tf.where(y < rows, given[:, y, x], code)
 
-        if mixes:  # the second half of the batch is alone, and follows the first half
-            levels = tf.concat([levels, levels], axis=0)
-            below = tf.concat([below, tf.fill(tf.shape(below), NO_CODE)], axis=0)
-        return self.generate(levels, choose, below)[:count]
+        return self.generate(levels, choose, below)
 
     def describe(
         self,

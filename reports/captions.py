@@ -31,7 +31,6 @@ class Facts:
         samples: Number of samples.
         sampling: Settings that samples were drawn with, by name of the flag.
         texture: Whether samples have texture.
-        alone_weight: Weight of the slice alone in brains.
         closest: `(number of slices, distance)` of `--evaluate-samples`, or None. One in a hundred
             real test slices is closer than the distance to a training slice.
     """
@@ -49,7 +48,6 @@ class Facts:
     samples: int
     sampling: dict[str, int | float]
     texture: bool
-    alone_weight: float
     closest: tuple[int, float] | None
 
     @property
@@ -71,13 +69,6 @@ class Facts:
         usual = {"temperature": 1, "top-k": 0, "top-p": 1}
         options = [f"{n} {v}" for n, v in self.sampling.items() if v != usual.get(n)]
         return f"drawn from the PixelCNN with {', '.join(options)}"
-
-    @property
-    def given(self) -> str:
-        """What each slice of a brain is given."""
-        weight = self.alone_weight
-        pulled = f", and with weight {weight} its level alone," if weight else ""
-        return f"each slice is given the two slices below it{pulled} and {self.made}"
 
     @property
     def made(self) -> str:
@@ -122,7 +113,6 @@ def read_facts(metrics: dict[str, Any], parts: Parts) -> Facts:
             "top-p": _number(sampling["top_p"]),
         },
         texture=bool(sampling.get("texture", False)),
-        alone_weight=_number(sampling.get("alone_weight", 0)),
         closest=_closest(metrics["generation"]) if "generation" in metrics else None,
     )
 
@@ -192,17 +182,20 @@ def completions(facts: Facts, times: int) -> str:
 
 def walk(facts: Facts) -> str:
     """Caption of a walk through the levels."""
-    return f"Generated slices, not real ones: one brain from bottom to top, where {facts.given}."
+    return (
+        "Generated slices, not real ones: one brain from bottom to top. Each slice is given the "
+        f"two slices below it and {facts.made}."
+    )
 
 
 def brains(facts: Facts, shown: int, level: int, with_real: bool) -> str:
     """Caption of cuts through brains; axial cuts are at `level`."""
     beside = f" Beside them {facts.source}." if with_real else ""
     return (
-        f"{shown} generated brains, not real ones: {facts.given}.{beside} Rows: axial cut (level "
-        f"{level}), sagittal cut beside the midline, coronal cut; the nose is to the right, and "
-        "one row of a cut is one slice of 1 mm. Each slice has a grey scale of its own, in real "
-        "brains too, which makes the bands."
+        f"{shown} generated brains, not real ones: each slice is given the two slices below it and "
+        f"{facts.made}.{beside} Rows: axial cut (level {level}), sagittal cut beside the midline, "
+        "coronal cut; the nose is to the right, and one row of a cut is one slice of 1 mm. Each "
+        "slice has a grey scale of its own, in real brains too, which makes the bands."
     )
 
 

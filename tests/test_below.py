@@ -51,21 +51,6 @@ def test_no_slice_below_is_a_condition_of_its_own(prior):
     np.testing.assert_array_equal(alone[2], prior.logits(data, LEVEL, below())[2])
 
 
-def test_the_weight_of_the_slice_alone_mixes_both_distributions(prior):
-    levels, seed, weight = tf.constant(LEVEL, tf.int32), tf.constant(5), 0.3
-    drawn = np.zeros((3, 8, 8), "int32")
-    for y, x in np.ndindex(8, 8):
-        told, alone = (
-            tf.nn.log_softmax(prior.logits(drawn, LEVEL, b)[:, y, x]) for b in (below(), None)
-        )
-        mixed = told + weight * (alone - told)
-        drawn[:, y, x] = raster.draw(mixed, seed, y * 8 + x)
-    sampled = prior.sample(levels, seed, below=below(), alone_weight=weight)
-    np.testing.assert_array_equal(sampled, drawn)
-    only_alone = prior.sample(levels, seed, below=below(), alone_weight=1.0)
-    np.testing.assert_array_equal(only_alone, prior.sample(levels, seed))
-
-
 def test_sampler_describing_and_healing_equal_the_naive_loop(prior):
     levels, seed = tf.constant(LEVEL, tf.int32), tf.constant(5)
     drawn = prior.sample(levels, seed, below=below()).numpy()

@@ -92,7 +92,6 @@ def facts(**changes):
         16,
         sampling,
         False,
-        0.0,
         None,
     )
     return dataclasses.replace(plain, **changes)
