@@ -119,7 +119,7 @@ def test_names_of_layers_do_not_matter(codec, folder, content):
     keras.utils.clear_session()
     fresh = slices.Codec(codec.run)  # with names as in a new process
     one, other = (
-        [layer.name for layer in model.submodules if isinstance(layer, keras.layers.Dense)]
+        [layer.name for layer in model._flatten_layers() if isinstance(layer, keras.layers.Dense)]
         for model in (codec.prior, fresh.prior)
     )
     assert len(one) == len(other) > 4 and one != other
