@@ -191,9 +191,12 @@ def walk(facts: Facts) -> str:
 def brains(facts: Facts, shown: int, level: int, with_real: bool) -> str:
     """Caption of cuts through brains; axial cuts are at `level`."""
     beside = f" Beside them {facts.source}." if with_real else ""
+    drawn = f"{shown} generated brains, not real ones"
+    if shown == 1:
+        drawn = "A generated brain, not a real one"
     return (
-        f"{shown} generated brains, not real ones: each slice is given the two slices below it and "
-        f"{facts.made}.{beside} Rows: axial cut (level {level}), sagittal cut beside the midline, "
+        f"{drawn}: each slice is given the two slices below it and {facts.made}.{beside} Rows: "
+        f"axial cut (level {level}), sagittal cut beside the midline, "
         "coronal cut; the nose is to the right, and one row of a cut is one slice of 1 mm. Each "
         "slice has a grey scale of its own, in real brains too, which makes the bands."
     )
