@@ -34,9 +34,22 @@ class FakePrior:
         return below[:, 0] + 1
 
 
-FAKE_VQVAE = types.SimpleNamespace(
-    decode=lambda codes: np.asarray(codes)[..., None].astype("float32") / 10
-)
+def decode(codes, texture=None, below=None):
+    """Codes as images. With texture, what is below is added."""
+    images = np.asarray(codes)[..., None].astype("float32") / 10
+    return images if texture is None or below is None else images + below
+
+
+FAKE_VQVAE = types.SimpleNamespace(decode=decode, texture=None)
+
+
+def test_the_texture_of_a_slice_is_given_the_drawn_slice_below():
+    with_texture = types.SimpleNamespace(decode=decode, texture=True)
+    plain, drawn = (
+        np.concatenate(list(brains.draw_brains(vqvae, FakePrior(), 2, SamplingOptions(0))))
+        for vqvae in (FAKE_VQVAE, with_texture)
+    )
+    np.testing.assert_allclose(drawn, np.cumsum(plain, axis=1), rtol=1e-6)
 
 
 def test_every_slice_is_given_the_one_below_it():
@@ -96,8 +109,13 @@ def test_cuts_pass_through_the_frame():
 # ---- predict.py --------------------------------------------------------------------------------
 
 
+NO_TEXTURE = "--no-texture"  # that of the tiny run holds every pixel for background
+
+
 def test_brains_are_written_as_volumes_and_as_a_data_folder(run_copy, slices_folder):
-    done, report = predict(run_copy, slices_folder, "--samples", 0, "--brains", 2, "--walk")
+    done, report = predict(
+        run_copy, slices_folder, "--samples", 0, "--brains", 2, "--walk", NO_TEXTURE
+    )
     out = run_copy / "predict"
     assert report["brains"]["count"] == 2 and report["rate"]["brain_bytes"] > 0
     assert report["prior"]["bits_per_code_alone"] > 0

@@ -67,7 +67,7 @@ def test_a_run_that_is_a_link_works(run, slices_folder, tmp_path):
     assert predict(link, slices_folder).returncode == 0
     assert (run / "predict" / "metrics.json").is_file()
     done = train(slices_folder, link)
-    assert done.returncode == 0 and done.stdout.count("finished after") == 3
+    assert done.returncode == 0 and done.stdout.count("finished after") == 4
 
 
 # ---- model files -------------------------------------------------------------------------------
