@@ -11,7 +11,11 @@ import re
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-DOCUMENTS = ("README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
+DOCUMENTS = (
+    "README.md",
+    "pretrained/README.md",
+    *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")),
+)
 RESULTS = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
 MADE = {"command", "commit", "versions", "date"}
 
