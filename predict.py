@@ -126,10 +126,9 @@ def import_report():
 def import_rooms():
     """Load TensorFlow and the rooms that need it, which takes seconds, now that all is checked."""
     global brains, checkpoints, device
-    global evaluation, generation, healing, load_images, samples, selection, stacks
+    global evaluation, generation, healing, samples, selection, stacks
     import_tensorflow()
     import_report()
-    from dataset import load_images  # noqa: PLC0415
     from fitting import checkpoints, device  # noqa: PLC0415
     from measures import (  # noqa: PLC0415
         brains,
@@ -201,8 +200,8 @@ def evaluate_drawn(models, slices, results, split, options, args):
     vqvae, prior = models
     other = "test" if split.name == "validate" else "validate"
     training, other = (
-        generation.Held.of(load_images(some, vqvae.settings["image_size"]), some)
-        for some in (slices.splits["train"], slices.splits[other])
+        generation.Held.load(slices.splits[name], vqvae.settings["image_size"])
+        for name in ("train", other)
     )
     real = results, split
     report, parts = generation.evaluate_samples(

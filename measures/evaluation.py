@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from scipy import stats
+from scipy import special
 
 from dataset import ImageSource, codes_below, upward_images
 from measures import metrics
@@ -155,7 +155,7 @@ def draw_textures(texture: Texture, restored: np.ndarray, split: Split, seed: in
 def _normal_bits(errors):
     """Bits of whole numbers under a normal distribution around 0 of their own deviation."""
     deviation = max(float(np.sqrt(np.mean(errors**2))), 0.1)
-    upper, lower = (stats.norm.logcdf(-abs(errors) + half, scale=deviation) for half in (0.5, -0.5))
+    upper, lower = (special.log_ndtr((half - abs(errors)) / deviation) for half in (0.5, -0.5))
     return float(-np.mean(upper + np.log1p(-np.exp(lower - upper))) / np.log(2))
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 from scipy import ndimage, stats
 
+from dataset import load_images
 from measures import selection
 from measures.brains import draw_brains
 from measures.evaluation import draw_textures
@@ -166,6 +167,11 @@ class Held:
     def of(cls, images: np.ndarray, split: Split) -> "Held":
         """The images of a split."""
         return cls(images, split.levels, split.subjects)
+
+    @classmethod
+    def load(cls, split: Split, image_size: int) -> "Held":
+        """All slices of a split, with S pixels of a side."""
+        return cls.of(load_images(split, image_size), split)
 
     @property
     def pictures(self) -> Pictures:

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
-from scipy import ndimage
 
 from sources.layout import SLICE_SIDE
 from utils import replacing
@@ -43,6 +42,9 @@ def inner_brain(image: np.ndarray) -> np.ndarray:
     Args:
         image: uint8 `(S, S)`.
     """
+    # Training imports this file, and need not wait for it.
+    from scipy import ndimage  # noqa: PLC0415
+
     brain = ndimage.binary_fill_holes(image > 0)
     return ndimage.distance_transform_edt(brain) > ERODED * len(image)
 

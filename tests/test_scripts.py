@@ -74,7 +74,7 @@ def test_run_directory_tells_how_it_was_made(trained_run, slices_folder):
         assert len(rows) == 1 + epochs and "val_loss" in rows[0]
 
 
-EPOCHS = {"vqvae": 2, "draft": 1, "prior": 2, "texture": 1}
+EPOCHS = {"vqvae": 2, "draft": 1, "prior": 2, "texture": 8}
 SHOWN = {
     "vqvae": ("originals", "reconstructions"),
     "draft": ("samples",),
@@ -99,7 +99,7 @@ def test_tensorboard_shows_curves_and_images_of_each_epoch(stage, trained_run):
             for picture in pictures:
                 pixels = np.asarray(Image.open(io.BytesIO(picture)))
                 assert pixels.shape == (IMAGE_SIZE, IMAGE_SIZE)
-                # After one pass this texture still holds every pixel for background.
+                # In its first passes the texture holds every pixel for background.
                 assert np.ptp(pixels) > 0 or stage == "texture"
 
 
