@@ -64,16 +64,16 @@ def judge(one: Pictures, other: Pictures, name: str, seed: int = 0) -> dict[str,
     one, other = one.first(count), other.first(count)
     groups = one.groups, other.groups
     found = {}
-    tasks = [(place, judge) for place in ("", "_inside") for judge in JUDGES]
-    for place, judge in progress(tasks, f"judging {name}", unit="judge"):
+    tasks = [(place, kind) for place in ("", "_inside") for kind in JUDGES]
+    for place, kind in progress(tasks, f"judging {name}", unit="judge"):
         sets = [inside_brain(images) if place else images for images in (one.images, other.images)]
-        see, classify = JUDGES[judge]
-        found[place, judge] = two_sample(*see(*sets), *groups, seed, classify)
+        see, classify = JUDGES[kind]
+        found[place, kind] = two_sample(*see(*sets), *groups, seed, classify)
     report = {"slices": count}
     for place in ("", "_inside"):
-        strongest = max(JUDGES, key=lambda judge: found[place, judge][0])
+        strongest = max(JUDGES, key=lambda kind: found[place, kind][0])
         report[f"accuracy{place}"], report[f"accuracy{place}_ci95"] = found[place, strongest]
-    by_judge = {f"{judge}{place}": accuracy for (place, judge), (accuracy, _) in found.items()}
+    by_judge = {f"{kind}{place}": accuracy for (place, kind), (accuracy, _) in found.items()}
     return {**report, "judges": by_judge}
 
 
@@ -236,8 +236,9 @@ def feature_distances(
         levels: Level of each of them, `(T,)`.
 
     Returns:
-        `frechet`, `kernel`, `precision` and `recall` for each set. The last two are shares of 3
-        nearest neighbours' balls. All sets have equal numbers of slices.
+        `frechet`, `kernel`, `precision` and `recall` for each set. Precision is the share of its
+        slices in reach of a real one, and recall is the share of real ones in reach of it. A
+        slice reaches as far as the third neighbour in its own set. All sets have equal numbers.
 
     References:
         Heusel et al. 2017, GANs Trained by a Two Time-Scale Update Rule (Fréchet distance).

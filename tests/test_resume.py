@@ -86,7 +86,10 @@ def fill_disk(trainings, run, data):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "seed, more",
-    [(0, ["--rate-weight", 1.5]), (1, ["--rate-weight", 0, "--texture-epochs", 0])],
+    [
+        (0, ["--rate-weight", 1.5, "--texture-epochs", 1]),
+        (1, ["--rate-weight", 0, "--texture-epochs", 0]),
+    ],
     ids=["all stages", "no draft and no texture"],
 )
 def test_kills_at_random_moments_change_nothing(seed, more, slices_folder, trainings, tmp_path):
