@@ -12,6 +12,7 @@ As a script, this file checks data folders and makes them from brain volumes:
 """
 
 import itertools
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 
@@ -53,7 +54,7 @@ __all__ = [
 INTENSITY_RANGE = (0.0, 1.0)  # what the grey values 0 and 255 become
 CACHE_BYTES = 2**31  # decoded slices stay in memory up to this size; else every epoch decodes them
 LOADED_AT_ONCE = 256  # slices
-AHEAD = 2  # batches made in advance; `tf.data.AUTOTUNE` takes more and more memory for them
+AHEAD = 2  # batches made in advance
 
 # Training leaves slices below out: the lower one for this share of the examples, and both for as
 # many. So one prior knows slices alone, whole brains, and brains that grow from a given slice.
@@ -120,9 +121,19 @@ def load_images(split: Split, image_size: int) -> np.ndarray:
 def image_batches(split: Split, image_size: int) -> Iterator[np.ndarray]:
     """Decode the slices of a split in order, `LOADED_AT_ONCE` at a time: uint8 `(B, S, S)`."""
     indices = tf.data.Dataset.range(len(split))
-    batches = indices.map(_decoder(split, image_size), tf.data.AUTOTUNE).batch(LOADED_AT_ONCE)
+    batches = _mapped(indices, _decoder(split, image_size)).batch(LOADED_AT_ONCE)
     for batch in progress(batches, f"loading {split.name}"):
         yield batch[..., 0].numpy()
+
+
+def _mapped(values, function):
+    """Map a function over a `tf.data.Dataset`, on all processors, in order.
+
+    Autotuning is off. The end of a pass waits for its thread, which sleeps for up to a minute.
+    """
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return values.map(function, os.cpu_count()).with_options(options)
 
 
 def _decoder(split, image_size):
@@ -313,8 +324,7 @@ def training_batches(
         return tf.reshape(batches[skip:, replica], (-1,))  # ((steps - skip) * size,)
 
     places = tf.data.Dataset.from_tensor_slices(tuple(map(own, (order, mirrors, chances[1]))))
-    examples = places.map(example, tf.data.AUTOTUNE)
-    return examples.batch(size, drop_remainder=True).prefetch(AHEAD)
+    return _mapped(places, example).batch(size, drop_remainder=True).prefetch(AHEAD)
 
 
 def evaluation_batches(
@@ -344,8 +354,8 @@ def evaluation_batches(
     def one_side(index):
         return example(index, tf.constant(mirror))
 
-    whole = tf.data.Dataset.range(begin, last).map(one_side, tf.data.AUTOTUNE)
-    rest = tf.data.Dataset.range(last, end).map(one_side, tf.data.AUTOTUNE)
+    whole = _mapped(tf.data.Dataset.range(begin, last), one_side)
+    rest = _mapped(tf.data.Dataset.range(last, end), one_side)
     return whole.batch(size).concatenate(rest.batch(size + 1)).prefetch(AHEAD)
 
 
@@ -365,7 +375,7 @@ def upward_images(
     """
     example, batches = image_examples(source), source.split.upward(batch_size)
     order = tf.data.Dataset.from_tensor_slices(np.concatenate(batches))
-    images = order.map(lambda index: example(index, tf.constant(mirror))[0], tf.data.AUTOTUNE)
+    images = _mapped(order, lambda index: example(index, tf.constant(mirror))[0])
     images = images.prefetch(AHEAD * batch_size).as_numpy_iterator()
     for batch in progress(batches, title):
         yield batch, np.stack(list(itertools.islice(images, len(batch))))
