@@ -13,7 +13,7 @@ import constriction
 import numpy as np
 import tensorflow as tf
 
-from networks.raster import RasterPrior
+from networks.raster import RasterPrior, near_and_likely
 
 STEPS = 32  # in a nat, to which logits are rounded; this costs less than 0.0001 bits a code
 TOTAL = 2**22  # frequency of the likeliest code
@@ -22,36 +22,24 @@ TABLE = np.rint(TOTAL * np.exp(-np.arange(REACH * STEPS) / STEPS))
 WORD = 4  # bytes that the range coder writes at once
 
 
+def rounded(logits: tf.Tensor) -> tf.Tensor:
+    """Logits `(..., K)` -> whole steps, int32 `(..., K)`."""
+    return tf.cast(tf.round(logits * STEPS), tf.int32)
+
+
 def frequencies(steps: np.ndarray) -> np.ndarray:
     """Frequencies of codes from rounded logits, int32 `(..., K)` in steps -> whole numbers."""
     below = steps.max(-1, keepdims=True) - steps
     return TABLE[np.minimum(below, len(TABLE) - 1)] + 1  # no code is impossible
 
 
-class _Walk:
-    """Goes through the places of code maps and asks `_ask` for each code."""
-
-    def __init__(self, prior: RasterPrior):
-        self.prior = prior
-        self._generate = tf.function(self._generate_codes)
-
-    def _generate_codes(self, levels, below):
-        def choose(logits, y, x):
-            steps = tf.cast(tf.round(logits * STEPS), tf.int32)
-            code = tf.numpy_function(self._answer, [steps, y, x], tf.int32)
-            return tf.ensure_shape(code, levels.shape)
-
-        return self.prior.generate(levels, choose, below)
-
-    def _answer(self, steps, y, x):
-        """Codes `(B,)` at a place, from rounded logits `(B, K)`."""
-        rows = frequencies(steps)
-        models = [constriction.stream.model.Categorical(row, lazy=True) for row in rows]
-        return np.array(self._ask(models, y, x), "int32")
+def models(steps: np.ndarray) -> list[constriction.stream.model.Categorical]:
+    """What the range coder asks for each of the rows of rounded logits, int32 `(B, K)`."""
+    return [constriction.stream.model.Categorical(row, lazy=True) for row in frequencies(steps)]
 
 
-class Encoder(_Walk):
-    """Writes code maps into streams.
+class Encoder:
+    """Chooses the codes of slices, as `RasterPrior.describe` does, and writes them into streams.
 
     Args:
         prior: A prior in float64, see `networks.exact`.
@@ -59,28 +47,44 @@ class Encoder(_Walk):
     """
 
     def __init__(self, prior: RasterPrior, count: int):
-        super().__init__(prior)
+        self.prior = prior
         self.streams = [constriction.stream.queue.RangeEncoder() for _ in range(count)]
+        self._generate = tf.function(self._choose_codes)
 
     def write(
-        self, codes: np.ndarray, levels: np.ndarray, below: np.ndarray, streams: np.ndarray
-    ) -> None:
-        """Append code maps to different streams.
+        self,
+        distances: tf.Tensor,
+        levels: np.ndarray,
+        rate_weight: float | None,
+        below: np.ndarray,
+        streams: np.ndarray,
+    ) -> np.ndarray:
+        """Append the codes of slices to different streams, and return them: int32 `(B, H, W)`.
 
         Args:
-            codes: int32 `(B, H, W)`.
+            distances: See `RasterPrior.describe`, float64 `(B, H, W, K)`.
             levels: int32 `(B,)`.
+            rate_weight: See `RasterPrior.describe`.
             below: Codes of the slices below, see `RasterPrior.generate`.
-            streams: Number of the stream of each map, `(B,)`.
+            streams: Number of the stream of each slice, `(B,)`.
         """
-        self.codes, self.open = codes, [self.streams[number] for number in streams]
-        self._generate(tf.constant(levels, tf.int32), tf.constant(below, tf.int32))
+        self.open = [self.streams[number] for number in streams]
+        price = self.prior.price(rate_weight)
+        levels, below = _tensors(levels, below)
+        return self._generate(distances, levels, price, below).numpy()
 
-    def _ask(self, models, y, x):
-        own = self.codes[:, y, x]
-        for stream, code, model in zip(self.open, own, models):
+    def _choose_codes(self, distances, levels, price, below):
+        def choose(logits, y, x):
+            codes = near_and_likely(distances[:, y, x], logits, price)
+            written = tf.numpy_function(self._append, [rounded(logits), codes], tf.int32)
+            return tf.ensure_shape(written, levels.shape)
+
+        return self.prior.generate(levels, choose, below)
+
+    def _append(self, steps, codes):
+        for stream, code, model in zip(self.open, codes, models(steps)):
             stream.encode(int(code), model)
-        return own
+        return codes
 
     def contents(self) -> list[bytes]:
         """Bytes of each stream."""
@@ -108,7 +112,7 @@ def _shortest(stream):
     return (head + point.to_bytes(2 * WORD, "big")[:count]).rstrip(b"\0")
 
 
-class Decoder(_Walk):
+class Decoder:
     """Reads code maps from streams.
 
     Args:
@@ -117,18 +121,30 @@ class Decoder(_Walk):
     """
 
     def __init__(self, prior: RasterPrior, contents: list[bytes]):
-        super().__init__(prior)
+        self.prior = prior
         self.streams = []
         for content in contents:
             padded = content + bytes(-len(content) % WORD)
             words = np.frombuffer(padded, ">u4").astype("uint32")
             self.streams.append(constriction.stream.queue.RangeDecoder(words))
+        self._generate = tf.function(self._read_codes)
 
     def read(self, levels: np.ndarray, below: np.ndarray, streams: np.ndarray) -> np.ndarray:
         """Read the next code map of different streams: int32 `(B, H, W)`. See `Encoder.write`."""
         self.open = [self.streams[number] for number in streams]
-        codes = self._generate(tf.constant(levels, tf.int32), tf.constant(below, tf.int32))
-        return codes.numpy()
+        return self._generate(*_tensors(levels, below)).numpy()
 
-    def _ask(self, models, y, x):
-        return [stream.decode(model) for stream, model in zip(self.open, models)]
+    def _read_codes(self, levels, below):
+        def choose(logits, y, x):
+            codes = tf.numpy_function(self._next, [rounded(logits)], tf.int32)
+            return tf.ensure_shape(codes, levels.shape)
+
+        return self.prior.generate(levels, choose, below)
+
+    def _next(self, steps):
+        pairs = zip(self.open, models(steps))
+        return np.array([stream.decode(model) for stream, model in pairs], "int32")
+
+
+def _tensors(levels, below):
+    return tf.constant(levels, tf.int32), tf.constant(below, tf.int32)

@@ -73,8 +73,7 @@ class Codec:
         for batch, images in upward_images(source, BATCH, "encoding"):
             levels, below = split.levels[batch], codes_below(codes, split.below, batch)
             distances = self.vqvae.distances(images)
-            codes[batch] = self.prior.describe(distances, levels, rate_weight, below)
-            encoder.write(codes[batch], levels, below, numbers[batch])
+            codes[batch] = encoder.write(distances, levels, rate_weight, below, numbers[batch])
         return codes, encoder.contents()
 
     def read_streams(self, split: Split, numbers: np.ndarray, streams: list[bytes]) -> np.ndarray:

@@ -207,18 +207,21 @@ class RasterPrior(keras.Model):
         Reference:
             Chou, Lookabaugh and Gray 1989, Entropy-Constrained Vector Quantization.
         """
-        rate_weight = self.settings["rate_weight"] if rate_weight is None else rate_weight
-        if not rate_weight:
+        price = self.price(rate_weight)
+        if not price.numpy():
             return tf.argmin(distances, axis=-1, output_type=tf.int32)
-        # As a tensor, because all rate weights then share one graph.
-        price = tf.constant(rate_weight / math.log(2), tf.float32)
         return self._describe(distances, levels, price, self._or_none(below, levels))
+
+    def price(self, rate_weight: float | None = None) -> tf.Tensor:
+        """Price of one nat, a float32 scalar, for the price of one bit; see `describe`."""
+        rate_weight = self.settings["rate_weight"] if rate_weight is None else rate_weight
+        # As a tensor, because all rate weights then share one graph.
+        return tf.constant(rate_weight / math.log(2), tf.float32)
 
     @tf.function
     def _describe(self, distances, levels, price, below):
         def choose(logits, y, x):
-            costs = distances[:, y, x] - tf.cast(price, logits.dtype) * tf.nn.log_softmax(logits)
-            return tf.argmin(costs, axis=-1, output_type=tf.int32)
+            return near_and_likely(distances[:, y, x], logits, price)
 
         return self.generate(levels, choose, below)
 
@@ -302,6 +305,21 @@ def draw(
     uniform = tf.random.stateless_uniform(tf.shape(logits), seed=key, minval=1e-7, maxval=1.0)
     gumbel = -tf.math.log(-tf.math.log(uniform))
     return tf.argmax(logits + gumbel, axis=-1, output_type=tf.int32)
+
+
+def near_and_likely(distances: tf.Tensor, logits: tf.Tensor, price: tf.Tensor) -> tf.Tensor:
+    """Codes that minimise distance + price x nats, see `RasterPrior.describe`.
+
+    Args:
+        distances: Distance to each code, `(B, K)`.
+        logits: `(B, K)`, of the same type.
+        price: Price of one nat, a scalar.
+
+    Returns:
+        codes, int32 `(B,)`.
+    """
+    costs = distances - tf.cast(price, logits.dtype) * tf.nn.log_softmax(logits)
+    return tf.argmin(costs, axis=-1, output_type=tf.int32)
 
 
 def bits(logits: tf.Tensor, codes: tf.Tensor) -> tf.Tensor:
