@@ -18,6 +18,7 @@ from measures.brains import draw_brains
 from measures.evaluation import draw_textures
 from measures.images import to_grey, to_unit
 from measures.judges import Pictures, feature_distances, judge, power
+from measures.metrics import energy_ratios
 from measures.samples import SamplingOptions, draw_all, spread_levels
 from measures.saved import Parts
 from measures.two_sample import features, mmd, pool, squared_distances
@@ -284,6 +285,7 @@ def evaluate(
         "anatomy": _anatomy_report(drawn, real, other),
     }
     sets = {"samples": drawn.images, **restored, "validation": other.images}
+    report["energy"] = {name: energy_ratios(some, real.images) for name, some in sets.items()}
     known = real.images, training.images, training.levels
     report["features"] = feature_distances(sets, *known)
     order = np.argsort(distances)

@@ -135,7 +135,7 @@ def scores_in_case(scores: np.ndarray, cases: np.ndarray) -> np.ndarray:
 def _scores(maps):
     """Mean of the highest pixels of each map, `(N,)`."""
     count = max(1, round(SCORED * maps[0].size))
-    return np.sort(maps.reshape(len(maps), -1), axis=1)[:, -count:].mean(1)
+    return np.partition(maps.reshape(len(maps), -1), -count, axis=1)[:, -count:].mean(1)
 
 
 def _combine(images, readings):

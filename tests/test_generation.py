@@ -132,6 +132,8 @@ def test_report_on_real_blurred_and_copied_slices(real, blurred, monkeypatch):
     assert good["nearest_min"] > 0.01 and pairs[0][2] == copied["nearest_min"]
     assert set(good["features"]) == {"samples", "reconstructions", "validation"}
     assert good["features"]["samples"] == good["features"]["validation"]  # the same slices
+    assert set(good["energy"]) == set(good["features"])
+    assert good["energy"]["samples"]["gradient_ratio"] == pytest.approx(1, abs=0.1)
     area = good["anatomy"]["brain_area"]
     assert area["inside"] > 0.8 and len(area["samples_by_level"]) == LEVELS
     assert area["wasserstein"] == area["wasserstein_validation"]  # the same slices

@@ -52,9 +52,9 @@ def judge(maps: np.ndarray, masks: np.ndarray, brain: np.ndarray, split: Split) 
         brain: Pixels of the brain, bool `(N, S, S)`.
         split: The slices.
     """
-    highest = -np.sort(-maps.reshape(len(maps), -1), axis=1)
-    counts = [max(1, round(share * highest.shape[1])) for share in SHARES]
-    alone = np.stack([highest[:, :count].mean(1) for count in counts])
+    counts = [max(1, round(share * maps[0].size)) for share in SHARES]
+    highest = np.partition(maps.reshape(len(maps), -1), [-count for count in counts], axis=1)
+    alone = np.stack([highest[:, -count:].mean(1) for count in counts])
     in_case = np.stack([scores_in_case(scores, split.cases) for scores in alone])
     scores = np.concatenate([alone, np.nan_to_num(in_case, nan=1.0)])
     cases = np.unique(split.cases)
