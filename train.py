@@ -18,11 +18,11 @@ from utils import InputError, Parser, between, command_line, import_tensorflow
 # two cores.
 DEFAULTS = {
     "OASIS": dict(
-        image_size=256, epochs=14, rate_weight=0.35, draft_epochs=2, prior_epochs=5,
-        texture_epochs=12, batch_size=8, width=128, prior_width=128, prior_blocks=8,
+        image_size=256, epochs=10, rate_weight=0.35, draft_epochs=2, prior_epochs=6,
+        texture_epochs=6, batch_size=8, width=128, prior_width=128, prior_blocks=8,
     ),
     "synthetic": dict(
-        image_size=160, epochs=10, rate_weight=0.2, draft_epochs=2, prior_epochs=4,
+        image_size=160, epochs=10, rate_weight=0.05, draft_epochs=2, prior_epochs=4,
         texture_epochs=2, batch_size=8, width=96, prior_width=96, prior_blocks=8,
     ),
 }  # fmt: skip
