@@ -97,7 +97,8 @@ def test_a_stage_takes_its_minutes(counting):
     assert counting.shares[0] == 0 and counting.shares[-1] == pytest.approx(59 / 60)
     assert counting.train("prior", 0.9)[0] == 1.0 and math.isnan(counting.train("prior", 0.9)[1])
     stages = {"prior": {"parameters": 5, "steps": 50, "seconds": 60.0}}
-    assert counting.describe() == {"codebook_size": 8, "stages": stages}
+    about = {"codebook_size": 8, "precision": "float32"}
+    assert counting.describe() == {**about, "stages": stages}
 
 
 def test_orders_hold_every_example_and_differ():
@@ -121,6 +122,8 @@ def test_rivals_in_keras_learn_to_restore_and_to_foresee(made, images):
     assert restored.shape == images["test"].shape and restored.dtype == np.uint8
     bits = rival.prior_bits()["prior_bits"]
     assert bits.shape == (8,) and 0 < bits.max() < 1.5 * side**2 * math.log2(made.codebook_size)
+    drawn = rival.draw(2)
+    assert drawn.shape == (2, IMAGE_SIZE, IMAGE_SIZE) and not np.array_equal(*drawn)
 
 
 def test_the_pixelcnn_sees_earlier_places_alone_and_a_window_is_enough():

@@ -26,6 +26,7 @@ class Contender:
     """
 
     codebook_size: int  # number of codes K
+    precision = "float32"  # of most layers
 
     def __init__(self, images: dict[str, np.ndarray], minutes: float):
         self.images, self.minutes = images, minutes
@@ -55,7 +56,7 @@ class Contender:
         return self._seconds[stage] / 60, float(np.mean(losses)) if losses else float("nan")
 
     def describe(self) -> dict[str, Any]:
-        """Number of codes, and by stage the parameters, the steps and their seconds."""
+        """Number of codes, precision, and by stage the parameters, the steps and their seconds."""
         stages = {
             stage: {
                 "parameters": self.count_parameters(self.models[stage]),
@@ -64,7 +65,8 @@ class Contender:
             }
             for stage in self.models
         }
-        return {"codebook_size": self.codebook_size, "stages": stages}
+        about = {"codebook_size": self.codebook_size, "precision": self.precision}
+        return {**about, "stages": stages}
 
     def start(self, stage: str) -> Callable[[float], float]:
         """Make the network of a stage, and return the function that takes one step.

@@ -159,8 +159,10 @@ class KerasRival(Contender):
         return model, lambda one, other: ops.mean((one - other) ** 2) / variance, images
 
     def _prior(self):
+        codes = self.codes("train")
+        self.grid = codes.shape[1:]
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        return pixelcnn(self.codebook_size, self.last_layers), loss, self.codes("train")
+        return pixelcnn(self.codebook_size, self.last_layers), loss, codes
 
     def _scaled(self, images):
         return to_unit(images)[..., None] + np.float32(self.lowest)
@@ -189,8 +191,7 @@ class KerasRival(Contender):
         return {"prior_bits": in_batches(measure, self.codes("test").astype("int32"))}
 
     def draw(self, count):
-        codes = draw_codes(self.models["prior"], count, self.codes("test").shape[1:])
-        return self._decoded(codes)
+        return self._decoded(draw_codes(self.models["prior"], count, self.grid))
 
 
 def draw_codes(prior: keras.Model, count: int, grid: tuple[int, int]) -> np.ndarray:

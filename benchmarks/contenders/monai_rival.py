@@ -69,12 +69,14 @@ class Monai(Contender):
         return model, loss_of
 
     def _prior(self):
-        grid = self.codes("test").shape[1:]
-        self.ordering = Ordering("raster_scan", 2, (1, *grid))
+        with torch.no_grad():
+            one = self.models["vqvae"].index_quantize(scaled(self.images["test"][:1]))
+        self.grid = tuple(one.shape[1:])
+        self.ordering = Ordering("raster_scan", 2, (1, *self.grid))
         self.inferer = VQVAETransformerInferer()
         model = DecoderOnlyTransformer(
             num_tokens=self.codebook_size + 1,  # one more says where a slice begins
-            max_seq_len=math.prod(grid),
+            max_seq_len=math.prod(self.grid),
             use_flash_attention=True,  # the same attention in less memory
             **TRANSFORMER,
         )
@@ -119,7 +121,7 @@ class Monai(Contender):
     def draw(self, count):
         begin = torch.full((count, 1), self.codebook_size)
         models = self.models["vqvae"], self.models["prior"], self.ordering
-        return grey(self.inferer.sample(self.codes("test").shape[1:], begin, *models))
+        return grey(self.inferer.sample(self.grid, begin, *models))
 
 
 def scaled(images: np.ndarray) -> torch.Tensor:

@@ -45,7 +45,7 @@ class Ours(Contender):
     ):
         super().__init__(images, minutes)
         settings = train.resolve(train.parse([*flags, "--rate-weight", "0"]), slices)
-        settings["precision"] = use_precision(settings["precision"])
+        self.precision = settings["precision"] = use_precision(settings["precision"])
         self.data = TrainingData(slices, settings["image_size"], settings["reduction"])
         self.settings = settings | {"frame": list(self.data.frame), "masked": slices.masked}
         self.split, self.run = slices.splits["test"], run
