@@ -31,7 +31,7 @@ def test_steps_train(make):
 
 @pytest.mark.skipif(not training.has_torch(), reason="PyTorch is optional")
 @pytest.mark.parametrize("rival", [training.torch_vqvae, training.torch_prior])
-@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_rivals_in_torch_train_as_many_parameters(rival, compiled):
     """`torch_training` compares the numbers of parameters."""
     try:
