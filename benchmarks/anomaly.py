@@ -26,7 +26,7 @@ import keras
 import numpy as np
 from judging import accuracy
 from judging.accuracy import EDGES, Judged
-from judging.rivals import LevelStatistics, map_slices
+from judging.methods import LevelStatistics, map_slices
 from planting.cohort import Planted, plant_split
 from planting.lesions import KINDS, STRENGTHS
 

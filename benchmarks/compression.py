@@ -20,8 +20,8 @@ from house import ROOT
 
 # isort: split
 import numpy as np
-import recorded
 import tensorflow as tf
+from contenders import recorded
 from rates.files import Alone, every_case, write_files
 
 from coding import slices

@@ -21,7 +21,7 @@ import house  # noqa: F401  opens the repository
 
 # isort: split
 import numpy as np
-import recorded
+from contenders import recorded
 from rates import codecs
 from rates.comparison import LEVELS, compare, frontier, paid_after, show, show_paid
 from rates.files import every_case, write_files

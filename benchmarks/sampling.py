@@ -1,10 +1,13 @@
 """Measure how much time the cached sampler saves over the naive loop.
 
-python benchmarks/sampling.py [--json FILE]
+python benchmarks/sampling.py [--whole] [--json FILE]
 
 Both use the same untrained network. The naive loop runs the network over the whole map for every
 code. Each of its steps costs the same, so the benchmark times a few of them, in turn with the other
 two contenders, and multiplies their median by the number of places.
+
+--whole also runs the naive loop of the first case once from the first place to the last. Then
+`naive_whole_seconds` stands beside the product.
 """
 
 import functools
@@ -12,12 +15,14 @@ import functools
 import house  # noqa: F401  opens the repository
 
 # isort: split
+import numpy as np
 import tensorflow as tf
+from contenders import recorded
 from contenders.timing import in_turn, timed
 
 import modules
 from networks.raster import draw
-from utils import Parser, command_line, write_json
+from utils import Parser, command_line, progress
 
 CODEBOOK_SIZE, NUM_LEVELS = 512, 32
 ROUNDS = 5
@@ -29,6 +34,9 @@ def parse(arguments=None):
     """Read the command line."""
     parser = Parser(__doc__)
     parser.add_argument(
+        "--whole", action="store_true", help="run the naive loop of the first case in full, too"
+    )
+    parser.add_argument(
         "--json", metavar="FILE", help="write the figures of the first case, and all cases, here"
     )
     return parser.parse_args(arguments)
@@ -39,22 +47,26 @@ def main(args):
     print("  grid  batch   naive s  cached s  forward s   naive/cached  cached/forward", flush=True)
     results = []
     for grid, batch in CASES:
-        results.append(measure(grid, batch))
+        results.append(measure(grid, batch, whole=args.whole and not results))
         show(results[-1])
     if args.json:
-        write_json(args.json, {**results[0], "cases": results})
+        recorded.write(args.json, {**results[0], "cases": results})
 
 
-def measure(grid: int, batch: int, prior: modules.PixelCNN | None = None) -> dict:
+def measure(
+    grid: int, batch: int, prior: modules.PixelCNN | None = None, whole: bool = False
+) -> dict:
     """Time the naive loop, the cached sampler and one teacher-forced pass.
 
     Args:
         grid: Rows and columns of a code map.
         batch: Number of maps that are drawn together.
         prior: Network for such maps, or None for one of the usual size.
+        whole: Whether the naive loop runs once in full.
 
     Returns:
-        Medians in seconds, the ratio of the first two, and the sizes.
+        Medians in seconds, the ratio of the first two, and the sizes. `naive_whole_seconds` is
+        there if the naive loop ran in full.
     """
     prior = prior or modules.PixelCNN(
         grid, CODEBOOK_SIZE, NUM_LEVELS, dropout=0.0, reads_below=True
@@ -74,8 +86,10 @@ def measure(grid: int, batch: int, prior: modules.PixelCNN | None = None) -> dic
     figures = in_turn(timers, "cached_seconds", ROUNDS, f"grid {grid}, batch {batch}")
     result = {name: figure["seconds"] for name, figure in figures.items()}
     result["naive_seconds"] *= grid * grid
-    ratio = result["naive_seconds"] / result["cached_seconds"]
-    return {**result, "ratio": ratio, "grid": grid, "batch": batch}
+    result["ratio"] = result["naive_seconds"] / result["cached_seconds"]
+    if whole:
+        result["naive_whole_seconds"] = timed(lambda: naive_loop(step, grid, batch))
+    return {**result, "grid": grid, "batch": batch}
 
 
 def naive_step(forward, seed, grid):
@@ -89,6 +103,24 @@ def naive_step(forward, seed, grid):
     return step
 
 
+def naive_loop(step, grid: int, batch: int) -> np.ndarray:
+    """Draw whole maps by the naive loop, and show progress.
+
+    Args:
+        step: Function from `naive_step`.
+        grid: Rows and columns of a map.
+        batch: Number of maps.
+
+    Returns:
+        Codes, int32 `(B, H, W)`.
+    """
+    codes = np.zeros((batch, grid, grid), "int32")
+    for place in progress(range(grid * grid), "the naive loop", unit="code"):
+        y, x = divmod(place, grid)
+        codes[:, y, x] = step(tf.constant(codes), tf.constant(y), tf.constant(x))
+    return codes
+
+
 def show(result):
     """Print one case."""
     naive, cached, forward = (result[f"{name}_seconds"] for name in ("naive", "cached", "forward"))
@@ -97,6 +129,8 @@ def show(result):
         f"{result['ratio']:>15.0f}{cached / forward:>16.2f}",
         flush=True,
     )
+    if "naive_whole_seconds" in result:
+        print(f"  the naive loop in full: {result['naive_whole_seconds']:.1f} s", flush=True)
 
 
 if __name__ == "__main__":

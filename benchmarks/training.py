@@ -8,9 +8,11 @@ It times the quantizer alone and then a step of both stages, each contender in t
 matrix looks up the codes. The codebook is a weight, and the optimizer trains it by the gradient of
 the codebook loss.
 
-"torch" has the same networks, losses and optimizer in PyTorch, with the
-quantizer of vector-quantize-pytorch, on as many threads. It is left out where these are not
-installed (`pip install torch vector-quantize-pytorch`).
+"torch" has the same networks, losses and optimizer in PyTorch, with the quantizer of
+vector-quantize-pytorch, on as many threads. It runs eagerly, and "compiled" is the same after
+`torch.compile`, which needs a C++ compiler. Both have as many trainable parameters as ours, or the
+benchmark stops. They are left out where these packages are not installed
+(`pip install -r benchmarks/requirements-rivals.txt`).
 
 Every round times every contender once, and ratios are medians over rounds. Let the machine be idle:
 threads of PyTorch wait for each other, so another process makes them several times as slow.
@@ -20,11 +22,11 @@ threads of PyTorch wait for each other, so another process makes them several ti
 
 import collections
 import dataclasses
+import functools
+import importlib.metadata
 import importlib.util
+import math
 import pathlib
-import pickle
-import subprocess
-import sys
 import tempfile
 
 import house  # noqa: F401  opens the repository
@@ -32,13 +34,16 @@ import house  # noqa: F401  opens the repository
 # isort: split
 import keras
 import tensorflow as tf
+from contenders import recorded
+from contenders.keras_rivals import OneHotQuantizer
+from contenders.remote import Failure, Remote
 from contenders.timing import in_turn, timed
 from tensorflow.tsl.profiler.protobuf import xplane_pb2  # TensorFlow has no reader of profiles
 
 import modules
 from fitting.device import compute_device, use_precision
 from measures import metrics
-from utils import Parser, command_line, write_json
+from utils import Parser, command_line
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 REDUCTION = 8  # pixels of a side that share one code
@@ -48,6 +53,7 @@ QUANTIZERS = [
     dict(codebook_size=4096, code_dim=64, vectors=2**14),
 ]
 ROUNDS, STEPS = 18, 3
+TORCH_PACKAGES = ("torch", "vector-quantize-pytorch")
 WARM_UP = 3  # steps before a profile
 LARGEST = 10  # operations printed of a profile
 
@@ -92,6 +98,11 @@ class Network:
         sizes = self.codebook_size, self.code_dim, self.width
         return modules.VQVAE(self.image_size, *sizes, frame=self.frame)
 
+    def prior(self) -> modules.PixelCNN:
+        """Return an untrained prior. Its slices are alone, because those of PyTorch are."""
+        sizes = self.codebook_size, NUM_LEVELS, self.width, self.blocks
+        return modules.PixelCNN(self.grid, *sizes, DROPOUT)
+
 
 NETWORK = Network()
 
@@ -116,7 +127,7 @@ def main(args):
     print(f"On the {' '.join(compute_device())}, {dtype}.", flush=True)
     results = profiles() if args.profile else speeds(dtype)
     if args.json:
-        write_json(args.json, results)
+        recorded.write(args.json, results)
 
 
 def profiles():
@@ -133,10 +144,16 @@ def profiles():
 
 def speeds(dtype):
     """Time the quantizers and a step of both stages in turn, and print a line for each."""
-    if not has_torch():
-        print("PyTorch is left out: torch or vector-quantize-pytorch is not installed.")
-    network = dataclasses.asdict(NETWORK)
-    results = {"device": compute_device(), "precision": dtype, "network": network, "quantizer": []}
+    results = {
+        "device": compute_device(),
+        "precision": dtype,
+        "network": dataclasses.asdict(NETWORK),
+        "quantizer": [],
+    }
+    if has_torch():
+        results["versions"] = {name: importlib.metadata.version(name) for name in TORCH_PACKAGES}
+    else:
+        print("PyTorch is left out: pip install -r benchmarks/requirements-rivals.txt.")
     print("                                   images or vectors a second   ours is faster by")
     for case in QUANTIZERS:
         title = f"quantizer, K {case['codebook_size']}, D {case['code_dim']}"
@@ -150,7 +167,7 @@ def speeds(dtype):
     for stage, makers, rival in stages:
         timers = {name: timer(make(NETWORK)) for name, make in makers.items()}
         if has_torch():
-            timers["torch"] = rival(dtype, NETWORK)
+            timers |= torch_timers(rival, dtype)
         results[stage] = in_turn(timers, "ours", ROUNDS, stage)
         show(stage, results[stage], NETWORK.batch)
     return results
@@ -161,36 +178,6 @@ def show(title, figures, count):
     for name, figure in figures.items():
         speed = count / figure["seconds"]
         print(f"  {title:<26}{name:<10}{speed:>24.1f}{figure['ratio']:>20.2f}", flush=True)
-
-
-class OneHotQuantizer(keras.layers.Layer):
-    """Quantizer of https://keras.io/examples/generative/vq_vae, in float32 like ours.
-
-    Args:
-        codebook_size: Number of codes K.
-        code_dim: Dimensions D of a code.
-
-    Call: latents `(..., D)` -> the nearest codes' embeddings, of the same shape.
-    """
-
-    def __init__(self, codebook_size: int, code_dim: int):
-        super().__init__(dtype="float32")
-        self.codebook_size, self.code_dim = codebook_size, code_dim
-
-    def build(self, input_shape):
-        shape = (self.code_dim, self.codebook_size)
-        self.codebook = self.add_weight(shape=shape, initializer="random_uniform", name="codebook")
-
-    def call(self, latents):
-        vectors = tf.reshape(latents, (-1, self.code_dim))
-        norms = tf.reduce_sum(vectors**2, 1, keepdims=True) + tf.reduce_sum(self.codebook**2, 0)
-        distances = norms - 2 * tf.matmul(vectors, self.codebook)
-        chosen = tf.one_hot(tf.argmin(distances, 1), self.codebook_size)
-        embeddings = tf.matmul(chosen, self.codebook, transpose_b=True)
-        embeddings = tf.reshape(embeddings, tf.shape(latents))
-        self.add_loss(0.25 * tf.reduce_mean((tf.stop_gradient(embeddings) - latents) ** 2))
-        self.add_loss(tf.reduce_mean((embeddings - tf.stop_gradient(latents)) ** 2))
-        return latents + tf.stop_gradient(embeddings - latents)
 
 
 def quantizers(codebook_size: int, code_dim: int, vectors: int) -> dict:
@@ -246,11 +233,7 @@ def prior_step(network: Network):
     """Make a function that takes one training step of the prior and returns its loss."""
     codes = network.codes()
     levels = tf.range(network.batch) % NUM_LEVELS
-    # Our slices are alone, because those of the PyTorch prior are.
-    prior = modules.PixelCNN(
-        network.grid, network.codebook_size, NUM_LEVELS, network.width, network.blocks, DROPOUT
-    )
-    return model_step(prior, {"codes": codes, "levels": levels}, codes)
+    return model_step(network.prior(), {"codes": codes, "levels": levels}, codes)
 
 
 def model_step(model, inputs, targets, loss=None):
@@ -263,57 +246,73 @@ def model_step(model, inputs, targets, loss=None):
     return lambda: step(inputs, targets).numpy()
 
 
-def torch_vqvae(dtype: str, network: Network):
-    """Make a timer of a step of the VQ-VAE in PyTorch."""
-    settings = network.vqvae().settings
+def torch_vqvae(dtype: str, network: Network, compiled: bool = False) -> Remote:
+    """Start the training of the VQ-VAE in PyTorch."""
+    model = network.vqvae()
     names = ("codebook_size", "code_dim", "width", "encoder_blocks", "decoder_blocks")
-    return torch_timer(
-        "vqvae",
-        dtype,
-        images=network.images().numpy(),
-        ssim=(*map(metrics._window_matrix, network.size), metrics.C1, metrics.C2),
-        **{name: settings[name] for name in names},
-    )
+    arguments = {
+        "images": network.images().numpy(),
+        "ssim": (*map(metrics._window_matrix, network.size), metrics.C1, metrics.C2),
+        **{name: model.settings[name] for name in names},
+    }
+    return torch_training(model, "vqvae", dtype, compiled, arguments)
 
 
-def torch_prior(dtype: str, network: Network):
-    """Make a timer of a step of the prior in PyTorch."""
+def torch_prior(dtype: str, network: Network, compiled: bool = False) -> Remote:
+    """Start the training of the prior in PyTorch."""
     pattern = modules.PixelCNN.DILATIONS
-    return torch_timer(
-        "prior",
-        dtype,
-        codes=network.codes().numpy(),
-        codebook_size=network.codebook_size,
-        num_levels=NUM_LEVELS,
-        width=network.width,
-        dilations=[pattern[block % len(pattern)] for block in range(network.blocks)],
-        dropout=DROPOUT,
-    )
+    arguments = {
+        "codes": network.codes().numpy(),
+        "codebook_size": network.codebook_size,
+        "num_levels": NUM_LEVELS,
+        "width": network.width,
+        "dilations": [pattern[block % len(pattern)] for block in range(network.blocks)],
+        "dropout": DROPOUT,
+    }
+    return torch_training(network.prior(), "prior", dtype, compiled, arguments)
+
+
+def torch_training(model, stage: str, dtype: str, compiled: bool, arguments: dict) -> Remote:
+    """Start a training in PyTorch, and check that it trains as many parameters as ours."""
+    settings = {"stage": stage, "dtype": dtype, "compiled": compiled, "arguments": arguments}
+    rival = Remote("torch_networks", **settings)
+    ours, theirs = count_parameters(model), rival.parameters()
+    assert ours == theirs, f"{stage}: {ours} trainable parameters, in PyTorch {theirs}"
+    return rival
+
+
+def count_parameters(model: keras.Model) -> int:
+    """Number of trainable parameters."""
+    return sum(math.prod(weight.shape) for weight in model.trainable_variables)
+
+
+def torch_timers(rival, dtype: str) -> dict:
+    """Return timers of the training in PyTorch, eager and compiled."""
+    timers = {}
+    for name, compiled in (("torch", False), ("compiled", True)):
+        try:
+            training = rival(dtype, NETWORK, compiled)
+        except Failure as failure:
+            print(f'"{name}" is left out: {failure}.', flush=True)
+            continue
+        timers[name] = functools.partial(torch_seconds, training)
+    return timers
+
+
+def torch_seconds(training: Remote) -> float:
+    """Seconds of a step in PyTorch."""
+    return training.seconds(STEPS) / STEPS
 
 
 def has_torch() -> bool:
     """Whether PyTorch and its vector quantizer are installed."""
-    return all(importlib.util.find_spec(name) for name in ("torch", "vector_quantize_pytorch"))
+    modules_of = [name.replace("-", "_") for name in TORCH_PACKAGES]
+    return all(importlib.util.find_spec(name) for name in modules_of)
 
 
 def timer(step):
     """Make a function without arguments that returns the seconds of a step."""
     return lambda: timed(step, STEPS) / STEPS
-
-
-def torch_timer(stage, dtype, **arguments):
-    """Make the same function for `torch_networks.py`, which runs in a process of its own."""
-    script = pathlib.Path(__file__).parent / "contenders" / "torch_networks.py"
-    command = [sys.executable, script]
-    server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    pickle.dump((stage, dtype, arguments), server.stdin)
-
-    def seconds():
-        server.stdin.write(b"%d\n" % STEPS)
-        server.stdin.flush()
-        return float(server.stdout.readline()) / STEPS
-
-    return seconds
 
 
 def profile(step, count: int = 4) -> dict[str, float]:

@@ -8,6 +8,7 @@ import startup
 import training
 from conftest import CODES, IMAGE_SIZE
 from contenders import timing
+from contenders.remote import Failure
 
 NETWORK = training.Network(
     image_size=IMAGE_SIZE, frame=None, codebook_size=CODES, code_dim=4, width=8, blocks=2, batch=2
@@ -30,8 +31,44 @@ def test_steps_train(make):
 
 @pytest.mark.skipif(not training.has_torch(), reason="PyTorch is optional")
 @pytest.mark.parametrize("rival", [training.torch_vqvae, training.torch_prior])
-def test_rivals_in_torch_train(rival):
-    assert 0 < rival("float32", NETWORK)() < 100
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_rivals_in_torch_train_as_many_parameters(rival, compiled):
+    """`torch_training` compares the numbers of parameters."""
+    try:
+        theirs = rival("float32", NETWORK, compiled)
+    except Failure as failure:
+        assert compiled, failure
+        pytest.skip(f"torch.compile does not work here: {failure}")
+    first = theirs.step()
+    assert 0 < theirs.seconds(30) < 100
+    assert theirs.step() < first
+    theirs.close()
+
+
+@pytest.mark.parametrize("stage, difference", [("vqvae", 0), ("prior", 1)])
+def test_a_rival_of_another_size_stops_the_benchmark(monkeypatch, stage, difference):
+    model = NETWORK.vqvae() if stage == "vqvae" else NETWORK.prior()
+    count = training.count_parameters(model) + difference
+
+    class Other:
+        def parameters(self):
+            return count
+
+    monkeypatch.setattr(training, "Remote", lambda *_, **__: Other())
+    if difference:
+        with pytest.raises(AssertionError, match=f"{count - 1} trainable .* {count}"):
+            training.torch_training(model, stage, "float32", False, {})
+    else:
+        training.torch_training(model, stage, "float32", False, {})
+
+
+def test_what_torch_cannot_compile_is_left_out_with_a_line(monkeypatch, capsys):
+    def rival(dtype, network, compiled):
+        if compiled:
+            raise Failure("InductorError: no C++ compiler")
+
+    assert list(training.torch_timers(rival, "float32")) == ["torch"]
+    assert capsys.readouterr().out == '"compiled" is left out: InductorError: no C++ compiler.\n'
 
 
 def test_profile_names_operations_and_their_shares():

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 from conftest import CODES, draw_slice, make_prior
-from judging import accuracy, rivals
+from judging import accuracy, methods
 from planting import cohort
 from sklearn.metrics import average_precision_score, roc_auc_score
 
@@ -146,7 +146,7 @@ def test_every_method_is_measured(capsys):
     vqvae = modules.VQVAE(SIDE, codebook_size=CODES, code_dim=4, width=8, **blocks)
     models = [(vqvae, make_prior(grid=8))]
     images, split = make_images(), make_cohort()
-    known = rivals.LevelStatistics((255 * images).astype("uint8"), split.levels)
+    known = methods.LevelStatistics((255 * images).astype("uint8"), split.levels)
     gathered = [
         anomaly.gather(images, make_cohort(name), 2, models, known, vqvae)
         for name in anomaly.SPLITS

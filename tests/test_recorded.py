@@ -3,7 +3,7 @@
 import json
 import sys
 
-import recorded
+from contenders import recorded
 from house import ROOT
 
 

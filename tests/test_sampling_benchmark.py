@@ -1,5 +1,7 @@
 """The benchmark of the sampler: both contenders draw the same codes, and the ratio is of times."""
 
+import json
+
 import numpy as np
 import pytest
 import sampling
@@ -13,9 +15,7 @@ def test_the_naive_loop_draws_what_the_cached_sampler_draws():
     prior, levels, seed = make_prior(GRID), tf.range(BATCH), tf.constant(5)
     below = tf.constant(codes((BATCH, 2, GRID, GRID)))
     step = sampling.naive_step(lambda maps: prior.logits(maps, levels, below), seed, GRID)
-    naive = np.zeros((BATCH, GRID, GRID), "int32")
-    for y, x in np.ndindex(GRID, GRID):
-        naive[:, y, x] = step(tf.constant(naive), tf.constant(y), tf.constant(x))
+    naive = sampling.naive_loop(step, GRID, BATCH)
     np.testing.assert_array_equal(naive, prior.sample(levels, seed, below=below))
     assert len(np.unique(naive)) > 4
 
@@ -35,3 +35,17 @@ def test_the_ratio_is_that_of_the_two_times(monkeypatch, capsys):
     assert (result["grid"], result["batch"]) == (GRID, BATCH)
     sampling.show(result)
     assert capsys.readouterr().out.split() == ["8", "2", "32.0", "4.00", "0.250", "8", "16.00"]
+
+
+def test_the_naive_loop_of_the_first_case_is_run_in_full(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(sampling, "CASES", [(4, BATCH), (2, BATCH)])
+    measure = sampling.measure
+    small = lambda grid, batch, whole: measure(grid, batch, make_prior(grid), whole)  # noqa: E731
+    monkeypatch.setattr(sampling, "measure", small)
+    file = tmp_path / "a.json"
+    sampling.main(sampling.parse(["--whole", "--json", str(file)]))
+    report = json.loads(file.read_text())
+    whole = report["naive_whole_seconds"]
+    assert 0 < whole < 20 and report["naive_seconds"] > 0
+    assert ["naive_whole_seconds" in case for case in report["cases"]] == [True, False]
+    assert f"the naive loop in full: {whole:.1f} s" in capsys.readouterr().out

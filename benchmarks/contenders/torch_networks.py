@@ -4,21 +4,22 @@ Layers, losses and what stays in float32 (latents, quantizer, logits, losses) ar
 `modules.py` and `measures/metrics.py`. The quantizer is that of vector-quantize-pytorch. Autocast
 gives bfloat16, and the layout is channels-last.
 
-This file runs as a process of its own. TensorFlow and PyTorch each bring an LLVM, and one process
-cannot hold both. It reads a pickle of the step to make and then numbers of steps. For each number
-it prints the seconds that so many steps took.
+Both have as many trainable parameters as the networks in Keras. The codebook is none of them: it
+follows its data and gets no gradient, here and there.
+
+This file runs as a process of its own (`contenders.remote`) and serves a `Training`.
 """
 
 import math
 import os
-import pickle
-import sys
 import time
 
 import torch
 import vector_quantize_pytorch
 from torch import nn
 from torch.nn import functional
+
+from contenders.remote import serve
 
 
 class Residual(nn.Sequential):
@@ -53,7 +54,11 @@ class VQVAE(nn.Module):
         )
         self.latents = nn.Conv2d(width, code_dim, 1)
         self.quantizer = vector_quantize_pytorch.VectorQuantize(
-            code_dim, codebook_size, decay=0.99, commitment_weight=0.25
+            code_dim,
+            codebook_size,
+            decay=0.99,
+            commitment_weight=0.25,
+            rotation_trick=False,  # its default, and more work than a straight-through gradient
         )
         self.decoder = nn.Sequential(
             nn.Conv2d(code_dim, width, 3, padding=1),
@@ -216,33 +221,52 @@ def prior(codes, codebook_size, num_levels, width, dilations, dropout):
     """
     codes = torch.tensor(codes).long()
     levels = torch.arange(len(codes)) % num_levels
-    model = PixelCNN(codes.shape[-1], codebook_size, num_levels, width, dilations, dropout)
+    model = PixelCNN(codes.shape[1:], codebook_size, num_levels, width, dilations, dropout)
     return model, lambda: functional.cross_entropy(model(codes, levels), codes) / math.log(2)
 
 
-def main():
-    """Make the step that comes in, and time as many steps as each further line asks for."""
-    torch.set_num_threads(os.cpu_count())  # TensorFlow takes as many
-    stage, dtype, arguments = pickle.load(sys.stdin.buffer)
-    model, loss_of = {"vqvae": vqvae, "prior": prior}[stage](**arguments)
-    model.to(memory_format=torch.channels_last).train()
-    optimizer = torch.optim.Adam(model.parameters(), 1e-3, betas=(0.9, 0.99), fused=True)
+class Training:
+    """The training of one stage.
 
-    def step():
-        optimizer.zero_grad(set_to_none=True)
-        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
-            loss = loss_of()
+    Args:
+        stage: "vqvae" or "prior".
+        dtype: "float32" or "bfloat16".
+        compiled: Whether `torch.compile` compiles the loss, and so its gradient.
+        arguments: Keyword arguments of `vqvae` or of `prior`.
+    """
+
+    def __init__(self, stage: str, dtype: str, compiled: bool, arguments: dict):
+        torch.set_num_threads(os.cpu_count())  # TensorFlow takes as many
+        torch.manual_seed(0)
+        self.model, loss_of = {"vqvae": vqvae, "prior": prior}[stage](**arguments)
+        self.model.to(memory_format=torch.channels_last).train()
+        self.loss_of = torch.compile(loss_of) if compiled else loss_of
+        weights = self.model.parameters()
+        self.optimizer = torch.optim.Adam(weights, 1e-3, betas=(0.9, 0.99), fused=True)
+        self.autocast = torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16")
+        self.step()  # it compiles
+
+    def parameters(self) -> int:
+        """Number of trainable parameters."""
+        return sum(weight.numel() for weight in self.model.parameters() if weight.requires_grad)
+
+    def step(self) -> float:
+        """Take a step and return its loss."""
+        self.optimizer.zero_grad(set_to_none=True)
+        with self.autocast:
+            loss = self.loss_of()
         loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
         return loss.item()
 
-    for line in sys.stdin.buffer:
+    def seconds(self, count: int) -> float:
+        """Return the seconds that so many steps take."""
         begin = time.perf_counter()
-        for _ in range(int(line)):
-            step()
-        print(time.perf_counter() - begin, flush=True)
+        for _ in range(count):
+            self.step()
+        return time.perf_counter() - begin
 
 
 if __name__ == "__main__":
-    main()
+    serve(Training)

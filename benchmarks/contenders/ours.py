@@ -1,0 +1,113 @@
+"""The contender of this repository: stages of train.py, trained by the minute."""
+
+import itertools
+
+import keras
+import numpy as np
+
+import dataset
+import train
+from contenders.contender import Contender, in_batches
+from contenders.keras_rivals import stepper
+from fitting import checkpoints, codes, stages
+from fitting.device import restart_keras, use_precision
+from fitting.run_directory import RunDirectory
+from fitting.training_data import TrainingData
+from measures.images import to_grey, to_unit
+from measures.samples import SamplingOptions, draw_all, spread_levels
+from sources.folder import Slices
+
+SCHEDULE = 5000  # points of the learning rate's curve, about the steps of a stage of 15 minutes
+
+
+class Ours(Contender):
+    """VQ-VAE and PixelCNN of this repository, with the settings of train.py.
+
+    Codes are the nearest ones, as those of the rivals are. So there is no draft, and no time goes
+    into a choice. The learning rate rises and falls over the minutes of a stage, as it does over
+    the steps of one in train.py.
+
+    Args:
+        images: See `Contender`.
+        minutes: See `Contender`.
+        slices: The data folder of these images.
+        flags: Flags of train.py.
+        run: Folder for what the prior learns from.
+    """
+
+    def __init__(
+        self,
+        images: dict[str, np.ndarray],
+        minutes: float,
+        slices: Slices,
+        flags: list[str],
+        run: RunDirectory,
+    ):
+        super().__init__(images, minutes)
+        settings = train.resolve(train.parse([*flags, "--rate-weight", "0"]), slices)
+        self.precision = settings["precision"] = use_precision(settings["precision"])
+        self.data = TrainingData(slices, settings["image_size"], settings["reduction"])
+        self.settings = settings | {"frame": list(self.data.frame), "masked": slices.masked}
+        self.split, self.run = slices.splits["test"], run
+        self.codebook_size = settings["codebook_size"]
+
+    def start(self, stage):
+        if stage == "prior":
+            checkpoints.save_model(self.models["vqvae"], self.run.model("vqvae"))
+            codes.choose_codes(self.run, self.data, self.settings)
+            return self._start(stages.prior_stage(self.run, self.data, self.settings))
+        return self._start(stages.vqvae_stage(self.data, self.settings))
+
+    def _start(self, stage):
+        restart_keras(self.settings["precision"])
+        keras.utils.set_random_seed(self.settings["seed"])
+        model = stage.make_model()
+        model.compile(stages.make_optimizer(0.0), **stage.make_objective())
+        model.optimizer.build(model.trainable_variables)
+        self.models[stage.name] = model
+        rates = stages.learning_rates(stage.learning_rate, SCHEDULE)
+        take = stepper(model, self._batches(stage.training))
+
+        def take_at(share):
+            model.optimizer.learning_rate = rates(min(share, 1.0) * SCHEDULE)
+            return take()
+
+        return take_at
+
+    def _batches(self, examples):
+        example, count = examples
+        size, seed = min(self.settings["batch_size"], count), self.settings["seed"]
+        for epoch in itertools.count():
+            yield from dataset.training_batches(example, count, size, seed, epoch)
+
+    def count_parameters(self, model):
+        return model.count_params()
+
+    def codes(self, name):
+        encode = self.models["vqvae"].encode
+        return in_batches(lambda part: encode(to_unit(part)[..., None]), self.images[name])
+
+    def restore(self, name):
+        decode = self.models["vqvae"].decode
+        return in_batches(lambda part: to_grey(decode(part))[..., 0], self.codes(name))
+
+    def prior_bits(self):
+        """Bits given the codes of the slices below, and bits of each slice alone."""
+        found, levels, bits = self.codes("test"), self.split.levels, self.models["prior"].bits
+        below = dataset.codes_below(found, self.split.below, np.arange(len(found)))
+
+        def measure(batch, *more):
+            return np.sum(bits(found[batch], levels[batch], *more), (1, 2))
+
+        order = np.arange(len(found))
+        return {
+            "prior_bits": in_batches(lambda batch: measure(batch, below[batch]), order),
+            "prior_bits_alone": in_batches(measure, order),
+        }
+
+    def draw(self, count):
+        levels = spread_levels(count, None, np.unique(self.split.levels))
+        options = SamplingOptions(seed=self.settings["seed"], texture=False)
+        return draw_all(
+            self.models["vqvae"], self.models["prior"], levels, options, "drawing slices"
+        )

@@ -1,0 +1,229 @@
+"""The comparison with what a user would pick: contenders learn, and figures are what they say."""
+
+import json
+import math
+
+import keras
+import numpy as np
+import pytest
+import rivals
+from conftest import CODES, IMAGE_SIZE, TINY
+from contenders import contender, keras_rivals
+from contenders.ours import Ours
+from contenders.remote import Failure, Remote
+
+from fitting.run_directory import RunDirectory
+from sources.folder import open_slices
+from utils import InputError
+
+PLACES = (9, 14)
+
+
+@pytest.fixture(scope="module")
+def images(slices_folder):
+    return rivals.load(open_slices(slices_folder), IMAGE_SIZE)
+
+
+@pytest.fixture(autouse=True)
+def precision():
+    yield
+    keras.config.set_dtype_policy("float32")
+
+
+def learns(rival, stage, steps):
+    take = rival.start(stage)
+    losses = [take(step / steps) for step in range(steps)]
+    return np.isfinite(losses).all() and losses[-1] < 0.98 * losses[0]
+
+
+# ---- time ----------------------------------------------------------------------------------------
+
+
+def test_minutes_to_a_level_lie_between_two_looks():
+    curve = [(1.0, 0.5), (2.0, 0.7), (4.0, 0.9), (5.0, 0.8), (6.0, 0.95)]
+    assert rivals.minutes_to(curve, 0.8) == pytest.approx(3.0)
+    assert rivals.minutes_to(curve, 0.7) == pytest.approx(2.0)
+    assert rivals.minutes_to(curve, 0.92) == pytest.approx(5.8)
+    assert rivals.minutes_to(curve, 0.4) == 1.0
+    assert math.isnan(rivals.minutes_to(curve, 0.96)) and math.isnan(rivals.minutes_to([], 0.1))
+
+
+class Counting(contender.Contender):
+    """Takes ten seconds to start a stage, and one a step."""
+
+    codebook_size, now = 8, 0.0
+
+    def start(self, stage):
+        self.now += 10
+        self.models[stage], self.shares = stage, []
+
+        def take(share):
+            self.now += 1
+            self.shares.append(share)
+            return float(len(self.shares))
+
+        return take
+
+    def count_parameters(self, model):
+        return len(model)
+
+    def codes(self, name):
+        return np.zeros((len(self.images[name]), 2, 3), "int32")
+
+    def restore(self, name):
+        self.now += 1000  # looks do not count
+        return self.images[name]
+
+    def prior_bits(self):
+        return {"prior_bits": np.full(len(self.images["test"]), 7.0)}
+
+    def draw(self, count):
+        return self.images["test"][[0] * count]
+
+
+@pytest.fixture
+def counting(monkeypatch, images):
+    rival = Counting(images, minutes=1)
+    monkeypatch.setattr(contender.time, "perf_counter", lambda: rival.now)
+    return rival
+
+
+def test_a_stage_takes_its_minutes(counting):
+    minutes, loss = counting.train("prior", 0.5)
+    assert minutes == pytest.approx(0.5) and loss == pytest.approx(np.mean(range(1, 21)))
+    counting.restore("watched")
+    minutes, loss = counting.train("prior", 1.0)
+    assert minutes == pytest.approx(1.0) and loss == pytest.approx(np.mean(range(21, 51)))
+    assert counting.shares[0] == 0 and counting.shares[-1] == pytest.approx(59 / 60)
+    assert counting.train("prior", 0.9)[0] == 1.0 and math.isnan(counting.train("prior", 0.9)[1])
+    stages = {"prior": {"parameters": 5, "steps": 50, "seconds": 60.0}}
+    about = {"codebook_size": 8, "precision": "float32"}
+    assert counting.describe() == {**about, "stages": stages}
+
+
+def test_orders_hold_every_example_and_differ():
+    batches = contender.shuffled(7, 3)
+    epochs = [np.concatenate([next(batches) for _ in range(2)]) for _ in range(3)]
+    assert all(len(set(epoch)) == 6 for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+    assert sorted(next(contender.shuffled(4, 128))) == [0, 1, 2, 3]
+
+
+# ---- contenders ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("made", [rivals.Tutorial, rivals.Report])
+def test_rivals_in_keras_learn_to_restore_and_to_foresee(made, images):
+    rival = made(images, minutes=1)
+    assert learns(rival, "vqvae", 15) and learns(rival, "prior", 15)
+    codes, restored = rival.codes("test"), rival.restore("test")
+    side = {rivals.Tutorial: 8, rivals.Report: 6}[made]
+    assert codes.shape == (8, side, side) and 0 <= codes.min() <= codes.max() < made.codebook_size
+    assert restored.shape == images["test"].shape and restored.dtype == np.uint8
+    bits = rival.prior_bits()["prior_bits"]
+    assert bits.shape == (8,) and 0 < bits.max() < 1.5 * side**2 * math.log2(made.codebook_size)
+    drawn = rival.draw(2)
+    assert drawn.shape == (2, IMAGE_SIZE, IMAGE_SIZE) and not np.array_equal(*drawn)
+
+
+def test_the_pixelcnn_sees_earlier_places_alone_and_a_window_is_enough():
+    """One code is changed: no logits change before it or at it, nor beyond the reach."""
+    prior = keras_rivals.pixelcnn(CODES, last_layers=1)
+    codes = np.random.default_rng(0).integers(0, CODES, (1, *(2 * p for p in PLACES)))
+    other = codes.copy()
+    y, x = PLACES
+    other[0, y, x] += 1 if codes[0, y, x] < CODES - 1 else -1
+    logits = np.asarray(prior(codes))[0]
+    changed = np.abs(np.asarray(prior(other))[0] - logits).max(-1) > 1e-6
+    rows, columns = np.nonzero(changed)
+    assert len(rows) and (rows * codes.shape[2] + columns > y * codes.shape[2] + x).all()
+    assert rows.max() == y + keras_rivals.REACH and columns.max() == x + keras_rivals.REACH
+    grid = codes.shape[1:]
+    for y, x in [(0, 0), (3, 27), PLACES, (17, 2), (17, 27)]:
+        rows, columns, inner = keras_rivals.window(y, x, grid)
+        part = prior(codes[:, rows, columns])
+        np.testing.assert_allclose(part[0][inner], logits[y, x], rtol=1e-4, atol=1e-5)
+
+
+def test_ours_learns_by_the_minute(images, slices_folder, tmp_path):
+    run = RunDirectory(tmp_path)
+    rival = Ours(images, 1, open_slices(slices_folder), TINY, run)
+    assert learns(rival, "vqvae", 15) and learns(rival, "prior", 15)
+    assert run.model("vqvae").is_file() and rival.codes("test").shape == (8, 4, 4)
+    bits = rival.prior_bits()
+    assert list(bits) == ["prior_bits", "prior_bits_alone"]
+    assert all(0 < kind.min() and kind.shape == (8,) for kind in bits.values())
+    assert not np.array_equal(*bits.values())
+    assert rival.draw(3).shape == (3, IMAGE_SIZE, IMAGE_SIZE)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not rivals.has_monai(), reason="MONAI is optional")
+def test_the_rival_of_monai_learns(images):
+    rival = Remote("monai_rival", images=images, minutes=1)
+    for stage in contender.STAGES:
+        minutes, early = rival.train(stage, 0.001)  # one step, with the start of the stage
+        assert rival.train(stage, minutes + 0.05)[1] < early
+    assert rival.codes("test").shape == (8, 4, 4) and rival.draw(2).shape == (2, 32, 32)
+    bits = rival.prior_bits()["prior_bits"]
+    assert bits.shape == (8,) and 0 < bits.mean() < 16 * 9
+    rival.close()
+
+
+def test_what_fails_elsewhere_is_said_here():
+    with pytest.raises(Failure, match="process ended|No module named"):
+        Remote("no_such_rival")
+
+
+# ---- the whole comparison ------------------------------------------------------------------------
+
+
+def call(folder, out, *more):
+    flags = ["--data", folder, "--out", out, "--image-size", IMAGE_SIZE, *more]
+    rivals.main(rivals.parse(list(map(str, flags))))
+
+
+def test_contenders_finish_once_and_are_joined(
+    monkeypatch, counting, slices_folder, tmp_path, capsys
+):
+    made = []
+    monkeypatch.setattr(rivals, "make", lambda name, *_: made.append(name) or counting)
+    out, file, figure = tmp_path / "out", tmp_path / "a.json", tmp_path / "a.png"
+    call(slices_folder, out, "--minutes", 2, "--only", "tutorial")
+    call(
+        slices_folder, out, "--minutes", 2, "--only", "tutorial", "--json", file, "--figure", figure
+    )
+    assert made == ["tutorial"]
+    assert "tutorial: finished before." in capsys.readouterr().out
+    joined = json.loads(file.read_text())
+    assert joined["made"]["commit"] and list(joined["contenders"]) == ["tutorial"]
+    report = joined["contenders"]["tutorial"]
+    assert report["index_bits"] == 2 * 3 * math.log2(8) and report["prior_bits"] == 7
+    assert report["ssim"] == pytest.approx(1) and report["grid"] == [2, 3]
+    assert report["curve"] == [[0.5, pytest.approx(1)], [1.0, pytest.approx(1)]]
+    assert report["minutes_to"] == dict.fromkeys(["0.80", "0.85", "0.90", "0.92"], 0.5)
+    assert [stage["seconds"] for stage in report["stages"].values()] == [60, 60]
+    assert figure.stat().st_size > 10_000
+    with pytest.raises(InputError, match=r"other conditions, \{'minutes': 2.0\}"):
+        call(slices_folder, out, "--minutes", 3, "--only", "tutorial")
+
+
+def test_without_monai_its_rival_is_left_out(monkeypatch, slices_folder, tmp_path, capsys):
+    monkeypatch.setattr(rivals, "has_monai", lambda: False)
+    call(slices_folder, tmp_path, "--minutes", 1, "--only", "monai")
+    assert "monai is left out: pip install -r " in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_contender_is_made(monkeypatch, images, slices_folder, tmp_path):
+    monkeypatch.setattr(rivals, "OURS", {"ours": TINY, "ours-fine": [*TINY, "--reduction", "4"]})
+    monkeypatch.setattr(rivals, "Remote", lambda module, **_: module)
+    slices = open_slices(slices_folder)
+    flags = ["--data", "x", "--out", str(tmp_path), "--minutes", "3", "--image-size", "32"]
+    args = rivals.parse(flags)
+    made = {name: rivals.make(name, images, slices, args) for name in rivals.NAMES}
+    assert made["monai"] == "monai_rival" and made["report"].minutes == 1.5
+    assert (
+        made["ours-fine"].settings["reduction"] == 4 and made["ours"].settings["image_size"] == 32
+    )
+    assert all(made[name].settings["rate_weight"] == 0 for name in rivals.OURS)
