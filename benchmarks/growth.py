@@ -2,10 +2,10 @@
 
 python benchmarks/growth.py [--precision P] [--json FILE]
 
-Every case is a process of its own. The memory of a step is its peak above what the process held
-just before it. The memory of the process is its peak above what it held before it built the model.
-An exponent is the slope of a straight line through the logarithms: 1 is proportional growth, and 2
-is quadratic growth. The last sweep of each stage compares the frame with the whole slice.
+Every case is a process of its own. Memory is the peak of that process minus what it held before it
+built the model. An exponent is the slope of a straight line through the logarithms: 1 is
+proportional growth, and 2 is quadratic growth. The last sweep of each stage sees whole slices, so
+that it says what the frame saves: memory of each further slice, and time.
 """
 
 import dataclasses
@@ -20,22 +20,22 @@ import house  # noqa: F401  opens the repository
 
 # isort: split
 import training
-from contenders.timing import in_turn, peak_mib, step_mib, timed
+from contenders import recorded
+from contenders.timing import in_turn, peak_mib, timed
 
 from fitting.device import use_precision
-from utils import Parser, command_line, write_json
+from utils import Parser, command_line
 
 SWEEPS = [
     ("vqvae", "image_size", (64, 128, 256)),
     ("vqvae", "codebook_size", (128, 512, 2048, 4096)),
     ("vqvae", "batch", (2, 4, 8, 16)),
-    ("vqvae", "percent", (39, 100)),
+    ("vqvae", "whole slices", (2, 4, 8, 16)),
     ("prior", "grid", (16, 32, 64)),
     ("prior", "codebook_size", (128, 512, 2048, 4096)),
     ("prior", "batch", (2, 4, 8, 16)),
-    ("prior", "percent", (39, 100)),
+    ("prior", "whole slices", (2, 4, 8, 16)),
 ]
-WHOLE = 100  # percent of a slice that the frame takes in
 BATCH = 4  # where the batch does not grow, so that all sweeps take minutes
 STEPS = 5
 
@@ -65,13 +65,11 @@ def main(args):
         stage, name, size, precision = args.case
         print(json.dumps(measure_here(stage, name, int(size), precision)))
         return
-    print(
-        "  stage  what grows              ms a step     MiB of a step    of the process", flush=True
-    )
+    print("  stage  what grows              ms a step     MiB", flush=True)
     sweeps = [sweep(stage, name, sizes, args.precision) for stage, name, sizes in SWEEPS]
     if args.json:
         precision = sweeps[-1]["cases"][0]["precision"]
-        write_json(args.json, {"precision": precision, "sweeps": sweeps})
+        recorded.write(args.json, {"precision": precision, "sweeps": sweeps})
 
 
 def sweep(stage, name, sizes, precision):
@@ -80,15 +78,18 @@ def sweep(stage, name, sizes, precision):
     for size in sizes:
         case = {name: size, **measure(stage, name, size, precision)}
         print(
-            f"  {stage:<7}{name:<14}{size:>6}{1000 * case['seconds']:>13.1f}"
-            f"{case['mib']:>18.0f}{case['process_mib']:>18.0f}",
+            f"  {stage:<7}{name:<14}{size:>6}{1000 * case['seconds']:>13.1f}{case['mib']:>8.0f}",
             flush=True,
         )
         cases.append(case)
     seconds, mib = (exponent(sizes, [case[what] for case in cases]) for what in ("seconds", "mib"))
-    print(f"  {'':<21}exponent{seconds:>11.2f}{mib:>18.2f}", flush=True)
-    exponents = {"seconds_exponent": seconds, "mib_exponent": mib}
-    return {"stage": stage, "what": name, "cases": cases, **exponents}
+    print(f"  {'':<21}exponent{seconds:>11.2f}{mib:>8.2f}", flush=True)
+    figures = {"seconds_exponent": seconds, "mib_exponent": mib}
+    if name in ("batch", "whole slices"):
+        memory = [case["mib"] for case in cases]
+        figures["mib_a_slice"] = statistics.linear_regression(sizes, memory).slope
+        print(f"  {'':<21}MiB a slice{figures['mib_a_slice']:>18.1f}", flush=True)
+    return {"stage": stage, "what": name, "cases": cases, **figures}
 
 
 def measure(stage: str, name: str, size: int, precision: str = "auto") -> dict:
@@ -102,23 +103,23 @@ def measure_here(stage: str, name: str, size: int, precision: str) -> dict:
     """Measure one case in this process.
 
     Returns:
-        `precision` of the step, its `seconds`, its memory in `mib`, and that of the process in
-        `process_mib`.
+        `precision` of the step, its `seconds`, and its memory in `mib`.
     """
     dtype = use_precision(precision)
-    network = dataclasses.replace(training.NETWORK, batch=BATCH, frame=None)
+    network = dataclasses.replace(training.NETWORK, batch=BATCH)
+    if name in ("image_size", "grid", "whole slices"):
+        network = dataclasses.replace(network, frame=None)
+    if name == "whole slices":
+        name = "batch"
     if name == "grid":
         name, size = "image_size", training.REDUCTION * size
-    if name == "percent":
-        name, size = "frame", None if size == WHOLE else training.NETWORK.frame
     network = dataclasses.replace(network, **{name: size})
     before = peak_mib()
     step = {"vqvae": training.vqvae_step, "prior": training.prior_step}[stage](network)
     step()  # the first call traces
     figures = in_turn({"step": functools.partial(timed, step)}, "step", STEPS)
-    process_mib = peak_mib() - before
-    own = {"mib": step_mib(step), "process_mib": process_mib}
-    return {"precision": dtype, "seconds": figures["step"]["seconds"], **own}
+    seconds = figures["step"]["seconds"]
+    return {"precision": dtype, "seconds": seconds, "mib": peak_mib() - before}
 
 
 def exponent(sizes, values) -> float:

@@ -96,5 +96,5 @@ def test_start_loads_nothing_without_need(tmp_path):
 def test_growth_of_a_case_and_its_exponent():
     figures = growth.measure("prior", "grid", 8, "float32")
     assert figures["seconds"] > 0 and figures["precision"] == "float32"
-    assert figures["mib"] > 0 and figures["process_mib"] > 0
+    assert figures["mib"] > 0
     assert growth.exponent([2, 4, 8], [3, 12, 48]) == pytest.approx(2)

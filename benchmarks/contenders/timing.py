@@ -3,7 +3,6 @@
 Contenders are timed in turn, so that whatever slows the machine for a while slows them all.
 """
 
-import ctypes
 import functools
 import math
 import pathlib
@@ -140,16 +139,3 @@ def peak_mib() -> float:
         if name == "VmHWM":
             return int(value.split()[0]) / 1024
     raise OSError("/proc/self/status names no peak memory (VmHWM)")
-
-
-def step_mib(step: Callable[[], object]) -> float:
-    """Return the most memory in MiB that a step takes above what this process holds before it.
-
-    Weights, the state of the optimizer and the compiled step are held before. It works on Linux
-    only.
-    """
-    ctypes.CDLL(None).malloc_trim(0)  # memory that is free goes back to the system
-    pathlib.Path("/proc/self/clear_refs").write_text("5")  # and the peak begins anew
-    before = peak_mib()
-    step()
-    return peak_mib() - before
