@@ -235,17 +235,21 @@ def energy_ratios(images: np.ndarray, others: np.ndarray) -> dict[str, float]:
         others: What they are compared with, uint8 `(M, S, S)`.
 
     Returns:
-        `gradient_ratio` and `spectrum_ratio` as in `detail`, but each slice has its own brain.
+        `gradient_ratio` and `spectrum_ratio` as in `detail`, but each slice has its own brain. NaN
+        where the others have no detail.
     """
     fine = _fine_frequencies(images.shape[1:])
     means = []
     for some in (images, others):
         rows = []
-        for image in some / 255.0:
-            gradient = np.hypot(*np.gradient(image))[image > 0].mean()
+        for image in some:
+            image = image / 255.0
+            brain = image > 0
+            gradient = np.hypot(*np.gradient(image))[brain].sum() / max(1, brain.sum())
             rows.append((gradient, (np.abs(np.fft.fft2(image) * fine) ** 2).sum()))
-        means.append(np.nanmean(rows, axis=0))
-    gradient, spectrum = means[0] / means[1]
+        means.append(np.mean(rows, axis=0))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        gradient, spectrum = means[0] / means[1]
     return {"gradient_ratio": float(gradient), "spectrum_ratio": float(spectrum)}
 
 
