@@ -106,20 +106,23 @@ def measure_here(stage: str, name: str, size: int, precision: str) -> dict:
         `precision` of the step, its `seconds`, and its memory in `mib`.
     """
     dtype = use_precision(precision)
-    network = dataclasses.replace(training.NETWORK, batch=BATCH)
-    if name in ("image_size", "grid", "whole slices"):
-        network = dataclasses.replace(network, frame=None)
-    if name == "whole slices":
-        name = "batch"
-    if name == "grid":
-        name, size = "image_size", training.REDUCTION * size
-    network = dataclasses.replace(network, **{name: size})
+    network = dataclasses.replace(training.NETWORK, **{"batch": BATCH, **varied(name, size)})
     before = peak_mib()
     step = {"vqvae": training.vqvae_step, "prior": training.prior_step}[stage](network)
     step()  # the first call traces
     figures = in_turn({"step": functools.partial(timed, step)}, "step", STEPS)
     seconds = figures["step"]["seconds"]
     return {"precision": dtype, "seconds": seconds, "mib": peak_mib() - before}
+
+
+def varied(name: str, size: int) -> dict:
+    """Fields of `training.Network` that a case of a sweep sets. Frames have one size only."""
+    whole = {"frame": None}
+    return {
+        "image_size": {"image_size": size, **whole},
+        "grid": {"image_size": training.REDUCTION * size, **whole},
+        "whole slices": {"batch": size, **whole},
+    }.get(name, {name: size})
 
 
 def exponent(sizes, values) -> float:

@@ -3,6 +3,7 @@
 This file loads neither TensorFlow nor PyTorch, because contenders in either use it.
 """
 
+import abc
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,8 +14,8 @@ STAGES = ("vqvae", "prior")
 BATCH = 16  # slices that go through a finished network together
 
 
-class Contender:
-    """A system that is trained by the minute. A subclass writes the methods that raise here.
+class Contender(abc.ABC):
+    """A system that is trained by the minute. A subclass writes the abstract methods.
 
     Args:
         images: Slices by name, uint8 `(N, S, S)`: `train`; `watched`, which are restored while the
@@ -68,32 +69,32 @@ class Contender:
         about = {"codebook_size": self.codebook_size, "precision": self.precision}
         return {**about, "stages": stages}
 
+    @abc.abstractmethod
     def start(self, stage: str) -> Callable[[float], float]:
         """Make the network of a stage, and return the function that takes one step.
 
         Its argument is the share of the stage's minutes that is over. It returns the loss.
         """
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def count_parameters(self, model: Any) -> int:
         """Number of parameters of a network."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def codes(self, name: str) -> np.ndarray:
         """Codes of slices, `(N, H, W)`."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def restore(self, name: str) -> np.ndarray:
         """Slices from their codes, uint8 `(N, S, S)`."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def prior_bits(self) -> dict[str, np.ndarray]:
         """Bits of the codes of each test slice under the prior, `(N,)`, by what the prior knows."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def draw(self, count: int) -> np.ndarray:
         """Draw slices, uint8 `(count, S, S)`."""
-        raise NotImplementedError
 
 
 def shuffled(count: int, batch_size: int, seed: int = 0) -> Iterator[np.ndarray]:

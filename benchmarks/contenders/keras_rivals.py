@@ -12,6 +12,7 @@ References:
     van den Oord et al. 2016, Pixel Recurrent Neural Networks (the PixelCNN of both).
 """
 
+import abc
 import functools
 from collections.abc import Callable, Iterator
 
@@ -125,13 +126,13 @@ class KerasRival(Contender):
     learning_rates: dict[str, float]
     last_layers: int  # of the prior, before its logits
 
+    @abc.abstractmethod
     def encoder(self) -> list[layers.Layer]:
         """Layers from images to latents."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def decoder(self) -> list[layers.Layer]:
         """Layers from embeddings to images."""
-        raise NotImplementedError
 
     def start(self, stage):
         model, loss, examples = self._vqvae() if stage == "vqvae" else self._prior()
