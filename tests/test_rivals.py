@@ -163,10 +163,13 @@ def test_the_rival_of_monai_learns(images):
     rival = Remote("monai_rival", images=images, minutes=1)
     for stage in contender.STAGES:
         minutes, early = rival.train(stage, 0.001)  # one step, with the start of the stage
+        if stage == "prior":
+            begin = rival.prior_bits()["prior_bits"]
         assert rival.train(stage, minutes + 0.05)[1] < early
     assert rival.codes("test").shape == (8, 4, 4) and rival.draw(2).shape == (2, 32, 32)
     bits = rival.prior_bits()["prior_bits"]
-    assert bits.shape == (8,) and 0 < bits.mean() < 16 * 9
+    # The codes of such slices may all be one, so that a prior may become certain.
+    assert bits.shape == (8,) and 0 <= bits.mean() < begin.mean() < 16 * 9
     rival.close()
 
 
