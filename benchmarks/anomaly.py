@@ -1,6 +1,7 @@
 """Measure how well maps of what is unusual show lesions whose place is known.
 
-python benchmarks/anomaly.py --run DIR --data DIR [--ensemble DIR] [--json FILE] [--figure FILE]
+python benchmarks/anomaly.py --run DIR --data DIR [--ensemble DIR] [--denoiser FILE]
+    [--json FILE] [--figure FILE]
 
 It plants one body in the stack of every case, several times with other seeds, and compares the maps
 of several methods with the known places. The same stacks without a body are the control.
@@ -22,10 +23,11 @@ import pathlib
 import house  # noqa: F401  opens the repository
 
 # isort: split
-import keras
 import numpy as np
+from contenders import recorded
 from judging import accuracy
 from judging.accuracy import EDGES, Judged
+from judging.denoiser import load_denoiser
 from judging.methods import LevelStatistics, map_slices
 from planting.cohort import Planted, plant_split
 from planting.lesions import KINDS, STRENGTHS
@@ -37,7 +39,7 @@ from measures.healing import METHODS, analyse
 from measures.images import to_unit
 from reports import plots
 from sources.folder import Split, find_slices, open_slices
-from utils import Parser, between, command_line, write_json
+from utils import Parser, between, command_line
 
 SPLITS = ("validate", "test")
 
@@ -75,16 +77,20 @@ class Evidence:
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """What was chosen for a method on validation slices.
+    """What a variant of a method does best on validation slices.
 
     Attributes:
         variant: Name of the variant.
+        auroc: Its AUROC of slices.
+        dice: Its Dice.
         way: Row of `Judged.scores` that scores slices.
         case_way: Row of `Judged.case_scores` that scores cases.
         threshold: Number of the threshold in `EDGES`.
     """
 
     variant: str
+    auroc: float
+    dice: float
     way: int
     case_way: int
     threshold: int
@@ -108,7 +114,7 @@ def parse(arguments=None):
         "--denoiser",
         metavar="FILE",
         type=pathlib.Path,
-        help="network that benchmarks/denoiser.py trained, to compare with",
+        help="Keras file of a denoiser to compare with, which is trained if it is not there",
     )
     add(
         "--seeds",
@@ -132,7 +138,7 @@ def main(args):
     slices = open_slices(find_slices(args.data))
     runs = [RunDirectory(path) for path in (args.run, *args.ensemble)]
     models = load_ensemble(runs, [slices.splits[name] for name in SPLITS])
-    denoiser = keras.saving.load_model(args.denoiser, compile=False) if args.denoiser else None
+    denoiser = load_denoiser(args.denoiser, runs[0], slices) if args.denoiser else None
     size = models[0][0].settings["image_size"]
     training = slices.splits["train"]
     statistics = LevelStatistics(load_images(training, size), training.levels)
@@ -143,11 +149,11 @@ def main(args):
         evidence[name] = gather(images, split, args.seeds, models, statistics, denoiser)
     report = {"data": {"name": slices.name, "fingerprint": slices.fingerprint, "seeds": args.seeds}}
     for method, variants in evidence["validate"].items():
-        choice = choose(variants)
-        report[method] = report_method(evidence["test"][method][choice.variant], choice)
+        ranked = rank(variants)
+        report[method] = report_method(evidence["test"][method][ranked[0].variant], ranked)
     show(report)
     if args.json:
-        write_json(args.json, report)
+        recorded.write(args.json, report)
     if args.figure:
         split = slices.splits["test"]
         draw_examples(args.figure, slices.name, models, to_unit(load_images(split, size)), split)
@@ -180,22 +186,19 @@ def gather(images, split, seeds, models, statistics, denoiser):
 # ---- choices and figures -----------------------------------------------------------------------
 
 
-def choose(variants: dict[str, Evidence]) -> Choice:
-    """Choose what gives the highest AUROC of slices plus Dice, and the highest AUROC of cases."""
-    best, chosen = -1.0, None
+def rank(variants: dict[str, Evidence]) -> list[Choice]:
+    """Order variants by AUROC of slices plus Dice, the best first. Cases are scored by AUROC."""
+    ranked = []
     for name, evidence in variants.items():
         subjects = Subjects.of(evidence.split, 1)
         overlap = accuracy.dice(evidence.planted)[evidence.lesions].mean(0)
         ways = range(len(evidence.planted.scores))
         slices = [slice_auroc(evidence, evidence.lesions, way, subjects)[0] for way in ways]
-        if max(slices) + overlap.max() > best:
-            best = max(slices) + overlap.max()
-            every = np.ones(evidence.planted.case_scores.shape[1], bool)
-            cases = [case_auroc(evidence, every, way, subjects)[0] for way in ways]
-            chosen = Choice(
-                name, int(np.argmax(slices)), int(np.argmax(cases)), int(overlap.argmax())
-            )
-    return chosen
+        every = np.ones(evidence.planted.case_scores.shape[1], bool)
+        cases = [case_auroc(evidence, every, way, subjects)[0] for way in ways]
+        best = int(np.argmax(slices)), int(np.argmax(cases)), int(overlap.argmax())
+        ranked.append(Choice(name, float(max(slices)), float(overlap.max()), *best))
+    return sorted(ranked, key=lambda choice: -(choice.auroc + choice.dice))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -266,8 +269,14 @@ def figures(evidence: Evidence, choice: Choice, chosen: np.ndarray, subjects: Su
     return report
 
 
-def report_method(evidence: Evidence, choice: Choice) -> dict:
-    """Measure a method on all planted slices, by strength, by kind, by case, and on the control."""
+def report_method(evidence: Evidence, ranked: list[Choice]) -> dict:
+    """Measure a method on all planted slices, by strength, by kind, by case, and on the control.
+
+    Args:
+        evidence: What its best variant says.
+        ranked: What `rank` returned for its variants.
+    """
+    choice = ranked[0]
     subjects = Subjects.of(evidence.split)
     groups = {"all": np.ones(len(evidence.kinds), bool)}
     groups |= {strength: evidence.strengths == strength for strength in STRENGTHS}
@@ -288,6 +297,7 @@ def report_method(evidence: Evidence, choice: Choice) -> dict:
     return {
         **figures(evidence, choice, groups["all"], subjects),
         "variant": choice.variant,
+        "validation": {own.variant: {"auroc": own.auroc, "dice": own.dice} for own in ranked},
         "threshold": float(EDGES[choice.threshold]),
         "by_strength": {
             name: figures(evidence, choice, groups[name], subjects) for name in STRENGTHS

@@ -10,7 +10,6 @@ Reference:
 import dataclasses
 
 import numpy as np
-import tensorflow as tf
 from scipy import ndimage
 
 from dataset import codes_below, load_images
@@ -45,17 +44,17 @@ def load_slices(models: list[tuple[VQVAE, RasterPrior]], split: Split) -> np.nda
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """What one model read of slices or of their mirror images.
+    """What one model read of slices and of their mirror images.
 
     Attributes:
-        surprise: Surprise of the code at each pixel, `(N, S, S)`.
+        surprise: Surprise of the code at each pixel, a mean of both, `(N, S, S)`.
         healed: Mean of the healed versions, `(N, S, S)`.
-        restored: Reconstruction from the nearest codes, `(N, S, S)`; None for mirror images.
+        restored: Reconstruction of the slices from their nearest codes, `(N, S, S)`.
     """
 
     surprise: np.ndarray
     healed: np.ndarray
-    restored: np.ndarray | None = None
+    restored: np.ndarray
 
 
 def analyse(
@@ -95,11 +94,7 @@ def analyse(
         outside the brain, and scores `(N,)`. `in_case` `(N,)` is what `scores_in_case` says of
         healing.
     """
-    readers = [
-        Reader(*model, split, seed + side, draws, mirror=bool(side))
-        for side in (0, 1)
-        for model in models
-    ]
+    readers = [Reader(*model, split, seed, draws) for model in models]
     parts, batches = [], split.upward(BATCH)
     for batch in progress(batches, "mapping anomalies"):
         readings = [reader.read(images[batch], batch) for reader in readers]
@@ -140,10 +135,10 @@ def _scores(maps):
 
 def _combine(images, readings):
     """Maps of a batch of slices from what all readers read of them."""
-    surprise = np.mean([reading.surprise for reading in readings], axis=0)
-    healed = np.mean([reading.healed for reading in readings], axis=0)
-    straight = [reading.restored for reading in readings if reading.restored is not None]
-    restored = np.mean(straight, axis=0)
+    surprise, healed, restored = (
+        np.mean([getattr(reading, name) for reading in readings], axis=0)
+        for name in ("surprise", "healed", "restored")
+    )
     weight = smooth(surprise, SURPRISE_SIGMA)
     return {
         "restored": restored,
@@ -155,62 +150,76 @@ def _combine(images, readings):
 
 
 class Reader:
-    """One model that reads slices from bottom to top, or their mirror images.
+    """One model that reads slices and their mirror images, from bottom to top.
 
     It says how surprising they are, and what it would put there instead. It remembers what it
     healed, because that lies below the next slices.
 
+    All versions of a batch go through the prior together: a place costs little more for many
+    slices than for one.
+
     Args:
         vqvae: The model that codes and decodes.
         prior: The model that is surprised and draws codes anew.
-        split: All slices.
+        split: All slices, N of them.
         seed: Seed of the draws.
-        draws: Number of healed versions, which are averaged. Each goes up the brain by itself.
-        mirror: Whether it reads mirror images.
+        draws: Number of healed versions of each side. Each goes up the brain by itself.
+
+    Attributes:
+        healed: Codes of the healed versions, int32 `(draws, 2, N, H, W)`. The second axis is for
+            slices and mirror images.
     """
 
     def __init__(
-        self,
-        vqvae: VQVAE,
-        prior: RasterPrior,
-        split: Split,
-        seed: int,
-        draws: int = DRAWS,
-        mirror: bool = False,
+        self, vqvae: VQVAE, prior: RasterPrior, split: Split, seed: int, draws: int = DRAWS
     ):
-        self.vqvae, self.prior, self.seed, self.mirror = vqvae, prior, seed, mirror
-        self.below, self.levels = split.below, split.levels
-        if mirror:
-            self.levels = mirrored_level(split.levels, prior.settings["num_levels"])
-        self.healed = np.empty((draws, len(split), *vqvae.grid), "int32")
+        self.vqvae, self.prior, self.seed, self.below = vqvae, prior, seed, split.below
+        mirrored = mirrored_level(split.levels, prior.settings["num_levels"])
+        self.levels = np.stack([split.levels, mirrored]).astype("int32")  # (2, N)
+        self.healed = np.empty((draws, 2, len(split), *vqvae.grid), "int32")
 
     def read(self, images: np.ndarray, batch: np.ndarray) -> Reading:
         """Read some slices, those below them having been read before.
 
         Args:
-            images: `(B, S, S)`, not mirrored.
+            images: `(B, S, S)`.
             batch: Their indices in the split, `(B,)`.
         """
-        turn = -1 if self.mirror else 1
-        levels = tf.constant(self.levels[batch], tf.int32)
-        distances = self.vqvae.distances(images[:, ::turn, :, None])
-        below = [codes_below(healed, self.below, batch) for healed in self.healed]
+        draws, sides, _, *grid = self.healed.shape
+        both = np.concatenate([images, images[:, ::-1]])  # (2 B, S, S)
+        levels = self.levels[:, batch].ravel()
+        healed = self.healed.reshape(draws * sides, -1, *grid)
+        below = np.concatenate([codes_below(codes, self.below, batch) for codes in healed])
+        first_below = below[: len(both)]  # of the first draw
+
+        distances = self.vqvae.distances(both[..., None])
         nearest = self.prior.describe(distances, levels, 0.0)
-        likely = self.prior.describe(distances, levels, None, below[0])
-        surprises = [
-            np.maximum(self.prior.surprise(codes, levels, below[0]), 0.0)
-            for codes in (nearest, likely)
-        ]
-        for draw, healed in enumerate(self.healed):
-            seed = numbered_seed(self.seed + int(batch[0]), draw)
-            healed[batch] = self.prior.heal(nearest, levels, LIMIT, seed, below[draw])
-        versions = [_decode(self.vqvae, healed[batch])[:, ::turn] for healed in self.healed]
-        surprise = per_pixel(np.mean(surprises, axis=0), self.vqvae.frame, images.shape[1])
-        return Reading(
-            surprise=surprise[:, ::turn],  # (B, S, S)
-            healed=np.mean(versions, axis=0),
-            restored=None if self.mirror else _decode(self.vqvae, nearest),
+        likely = self.prior.describe(distances, levels, None, first_below)
+        surprise = np.mean(
+            [
+                np.maximum(self.prior.surprise(codes, levels, first_below), 0.0)
+                for codes in (nearest, likely)
+            ],
+            axis=0,
         )
+        seed = numbered_seed(self.seed, int(batch[0]))
+        again = np.tile(nearest, (draws, 1, 1)), np.tile(levels, draws)
+        drawn = self.prior.heal(*again, LIMIT, seed, below).numpy()
+        self.healed[:, :, batch] = drawn.reshape(draws, sides, -1, *grid)
+
+        versions = [_decode(self.vqvae, codes) for codes in np.split(drawn, draws)]
+        surprise = per_pixel(surprise, self.vqvae.frame, images.shape[1])
+        return Reading(
+            surprise=_both_sides(surprise),
+            healed=_both_sides(np.mean(versions, axis=0)),
+            restored=_decode(self.vqvae, nearest[: len(images)]),
+        )
+
+
+def _both_sides(maps):
+    """Mean of maps of slices and of their mirror images, `(2 B, S, S)` -> `(B, S, S)`."""
+    straight, mirrored = np.split(maps, 2)
+    return (straight + mirrored[:, ::-1]) / 2
 
 
 def _decode(vqvae, codes):

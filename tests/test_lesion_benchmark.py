@@ -1,17 +1,16 @@
 """Figures of the lesion benchmark. Lesions have tests of their own in test_lesions.py."""
 
 import anomaly
-import denoiser
-import keras
 import numpy as np
 import pytest
 from conftest import CODES, draw_slice, make_prior
-from judging import accuracy, methods
+from judging import accuracy, denoiser, methods
 from planting import cohort
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 import modules
-from sources.folder import make_split
+from fitting.run_directory import RunDirectory
+from sources.folder import make_split, open_slices
 from utils import InputError
 
 CASES, LEVELS, SIDE = 6, 4, 64
@@ -121,9 +120,10 @@ def test_figures_of_a_perfect_and_of_a_blind_map(planted):
     noise = RNG.random((2, *planted.masks.shape))
     perfect = judge_maps(planted, 5.0 * planted.masks + 0.1 * noise[0], 0.1 * noise[1])
     blind = judge_maps(planted, *noise)
-    choice = anomaly.choose({"blind": blind, "perfect": perfect})
-    assert choice.variant == "perfect"
-    report = anomaly.report_method(perfect, choice)
+    ranked = anomaly.rank({"blind": blind, "perfect": perfect})
+    report = anomaly.report_method(perfect, ranked)
+    assert report["variant"] == "perfect" and list(report["validation"]) == ["perfect", "blind"]
+    assert report["validation"]["perfect"]["auroc"] == 1
     for name in ("auroc", "average_precision", "dice"):
         assert report[name] == pytest.approx(1) and report[f"{name}_ci95"][0] > 0.99
     assert report["slices"] == planted.masks.any((1, 2)).sum()
@@ -131,7 +131,7 @@ def test_figures_of_a_perfect_and_of_a_blind_map(planted):
     assert report["control"]["brain_above_threshold"] == 0
     strengths = report["by_strength"].values()
     assert sum(row["slices"] for row in strengths) == report["slices"]
-    report = anomaly.report_method(blind, anomaly.choose({"blind": blind}))
+    report = anomaly.report_method(blind, anomaly.rank({"blind": blind}))
     assert 0.2 < report["auroc"] < 0.8 and report["average_precision"] < 0.2
     low, high = report["auroc_ci95"]
     assert low < report["auroc"] < high and report["dice"] < 0.3
@@ -154,8 +154,8 @@ def test_every_method_is_measured(capsys):
     assert list(gathered[0]) == ["healing", "surprise", "error", "z-map", "intensity", "denoiser"]
     report = {"data": {}}
     for method, variants in gathered[0].items():
-        choice = anomaly.choose(variants)
-        report[method] = anomaly.report_method(gathered[1][method][choice.variant], choice)
+        ranked = anomaly.rank(variants)
+        report[method] = anomaly.report_method(gathered[1][method][ranked[0].variant], ranked)
         assert report[method]["by_case"]["cases"] == 2 * CASES
         assert report[method]["control"]["slices"] == len(images)
     anomaly.show(report)
@@ -163,11 +163,13 @@ def test_every_method_is_measured(capsys):
 
 
 @pytest.mark.slow
-def test_a_denoiser_is_trained(trained_run, slices_folder, tmp_path):
-    flags = ["--run", trained_run, "--data", slices_folder, "--out", tmp_path / "denoiser.keras"]
-    denoiser.main(denoiser.parse([*map(str, flags), "--epochs", "1"]))
-    model = keras.saving.load_model(tmp_path / "denoiser.keras", compile=False)
+def test_a_denoiser_is_trained_once(trained_run, slices_folder, tmp_path):
+    run, slices, path = RunDirectory(trained_run), open_slices(slices_folder), tmp_path / "x.keras"
+    model = denoiser.load_denoiser(path, run, slices)
     clean = np.zeros((1, *model.input_shape[1:]), "float32")
     assert model(clean).shape == clean.shape
+    written = path.read_bytes()
+    denoiser.load_denoiser(path, run, slices)
+    assert path.read_bytes() == written
     noisy, target = denoiser.noisy(lambda: (clean[0] + 0.5, clean[0]))()
     assert np.std(noisy) > 0.01 and not np.any(target)

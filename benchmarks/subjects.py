@@ -1,0 +1,209 @@
+"""Measure what more subjects, another seed, and the weights of another run are worth.
+
+python benchmarks/subjects.py --data DIR --out DIR [--only NAME ...] [--json FILE]
+
+Every training is one of `train.py`, in a process of its own, on a folder with some of the training
+subjects. Validation and test splits are the same for all. There are two sets of trainings.
+
+- The learning curve: 37, 74 and 148 subjects, and three seeds of 148. All take as many steps, in a
+  small model with half the default width.
+- Few subjects: 20 of them, in several minutes, with the default sizes. They start from random
+  weights, or from a run on the synthetic cohort, which is trained first.
+
+SSIM, bits and bytes are measured on all three splits. Of the training split that is a part, as
+large as the test split. `predict.py` measures in the same way.
+
+Each training writes its figures into --out when it has finished. A later call with the same folder
+goes on from there, and does not train it again.
+"""
+
+import dataclasses
+import os
+import pathlib
+import shlex
+import subprocess
+import sys
+import time
+
+from house import ROOT
+
+# isort: split
+import numpy as np
+from contenders import recorded
+
+from fitting import checkpoints
+from fitting.run_directory import RunDirectory
+from measures import evaluation, metrics
+from sources.folder import Slices, Split, find_slices, open_slices
+from sources.layout import SPLITS, split_folder
+from utils import Parser, command_line, read_json, write_json
+
+TRAIN = ROOT / "train.py"
+SUBJECTS = 148  # of the learning curve, at most; a smaller set has all of its subjects
+SMALL = "--width 64 --prior-width 64 --texture-epochs 0 --draft-epochs {0} --epochs {1} "
+SMALL += "--prior-epochs {2}"
+FEW = "--texture-epochs 0 --draft-epochs {0} --epochs {1} --prior-epochs {2}"
+PASSES = np.array([1, 4, 3])  # of draft, VQ-VAE and prior, over all subjects
+SHORT, LONG = (1, 8, 4), (2, 30, 16)  # passes over few subjects in 5 and in 15 minutes
+BASE = "synthetic cohort"  # name of the run that others start from
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """One training.
+
+    Attributes:
+        subjects: Training subjects; 0 for the synthetic cohort.
+        flags: Flags of train.py.
+        seed: Seed of the training.
+        start: Name of the training to start from, or "".
+    """
+
+    subjects: int
+    flags: str
+    seed: int = 0
+    start: str = ""
+
+
+def curve(subjects: int, seed: int = 0) -> Training:
+    """A training of the learning curve. Fewer subjects get more passes, so that steps are equal."""
+    passes = np.ceil(PASSES * SUBJECTS / subjects).astype(int)
+    return Training(subjects, SMALL.format(*passes), seed)
+
+
+TRAININGS = {
+    "148 subjects": curve(148),
+    "148 subjects, seed 1": curve(148, 1),
+    "148 subjects, seed 2": curve(148, 2),
+    "74 subjects": curve(74),
+    "37 subjects": curve(37),
+    BASE: Training(0, "--image-size 256 --texture-epochs 0 --width 128 --prior-width 128"),
+    "20 subjects, short": Training(20, FEW.format(*SHORT)),
+    "20 subjects, short, from the cohort": Training(20, FEW.format(*SHORT), start=BASE),
+    "20 subjects, long": Training(20, FEW.format(*LONG)),
+    "20 subjects, long, from the cohort": Training(20, FEW.format(*LONG), start=BASE),
+}
+
+
+def parse(arguments=None):
+    """Read the command line."""
+    parser = Parser(__doc__)
+    add = parser.add_argument
+    path = {"type": pathlib.Path}
+    add("--data", metavar="DIR", required=True, help="folder with the three splits", **path)
+    add("--out", metavar="DIR", required=True, help="folder of the trainings", **path)
+    add(
+        "--only",
+        metavar="NAME",
+        nargs="+",
+        choices=TRAININGS,
+        default=list(TRAININGS),
+        help=f"do these trainings (default: all of {', '.join(TRAININGS)})",
+    )
+    add("--json", metavar="FILE", help="write the figures of all that have finished here", **path)
+    return parser.parse_args(arguments)
+
+
+def main(args):
+    """Do the trainings that have not finished, and join the figures of all."""
+    slices = open_slices(find_slices(args.data))
+    for name in args.only:
+        if not figures_file(args.out, name).exists():
+            report = measure(TRAININGS[name], args.out / slug(name), args, slices)
+            write_json(figures_file(args.out, name), report)
+    reports = {
+        name: read_json(figures_file(args.out, name), advice="remove it")
+        for name in TRAININGS
+        if figures_file(args.out, name).exists()
+    }
+    show(reports)
+    if args.json:
+        recorded.write(args.json, {"fingerprint": slices.fingerprint, "trainings": reports})
+
+
+def slug(name: str) -> str:
+    """Name of the run directory of a training."""
+    return name.replace(",", "").replace(" ", "-")
+
+
+def figures_file(out: pathlib.Path, name: str) -> pathlib.Path:
+    """File of the figures of a training, which is there once it has finished."""
+    return out / f"{slug(name)}.json"
+
+
+def measure(training: Training, run: pathlib.Path, args, slices: Slices) -> dict:
+    """Train, and measure the run on all splits.
+
+    Returns:
+        What was trained, the `minutes` of train.py, and `splits`: SSIM, bits a code and ideal bytes
+        of each split by its name. The synthetic cohort has no splits.
+    """
+    flags = [*shlex.split(training.flags), "--seed", str(training.seed), "--run", str(run)]
+    if training.start:
+        flags += ["--start-from", str(args.out / slug(training.start))]
+    report = {**dataclasses.asdict(training), "command": recorded.command(["train.py", *flags])}
+    if training.subjects:
+        chosen = choose_subjects(slices.splits["train"], training.subjects)
+        flags += ["--data", str(link_slices(args, slices.splits["train"], chosen))]
+    begin = time.perf_counter()
+    subprocess.run([sys.executable, TRAIN, *flags], check=True)
+    report["minutes"] = (time.perf_counter() - begin) / 60
+    if training.subjects:
+        seen = np.flatnonzero(np.isin(slices.splits["train"].subjects, chosen))
+        splits = {**slices.splits, "train": slices.splits["train"].pick(seen)}
+        splits["train"] = splits["train"].pick(range(min(len(seen), len(splits["test"]))))
+        models = checkpoints.load_models(RunDirectory(run))
+        report["splits"] = {name: quality(models, splits[name]) for name in SPLITS}
+    return report
+
+
+def choose_subjects(split: Split, count: int) -> np.ndarray:
+    """Training subjects at even distances, so that a set of them varies as all do."""
+    every = np.unique(split.subjects)
+    places = np.linspace(0, len(every), min(count, len(every)), endpoint=False).astype(int)
+    return every[places]
+
+
+def link_slices(args, split: Split, chosen: np.ndarray) -> pathlib.Path:
+    """Folder with links to the slices of some training subjects and to the other splits."""
+    folder = args.out / f"slices-{len(chosen)}"
+    own = split_folder(folder, "train")
+    if not own.exists():
+        own.mkdir(parents=True)
+        for name in SPLITS[1:]:
+            os.symlink(split_folder(args.data, name).resolve(), split_folder(folder, name))
+        for path, subject in zip(split.paths, split.subjects):
+            if subject in chosen:
+                path = pathlib.Path(path).resolve()
+                os.symlink(path, own / path.name)
+    return folder
+
+
+def quality(models, split: Split) -> dict:
+    """Measure a run on a split, each slice with the codes that the prior would choose."""
+    results = evaluation.evaluate(*models, split)
+    bits = results["bits"].sum((1, 2))  # (N,)
+    return {
+        "slices": len(split),
+        "ssim": float(results["ssim"].mean()),
+        "ssim_ci95": metrics.subject_interval(results["ssim"], split.subjects),
+        "brain_ssim": float(np.nanmean(results["brain_ssim"])),
+        "bits_per_code": float(results["bits"].mean()),
+        "prior_bytes": float(bits.mean()) / 8,
+        "prior_bytes_ci95": metrics.subject_interval(bits / 8, split.subjects),
+    }
+
+
+def show(reports: dict[str, dict]) -> None:
+    """Print a line for each training."""
+    print(f"{'':<38}{'minutes':>9}" + "".join(f"{name:>24}" for name in SPLITS))
+    for name, report in reports.items():
+        cells = [
+            f"{own['ssim']:.3f} {own['bits_per_code']:.3f} b {own['prior_bytes']:.0f} B"
+            for own in report.get("splits", {}).values()
+        ]
+        print(f"{name:<38}{report['minutes']:>9.1f}" + "".join(f"{cell:>24}" for cell in cells))
+
+
+if __name__ == "__main__":
+    command_line(main, parse())

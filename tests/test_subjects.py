@@ -1,0 +1,67 @@
+"""The benchmark of subjects and seeds: what it trains on, and that nothing is trained twice."""
+
+import json
+import shlex
+
+import numpy as np
+import pytest
+import subjects
+from conftest import STAGES, TINY
+
+import train
+from sources.folder import open_slices
+
+
+def arguments(data, out, *more):
+    return subjects.parse(["--data", str(data), "--out", str(out), *map(str, more)])
+
+
+def test_a_smaller_set_of_subjects_is_a_part_of_a_larger_one(slices_folder):
+    split = open_slices(slices_folder).splits["train"]
+    every = set(split.subjects.tolist())
+    few, most = (set(subjects.choose_subjects(split, n).tolist()) for n in (1, 10**6))
+    assert len(few) == 1 and few < most == every
+
+
+def test_a_folder_of_some_subjects_has_their_slices_and_all_others_to_evaluate(
+    slices_folder, tmp_path
+):
+    whole = open_slices(slices_folder).splits
+    chosen = subjects.choose_subjects(whole["train"], 2)
+    for _ in range(2):  # the second time it is there
+        folder = subjects.link_slices(arguments(slices_folder, tmp_path), whole["train"], chosen)
+    part = open_slices(folder).splits
+    assert set(part["train"].subjects.tolist()) == set(chosen.tolist())
+    assert len(part["train"]) == np.isin(whole["train"].subjects, chosen).sum()
+    assert [len(part[name]) for name in ("validate", "test")] == [
+        len(whole[name]) for name in ("validate", "test")
+    ]
+
+
+def test_trainings_of_the_curve_take_as_many_steps():
+    passes = {n: train.parse(shlex.split(subjects.curve(n).flags)) for n in (37, 74, 148)}
+    for stage in ("epochs", "prior_epochs", "draft_epochs"):
+        assert len({n * getattr(args, stage) for n, args in passes.items()}) == 1
+    for training in subjects.TRAININGS.values():
+        train.parse(shlex.split(training.flags))
+
+
+@pytest.mark.slow
+def test_trainings_are_measured_once(slices_folder, tmp_path, monkeypatch, capfd):
+    flags = shlex.join([*TINY, *STAGES, "--texture-epochs", "0"])
+    trainings = {
+        "one": subjects.Training(2, flags),
+        "from it": subjects.Training(2, flags, seed=1, start="one"),
+    }
+    monkeypatch.setattr(subjects, "TRAININGS", trainings)
+    args = arguments(slices_folder, tmp_path, "--json", tmp_path / "all.json")
+    for _ in range(2):
+        subjects.main(args)
+    assert capfd.readouterr().out.count("Done. Next") == 2
+    report = json.loads((tmp_path / "all.json").read_text())
+    assert list(report["trainings"]) == list(trainings)
+    for own in report["trainings"].values():
+        assert own["minutes"] > 0 and str(tmp_path) not in own["command"]
+        for split in own["splits"].values():
+            assert 0 < split["ssim"] < 1 and split["bits_per_code"] > 0 and split["slices"] > 0
+    assert report["trainings"]["one"]["splits"] != report["trainings"]["from it"]["splits"]
