@@ -66,6 +66,75 @@ def plan(
     return max(count, 1), (int(first.levels[0]), np.asarray(codes)[0])
 
 
+def draw_brain_codes(
+    prior: RasterPrior,
+    count: int,
+    options: SamplingOptions,
+    begin: tuple[int, np.ndarray] | None = None,
+    first: int = FIRST_BRAIN,
+) -> Iterator[np.ndarray]:
+    """Draw the codes of brains from bottom to top, a batch of brains at a time.
+
+    Args:
+        prior: The model that draws codes. It reads the slices below.
+        count: Number of brains.
+        options: How codes are drawn.
+        begin: Level k and codes `(H, W)` of the slice that all brains begin with. None begins
+            every brain anew at level 0.
+        first: Number of the first slice. It tells drawings with one seed apart.
+
+    Yields:
+        codes, int32 `(B, L - k, H, W)`.
+    """
+    num_levels, grid = prior.settings["num_levels"], prior.settings["grid"]
+    start = np.full((SLICES_BELOW, *grid), NO_CODE)
+    level = -1
+    if begin:
+        level, start[0] = begin
+    levels = range(level + 1, num_levels)
+    for batch in range(0, count, BATCH):
+        size = min(BATCH, count - batch)
+        below = tf.tile(tf.constant(start[None], tf.int32), (size, 1, 1, 1))
+        slices = [below[:, 0]] if begin else []
+        for number in progress(levels, "drawing brains", unit="slice"):
+            codes = prior.sample(
+                tf.fill((size,), number),
+                numbered_seed(options.seed, first + batch * num_levels + number),
+                options.temperature,
+                options.top_k,
+                options.top_p,
+                below=below,
+            )
+            below = tf.concat([codes[:, None], below[:, :-1]], axis=1)
+            slices.append(codes)
+        yield np.stack(slices, axis=1)
+
+
+def decode_brains(
+    vqvae: VQVAE, codes: np.ndarray, options: SamplingOptions, num_levels: int, first: int
+) -> np.ndarray:
+    """Decode brains. The texture of a slice is drawn given the drawn slice below it.
+
+    Args:
+        vqvae: The model that decodes.
+        codes: Codes of brains from some level up to the highest, `(B, K, H, W)`.
+        options: How textures are drawn.
+        num_levels: Number L of slice levels.
+        first: Number of the slice of the first brain at level 0.
+
+    Returns:
+        Brains in [0, 1], float32 `(B, K, S, S)`.
+    """
+    numbers = first + np.arange(len(codes)) * num_levels
+    below, slices, lowest = None, [], num_levels - codes.shape[1]
+    upward = progress(np.moveaxis(codes, 1, 0), "decoding brains", codes.shape[1], "slice")
+    for level, of_level in enumerate(upward, lowest):
+        texture = options.texture_seeds(vqvae, numbers + level)
+        below = vqvae.decode(of_level, texture, below)
+        slices.append(np.asarray(below)[..., 0])
+    return np.stack(slices, axis=1)
+
+
 def draw_brains(
     vqvae: VQVAE,
     prior: RasterPrior,
@@ -78,42 +147,19 @@ def draw_brains(
 
     Args:
         vqvae: The model that decodes.
-        prior: The model that draws codes. It reads the slices below.
-        count: Number of brains.
-        options: How codes are drawn.
-        begin: Level k and codes `(H, W)` of the slice that all brains begin with. None begins
-            every brain anew at level 0.
-        first: Number of the first slice. It tells drawings with one seed apart.
+        prior: See `draw_brain_codes`.
+        count: See `draw_brain_codes`.
+        options: How codes and textures are drawn.
+        begin: See `draw_brain_codes`.
+        first: See `draw_brain_codes`.
 
     Yields:
         Brains in [0, 1], float32 `(B, L - k, S, S)`.
     """
-    num_levels, grid = prior.settings["num_levels"], prior.settings["grid"]
-    start = np.full((SLICES_BELOW, *grid), NO_CODE)
-    level = -1
-    if begin:
-        level, start[0] = begin
-    levels = range(level + 1, num_levels)
-    for batch in range(0, count, BATCH):
-        size = min(BATCH, count - batch)
-        below = tf.tile(tf.constant(start[None], tf.int32), (size, 1, 1, 1))
-        numbers = first + (batch + np.arange(size)) * num_levels
-        slices = []
-        if begin:
-            slices.append(vqvae.decode(below[:, 0], options.texture_seeds(vqvae, numbers + level)))
-        for number in progress(levels, "drawing brains", unit="slice"):
-            codes = prior.sample(
-                tf.fill((size,), number),
-                numbered_seed(options.seed, first + batch * num_levels + number),
-                options.temperature,
-                options.top_k,
-                options.top_p,
-                below=below,
-            )
-            below = tf.concat([codes[:, None], below[:, :-1]], axis=1)
-            texture = options.texture_seeds(vqvae, numbers + number)
-            slices.append(vqvae.decode(codes, texture, slices[-1] if slices else None))
-        yield np.stack([np.asarray(images)[..., 0] for images in slices], axis=1)
+    num_levels, number = prior.settings["num_levels"], first
+    for codes in draw_brain_codes(prior, count, options, begin, first):
+        yield decode_brains(vqvae, codes, options, num_levels, number)
+        number += len(codes) * num_levels
 
 
 def write_brains(

@@ -10,27 +10,35 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from scipy import ndimage, stats
+from scipy import ndimage
 
-from dataset import load_images
+from dataset import codes_below, load_images
 from measures import selection
-from measures.brains import draw_brains
-from measures.evaluation import draw_textures
+from measures.brains import decode_brains, draw_brain_codes
+from measures.evaluation import BATCH, draw_textures
 from measures.images import to_grey, to_unit
 from measures.judges import Pictures, feature_distances, judge, power
 from measures.metrics import energy_ratios
-from measures.samples import SamplingOptions, draw_all, spread_levels
+from measures.samples import SamplingOptions, draw_slice_codes, spread_levels
 from measures.saved import Parts
-from measures.two_sample import features, mmd, pool, squared_distances
+from measures.two_sample import (
+    CodeMaps,
+    features,
+    judge_codes,
+    mmd,
+    pool,
+    squared_distances,
+    wasserstein,
+)
 from modules import VQVAE
 from networks.raster import RasterPrior
-from sources.folder import Split
+from sources.folder import NO_SLICE, Split
+from utils import progress
 
 # Shares of the image's 95th percentile: fluid is darker than the first, the head is brighter than
 # the second.
 DARK, TISSUE = 0.35, 0.15
 FIRST_EVALUATED = 10**6  # number of the first evaluated sample, beyond those of the other figures
-RESAMPLES = 200  # of the intervals of distances between anatomies
 MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang et al. 2003
 MS_SSIM_BATCH = 32
 
@@ -141,13 +149,13 @@ class Drawn:
         images: uint8 `(N, S, S)`, with texture where the model has one.
         plain: The same codes decoded without texture, uint8 `(N, S, S)`.
         levels: Level of each, `(N,)`.
-        groups: Name of the brain, or of the slice that was drawn alone, `(N,)`.
+        maps: Their codes. Groups are brains, or slices that were drawn alone.
     """
 
     images: np.ndarray
     plain: np.ndarray
     levels: np.ndarray
-    groups: np.ndarray
+    maps: CodeMaps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,27 +200,46 @@ def draw(
         known: Levels of the real slices, in rising order.
         options: How codes are drawn.
     """
-    plain = dataclasses.replace(options, texture=False)
-    several = (options, plain) if options.texture and vqvae.texture else (plain,)
     if prior.settings["reads_below"]:
+        num_levels = prior.settings["num_levels"]
         number = math.ceil(count / len(known))
-
-        def images(how):
-            batches = draw_brains(vqvae, prior, number, how, first=FIRST_EVALUATED)
-            brains = np.concatenate([to_grey(batch)[:, known] for batch in batches])
-            return brains.reshape(-1, *brains.shape[2:])[:count]
-
-        levels = np.tile(known, number)[:count]
-        groups = np.repeat(np.arange(number), len(known))[:count]
+        drawn = draw_brain_codes(prior, number, options, first=FIRST_EVALUATED)
+        codes = np.concatenate(list(drawn))  # (brains, L, H, W)
+        levels, groups = (
+            np.tile(np.arange(num_levels), number),
+            np.repeat(range(number), num_levels),
+        )
+        chosen = np.flatnonzero(np.isin(levels, known))[:count]
     else:
         levels, groups = spread_levels(count, None, known), np.arange(count)
+        drawn = draw_slice_codes(prior, levels, options, first=FIRST_EVALUATED)
+        codes = np.concatenate(list(drawn))[:, None]  # a stack of one slice each
+        num_levels, chosen = 1, np.arange(count)
 
-        def images(how):
-            title = "drawing samples to evaluate"
-            return draw_all(vqvae, prior, levels, how, title, first=FIRST_EVALUATED)
+    def images(how):
+        parts = [
+            decode_brains(
+                vqvae, codes[i : i + BATCH], how, num_levels, FIRST_EVALUATED + i * num_levels
+            )
+            for i in range(0, len(codes), BATCH)
+        ]
+        return np.concatenate([to_grey(part).reshape(-1, *part.shape[2:]) for part in parts])
 
-    drawn = [images(how) for how in several]
-    return Drawn(drawn[0], drawn[-1], levels, np.char.add("drawn ", groups.astype(str)))
+    plain = images(dataclasses.replace(options, texture=False))[chosen]
+    textured = images(options)[chosen] if options.texture and vqvae.texture else plain
+    maps = _count_bits(prior, codes.reshape(-1, *codes.shape[2:]), levels, groups)
+    return Drawn(textured, plain, levels[chosen], maps.pick(chosen))
+
+
+def _count_bits(prior, codes, levels, groups):
+    """Drawn codes with their bits, given the codes drawn below them in the same group."""
+    lower = np.where(np.diff(groups, prepend=-1) == 0, np.arange(len(codes)) - 1, NO_SLICE)
+    bits = []
+    for begin in progress(range(0, len(codes), BATCH), "counting bits"):
+        batch = np.arange(begin, min(begin + BATCH, len(codes)))
+        below = codes_below(codes, lower.astype("int32"), batch)
+        bits.append(prior.bits(codes[batch], levels[batch], below).numpy())
+    return CodeMaps(codes, np.concatenate(bits), np.char.add("drawn ", groups.astype(str)))
 
 
 def evaluate_samples(
@@ -248,6 +275,8 @@ def evaluate_samples(
         restored["textured_reconstructions"] = textured
     real = Held.of(results["images"], split)
     report, pairs = evaluate(drawn, real, training, other, restored)
+    maps = CodeMaps(results["codes"], results["bits"], split.subjects.astype(str))
+    report["codes"] = judge_codes(drawn.maps, maps)
     return report, selection.closest_parts(drawn.images, drawn.levels, training.images, pairs)
 
 
@@ -296,9 +325,9 @@ def _two_samples(drawn, real, other, restored):
     """Accuracies of the judges, two sets at a time, and those of each judge."""
     subjects = real.pictures.groups
     comparisons = {
-        "": (Pictures(drawn.images, drawn.groups), real.pictures),
+        "": (Pictures(drawn.images, drawn.maps.groups), real.pictures),
         "_prior": (
-            Pictures(drawn.plain, drawn.groups),
+            Pictures(drawn.plain, drawn.maps.groups),
             Pictures(restored["reconstructions"], subjects),
         ),
         **{
@@ -331,7 +360,7 @@ def _anatomy_report(drawn, real, other):
         low, high = np.percentile(values, (1, 99))
         own, others = found["drawn"][name], found["other"][name]
         theirs = values, real.levels, real.subjects
-        distance, interval = wasserstein((own, drawn.levels, drawn.groups), theirs)
+        distance, interval = wasserstein((own, drawn.levels, drawn.maps.groups), theirs)
         other_distance, other_interval = wasserstein((others, other.levels, other.subjects), theirs)
         report[name] = {
             "samples": float(own.mean()),
@@ -348,40 +377,6 @@ def _anatomy_report(drawn, real, other):
             "wasserstein_validation_ci95": other_interval,
         }
     return report
-
-
-def wasserstein(one: tuple, other: tuple, seed: int = 0) -> tuple[float, list[float]]:
-    """Mean over levels of the distance between the distributions of a figure.
-
-    Args:
-        one: Values, levels and groups, each `(N,)`.
-        other: Values, levels and groups, each `(M,)`.
-        seed: Seed of the bootstrap.
-
-    Returns:
-        `(distance, [low, high])`: the interval is a 95 % bootstrap over groups.
-    """
-    rng = np.random.default_rng(seed)
-    sets = [
-        (values, levels, np.unique(g, return_inverse=True)[1]) for values, levels, g in (one, other)
-    ]
-    levels = np.intersect1d(one[1], other[1])
-
-    def distance(counts):
-        terms = []
-        for level in levels:
-            here = [own == level for _, own, _ in sets]
-            values = [v[at] for (v, _, _), at in zip(sets, here)]
-            weights = [c[g[at]] for (_, _, g), at, c in zip(sets, here, counts)]
-            if all(w.sum() for w in weights):
-                terms.append(stats.wasserstein_distance(*values, *weights))
-        return float(np.mean(terms)) if terms else math.nan
-
-    sizes = [g.max() + 1 for _, _, g in sets]
-    draws = [rng.multinomial(size, np.full(size, 1 / size), RESAMPLES) for size in sizes]
-    resampled = [distance(counts) for counts in zip(*draws)]
-    whole = distance([np.ones(size) for size in sizes])
-    return whole, [float(v) for v in np.nanpercentile(resampled, (2.5, 97.5))]
 
 
 def _by_level(values, levels):

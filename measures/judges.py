@@ -227,7 +227,7 @@ def feature_distances(
     """Compare sets of slices with real ones by features of a network that learned real slices.
 
     The network learns to tell the level of a training slice, and whether it is mirrored. Its
-    features are 128 numbers a slice.
+    features are 128 numbers a slice, divided by their deviation among the real slices.
 
     Args:
         sets: Images uint8 `(N, S, S)` by name.
@@ -256,6 +256,9 @@ def feature_distances(
         name: network.predict(_input(some), batch_size=BATCH, verbose=0).astype("float64")
         for name, some in chosen.items()
     }
+    # In units of their deviation, because a few large features would govern all distances.
+    mean, deviation = found["real"].mean(0), found["real"].std(0)
+    found = {name: (x - mean) / np.maximum(deviation, 1e-3) for name, x in found.items()}
     known = found.pop("real")
     return {name: _distances(features, known) for name, features in found.items()}
 

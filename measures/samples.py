@@ -70,6 +70,41 @@ def spread_levels(count: int, level: int | None, known: np.ndarray) -> np.ndarra
     return np.full(count, level, known.dtype)
 
 
+def draw_slice_codes(
+    prior: RasterPrior,
+    levels: np.ndarray,
+    options: SamplingOptions,
+    given: np.ndarray | None = None,
+    rows: int = 0,
+    first: int = 0,
+) -> Iterator[np.ndarray]:
+    """Draw the codes of slices batch by batch, each slice by itself.
+
+    Args:
+        prior: The model that draws codes.
+        levels: Level of each slice, `(N,)`.
+        options: How codes are drawn.
+        given: Codes to begin from, `(N, H, W)`, or None.
+        rows: Number of rows that are kept of `given`.
+        first: Number of the first slice. It tells drawings with one seed apart.
+
+    Yields:
+        codes, int32 `(B, H, W)`.
+    """
+    for begin in range(0, len(levels), BATCH):
+        batch = slice(begin, begin + BATCH)
+        codes = prior.sample(
+            tf.constant(levels[batch]),
+            numbered_seed(options.seed, first + begin),
+            options.temperature,
+            options.top_k,
+            options.top_p,
+            None if given is None else tf.constant(given[batch], tf.int32),
+            rows,
+        )
+        yield np.asarray(codes)
+
+
 def draw_slices(
     vqvae: VQVAE,
     prior: RasterPrior,
@@ -83,31 +118,20 @@ def draw_slices(
 
     Args:
         vqvae: The model that decodes.
-        prior: The model that draws codes.
-        levels: Level of each slice, `(N,)`.
-        options: How codes are drawn.
-        given: Codes to begin from, `(N, H, W)`, or None.
-        rows: Number of rows that are kept of `given`.
-        first: Number of the first slice. It tells drawings with one seed apart.
+        prior: See `draw_slice_codes`.
+        levels: See `draw_slice_codes`.
+        options: How codes and textures are drawn.
+        given: See `draw_slice_codes`.
+        rows: See `draw_slice_codes`.
+        first: See `draw_slice_codes`.
 
     Yields:
         Images in [0, 1], float32 `(B, S, S)`.
     """
-    for begin in range(0, len(levels), BATCH):
-        batch = slice(begin, begin + BATCH)
-        seed = numbered_seed(options.seed, first + begin)
-        codes = prior.sample(
-            tf.constant(levels[batch]),
-            seed,
-            options.temperature,
-            options.top_k,
-            options.top_p,
-            None if given is None else tf.constant(given[batch], tf.int32),
-            rows,
-        )
-        numbers = first + begin + np.arange(len(codes))
-        texture = options.texture_seeds(vqvae, numbers)
-        yield vqvae.decode(codes, texture).numpy()[..., 0]
+    for codes in draw_slice_codes(prior, levels, options, given, rows, first):
+        numbers = first + np.arange(len(codes))
+        yield vqvae.decode(codes, options.texture_seeds(vqvae, numbers)).numpy()[..., 0]
+        first += len(codes)
 
 
 def draw_all(

@@ -3,10 +3,13 @@
 Images are uint8 or float `(N, h, w)`, 0 to 255 or 0 to 1. Features of them are `(N, F)`.
 """
 
+import dataclasses
+import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
-from scipy import ndimage
+from scipy import ndimage, stats
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
@@ -16,6 +19,10 @@ from sklearn.preprocessing import StandardScaler
 from measures.images import to_unit
 
 FOLDS = 5
+BIT_CELLS = 4  # of a side, over which bits are averaged
+PAIR_BUCKETS = 512  # of pairs of neighbouring codes, in each direction
+PAIR_PRIMES = np.array([7919, 104_729, 1_299_709], "uint64")  # of their hash
+RESAMPLES = 200  # of the intervals of Wasserstein distances
 COMPONENTS = 50  # principal components that the classifier sees, at most
 
 # Rows to learn from `(N, ...)`, 0 or 1 for each, unseen rows `(M, ...)`, seed -> 0 or 1, `(M,)`.
@@ -135,6 +142,73 @@ def _accuracy_interval(right, y, groups, seed):
     return float(accuracy), [float(v) for v in np.percentile(resampled, (2.5, 97.5))]
 
 
+@dataclasses.dataclass(frozen=True)
+class CodeMaps:
+    """Codes of slices, and what they cost.
+
+    Attributes:
+        codes: int32 `(N, H, W)`.
+        bits: Bits of each code to the prior, given the slices below, `(N, H, W)`.
+        groups: Group of each slice, `(N,)`: a subject, or a drawn brain.
+    """
+
+    codes: np.ndarray
+    bits: np.ndarray
+    groups: np.ndarray
+
+    def pick(self, indices: np.ndarray) -> "CodeMaps":
+        """Some of the slices, by their indices or by bool `(N,)`."""
+        return CodeMaps(self.codes[indices], self.bits[indices], self.groups[indices])
+
+
+def judge_codes(drawn: CodeMaps, real: CodeMaps, seed: int = 0) -> dict[str, Any]:
+    """Tell drawn codes from real ones: by what the prior says of them, and by neighbouring codes.
+
+    Drawn codes are compared with one half of the real subjects, and so is the other half.
+
+    Args:
+        drawn: Codes from the prior.
+        real: Codes of slices that it has not seen.
+        seed: Seed of folds and intervals.
+
+    Returns:
+        Accuracies `bits` and `pairs` of drawn codes, and `bits_real` and `pairs_real` of the other
+        half, each with its `_ci95`; 0.5 is indistinguishable. A comparison of fewer than `FOLDS`
+        groups is left out.
+    """
+    half = np.isin(real.groups, np.unique(real.groups)[::2])
+    one, other = real.pick(half), real.pick(~half)
+    report = {}
+    for suffix, maps in (("", drawn), ("_real", one)):
+        count = min(len(maps.codes), len(other.codes))
+        pair = [
+            some.pick(np.linspace(0, len(some.codes) - 1, count).round().astype(int))
+            for some in (maps, other)
+        ]
+        groups = [some.groups for some in pair]
+        if len(np.unique(np.concatenate(groups))) >= FOLDS:
+            for name, see in (("bits", _bits_by_cell), ("pairs", _pairs)):
+                accuracy, interval = two_sample(*map(see, pair), *groups, seed)
+                report |= {f"{name}{suffix}": accuracy, f"{name}{suffix}_ci95": interval}
+    return report
+
+
+def _bits_by_cell(maps):
+    return pool(maps.bits, BIT_CELLS).reshape(len(maps.bits), -1)
+
+
+def _pairs(maps):
+    """Roots of the counts of neighbouring codes, which are hashed: `(N, 2 PAIR_BUCKETS)`."""
+    codes = maps.codes.astype("uint64")
+    neighbours = (codes[:, :, :-1], codes[:, :, 1:]), (codes[:, :-1], codes[:, 1:])
+    counts = []
+    for first, second in neighbours:
+        mixed = (first * PAIR_PRIMES[0] + second * PAIR_PRIMES[1]) % PAIR_PRIMES[2] % PAIR_BUCKETS
+        rows = mixed.reshape(len(codes), -1).astype(int)
+        counts.append([np.bincount(row, minlength=PAIR_BUCKETS) for row in rows])
+    return np.sqrt(np.concatenate(counts, axis=1))
+
+
 def mmd(one: np.ndarray, other: np.ndarray) -> float:
     """Unbiased squared maximum mean discrepancy with a Gaussian kernel of median bandwidth.
 
@@ -155,6 +229,40 @@ def mmd(one: np.ndarray, other: np.ndarray) -> float:
 
     within = [(kernel(s, s).sum() - len(s)) / (len(s) * (len(s) - 1)) for s in (one, other)]
     return float(sum(within) - 2 * kernel(one, other).mean())
+
+
+def wasserstein(one: tuple, other: tuple, seed: int = 0) -> tuple[float, list[float]]:
+    """Mean over levels of the distance between the distributions of a figure.
+
+    Args:
+        one: Values, levels and groups, each `(N,)`.
+        other: Values, levels and groups, each `(M,)`.
+        seed: Seed of the bootstrap.
+
+    Returns:
+        `(distance, [low, high])`: the interval is a 95 % bootstrap over groups.
+    """
+    rng = np.random.default_rng(seed)
+    sets = [
+        (values, levels, np.unique(g, return_inverse=True)[1]) for values, levels, g in (one, other)
+    ]
+    levels = np.intersect1d(one[1], other[1])
+
+    def distance(counts):
+        terms = []
+        for level in levels:
+            here = [own == level for _, own, _ in sets]
+            values = [v[at] for (v, _, _), at in zip(sets, here)]
+            weights = [c[g[at]] for (_, _, g), at, c in zip(sets, here, counts)]
+            if all(w.sum() for w in weights):
+                terms.append(stats.wasserstein_distance(*values, *weights))
+        return float(np.mean(terms)) if terms else math.nan
+
+    sizes = [g.max() + 1 for _, _, g in sets]
+    draws = [rng.multinomial(size, np.full(size, 1 / size), RESAMPLES) for size in sizes]
+    resampled = [distance(counts) for counts in zip(*draws)]
+    whole = distance([np.ones(size) for size in sizes])
+    return whole, [float(v) for v in np.nanpercentile(resampled, (2.5, 97.5))]
 
 
 def squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:

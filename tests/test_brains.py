@@ -12,7 +12,8 @@ from PIL import Image
 
 from fitting import checkpoints
 from fitting.run_directory import RunDirectory
-from measures import brains, selection
+from measures import brains, generation, selection
+from measures.images import to_grey
 from measures.samples import SamplingOptions
 from modules import PixelCNN
 from networks.raster import NO_CODE
@@ -75,6 +76,25 @@ def test_brains_do_not_depend_on_how_many_are_drawn(vqvae):
     assert two.shape == (2, LEVELS, IMAGE_SIZE, IMAGE_SIZE)
     np.testing.assert_allclose(one[0], two[0], atol=1e-5)
     assert np.abs(two[0] - two[1]).max() > 0.01
+
+
+@pytest.mark.parametrize("reads_below", [True, False])
+def test_drawn_slices_are_judged_with_the_bits_of_their_own_codes(vqvae, reads_below):
+    prior, known = make_prior(IMAGE_SIZE // 8, reads_below), np.array([1, 3])
+    drawn = generation.draw(vqvae, prior, 3, known, SamplingOptions(3))
+    codes, groups = drawn.maps.codes, drawn.maps.groups
+    np.testing.assert_array_equal(to_grey(vqvae.decode(codes))[..., 0], drawn.plain)
+    if not reads_below:
+        assert len(set(groups)) == 3
+        np.testing.assert_allclose(drawn.maps.bits, prior.bits(codes, drawn.levels), rtol=1e-4)
+        return
+    assert drawn.levels.tolist() == [1, 3, 1] and len(set(groups)) == 2
+    first = generation.FIRST_EVALUATED
+    (whole,) = brains.draw_brain_codes(prior, 2, SamplingOptions(3), first=first)
+    np.testing.assert_array_equal(codes, whole[[0, 0, 1], [1, 3, 1]])
+    below = np.stack([whole[0, 2], whole[0, 1]])[None]
+    bits = prior.bits(codes[1:2], drawn.levels[1:2], below)
+    np.testing.assert_allclose(drawn.maps.bits[1:2], bits, rtol=1e-4)
 
 
 def test_volumes_go_there_and_back(tmp_path):

@@ -113,7 +113,8 @@ def test_report_on_real_blurred_and_copied_slices(real, blurred, monkeypatch):
     blurred = to_grey(blurred)
 
     def report(mask, pixels):
-        drawn = generation.Drawn(pixels[mask], blurred[mask], levels[mask], cases[mask].astype(str))
+        maps = two_sample.CodeMaps(images[mask], images[mask], cases[mask].astype(str))
+        drawn = generation.Drawn(pixels[mask], blurred[mask], levels[mask], maps)
         restored = {"reconstructions": blurred[sets["real"]]}
         return generation.evaluate(drawn, **data, restored=restored)
 
@@ -139,12 +140,32 @@ def test_report_on_real_blurred_and_copied_slices(real, blurred, monkeypatch):
     assert area["wasserstein"] == area["wasserstein_validation"]  # the same slices
 
 
+def test_codes_are_judged_by_their_bits_and_their_neighbours():
+    """Real codes are rows of one number each, so that neighbours to the right are equal."""
+    rng = np.random.default_rng(0)
+    rows = rng.integers(0, 8, (480, 12, 1)).repeat(12, 2)
+    bits, groups = rng.gamma(2, 1, rows.shape), np.repeat(np.arange(120).astype(str), 4)
+    maps = two_sample.CodeMaps(rows, bits, groups)
+    real, drawn = maps.pick(np.arange(480) % 8 < 4), maps.pick(np.arange(480) % 8 >= 4)
+    same = two_sample.judge_codes(drawn, real)
+    shuffled = rng.permuted(rows, axis=1).transpose(0, 2, 1)[:240]
+    other = two_sample.judge_codes(
+        two_sample.CodeMaps(shuffled, 0.5 * drawn.bits, drawn.groups), real
+    )
+    for name in ("bits", "pairs"):
+        assert 0.35 < same[name] < 0.65 and 0.35 < same[f"{name}_real"] < 0.7
+        assert other[name] > 0.95 and other[f"{name}_ci95"][0] > 0.9
+        assert other[f"{name}_real"] == same[f"{name}_real"]
+    few = maps.pick(np.arange(8))  # two subjects
+    assert "bits" not in two_sample.judge_codes(few, few)
+
+
 def test_wasserstein_is_the_shift_of_a_shifted_set():
     rng = np.random.default_rng(0)
     values, levels, groups = rng.normal(size=60), np.tile([0, 1, 2], 20), np.repeat(range(20), 3)
-    same, (low, _) = generation.wasserstein((values, levels, groups), (values, levels, groups))
+    same, (low, _) = two_sample.wasserstein((values, levels, groups), (values, levels, groups))
     assert same == 0 and low > 0  # two draws of subjects differ
-    distance, (low, high) = generation.wasserstein(
+    distance, (low, high) = two_sample.wasserstein(
         (values + 2.5, levels, groups), (values, levels, groups)
     )
     assert distance == pytest.approx(2.5) and low <= distance <= high
