@@ -1,7 +1,7 @@
 """Compare quality against bytes a slice: models at several rate weights, and image codecs.
 
 python benchmarks/rate_distortion.py --data DIR --run DIR [--run DIR ...] [--split test]
-    [--every N] [--rate-weights L ...] [--json FILE] [--figure FILE]
+    [--every N] [--rate-weights L ...] [--models-alone] [--json FILE] [--figure FILE]
 
 All of them compress the same slices. Bytes of a model are those of real files, one a case, headers
 included, as compress.py writes them. The ideal code length and the index bits stand beside them.
@@ -11,7 +11,8 @@ The weights of a model are sent once. `paid_after` says after how many slices th
 the model are smaller than the payloads of a codec at the same SSIM.
 
 A slice takes up to a second at each rate weight. `--every N` takes each N-th case, for models and
-codecs alike.
+codecs alike. With `--split validate --models-alone` the figures are those by which one chooses the
+rate weight of a model.
 """
 
 import pathlib
@@ -57,6 +58,7 @@ def parse(arguments=None):
         metavar="L",
         help="prices of one bit, a point of the models' curves each (default: %(default)s)",
     )
+    add("--models-alone", action="store_true", help="leave out the codecs")
     add("--json", help="write all points here", **path)
     add("--figure", help="draw the curves here, a PNG", **path)
     return parser.parse_args(arguments)
@@ -73,7 +75,8 @@ def main(args):
         name = run_name(codec)
         weights[name] = weight_bytes(codec.run)
         models[name] = model_points(codec, split, images, args.rate_weights)
-    rivals = {name: list(shown_points(name, images, tuning)) for name in codecs.available()}
+    names = () if args.models_alone else codecs.available()
+    rivals = {name: list(shown_points(name, images, tuning)) for name in names}
     rows = {measure: compare(models, rivals, measure) for measure in LEVELS}
     paid = paid_after(models, rivals, weights)
     for measure in LEVELS:

@@ -198,6 +198,12 @@ def test_bytes_are_compared_at_equal_quality():
     assert np.isnan(rows[0.97]["models"]) and np.isnan(rows[0.96]["payload_bytes"]["c"])
 
 
+def test_models_alone_are_shown_without_codecs(capsys):
+    comparison.show(comparison.compare(MODELS, {}, "ssim"), "ssim")
+    comparison.show_paid(comparison.paid_after(MODELS, {}, {"small": 1, "large": 2}), {"small": 1})
+    assert "0.920         200" in capsys.readouterr().out
+
+
 def test_weights_have_paid_after_so_many_slices():
     """At SSIM 0.92 the small model saves 580 - 200 bytes a slice, and has 3,801 bytes itself."""
     weights = {"small": 3801, "large": 10**6}
