@@ -8,6 +8,7 @@ Reference:
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 from scipy import ndimage
@@ -21,10 +22,11 @@ from networks.raster import RasterPrior, mirrored_level, numbered_seed
 from sources.folder import Split
 from utils import progress
 
-DRAWS = 2  # healed versions of each reading of a slice
-LIMIT = 2.2  # surprise above which a code is drawn anew
+# Surprise above which a code is drawn anew, for each healed version. A low limit outlines a lesion
+# better, a high one leaves more slices without a lesion as they are.
+LIMITS = (4.5, 4.5, 6.5, 6.5)
 REFERENCE_SIDE = 256  # pixels of a side at which the two sigmas hold; they grow with the image
-MAP_SIGMA, SURPRISE_SIGMA = 3.0, 6.0  # pixels
+MAP_SIGMA, SURPRISE_SIGMA = 1.5, 6.0  # pixels
 GRADIENT_SIGMA = 1.5  # pixels
 EDGE = 0.05  # gradient, a pixel, at which a residual counts half
 SCORED = 0.01  # share of the image's pixels, the highest, whose mean is the score of a slice
@@ -33,8 +35,8 @@ SCORED = 0.01  # share of the image's pixels, the highest, whose mean is the sco
 def settings(num_models: int, seed: int) -> dict:
     """Settings behind maps and scores, as `anomaly.json` names them."""
     # Every model reads a slice and its mirror image.
-    draws = 2 * DRAWS * num_models
-    return {"methods": list(METHODS), "draws": draws, "limit": LIMIT, "seed": seed}
+    draws = 2 * len(LIMITS) * num_models
+    return {"methods": list(METHODS), "draws": draws, "limits": list(LIMITS), "seed": seed}
 
 
 def load_slices(models: list[tuple[VQVAE, RasterPrior]], split: Split) -> np.ndarray:
@@ -62,12 +64,12 @@ def analyse(
     images: np.ndarray,
     split: Split,
     seed: int = 0,
-    draws: int = DRAWS,
+    limits: Sequence[float] = LIMITS,
 ) -> dict:
     """Map and score what is unusual in slices, by reconstruction error and by healing.
 
     Healing draws the codes that surprise the prior anew, several times, and decodes them. Its map
-    is the root of what differs from the slice, weighed by the surprise. The surprise is the mean
+    is what differs from the slice, times the surprise. The surprise is the mean
     over two descriptions of a slice. The nearest codes change with a faint lesion too, but also by
     chance. The codes that the prior would choose surprise only where the image insists.
 
@@ -86,7 +88,7 @@ def analyse(
         images: `(N, S, S)` of that image size.
         split: The slices of these images; the priors know all of their levels.
         seed: Seed of the draws.
-        draws: Number of healed versions of each reading.
+        limits: Surprise above which a code is drawn anew, for each healed version.
 
     Returns:
         dict of `restored` and `healed`, images `(N, S, S)`, of `surprise` `(N, S, S)`, and of
@@ -94,7 +96,7 @@ def analyse(
         outside the brain, and scores `(N,)`. `in_case` `(N,)` is what `scores_in_case` says of
         healing.
     """
-    readers = [Reader(*model, split, seed, draws) for model in models]
+    readers = [Reader(*model, split, seed, limits) for model in models]
     parts, batches = [], split.upward(BATCH)
     for batch in progress(batches, "mapping anomalies"):
         readings = [reader.read(images[batch], batch) for reader in readers]
@@ -145,7 +147,7 @@ def _combine(images, readings):
         "healed": healed,
         "surprise": surprise,
         "error": residual(images, restored),
-        "healing": np.sqrt(residual(images, healed)) * weight,
+        "healing": residual(images, healed) * weight,
     }
 
 
@@ -163,20 +165,27 @@ class Reader:
         prior: The model that is surprised and draws codes anew.
         split: All slices, N of them.
         seed: Seed of the draws.
-        draws: Number of healed versions of each side. Each goes up the brain by itself.
+        limits: Surprise above which a code is drawn anew, for each healed version of each side.
+            Each version goes up the brain by itself.
 
     Attributes:
-        healed: Codes of the healed versions, int32 `(draws, 2, N, H, W)`. The second axis is for
+        healed: Codes of the healed versions, int32 `(versions, 2, N, H, W)`. The second axis is for
             slices and mirror images.
     """
 
     def __init__(
-        self, vqvae: VQVAE, prior: RasterPrior, split: Split, seed: int, draws: int = DRAWS
+        self,
+        vqvae: VQVAE,
+        prior: RasterPrior,
+        split: Split,
+        seed: int,
+        limits: Sequence[float] = LIMITS,
     ):
         self.vqvae, self.prior, self.seed, self.below = vqvae, prior, seed, split.below
+        self.limits = np.array(limits, "float32")
         mirrored = mirrored_level(split.levels, prior.settings["num_levels"])
         self.levels = np.stack([split.levels, mirrored]).astype("int32")  # (2, N)
-        self.healed = np.empty((draws, 2, len(split), *vqvae.grid), "int32")
+        self.healed = np.empty((len(limits), 2, len(split), *vqvae.grid), "int32")
 
     def read(self, images: np.ndarray, batch: np.ndarray) -> Reading:
         """Read some slices, those below them having been read before.
@@ -185,12 +194,12 @@ class Reader:
             images: `(B, S, S)`.
             batch: Their indices in the split, `(B,)`.
         """
-        draws, sides, _, *grid = self.healed.shape
+        versions, sides, _, *grid = self.healed.shape
         both = np.concatenate([images, images[:, ::-1]])  # (2 B, S, S)
         levels = self.levels[:, batch].ravel()
-        healed = self.healed.reshape(draws * sides, -1, *grid)
+        healed = self.healed.reshape(versions * sides, -1, *grid)
         below = np.concatenate([codes_below(codes, self.below, batch) for codes in healed])
-        first_below = below[: len(both)]  # of the first draw
+        first_below = below[: len(both)]  # of the first version
 
         distances = self.vqvae.distances(both[..., None])
         nearest = self.prior.describe(distances, levels, 0.0)
@@ -203,15 +212,16 @@ class Reader:
             axis=0,
         )
         seed = numbered_seed(self.seed, int(batch[0]))
-        again = np.tile(nearest, (draws, 1, 1)), np.tile(levels, draws)
-        drawn = self.prior.heal(*again, LIMIT, seed, below).numpy()
-        self.healed[:, :, batch] = drawn.reshape(draws, sides, -1, *grid)
+        again = np.tile(nearest, (versions, 1, 1)), np.tile(levels, versions)
+        limits = np.repeat(self.limits, len(both))
+        drawn = self.prior.heal(*again, limits, seed, below).numpy()
+        self.healed[:, :, batch] = drawn.reshape(versions, sides, -1, *grid)
 
-        versions = [_decode(self.vqvae, codes) for codes in np.split(drawn, draws)]
+        decoded = [_decode(self.vqvae, codes) for codes in np.split(drawn, versions)]
         surprise = per_pixel(surprise, self.vqvae.frame, images.shape[1])
         return Reading(
             surprise=_both_sides(surprise),
-            healed=_both_sides(np.mean(versions, axis=0)),
+            healed=_both_sides(np.mean(decoded, axis=0)),
             restored=_decode(self.vqvae, nearest[: len(images)]),
         )
 

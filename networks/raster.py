@@ -230,7 +230,7 @@ class RasterPrior(keras.Model):
         self,
         codes: tf.Tensor,
         levels: tf.Tensor,
-        limit: float,
+        limit: tf.Tensor | float,
         seed: tf.Tensor,
         below: tf.Tensor | None = None,
     ) -> tf.Tensor:
@@ -239,7 +239,7 @@ class RasterPrior(keras.Model):
         Args:
             codes: int32 `(B, H, W)`.
             levels: int32 `(B,)`.
-            limit: `surprise` above which a code is drawn anew.
+            limit: `surprise` above which a code is drawn anew, one for all or `(B,)`.
             seed: int32 scalar tensor.
             below: See `generate`.
 

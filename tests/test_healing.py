@@ -26,7 +26,7 @@ def make_stack(levels=(0, 1, 2)):
 
 
 def analyse(models):
-    return healing.analyse(models, images(), make_stack(), seed=1, draws=2)
+    return healing.analyse(models, images(), make_stack(), seed=1)
 
 
 def test_analysis_of_slices(vqvae):
@@ -56,9 +56,20 @@ def test_a_slice_and_its_mirror_image_read_the_same(vqvae):
     pair, batch = images(2), np.arange(2)
     one, other = straight.read(pair, batch), swapped.read(pair[:, ::-1], batch)
     np.testing.assert_allclose(one.surprise, other.surprise[:, ::-1], atol=1e-5)
-    assert straight.healed.shape == (healing.DRAWS, 2, 2, 4, 4)
+    assert straight.healed.shape == (len(healing.LIMITS), 2, 2, 4, 4)
     first, second = straight.healed[:, 0], straight.healed[:, 1]
     assert (first != second).any()
+
+
+def test_each_version_has_its_own_limit(vqvae):
+    prior, stack = make_prior(grid=4), make_stack()
+    reader = healing.Reader(vqvae, prior, stack, seed=1, limits=(1e6, -1e6))
+    pair = images(1)
+    reader.read(pair, np.arange(1))
+    nearest = np.asarray(vqvae.encode(np.concatenate([pair, pair[:, ::-1]])[..., None]))
+    kept, drawn = reader.healed[:, :, 0]
+    np.testing.assert_array_equal(kept, nearest)
+    assert (drawn != nearest).mean() > 0.5
 
 
 def test_the_slice_below_is_the_healed_one(vqvae):
@@ -68,7 +79,7 @@ def test_the_slice_below_is_the_healed_one(vqvae):
     values = images()
     readings = [reader.read(values[i : i + 1], np.array([i])) for i in range(3)]
     again = healing.Reader(vqvae, prior, stack, seed=1)
-    again.healed[:, :, 1] = reader.healed[:, :, 1]
+    again.healed[:, :, :2] = reader.healed[:, :, :2]
     above = again.read(values[2:], np.array([2]))
     np.testing.assert_array_equal(above.surprise, readings[2].surprise)
     again.healed[:, :, 1] = (reader.healed[:, :, 1] + 1) % 16
