@@ -102,8 +102,11 @@ def training(
         bits.axhline(value, color="0.5", linestyle=style, label=f"{name}: {value:.2f}")
     # The two weaker baselines may lie above the panel.
     bits.set_ylim(0.9 * min(prior["val_loss"]), 1.3 * baselines["position"])
+    quality.legend(fontsize=8, loc="lower right")
+    usage.legend(fontsize=8, loc="lower right")
+    # Below the line of the position baseline, and above the curves.
+    bits.legend(fontsize=8, loc="upper right", bbox_to_anchor=(1, 0.65))
     for axis in (quality, usage, bits):
-        axis.legend(fontsize=8, loc="best")
         axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
     save_figure(figure, path, caption)
 
