@@ -40,11 +40,13 @@ from utils import Parser, command_line, read_json, write_json
 
 TRAIN = ROOT / "train.py"
 SUBJECTS = 148  # of the learning curve, at most; a smaller set has all of its subjects
-SMALL = "--width 64 --prior-width 64 --texture-epochs 0 --draft-epochs {0} --epochs {1} "
-SMALL += "--prior-epochs {2}"
-FEW = "--texture-epochs 0 --draft-epochs {0} --epochs {1} --prior-epochs {2}"
+# One rate weight for all, because a run that starts from another one takes that of the other.
+PASSES_FLAGS = "--draft-epochs {0} --epochs {1} --prior-epochs {2}"
+FEW = f"--texture-epochs 0 --rate-weight 0.35 {PASSES_FLAGS}"
+SMALL = f"--width 64 --prior-width 64 {FEW}"
 PASSES = np.array([1, 4, 3])  # of draft, VQ-VAE and prior, over all subjects
-SHORT, LONG = (1, 8, 4), (2, 30, 16)  # passes over few subjects in 5 and in 15 minutes
+# Passes over few subjects, meant for about 5 and 15 minutes on two cores. The report has the minutes.
+SHORT, LONG = (1, 8, 4), (2, 30, 16)
 BASE = "synthetic cohort"  # name of the run that others start from
 
 

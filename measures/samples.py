@@ -110,9 +110,8 @@ def draw_slices(
     prior: RasterPrior,
     levels: np.ndarray,
     options: SamplingOptions,
-    given: np.ndarray | None = None,
-    rows: int = 0,
     first: int = 0,
+    **how,
 ) -> Iterator[np.ndarray]:
     """Generate slices batch by batch, so that memory does not grow with their number.
 
@@ -121,14 +120,13 @@ def draw_slices(
         prior: See `draw_slice_codes`.
         levels: See `draw_slice_codes`.
         options: How codes and textures are drawn.
-        given: See `draw_slice_codes`.
-        rows: See `draw_slice_codes`.
         first: See `draw_slice_codes`.
+        **how: Other arguments of `draw_slice_codes`.
 
     Yields:
         Images in [0, 1], float32 `(B, S, S)`.
     """
-    for codes in draw_slice_codes(prior, levels, options, given, rows, first):
+    for codes in draw_slice_codes(prior, levels, options, first=first, **how):
         numbers = first + np.arange(len(codes))
         yield vqvae.decode(codes, options.texture_seeds(vqvae, numbers)).numpy()[..., 0]
         first += len(codes)

@@ -42,8 +42,9 @@ def test_trainings_of_the_curve_take_as_many_steps():
     passes = {n: train.parse(shlex.split(subjects.curve(n).flags)) for n in (37, 74, 148)}
     for stage in ("epochs", "prior_epochs", "draft_epochs"):
         assert len({n * getattr(args, stage) for n, args in passes.items()}) == 1
-    for training in subjects.TRAININGS.values():
-        train.parse(shlex.split(training.flags))
+    measured = [training for training in subjects.TRAININGS.values() if training.subjects]
+    weights = {train.parse(shlex.split(training.flags)).rate_weight for training in measured}
+    assert len(weights) == 1 and None not in weights
 
 
 @pytest.mark.slow
