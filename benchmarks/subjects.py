@@ -45,7 +45,7 @@ PASSES_FLAGS = "--draft-epochs {0} --epochs {1} --prior-epochs {2}"
 FEW = f"--texture-epochs 0 --rate-weight 0.35 {PASSES_FLAGS}"
 SMALL = f"--width 64 --prior-width 64 {FEW}"
 PASSES = np.array([1, 4, 3])  # of draft, VQ-VAE and prior, over all subjects
-# Passes over few subjects, meant for about 5 and 15 minutes on two cores. The report has the minutes.
+# Passes over few subjects, meant for 5 and 15 minutes on two cores. The report has the true ones.
 SHORT, LONG = (1, 8, 4), (2, 30, 16)
 BASE = "synthetic cohort"  # name of the run that others start from
 
