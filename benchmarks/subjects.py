@@ -120,11 +120,12 @@ def main(args):
     }
     show(reports)
     if args.json:
-        recorded.write(args.json, {"fingerprint": slices.fingerprint, "trainings": reports})
+        trainings = {slug(name): report for name, report in reports.items()}
+        recorded.write(args.json, {"fingerprint": slices.fingerprint, "trainings": trainings})
 
 
 def slug(name: str) -> str:
-    """Name of the run directory of a training."""
+    """Name of a training without spaces: that of its run directory."""
     return name.replace(",", "").replace(" ", "-")
 
 
