@@ -1,11 +1,17 @@
 """Compare quality against bytes a slice: models at several rate weights, and image codecs.
 
 python benchmarks/rate_distortion.py --data DIR --run DIR [--run DIR ...] [--split test]
-    [--every N] [--rate-weights L ...] [--models-alone] [--json FILE] [--figure FILE]
+    [--every N] [--rate-weights L ...] [--models-alone] [--learned DIR --learned-python FILE]
+    [--json FILE] [--figure FILE]
 
 All of them compress the same slices. Bytes of a model are those of real files, one a case, headers
 included, as compress.py writes them. The ideal code length and the index bits stand beside them.
 Codecs have a file a slice. We count their payload: file size minus the size of an all-black slice.
+
+`--learned DIR` adds a learned codec, the scale hyperprior of CompressAI. It is trained on the same
+training slices first, for `--learned-minutes` in all, and its weights are kept in DIR. It needs an
+environment of its own, with requirements-codec.txt, whose Python `--learned-python` names. Its
+weights are not counted.
 
 The weights of a model are sent once. `paid_after` says after how many slices they and the files of
 the model are smaller than the payloads of a codec at the same SSIM.
@@ -16,6 +22,7 @@ rate weight of a model.
 """
 
 import pathlib
+import sys
 from typing import Any
 
 import house  # noqa: F401  opens the repository
@@ -26,6 +33,7 @@ from contenders import recorded
 from rates import codecs
 from rates.comparison import LEVELS, compare, frontier, paid_after, show, show_paid
 from rates.files import every_case, write_files
+from rates.learned import Learned
 from rates.quality import quality
 
 from coding.slices import BATCH, Codec
@@ -58,7 +66,21 @@ def parse(arguments=None):
         metavar="L",
         help="prices of one bit, a point of the models' curves each (default: %(default)s)",
     )
-    add("--models-alone", action="store_true", help="leave out the codecs")
+    add("--models-alone", action="store_true", help="leave out the codecs of Pillow")
+    add("--learned", help="folder of the learned codec's weights", metavar="DIR", type=pathlib.Path)
+    add(
+        "--learned-python",
+        default=sys.executable,
+        help="Python that has CompressAI",
+        metavar="FILE",
+    )
+    add(
+        "--learned-minutes",
+        type=between(float, 0.001, 10**5),
+        default=180.0,
+        metavar="M",
+        help="minutes of its training (default: %(default)s)",
+    )
     add("--json", help="write all points here", **path)
     add("--figure", help="draw the curves here, a PNG", **path)
     return parser.parse_args(arguments)
@@ -70,15 +92,22 @@ def main(args):
     split = every_case(slices.splits[args.split], args.every)
     runs = [Codec(RunDirectory(run)) for run in args.run]
     images, tuning = codec_images(runs, split, slices.splits["validate"])
+    learned = None
+    if args.learned:
+        training = load_images(slices.splits["train"], images.shape[1])
+        learned = Learned(args.learned_python, args.learned, training, runs[0].vqvae.frame)
     models, weights = {}, {}
     for codec in runs:
         name = run_name(codec)
         weights[name] = weight_bytes(codec.run)
         models[name] = model_points(codec, split, images, args.rate_weights)
     names = () if args.models_alone else codecs.available()
-    rivals = {name: list(shown_points(name, images, tuning)) for name in names}
-    rows = {measure: compare(models, rivals, measure) for measure in LEVELS}
+    rivals = {name: shown(name, codecs.codec_points(name, images, tuning)) for name in names}
     paid = paid_after(models, rivals, weights)
+    if learned:
+        points = learned.points(args.learned_minutes, images, tuning)
+        rivals["hyperprior"] = shown("hyperprior", points)
+    rows = {measure: compare(models, rivals, measure) for measure in LEVELS}
     for measure in LEVELS:
         show(rows[measure], measure)
     show_paid(paid, weights)
@@ -173,11 +202,13 @@ def model_point(codec: Codec, split: Split, images: np.ndarray, rate_weight: flo
     }
 
 
-def shown_points(name, images, tuning):
-    """Points of a codec, with a line for each."""
-    for point in codecs.codec_points(name, images, tuning):
+def shown(name, points):
+    """List the points of a codec, with a line for each."""
+    listed = []
+    for point in points:
         show_point(name, point, "payload_bytes", f"black below {point['threshold']}")
-        yield point
+        listed.append(point)
+    return listed
 
 
 def show_point(name: str, point: dict[str, Any], rate: str, note: str = "") -> None:

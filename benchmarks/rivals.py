@@ -132,7 +132,7 @@ def make(name: str, images: dict[str, np.ndarray], slices: Slices, args) -> Cont
         flags = [*OURS[name], "--image-size", str(args.image_size)]
         return Ours(images, minutes, slices, flags, RunDirectory(args.out / name))
     if name == "monai":
-        return Remote("monai_rival", images=images, minutes=minutes)
+        return Remote("contenders.monai_rival", images=images, minutes=minutes)
     return {"tutorial": Tutorial, "report": Report}[name](images, minutes)
 
 

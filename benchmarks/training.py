@@ -275,7 +275,7 @@ def torch_prior(dtype: str, network: Network, compiled: bool = False) -> Remote:
 def torch_training(model, stage: str, dtype: str, compiled: bool, arguments: dict) -> Remote:
     """Start a training in PyTorch, and check that it trains as many parameters as ours."""
     settings = {"stage": stage, "dtype": dtype, "compiled": compiled, "arguments": arguments}
-    rival = Remote("torch_networks", **settings)
+    rival = Remote("contenders.torch_networks", **settings)
     ours, theirs = count_parameters(model), rival.parameters()
     assert ours == theirs, f"{stage}: {ours} trainable parameters, in PyTorch {theirs}"
     return rival

@@ -1,5 +1,6 @@
 """Rates of files and of codecs, and the bytes at which curves reach the same quality."""
 
+import functools
 import json
 import shutil
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 import rate_distortion
 from conftest import draw_slice
-from rates import codecs, comparison
+from rates import codecs, comparison, learned
 from rates.files import Alone, every_case, write_files
 from rates.quality import mean_ssim, quality
 from skimage.metrics import peak_signal_noise_ratio
@@ -36,16 +37,17 @@ def images():
 
 @pytest.mark.filterwarnings("ignore:Mean of empty slice")  # black images have no brain
 @pytest.mark.parametrize("name", codecs.CODECS)
-def test_better_quality_costs_more_and_black_costs_nothing(name, images):
+def test_better_quality_costs_more_and_black_costs_nothing(name, images, monkeypatch):
     if name not in codecs.available():
         pytest.skip(f"{name} is optional")
-    low, high = (codecs.codec_point(images, images, options) for options in FAST[name])
+    monkeypatch.setitem(codecs.CODECS, name, FAST[name])
+    low, high = codecs.codec_points(name, images, images)
     for measure in comparison.LEVELS:
         assert low[measure] < high[measure]
     assert 0 < low["payload_bytes"] < high["payload_bytes"]
     assert low["payload_bytes"] < low["file_bytes"]
     black = np.zeros_like(images)
-    assert codecs.codec_point(black, images, FAST[name][0])["payload_bytes"] == 0
+    assert next(codecs.codec_points(name, black, images))["payload_bytes"] == 0
 
 
 def test_codecs_have_their_slowest_settings():
@@ -70,7 +72,8 @@ def test_the_threshold_restores_black_and_helps_others_too(images):
     assert np.array_equal(codecs.blackened(ringing, 10), np.where(images < 10, 0, images))
     options = codecs.CODECS["WebP"][1]
     plain = codecs.decoded(codecs.compressed(images, options))
-    point = codecs.codec_point(images, np.stack([draw_slice(3, 1)]), options)
+    code = functools.partial(codecs.coded, options=options)
+    point = codecs.point(code, images, np.stack([draw_slice(3, 1)]))
     assert point["threshold"] > 0 and point["ssim"] > mean_ssim(images, plain) + 0.01
 
 
@@ -84,6 +87,43 @@ def test_quality_is_of_8_bit_images_and_of_the_brain(images):
     ]
     assert point["brain_psnr"] == pytest.approx(np.mean(expected), abs=1e-3)
     assert point["brain_ssim"] > point["ssim"]
+
+
+def test_the_learned_codec_sees_a_window_and_the_rest_is_black(images, monkeypatch, tmp_path):
+    """Its own network stands for a codec that is exact and takes a byte a row."""
+    calls = []
+
+    class Exact:
+        def __init__(self, module, python, images, folder):
+            calls.append(images.shape)
+
+        def train(self, weight, minutes):
+            calls.append((weight, minutes))
+            return {"weight": weight}
+
+        def code(self, images):
+            return np.full(len(images), images.shape[1]), images
+
+        def close(self):
+            calls.append("closed")
+
+    monkeypatch.setattr(learned, "Remote", Exact)
+    rival = learned.Learned("python", tmp_path, images, (56, 40, 200, 216))
+    points = list(rival.points(12, images, images))
+    minutes = [6, 2, 2, 2]
+    assert calls == [(2, 192, 192), *zip(learned.WEIGHTS, minutes), "closed"]
+    assert [point["options"]["weight"] for point in points] == list(learned.WEIGHTS)
+    assert points[0]["file_bytes"] == 192 and points[0]["payload_bytes"] == 0
+    restored = rival.code(np.ones_like(images))[1]
+    assert restored[:, 32:224, 32:224].all() and restored.sum() == 2 * 192 * 192
+    assert learned.window(0, 100, 160) == slice(0, 128)
+    with pytest.raises(InputError, match="slices of 192 pixels a side. Received: 160"):
+        learned.window(10, 150, 160)
+
+
+def test_a_learned_codec_that_is_not_there_is_said_at_once(images, tmp_path):
+    with pytest.raises(InputError, match="requirements-codec.txt in an environment of its own"):
+        learned.Learned("no-such-python", tmp_path, images, (56, 40, 200, 216))
 
 
 # ---- files of models ---------------------------------------------------------------------------

@@ -160,7 +160,7 @@ def test_ours_learns_by_the_minute(images, slices_folder, tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(not rivals.has_monai(), reason="MONAI is optional")
 def test_the_rival_of_monai_learns(images):
-    rival = Remote("monai_rival", images=images, minutes=1)
+    rival = Remote("contenders.monai_rival", images=images, minutes=1)
     for stage in contender.STAGES:
         minutes, early = rival.train(stage, 0.001)  # one step, with the start of the stage
         if stage == "prior":
@@ -175,7 +175,7 @@ def test_the_rival_of_monai_learns(images):
 
 def test_what_fails_elsewhere_is_said_here():
     with pytest.raises(Failure, match="process ended|No module named"):
-        Remote("no_such_rival")
+        Remote("contenders.no_such_rival")
 
 
 # ---- the whole comparison ------------------------------------------------------------------------
@@ -225,7 +225,7 @@ def test_every_contender_is_made(monkeypatch, images, slices_folder, tmp_path):
     flags = ["--data", "x", "--out", str(tmp_path), "--minutes", "3", "--image-size", "32"]
     args = rivals.parse(flags)
     made = {name: rivals.make(name, images, slices, args) for name in rivals.NAMES}
-    assert made["monai"] == "monai_rival" and made["report"].minutes == 1.5
+    assert made["monai"] == "contenders.monai_rival" and made["report"].minutes == 1.5
     assert (
         made["ours-fine"].settings["reduction"] == 4 and made["ours"].settings["image_size"] == 32
     )

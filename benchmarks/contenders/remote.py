@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-FOLDER = pathlib.Path(__file__).resolve().parent.parent  # where `contenders` can be imported
+FOLDER = pathlib.Path(__file__).resolve().parent.parent  # where modules can be imported
 
 
 class Failure(RuntimeError):
@@ -25,15 +25,16 @@ class Remote:
     """An object in another process. A method is called as if it were here.
 
     Args:
-        module: Module of `contenders` that serves the object when it runs.
+        module: Module of the benchmarks that serves the object when it runs.
+        python: Program that runs it, where that is not the Python of this process.
         **arguments: Keyword arguments that make the object there.
 
     Raises:
         Failure: The object could not be made.
     """
 
-    def __init__(self, module: str, **arguments: Any):
-        command = [sys.executable, "-m", f"contenders.{module}"]
+    def __init__(self, module: str, python: str = sys.executable, **arguments: Any):
+        command = [python, "-m", module]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         self._process = subprocess.Popen(command, cwd=FOLDER, **pipes)
         try:

@@ -10,7 +10,7 @@ import functools
 import importlib.metadata
 import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -91,33 +91,40 @@ def versions() -> dict[str, str]:
 
 
 def codec_points(name: str, images: np.ndarray, tuning: np.ndarray) -> Iterator[dict[str, Any]]:
-    """Measure a codec at each of its settings, see `codec_point`."""
+    """Measure a codec at each of its settings, see `point`."""
     for options in progress(CODECS[name], name, unit="setting"):
-        yield codec_point(images, tuning, options)
+        code = functools.partial(coded, options=options)
+        yield {"options": options, **point(code, images, tuning)}
 
 
-def codec_point(images: np.ndarray, tuning: np.ndarray, options: dict[str, Any]) -> dict[str, Any]:
+def point(code: Callable, images: np.ndarray, tuning: np.ndarray) -> dict[str, Any]:
     """Measure one codec at one quality.
 
     Args:
+        code: Function of slices, uint8 `(N, S, S)`, that returns the bytes of each `(N,)`, and the
+            slices as they come back, `(N, S, S)`.
         images: Uint8 `(N, S, S)`.
         tuning: Other images that choose the threshold, uint8 `(M, S, S)`.
-        options: Options of `PIL.Image.Image.save`.
 
     Returns:
-        `options` and `threshold`; mean bytes a slice, `file_bytes` of the whole file and
-        `payload_bytes` of the file less that of an all-black slice; and what `quality` gives.
+        `threshold`; mean bytes a slice, `file_bytes` of the whole file and `payload_bytes` of the
+        file less that of an all-black slice; and what `quality` gives.
     """
-    threshold = best_threshold(tuning, decoded(compressed(tuning, options)))
-    files = compressed(images, options)
-    size = float(np.mean([len(file) for file in files]))
+    threshold = best_threshold(tuning, code(tuning)[1])
+    sizes, restored = code(images)
+    (empty,), _ = code(np.zeros_like(images[:1]))
     return {
-        "options": options,
         "threshold": threshold,
-        "file_bytes": size,
-        "payload_bytes": size - len(compress(np.zeros_like(images[0]), options)),
-        **quality(images, blackened(decoded(files), threshold)),
+        "file_bytes": float(np.mean(sizes)),
+        "payload_bytes": float(np.mean(sizes) - empty),
+        **quality(images, blackened(restored, threshold)),
     }
+
+
+def coded(images: np.ndarray, options: dict[str, Any]) -> tuple[list[int], np.ndarray]:
+    """Compress and decompress images by Pillow: the bytes of each file, and the images."""
+    files = compressed(images, options)
+    return [len(file) for file in files], decoded(files)
 
 
 def compress(image: np.ndarray, options: dict[str, Any]) -> bytes:

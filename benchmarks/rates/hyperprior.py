@@ -1,0 +1,145 @@
+"""A learned codec as a rival: the scale hyperprior of CompressAI, in PyTorch.
+
+It has the published sizes of its lower rates and one channel instead of three. Its distortion has
+the terms that ours learns as well: squared error, absolute error and SSIM. Bytes are those of its
+real bit streams.
+
+This file runs as a process of its own (`contenders.remote`), in the environment of
+requirements-codec.txt, and serves a `Hyperprior`.
+
+References:
+    Ballé et al. 2018, Variational Image Compression with a Scale Hyperprior.
+    Bégaint et al. 2020, CompressAI: a PyTorch library and evaluation platform.
+"""
+
+import math
+import os
+import pathlib
+import time
+import zlib
+
+import compressai
+import numpy as np
+import torch
+from compressai.models import ScaleHyperprior
+from contenders.contender import in_batches, shuffled
+from contenders.remote import serve
+from pytorch_msssim import ssim
+from torch.nn import functional
+
+CHANNELS = 128, 192  # of most layers, and of the latents
+BATCH_SIZE = 8
+LEARNING_RATE, LEAST_RATE = 4e-4, 1e-5  # it falls along half a cosine
+AUXILIARY_RATE = 1e-3  # of the quantiles of the hyperlatents
+
+
+class Hyperprior:
+    """A scale hyperprior that is trained by the minute, for one weight after the other.
+
+    Args:
+        images: Training slices, uint8 `(N, h, w)`. Both sides are multiples of 64.
+        folder: Where its weights are kept. What is there is not trained again.
+    """
+
+    def __init__(self, images: np.ndarray, folder: str):
+        torch.set_num_threads(os.cpu_count())
+        torch.manual_seed(0)
+        self.images, self.folder = images, pathlib.Path(folder)
+        self.digest = zlib.crc32(np.ascontiguousarray(images))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.model = ScaleHyperprior(*CHANNELS)
+        first, last = self.model.g_a[0], self.model.g_s[-1]
+        self.model.g_a[0] = type(first)(1, CHANNELS[0], 5, stride=2, padding=2)
+        self.model.g_s[-1] = type(last)(CHANNELS[0], 1, 5, stride=2, padding=2, output_padding=1)
+
+    def train(self, weight: float, minutes: float) -> dict:
+        """Train for one weight of the distortion, from the weights of the call before.
+
+        Args:
+            weight: Bits a pixel that a distortion of 1 is worth.
+            minutes: Minutes of training.
+
+        Returns:
+            What was done: `weight`, `minutes`, `steps`, `loss` of the last tenth, `parameters`, and
+            `versions`.
+        """
+        path = self.folder / f"{weight:g}-{minutes:g}-{self.digest:08x}.pt"
+        if path.exists():
+            saved = torch.load(path)
+        else:
+            saved = {"about": self._train(weight, minutes), "model": self.model.state_dict()}
+            torch.save(saved, path.with_suffix(".part"))
+            path.with_suffix(".part").replace(path)
+        self.model.load_state_dict(saved["model"])
+        self.model.eval().update(force=True)
+        return saved["about"]
+
+    def _train(self, weight, minutes):
+        self.model.train()
+        named = dict(self.model.named_parameters())
+        quantiles = {name for name in named if name.endswith(".quantiles")}
+        networks = [value for name, value in named.items() if name not in quantiles]
+        optimizer = torch.optim.Adam(networks, LEARNING_RATE)
+        auxiliary = torch.optim.Adam([named[name] for name in quantiles], AUXILIARY_RATE)
+        orders, losses = shuffled(len(self.images), BATCH_SIZE), []
+        begin = time.perf_counter()
+        while (share := (time.perf_counter() - begin) / (60 * minutes)) < 1:
+            rate = LEAST_RATE + (LEARNING_RATE - LEAST_RATE) * (1 + math.cos(math.pi * share)) / 2
+            optimizer.param_groups[0]["lr"] = rate
+            images = scaled(self.images[next(orders)])
+            out = self.model(images)
+            bits = sum(-torch.log2(each).sum() for each in out["likelihoods"].values())
+            loss = weight * distortion(images, out["x_hat"]) + bits / images.numel()
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(networks, 1.0)
+            optimizer.step()
+            auxiliary.zero_grad()
+            self.model.aux_loss().backward()
+            auxiliary.step()
+            losses.append(loss.item())
+        return {
+            "weight": weight,
+            "minutes": minutes,
+            "steps": len(losses),
+            "loss": float(np.mean(losses[-max(1, len(losses) // 10) :])),
+            "parameters": sum(value.numel() for value in named.values()),
+            "versions": {"torch": torch.__version__, "compressai": compressai.__version__},
+        }
+
+    @torch.no_grad()
+    def code(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Compress and decompress slices, each by itself.
+
+        Args:
+            images: uint8 `(N, h, w)`.
+
+        Returns:
+            Bytes of each `(N,)`, and the decompressed slices, uint8 `(N, h, w)`.
+        """
+        sizes = []
+
+        def both(part):
+            coded = self.model.compress(scaled(part))
+            sizes.extend(sum(map(len, streams)) for streams in zip(*coded["strings"]))
+            decoded = self.model.decompress(coded["strings"], coded["shape"])["x_hat"]
+            return (decoded[:, 0].clamp(0, 1) * 255).round().byte().numpy()
+
+        restored = in_batches(both, images)
+        return np.array(sizes), restored
+
+
+def distortion(images: torch.Tensor, restored: torch.Tensor) -> torch.Tensor:
+    """Squared and absolute error and SSIM, weighted as in `metrics.ReconstructionLoss`."""
+    similar = ssim(images, restored, data_range=1.0)
+    squared, absolute = functional.mse_loss(restored, images), functional.l1_loss(restored, images)
+    return 3 * squared + 0.3 * absolute + 1 - similar
+
+
+def scaled(images: np.ndarray) -> torch.Tensor:
+    """Slices, uint8 `(B, h, w)` -> float32 `(B, 1, h, w)` in [0, 1]."""
+    return torch.from_numpy(images[:, None]).float() / 255
+
+
+if __name__ == "__main__":
+    serve(Hyperprior)
