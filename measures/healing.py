@@ -11,6 +11,7 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
+import tensorflow as tf
 from scipy import ndimage
 
 from dataset import codes_below, load_images
@@ -18,15 +19,16 @@ from measures.evaluation import BATCH
 from measures.images import per_pixel, to_unit
 from measures.saved import METHODS
 from modules import VQVAE
-from networks.raster import RasterPrior, mirrored_level, numbered_seed
+from networks.raster import NO_CODE, RasterPrior, mirrored_level, numbered_seed
 from sources.folder import Split
 from utils import progress
 
 # Surprise above which a code is drawn anew, for each healed version. A low limit outlines a lesion
 # better, a high one leaves more slices without a lesion as they are.
-LIMITS = (4.5, 4.5, 6.5, 6.5)
+LIMITS = (2.2, 4.5, 4.5, 6.5, 6.5)
 REFERENCE_SIDE = 256  # pixels of a side at which the two sigmas hold; they grow with the image
 MAP_SIGMA, SURPRISE_SIGMA = 1.5, 6.0  # pixels
+LEVEL_SIGMA = 3.0  # levels of a case over which surprise is smoothed
 GRADIENT_SIGMA = 1.5  # pixels
 EDGE = 0.05  # gradient, a pixel, at which a residual counts half
 SCORED = 0.01  # share of the image's pixels, the highest, whose mean is the score of a slice
@@ -49,7 +51,7 @@ class Reading:
     """What one model read of slices and of their mirror images.
 
     Attributes:
-        surprise: Surprise of the code at each pixel, a mean of both, `(N, S, S)`.
+        surprise: Surprise of the code at each pixel, a mean of all readings, `(N, S, S)`.
         healed: Mean of the healed versions, `(N, S, S)`.
         restored: Reconstruction of the slices from their nearest codes, `(N, S, S)`.
     """
@@ -69,12 +71,14 @@ def analyse(
     """Map and score what is unusual in slices, by reconstruction error and by healing.
 
     Healing draws the codes that surprise the prior anew, several times, and decodes them. Its map
-    is what differs from the slice, times the surprise. The surprise is the mean
-    over two descriptions of a slice. The nearest codes change with a faint lesion too, but also by
-    chance. The codes that the prior would choose surprise only where the image insists.
+    is what differs from the slice, times the surprise. The surprise is the mean over two
+    descriptions of a slice. The nearest codes change with a faint lesion too, but also by chance.
+    The codes that the prior would choose surprise only where the image insists.
 
     A stack is read from bottom to top. A prior that reads the slices below is given the *healed*
-    ones, so that a lesion there does not excuse the one above it.
+    ones, so that a lesion there does not excuse the one above it. A lesion that begins faint may
+    stay in a healed slice all the same. So the surprise is also a mean over contexts: each healed
+    version, and no slice below. It is then smoothed along the levels of the case.
 
     The prior knows only what comes before a code in raster order. So every model reads a slice
     twice: as it is, and as its mirror image, from the other side. What several models read is
@@ -91,19 +95,24 @@ def analyse(
         limits: Surprise above which a code is drawn anew, for each healed version.
 
     Returns:
-        dict of `restored` and `healed`, images `(N, S, S)`, of `surprise` `(N, S, S)`, and of
-        `maps` and `scores`. These hold for each of `METHODS` a map `(N, S, S)`, 0 or more and 0
-        outside the brain, and scores `(N,)`. `in_case` `(N,)` is what `scores_in_case` says of
-        healing.
+        dict of `restored` and `healed`, images `(N, S, S)`, of `surprise` `(N, S, S)` after
+        `along_levels`, and of `maps` and `scores`. These hold for each of `METHODS` a map
+        `(N, S, S)`, 0 or more and 0 outside the brain, and scores `(N,)`. `in_case` `(N,)` is what
+        `scores_in_case` says of healing.
     """
     readers = [Reader(*model, split, seed, limits) for model in models]
     parts, batches = [], split.upward(BATCH)
     for batch in progress(batches, "mapping anomalies"):
-        readings = [reader.read(images[batch], batch) for reader in readers]
-        parts.append(_combine(images[batch], readings))
+        readings = [vars(reader.read(images[batch], batch)) for reader in readers]
+        parts.append({name: np.mean([r[name] for r in readings], axis=0) for name in readings[0]})
     places = np.argsort(np.concatenate(batches))
     results = {name: np.concatenate([part[name] for part in parts])[places] for name in parts[0]}
-    maps = {method: results.pop(method) for method in METHODS}
+    results["surprise"] = along_levels(results["surprise"], split)
+    weight = smooth(results["surprise"], SURPRISE_SIGMA)
+    maps = {
+        "error": residual(images, results["restored"]),
+        "healing": residual(images, results["healed"]) * weight,
+    }
     scores = {method: _scores(values) for method, values in maps.items()}
     in_case = scores_in_case(scores["healing"], split.cases)
     return {**results, "maps": maps, "scores": scores, "in_case": in_case}
@@ -135,20 +144,20 @@ def _scores(maps):
     return np.partition(maps.reshape(len(maps), -1), -count, axis=1)[:, -count:].mean(1)
 
 
-def _combine(images, readings):
-    """Maps of a batch of slices from what all readers read of them."""
-    surprise, healed, restored = (
-        np.mean([getattr(reading, name) for reading in readings], axis=0)
-        for name in ("surprise", "healed", "restored")
-    )
-    weight = smooth(surprise, SURPRISE_SIGMA)
-    return {
-        "restored": restored,
-        "healed": healed,
-        "surprise": surprise,
-        "error": residual(images, restored),
-        "healing": residual(images, healed) * weight,
-    }
+def along_levels(values: np.ndarray, split: Split) -> np.ndarray:
+    """Smooth maps `(N, S, S)` along the levels of each case, with a Gaussian of `LEVEL_SIGMA`.
+
+    A lesion goes through several slices, and what surprises by chance does not. Levels that are
+    missing have no weight.
+    """
+    smoothed = np.empty_like(values)
+    for case in np.unique(split.cases):
+        own = np.flatnonzero(split.cases == case)
+        apart = np.subtract.outer(split.levels[own], split.levels[own])
+        weights = np.exp(-0.5 * (apart / LEVEL_SIGMA) ** 2)
+        weights /= weights.sum(1, keepdims=True)
+        smoothed[own] = np.tensordot(weights.astype(values.dtype), values[own], 1)
+    return smoothed
 
 
 class Reader:
@@ -199,18 +208,10 @@ class Reader:
         levels = self.levels[:, batch].ravel()
         healed = self.healed.reshape(versions * sides, -1, *grid)
         below = np.concatenate([codes_below(codes, self.below, batch) for codes in healed])
-        first_below = below[: len(both)]  # of the first version
 
         distances = self.vqvae.distances(both[..., None])
         nearest = self.prior.describe(distances, levels, 0.0)
-        likely = self.prior.describe(distances, levels, None, first_below)
-        surprise = np.mean(
-            [
-                np.maximum(self.prior.surprise(codes, levels, first_below), 0.0)
-                for codes in (nearest, likely)
-            ],
-            axis=0,
-        )
+        surprise = self._surprise(distances, nearest, levels, below)
         seed = numbered_seed(self.seed, int(batch[0]))
         again = np.tile(nearest, (versions, 1, 1)), np.tile(levels, versions)
         limits = np.repeat(self.limits, len(both))
@@ -224,6 +225,19 @@ class Reader:
             healed=_both_sides(np.mean(decoded, axis=0)),
             restored=_decode(self.vqvae, nearest[: len(images)]),
         )
+
+    def _surprise(self, distances, nearest, levels, below):
+        """Mean surprise over two descriptions, above no slice and above each healed version."""
+        contexts = np.concatenate([np.full_like(below[: len(levels)], NO_CODE), below])
+        count = len(contexts) // len(levels)
+        tiled = tf.tile(distances, (count, 1, 1, 1)), np.tile(levels, count)
+        likely = self.prior.describe(*tiled, None, contexts)
+        readings = [
+            np.maximum(self.prior.surprise(codes, levels, context), 0.0)
+            for context, own in zip(np.split(contexts, count), np.split(likely, count))
+            for codes in (nearest, own)
+        ]
+        return np.mean(readings, axis=0)
 
 
 def _both_sides(maps):

@@ -125,3 +125,35 @@ def test_a_residual_counts_less_at_an_edge():
     version[:, 100:110, 123:133] -= 0.2
     residual = healing.residual(image, version)[0]
     assert residual[105, 65] > 1.5 * residual[105, 128] > 0
+
+
+def test_surprise_is_smoothed_along_the_levels_of_a_case():
+    places = [(1, 0), (1, 1), (1, 4), (2, 0)]
+    split = make_split("test", [(case, k, f"{case} {k}") for case, k in places], {})
+    maps = np.zeros((4, 2, 2), "float32")
+    maps[0] = 1.0
+    smoothed = healing.along_levels(maps, split)[:, 0, 0]
+    near, far = np.exp(-0.5 * (np.array([1, 4]) / healing.LEVEL_SIGMA) ** 2)
+    next_to_both = np.exp(-0.5 * (3 / healing.LEVEL_SIGMA) ** 2)
+    expected = [
+        1 / (1 + near + far),
+        near / (near + 1 + next_to_both),
+        far / (far + next_to_both + 1),
+        0,
+    ]
+    np.testing.assert_allclose(smoothed, expected, rtol=1e-5)
+    same = np.ones_like(maps)
+    np.testing.assert_allclose(healing.along_levels(same, split), same, rtol=1e-6)
+
+
+def test_a_healed_version_below_can_raise_the_surprise_of_another(vqvae):
+    """Surprise is a mean over contexts, so each healed version below counts."""
+    prior, stack = make_prior(grid=4), make_stack()
+    values = images()
+    readings = []
+    for shift in (0, 1):
+        reader = healing.Reader(vqvae, prior, stack, seed=1, limits=(2.0, 6.0))
+        reader.read(values[:1], np.arange(1))
+        reader.healed[1, :, 0] = (reader.healed[1, :, 0] + shift) % 16
+        readings.append(reader.read(values[1:2], np.array([1])))
+    assert np.abs(readings[0].surprise - readings[1].surprise).max() > 1e-4
