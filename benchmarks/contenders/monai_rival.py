@@ -92,7 +92,8 @@ class Monai(Contender):
         return self.inferer(images, vqvae, prior, self.ordering, return_latent=True)[:2]
 
     def describe(self):
-        versions = {package.__name__: package.__version__ for package in (torch, monai)}
+        # As plain text, because the other process has no PyTorch.
+        versions = {package.__name__: str(package.__version__) for package in (torch, monai)}
         return {**super().describe(), "versions": versions}
 
     def count_parameters(self, model):

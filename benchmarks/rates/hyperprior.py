@@ -104,7 +104,7 @@ class Hyperprior:
             "steps": len(losses),
             "loss": float(np.mean(losses[-max(1, len(losses) // 10) :])),
             "parameters": sum(value.numel() for value in named.values()),
-            "versions": {"torch": torch.__version__, "compressai": compressai.__version__},
+            "versions": {"torch": str(torch.__version__), "compressai": compressai.__version__},
         }
 
     @torch.no_grad()
