@@ -25,7 +25,7 @@ from utils import progress
 
 # Surprise above which a code is drawn anew, for each healed version. A low limit outlines a lesion
 # better, a high one leaves more slices without a lesion as they are.
-LIMITS = (2.2, 4.5, 4.5, 6.5, 6.5)
+LIMITS = (2.2, 4.5, 6.5)
 REFERENCE_SIDE = 256  # pixels of a side at which the two sigmas hold; they grow with the image
 MAP_SIGMA, SURPRISE_SIGMA = 1.5, 6.0  # pixels
 LEVEL_SIGMA = 3.0  # levels of a case over which surprise is smoothed
