@@ -8,9 +8,8 @@ seed, see the same batches and take the same number of steps. Their learning rat
 within these steps as in train.py.
 
 Scores are means over at most 256 validation slices, spread evenly. "another seed" shows how much
-chance alone changes a score. Brief training hides some ingredients: mirroring and dropout act
-against overfitting, and cannot help within the first pass over the data. A larger network cannot
-show all of its worth either.
+chance alone changes a score. Brief training hides what acts against overfitting, like mirroring
+and dropout. It also hides a part of what a larger network is worth.
 
 With --json every figure is written as soon as it is known. A variant that the file holds already is
 not trained again.
@@ -28,6 +27,7 @@ import house  # noqa: F401  opens the repository
 import keras
 import numpy as np
 import tensorflow as tf
+from contenders import recorded
 from contenders.timing import fit
 
 import dataset
@@ -42,7 +42,7 @@ from measures.evaluation import BATCH
 from measures.images import to_grey
 from sources.folder import Slices, Split, find_slices, open_slices
 from sources.layout import FITTED_SPLITS
-from utils import InputError, Parser, between, command_line, progress, read_json, write_json
+from utils import InputError, Parser, between, command_line, progress, read_json
 
 STEPS = {"vqvae": 600, "prior": 500}  # both tables take about an hour on two cores
 PRIOR_WIDTH = 64  # half of the shipped width, for more steps in the same time
@@ -122,6 +122,7 @@ def main(args):
     }
     continues = args.json and args.json.exists()
     report = read_json(args.json, advice="name another --json file") if continues else {}
+    report.pop("made", None)
     for stage in [args.stage] if args.stage else STEPS:
         base = {**settings, "steps": args.steps or STEPS[stage]}
         bench = {"vqvae": AutoencoderBench, "prior": PriorBench}[stage](slices, base, args.run)
@@ -158,7 +159,7 @@ def fill_table(stage: str, bench: "Bench", report: dict, path: pathlib.Path | No
             figures = bench.measure({**base, **changes}, name)
             row = table["variants"][name] = {"changes": changes, **figures}
             if path:
-                write_json(path, report)
+                recorded.write(path, report)
         show_row(stage, name, row)
 
 
