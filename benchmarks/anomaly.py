@@ -11,8 +11,9 @@ nothing about disease. The control is OASIS-1, which includes people with dement
 
 Each method is chosen on bodies in validation slices: its variant, how slices and cases are scored,
 and its threshold. Test slices only report, with other bodies. AUROC compares scores with those of
-the control. Average precision is over the brain pixels of slices with a lesion and of the control.
-Intervals are 95 % bootstraps over subjects.
+the control, and under `beside` with those of slices above and below the body in its own stack.
+Average precision is over the brain pixels of slices with a lesion and of the control. Intervals are
+95 % bootstraps over subjects.
 """
 
 import collections
@@ -304,18 +305,29 @@ def report_method(evidence: Evidence, ranked: list[Choice]) -> dict:
         },
         "by_kind": by_kind,
         "by_case": {**by_case.pop("all"), "by_strength": by_case},
-        "control": report_control(evidence.control, choice),
+        "control": report_without(evidence.control, choice),
+        "beside": report_beside(evidence, choice, subjects),
     }
 
 
-def report_control(control: Judged, choice: Choice) -> dict:
+def report_beside(evidence: Evidence, choice: Choice, subjects: Subjects) -> dict:
+    """Measure what a method says about slices of planted stacks that the body does not reach."""
+    lesions, scores = evidence.lesions, evidence.planted.scores[choice.way]
+    own = np.tile(subjects.slices, len(lesions) // len(subjects.slices))
+    sides = [(scores[chosen], own[chosen]) for chosen in (lesions, ~lesions)]
+    values = accuracy.auroc(*itertools.chain(*zip(*sides)), subjects.weights)
+    beside = evidence.planted.pick(~lesions, slice(None))
+    return {**accuracy.with_interval("auroc", values), **report_without(beside, choice)}
+
+
+def report_without(judged: Judged, choice: Choice) -> dict:
     """Measure what a method says about slices without a lesion."""
-    scores, above = control.scores[choice.way], control.outside[:, choice.threshold + 1 :]
+    scores, above = judged.scores[choice.way], judged.outside[:, choice.threshold + 1 :]
     return {
         "slices": len(scores),
         "score_mean": float(scores.mean()),
         "score_p95": float(np.percentile(scores, 95)),
-        "brain_above_threshold": float(above.sum() / control.outside.sum(dtype="int64")),
+        "brain_above_threshold": float(above.sum() / judged.outside.sum(dtype="int64")),
     }
 
 

@@ -129,6 +129,9 @@ def test_figures_of_a_perfect_and_of_a_blind_map(planted):
     assert report["slices"] == planted.masks.any((1, 2)).sum()
     assert report["by_case"]["auroc"] == 1 and report["by_case"]["cases"] == CASES
     assert report["control"]["brain_above_threshold"] == 0
+    beside = report["beside"]
+    assert beside["auroc"] == 1 and beside["brain_above_threshold"] == 0
+    assert beside["slices"] + report["slices"] == len(planted.kinds)
     strengths = report["by_strength"].values()
     assert sum(row["slices"] for row in strengths) == report["slices"]
     report = anomaly.report_method(blind, anomaly.rank({"blind": blind}))
@@ -163,7 +166,7 @@ def test_every_method_is_measured(capsys):
 
 
 @pytest.mark.slow
-def test_a_denoiser_is_trained_once(trained_run, slices_folder, tmp_path):
+def test_a_denoiser_is_trained_once(trained_run, slices_folder, tmp_path, monkeypatch):
     run, slices, path = RunDirectory(trained_run), open_slices(slices_folder), tmp_path / "x.keras"
     model = denoiser.load_denoiser(path, run, slices)
     clean = np.zeros((1, *model.input_shape[1:]), "float32")
@@ -171,5 +174,8 @@ def test_a_denoiser_is_trained_once(trained_run, slices_folder, tmp_path):
     written = path.read_bytes()
     denoiser.load_denoiser(path, run, slices)
     assert path.read_bytes() == written
+    monkeypatch.setattr(denoiser, "NOISE", 0.3)
+    with pytest.raises(InputError, match="remove it"):
+        denoiser.load_denoiser(path, run, slices)
     noisy, target = denoiser.noisy(lambda: (clean[0] + 0.5, clean[0]))()
     assert np.std(noisy) > 0.01 and not np.any(target)

@@ -1,7 +1,7 @@
 """Methods that map what is unusual: healing, and what it has to be better than.
 
 Every method has variants, of which the benchmark takes the one that is best on validation slices.
-Variants differ in how far a map is smoothed.
+Variants differ in how far a map is smoothed, within the slice and along the levels of the case.
 
 References:
     Meissen et al. 2021, Challenging Current Semi-Supervised Anomaly Segmentation Methods for Brain
@@ -13,8 +13,16 @@ from collections.abc import Iterator
 
 import keras
 import numpy as np
+from scipy import ndimage
 
-from measures.healing import MAP_SIGMA, SURPRISE_SIGMA, analyse, residual, smooth
+from measures.healing import (
+    MAP_SIGMA,
+    SURPRISE_SIGMA,
+    along_levels,
+    analyse,
+    residual,
+    smooth,
+)
 from measures.images import to_unit
 from modules import VQVAE
 from sources.folder import Split
@@ -76,18 +84,33 @@ def map_slices(
     for factor in (0.5, 1, 2):
         sigma = factor * SURPRISE_SIGMA
         yield "surprise", f"sigma {sigma:g}", smooth(found["surprise"], sigma) * brain
-    vqvae = models[0][0]
+    for method, name, maps in map_without_prior(models[0][0], statistics, denoiser, images, split):
+        yield method, name, maps * brain
+        yield method, f"{name}, along levels", along_levels(maps, split) * brain
+
+
+def map_without_prior(
+    vqvae: VQVAE,
+    statistics: LevelStatistics,
+    denoiser: keras.Model | None,
+    images: np.ndarray,
+    split: Split,
+) -> Iterator[tuple[str, str, np.ndarray]]:
+    """Map slices by all methods that need no prior; see `map_slices`."""
     restored = both_sides(images, lambda batch: vqvae.decode(vqvae.encode(batch)).numpy())
     for name, sigma in SIGMAS.items():
         yield "error", name, np.sqrt(residual(images, restored, sigma))
-        yield "z-map", name, statistics.z_map(images, split.levels, name) * brain
+        yield "z-map", name, statistics.z_map(images, split.levels, name)
         smoothed = smooth(images, sigma)
-        yield "intensity", f"bright, {name}", smoothed * brain
-        yield "intensity", f"dark, {name}", np.maximum(1 - smoothed, 0) * brain
+        yield "intensity", f"bright, {name}", smoothed
+        yield "intensity", f"dark, {name}", np.maximum(1 - smoothed, 0)
     if denoiser:
         clean = both_sides(images, lambda batch: denoise(denoiser, vqvae, batch))
         for name, sigma in SIGMAS.items():
-            yield "denoiser", name, np.abs(smooth(images - clean, sigma)) * brain
+            yield "denoiser", name, np.abs(smooth(images - clean, sigma))
+        inner = ndimage.binary_erosion(images > 0, np.ones((1, 5, 5)))
+        median = ndimage.median_filter(np.abs(images - clean) * inner, (1, 5, 5))
+        yield "denoiser", "median of 5 x 5, as published", median
 
 
 def both_sides(images: np.ndarray, restore) -> np.ndarray:
