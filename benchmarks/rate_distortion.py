@@ -10,8 +10,8 @@ Codecs have a file a slice. We count their payload: file size minus the size of 
 
 `--learned DIR` adds a learned codec, the scale hyperprior of CompressAI. It is trained on the same
 training slices first, for `--learned-minutes` in all, and its weights are kept in DIR. It needs an
-environment of its own, with requirements-codec.txt, whose Python `--learned-python` names. Its
-weights are not counted.
+environment of its own, with requirements-codec.txt, whose Python `--learned-python` names. The
+bytes of its weights are not counted.
 
 The weights of a model are sent once. `paid_after` says after how many slices they and the files of
 the model are smaller than the payloads of a codec at the same SSIM.
@@ -46,7 +46,9 @@ from sources.layout import SPLITS
 from utils import InputError, Parser, between, command_line
 
 RATE_WEIGHTS = (0.0, 0.1, 0.2, 0.35, 0.6, 1.0, 2.0)
-TUNED_ON = 8  # each so many validation slices choose the thresholds of the codecs
+# Each so many validation slices choose the thresholds of codecs; odd, so that all levels are there.
+TUNED_ON = 7
+LEARNED_MINUTES = 180
 
 
 def parse(arguments=None):
@@ -68,22 +70,19 @@ def parse(arguments=None):
     )
     add("--models-alone", action="store_true", help="leave out the codecs of Pillow")
     add("--learned", help="folder of the learned codec's weights", metavar="DIR", type=pathlib.Path)
-    add(
-        "--learned-python",
-        default=sys.executable,
-        help="Python that has CompressAI",
-        metavar="FILE",
-    )
+    add("--learned-python", help="Python that has CompressAI (default: this one)", metavar="FILE")
     add(
         "--learned-minutes",
         type=between(float, 0.001, 10**5),
-        default=180.0,
         metavar="M",
-        help="minutes of its training (default: %(default)s)",
+        help=f"minutes of its training (default: {LEARNED_MINUTES})",
     )
     add("--json", help="write all points here", **path)
     add("--figure", help="draw the curves here, a PNG", **path)
-    return parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
+    if not args.learned and (args.learned_python or args.learned_minutes):
+        parser.error("argument --learned-python/--learned-minutes: give --learned DIR too")
+    return args
 
 
 def main(args):
@@ -92,10 +91,13 @@ def main(args):
     split = every_case(slices.splits[args.split], args.every)
     runs = [Codec(RunDirectory(run)) for run in args.run]
     images, tuning = codec_images(runs, split, slices.splits["validate"])
-    learned = None
-    if args.learned:
+    learned = {}
+    if args.learned:  # first, because its training is the longest work and its weights are kept
         training = load_images(slices.splits["train"], images.shape[1])
-        learned = Learned(args.learned_python, args.learned, training, runs[0].vqvae.frame)
+        python, minutes = args.learned_python or sys.executable, args.learned_minutes
+        rival = Learned(python, args.learned, training, runs[0].vqvae.frame)
+        points = rival.points(minutes or LEARNED_MINUTES, images, tuning)
+        learned["hyperprior"] = shown("hyperprior", points)
     models, weights = {}, {}
     for codec in runs:
         name = run_name(codec)
@@ -104,9 +106,7 @@ def main(args):
     names = () if args.models_alone else codecs.available()
     rivals = {name: shown(name, codecs.codec_points(name, images, tuning)) for name in names}
     paid = paid_after(models, rivals, weights)
-    if learned:
-        points = learned.points(args.learned_minutes, images, tuning)
-        rivals["hyperprior"] = shown("hyperprior", points)
+    rivals |= learned
     rows = {measure: compare(models, rivals, measure) for measure in LEVELS}
     for measure in LEVELS:
         show(rows[measure], measure)

@@ -26,7 +26,7 @@ from utils import progress
 # Surprise above which a code is drawn anew, for each healed version. A low limit outlines a lesion
 # better, a high one leaves more slices without a lesion as they are.
 LIMITS = (2.2, 4.5, 6.5)
-REFERENCE_SIDE = 256  # pixels of a side at which the two sigmas hold; they grow with the image
+REFERENCE_SIDE = 256  # pixels of a side at which the sigmas hold; they grow with the image
 MAP_SIGMA, SURPRISE_SIGMA = 1.5, 6.0  # pixels
 LEVEL_SIGMA = 3.0  # levels of a case over which surprise is smoothed
 GRADIENT_SIGMA = 1.5  # pixels
@@ -228,7 +228,9 @@ class Reader:
 
     def _surprise(self, distances, nearest, levels, below):
         """Mean surprise over two descriptions, above no slice and above each healed version."""
-        contexts = np.concatenate([np.full_like(below[: len(levels)], NO_CODE), below])
+        contexts = np.full_like(below[: len(levels)], NO_CODE)
+        if (below != NO_CODE).any():
+            contexts = np.concatenate([contexts, below])
         count = len(contexts) // len(levels)
         tiled = tf.tile(distances, (count, 1, 1, 1)), np.tile(levels, count)
         likely = self.prior.describe(*tiled, None, contexts)

@@ -12,7 +12,7 @@ import numpy as np
 
 from reports.panels import BLUE, GREEN, GREY, GREY_SCALE, ORANGE, save_figure
 
-PURPLE, MIDDLE_GREY = "#CC79A7", "0.45"
+PURPLE, SKY_BLUE, MIDDLE_GREY = "#CC79A7", "#56B4E9", "0.45"
 BYTE_TICKS = (50, 100, 200, 500, 1000, 2000)
 QUALITIES = {
     "ssim": "SSIM",
@@ -159,8 +159,8 @@ def _show_models(axis, models, measure):
 
 
 def _show_codecs(axis, codecs, measure):
-    colours = itertools.cycle((ORANGE, GREEN, PURPLE, MIDDLE_GREY, "black"))
-    for (name, points), colour, marker in zip(codecs.items(), colours, itertools.cycle("xP*+1")):
+    colours = itertools.cycle((ORANGE, GREEN, PURPLE, MIDDLE_GREY, "black", SKY_BLUE))
+    for (name, points), colour, marker in zip(codecs.items(), colours, itertools.cycle("xP*+1D")):
         points = sorted(points, key=lambda point: point["payload_bytes"])
         style = {"color": colour, "marker": marker, "markersize": 4, "label": f"{name}, payload"}
         axis.plot(*_column(points, "payload_bytes", measure), **style)

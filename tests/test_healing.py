@@ -146,6 +146,35 @@ def test_surprise_is_smoothed_along_the_levels_of_a_case():
     np.testing.assert_allclose(healing.along_levels(same, split), same, rtol=1e-6)
 
 
+def test_maps_take_the_surprise_along_the_levels(vqvae, monkeypatch):
+    models = [(vqvae, make_prior(grid=4))]
+    found = analyse(models)["surprise"]
+    monkeypatch.setattr(healing, "along_levels", lambda values, split: values)
+    each = analyse(models)["surprise"]
+    monkeypatch.undo()
+    np.testing.assert_allclose(found, healing.along_levels(each, make_stack()), rtol=1e-5)
+    assert np.abs(found - each).max() > 1e-3
+
+
+def test_surprise_is_read_above_no_slice_and_above_each_version(vqvae, monkeypatch):
+    prior, given = make_prior(grid=4), []
+    surprise = prior.surprise
+    monkeypatch.setattr(
+        prior, "surprise", lambda *inputs: given.append(inputs[-1]) or surprise(*inputs)
+    )
+    reader, values = healing.Reader(vqvae, prior, make_stack(), seed=1), images()
+    reader.read(values[:1], np.arange(1))
+    assert len(given) == 2  # nothing lies below, so there is one context for both descriptions
+    given.clear()
+    reader.read(values[1:2], np.array([1]))
+    contexts = given[::2]
+    assert len(contexts) == 1 + len(healing.LIMITS)
+    assert (contexts[0] == healing.NO_CODE).all()
+    below = reader.healed[:, :, 0]
+    for context, healed in zip(contexts[1:], below):
+        np.testing.assert_array_equal(context[:, 0], healed)
+
+
 def test_a_healed_version_below_can_raise_the_surprise_of_another(vqvae):
     """Surprise is a mean over contexts, so each healed version below counts."""
     prior, stack = make_prior(grid=4), make_stack()

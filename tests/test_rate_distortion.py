@@ -2,12 +2,16 @@
 
 import functools
 import json
+import os
 import shutil
+import time
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import rate_distortion
 from conftest import draw_slice
+from contenders import remote
 from rates import codecs, comparison, learned
 from rates.files import Alone, every_case, write_files
 from rates.quality import mean_ssim, quality
@@ -89,31 +93,33 @@ def test_quality_is_of_8_bit_images_and_of_the_brain(images):
     assert point["brain_ssim"] > point["ssim"]
 
 
+class Exact:
+    """Stands for a learned codec. It is exact, and an image takes a byte a row. Black saves one."""
+
+    def __init__(self, calls, module, python, images, folder):
+        self.calls = calls
+        calls.append(images.shape)
+
+    def train(self, weight, minutes):
+        self.calls.append((weight, minutes))
+        return {"weight": weight}
+
+    def code(self, images):
+        return images.shape[1] + images.any((1, 2)), images
+
+    def close(self):
+        self.calls.append("closed")
+
+
 def test_the_learned_codec_sees_a_window_and_the_rest_is_black(images, monkeypatch, tmp_path):
-    """Its own network stands for a codec that is exact and takes a byte a row."""
     calls = []
-
-    class Exact:
-        def __init__(self, module, python, images, folder):
-            calls.append(images.shape)
-
-        def train(self, weight, minutes):
-            calls.append((weight, minutes))
-            return {"weight": weight}
-
-        def code(self, images):
-            return np.full(len(images), images.shape[1]), images
-
-        def close(self):
-            calls.append("closed")
-
-    monkeypatch.setattr(learned, "Remote", Exact)
+    monkeypatch.setattr(learned, "Remote", functools.partial(Exact, calls))
     rival = learned.Learned("python", tmp_path, images, (56, 40, 200, 216))
     points = list(rival.points(12, images, images))
     minutes = [6, 2, 2, 2]
     assert calls == [(2, 192, 192), *zip(learned.WEIGHTS, minutes), "closed"]
     assert [point["options"]["weight"] for point in points] == list(learned.WEIGHTS)
-    assert points[0]["file_bytes"] == 192 and points[0]["payload_bytes"] == 0
+    assert points[0]["file_bytes"] == 193 and points[0]["payload_bytes"] == 1
     restored = rival.code(np.ones_like(images))[1]
     assert restored[:, 32:224, 32:224].all() and restored.sum() == 2 * 192 * 192
     assert learned.window(0, 100, 160) == slice(0, 128)
@@ -127,6 +133,41 @@ def test_a_learned_codec_that_is_not_there_is_said_at_once(images, tmp_path):
 
 
 # ---- files of models ---------------------------------------------------------------------------
+
+
+def test_a_learned_codec_is_found_from_the_folder_of_the_user(monkeypatch):
+    started = []
+
+    def popen(command, **_):
+        started.append(command[0])
+        raise OSError
+
+    monkeypatch.setattr(remote.subprocess, "Popen", popen)
+    for python in (".venv/bin/python", "python"):
+        with pytest.raises(OSError):
+            remote.Remote("rates.hyperprior", python)
+    assert started == [os.path.abspath(".venv/bin/python"), "python"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("CODEC_PYTHON" not in os.environ, reason="CompressAI is optional")
+def test_the_learned_codec_learns_and_keeps_its_weights(tmp_path):
+    """CODEC_PYTHON names the Python of an environment with requirements-codec.txt."""
+    training = np.stack([draw_slice(case, 0) for case in range(8)])
+    made = os.environ["CODEC_PYTHON"], tmp_path, training, (64, 64, 128, 128)
+    sizes, rival = [], learned.Learned(*made)
+    for weight in (4.0, 0.25):
+        about = rival.model.train(weight, 0.1)
+        assert about["steps"] > 2 and np.isfinite(about["loss"])
+        sizes.append(rival.code(training[:2])[0])
+    rival.model.close()
+    again = learned.Learned(*made)
+    begin = time.perf_counter()
+    for weight, known in zip((4.0, 0.25), sizes):
+        again.model.train(weight, 0.1)
+        np.testing.assert_array_equal(again.code(training[:2])[0], known)
+    assert time.perf_counter() - begin < 6  # nothing was trained again
+    again.model.close()
 
 
 def test_files_have_the_bytes_that_compress_writes(codec, slices_folder, tmp_path):
@@ -183,6 +224,9 @@ def test_all_is_measured_written_and_drawn(
     )
     flags = ["--run", trained_run, "--data", slices_folder, "--rate-weights", 0, 0.5]
     flags += ["--every", 2, "--json", tmp_path / "a.json", "--figure", tmp_path / "a.png"]
+    flags += ["--learned", tmp_path, "--learned-minutes", 6]
+    monkeypatch.setattr(learned, "MULTIPLE", 8)
+    monkeypatch.setattr(learned, "Remote", functools.partial(Exact, []))
     rate_distortion.main(rate_distortion.parse(list(map(str, flags))))
     report = json.loads((tmp_path / "a.json").read_text())
     assert report["made"]["commit"] and report["data"]["images"] == 4
@@ -191,12 +235,31 @@ def test_all_is_measured_written_and_drawn(
     assert all(point["file_bytes"] > point["prior_bytes"] > 0 for point in points)
     files = [(trained_run / f"{stage}.keras").stat().st_size for stage in ("vqvae", "prior")]
     assert report["weight_bytes"] == {name: sum(files)}
-    assert set(report["codecs"]) == {"WebP", "JPEG"} == set(report["codec_versions"]) & set(fast)
+    assert set(report["codecs"]) == {"WebP", "JPEG", "hyperprior"}
+    assert set(fast) < set(report["codec_versions"])
+    learnt = report["codecs"]["hyperprior"]
+    assert [point["options"]["weight"] for point in learnt] == list(learned.WEIGHTS)
     assert all("threshold" in point for point in report["codecs"]["WebP"])
     assert list(report["at_equal"]) == ["ssim", "brain_ssim", "brain_psnr"] == list(panels[0])
+    assert report["paid_after"][0][name].keys() == fast.keys()
     assert (tmp_path / "a.png").stat().st_size > 10_000
     out = capsys.readouterr().out
     assert "equal PSNR inside the brain" in out and "paid for themselves" in out
+
+
+def test_flags_of_a_learned_codec_need_its_folder(capsys):
+    flags = ["--run", "x", "--data", "y", "--learned-minutes", "3"]
+    with pytest.raises(SystemExit):
+        rate_distortion.parse(flags)
+    assert "give --learned DIR too" in capsys.readouterr().err
+
+
+def test_curves_of_all_codecs_differ():
+    _, axis = plt.subplots()
+    point = {"payload_bytes": 1, "file_bytes": 2, "ssim": 0.9}
+    curves._show_codecs(axis, {name: [point] for name in (*codecs.CODECS, "hyperprior")}, "ssim")
+    looks = {(line.get_color(), line.get_marker()) for line in axis.lines[::2]}
+    assert len(looks) == len(codecs.CODECS) + 1
 
 
 # ---- curves ------------------------------------------------------------------------------------
@@ -212,7 +275,8 @@ def test_bytes_between_points_and_none_beyond():
     wasteful = {"ssim": 0.92, "bytes": 300}
     assert bytes_at([*points, wasteful], 0.92) == pytest.approx(200)  # a third of them at 400
     assert bytes_at([*points, {"ssim": 0.94, "bytes": 200}], 0.93) == pytest.approx(175)
-    assert np.isnan(bytes_at(points, 0.97)) and np.isnan(bytes_at(points, 0.89))
+    assert np.isnan(bytes_at(points, 0.97))
+    assert bytes_at(points, 0.89) == 100  # the cheapest point reaches more
 
 
 def test_points_that_another_beats_are_no_curve():

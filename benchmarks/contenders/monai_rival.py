@@ -5,6 +5,7 @@ et al., and so 8 x 8 pixels a code. The 4 x 4 pixels of MONAI's tutorial of 64 x
 give the transformer 4,096 places a slice, more than its attention can hold here. All else is that
 of the tutorial: 256 codes of 32 dimensions, absolute error, batches of 16, and the sizes and the
 learning rates of both networks. Its small rotations, which work against overfitting, are left out.
+So the prior's codes are computed once, as for the other contenders.
 
 This file runs as a process of its own (`contenders.remote`) and serves a `Monai`.
 
@@ -27,6 +28,7 @@ from torch.nn import functional
 
 from contenders.contender import Contender, in_batches, shuffled
 from contenders.remote import serve
+from contenders.torch_images import grey, scaled
 
 CODE_DIM, BATCH_SIZE = 32, 16
 LEARNING_RATES = {"vqvae": 1e-4, "prior": 5e-4}
@@ -43,14 +45,13 @@ class Monai(Contender):
         torch.manual_seed(0)
         model, loss_of = self._vqvae() if stage == "vqvae" else self._prior()
         optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATES[stage])
-        images = self.images["train"]
-        orders = shuffled(len(images), BATCH_SIZE)
+        orders = shuffled(len(self.images["train"]), BATCH_SIZE)
         self.models[stage] = model
 
         def take(_share):
             model.train()
             optimizer.zero_grad(set_to_none=True)
-            loss = loss_of(scaled(images[next(orders)]))
+            loss = loss_of(next(orders))
             loss.backward()
             optimizer.step()
             model.eval()
@@ -62,18 +63,16 @@ class Monai(Contender):
         sizes = {"num_embeddings": self.codebook_size, "embedding_dim": CODE_DIM}
         model = VQVAE(spatial_dims=2, in_channels=1, out_channels=1, **sizes)
 
-        def loss_of(images):
+        def loss_of(order):
+            images = scaled(self.images["train"][order])
             restored, quantization_loss = model(images)
             return functional.l1_loss(restored, images) + quantization_loss
 
         return model, loss_of
 
     def _prior(self):
-        with torch.no_grad():
-            one = self.models["vqvae"].index_quantize(scaled(self.images["test"][:1]))
-        self.grid = tuple(one.shape[1:])
-        self.ordering = Ordering("raster_scan", 2, (1, *self.grid))
-        self.inferer = VQVAETransformerInferer()
+        known = self.codes("train")
+        self.grid, known = known.shape[1:], flat(known)
         model = DecoderOnlyTransformer(
             num_tokens=self.codebook_size + 1,  # one more says where a slice begins
             max_seq_len=math.prod(self.grid),
@@ -81,15 +80,12 @@ class Monai(Contender):
             **TRANSFORMER,
         )
 
-        def loss_of(images):
-            logits, codes = self._logits(model, images)
-            return functional.cross_entropy(logits.transpose(1, 2), codes)
+        return model, lambda order: self._nats(model, known[order]).mean()
 
-        return model, loss_of
-
-    def _logits(self, prior, images):
-        vqvae = self.models["vqvae"]
-        return self.inferer(images, vqvae, prior, self.ordering, return_latent=True)[:2]
+    def _nats(self, prior, codes):
+        """Nats of each code given those before it, `(B, H W)`, in raster order."""
+        before = functional.pad(codes, (1, 0), value=self.codebook_size)[:, :-1]
+        return functional.cross_entropy(prior(before).transpose(1, 2), codes, reduction="none")
 
     def describe(self):
         # As plain text, because the other process has no PyTorch.
@@ -112,27 +108,21 @@ class Monai(Contender):
     @torch.no_grad()
     def prior_bits(self):
         def measure(part):
-            logits, codes = self._logits(self.models["prior"], scaled(part))
-            nats = functional.cross_entropy(logits.transpose(1, 2), codes, reduction="none")
-            return nats.sum(1) / math.log(2)
+            return self._nats(self.models["prior"], flat(part)).sum(1) / math.log(2)
 
-        return {"prior_bits": in_batches(measure, self.images["test"])}
+        return {"prior_bits": in_batches(measure, self.codes("test"))}
 
     @torch.no_grad()
     def draw(self, count):
         begin = torch.full((count, 1), self.codebook_size)
-        models = self.models["vqvae"], self.models["prior"], self.ordering
-        return grey(self.inferer.sample(self.grid, begin, *models))
+        ordering = Ordering("raster_scan", 2, (1, *self.grid))
+        models = self.models["vqvae"], self.models["prior"], ordering
+        return grey(VQVAETransformerInferer().sample(self.grid, begin, *models))
 
 
-def scaled(images: np.ndarray) -> torch.Tensor:
-    """Slices, uint8 `(B, S, S)` -> float32 `(B, 1, S, S)` in [0, 1]."""
-    return torch.from_numpy(images[:, None]).float() / 255
-
-
-def grey(images: torch.Tensor) -> np.ndarray:
-    """Float `(B, 1, S, S)` -> uint8 `(B, S, S)`."""
-    return (images[:, 0].clamp(0, 1) * 255).round().byte().numpy()
+def flat(codes: np.ndarray) -> torch.Tensor:
+    """Codes `(B, H, W)` -> int64 `(B, H W)` in raster order."""
+    return torch.from_numpy(codes).flatten(1).long()
 
 
 if __name__ == "__main__":

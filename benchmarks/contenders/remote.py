@@ -34,6 +34,8 @@ class Remote:
     """
 
     def __init__(self, module: str, python: str = sys.executable, **arguments: Any):
+        if os.path.dirname(python):  # not resolved: that of a virtual environment is a link
+            python = os.path.abspath(python)
         command = [python, "-m", module]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         self._process = subprocess.Popen(command, cwd=FOLDER, **pipes)

@@ -75,7 +75,7 @@ def paid_after(models: Curves, codecs: Curves, weights: Mapping[str, int]) -> li
 
 
 def bytes_at(points: Sequence[Mapping], rate: str, measure: str, level: float) -> float:
-    """Return the least bytes a slice that reach a mean quality.
+    """Return the least bytes a slice that reach a mean quality, or more.
 
     Two points together reach every quality between theirs: some slices are compressed at the one,
     and the rest at the other.
@@ -87,14 +87,13 @@ def bytes_at(points: Sequence[Mapping], rate: str, measure: str, level: float) -
         level: Mean quality to reach.
 
     Returns:
-        Bytes, NaN where no two points lie around the level.
+        Bytes, NaN where no point reaches the level.
     """
-    sizes = []
+    sizes = [point[rate] for point in points if point[measure] >= level]
     for low in points:
         for high in points:
-            if low[measure] <= level <= high[measure]:
-                rise = (high[measure] - low[measure]) or 1.0
-                share = (level - low[measure]) / rise
+            if low[measure] < level < high[measure]:
+                share = (level - low[measure]) / (high[measure] - low[measure])
                 sizes.append(low[rate] + (high[rate] - low[rate]) * share)
     return min(sizes, default=math.nan)
 

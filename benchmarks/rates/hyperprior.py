@@ -1,8 +1,9 @@
 """A learned codec as a rival: the scale hyperprior of CompressAI, in PyTorch.
 
-It has the published sizes of its lower rates and one channel instead of three. Its distortion has
-the terms that ours learns as well: squared error, absolute error and SSIM. Bytes are those of its
-real bit streams.
+It has the published sizes of its lower rates and one channel instead of three. The published loss
+is squared error or MS-SSIM. Here it is squared error, absolute error and SSIM, which ours learns as
+well, because codecs are compared by SSIM. Ours has a term of contrast too. As for ours, half of the
+slices are mirrored. Bytes are those of its real bit streams.
 
 This file runs as a process of its own (`contenders.remote`), in the environment of
 requirements-codec.txt, and serves a `Hyperprior`.
@@ -24,6 +25,7 @@ import torch
 from compressai.models import ScaleHyperprior
 from contenders.contender import in_batches, shuffled
 from contenders.remote import serve
+from contenders.torch_images import grey, scaled
 from pytorch_msssim import ssim
 from torch.nn import functional
 
@@ -45,7 +47,8 @@ class Hyperprior:
         torch.set_num_threads(os.cpu_count())
         torch.manual_seed(0)
         self.images, self.folder = images, pathlib.Path(folder)
-        self.digest = zlib.crc32(np.ascontiguousarray(images))
+        recipe = pathlib.Path(__file__).read_bytes()
+        self.digest = zlib.crc32(recipe, zlib.crc32(np.ascontiguousarray(images)))
         self.folder.mkdir(parents=True, exist_ok=True)
         self.model = ScaleHyperprior(*CHANNELS)
         first, last = self.model.g_a[0], self.model.g_s[-1]
@@ -60,8 +63,8 @@ class Hyperprior:
             minutes: Minutes of training.
 
         Returns:
-            What was done: `weight`, `minutes`, `steps`, `loss` of the last tenth, `parameters`, and
-            `versions`.
+            What was done: `weight`, `minutes`, `steps`, `learning_rate`, `loss` of the last tenth,
+            `parameters`, and `versions`.
         """
         path = self.folder / f"{weight:g}-{minutes:g}-{self.digest:08x}.pt"
         if path.exists():
@@ -82,11 +85,15 @@ class Hyperprior:
         optimizer = torch.optim.Adam(networks, LEARNING_RATE)
         auxiliary = torch.optim.Adam([named[name] for name in quantiles], AUXILIARY_RATE)
         orders, losses = shuffled(len(self.images), BATCH_SIZE), []
+        chance = np.random.default_rng(0)
         begin = time.perf_counter()
         while (share := (time.perf_counter() - begin) / (60 * minutes)) < 1:
             rate = LEAST_RATE + (LEARNING_RATE - LEAST_RATE) * (1 + math.cos(math.pi * share)) / 2
             optimizer.param_groups[0]["lr"] = rate
-            images = scaled(self.images[next(orders)])
+            batch = self.images[next(orders)]
+            mirrored = chance.random(len(batch)) < 0.5
+            batch[mirrored] = batch[mirrored, ::-1]  # left and right are along the rows
+            images = scaled(batch)
             out = self.model(images)
             bits = sum(-torch.log2(each).sum() for each in out["likelihoods"].values())
             loss = weight * distortion(images, out["x_hat"]) + bits / images.numel()
@@ -102,6 +109,7 @@ class Hyperprior:
             "weight": weight,
             "minutes": minutes,
             "steps": len(losses),
+            "learning_rate": LEARNING_RATE,
             "loss": float(np.mean(losses[-max(1, len(losses) // 10) :])),
             "parameters": sum(value.numel() for value in named.values()),
             "versions": {"torch": str(torch.__version__), "compressai": compressai.__version__},
@@ -123,7 +131,7 @@ class Hyperprior:
             coded = self.model.compress(scaled(part))
             sizes.extend(sum(map(len, streams)) for streams in zip(*coded["strings"]))
             decoded = self.model.decompress(coded["strings"], coded["shape"])["x_hat"]
-            return (decoded[:, 0].clamp(0, 1) * 255).round().byte().numpy()
+            return grey(decoded)
 
         restored = in_batches(both, images)
         return np.array(sizes), restored
@@ -134,11 +142,6 @@ def distortion(images: torch.Tensor, restored: torch.Tensor) -> torch.Tensor:
     similar = ssim(images, restored, data_range=1.0)
     squared, absolute = functional.mse_loss(restored, images), functional.l1_loss(restored, images)
     return 3 * squared + 0.3 * absolute + 1 - similar
-
-
-def scaled(images: np.ndarray) -> torch.Tensor:
-    """Slices, uint8 `(B, h, w)` -> float32 `(B, 1, h, w)` in [0, 1]."""
-    return torch.from_numpy(images[:, None]).float() / 255
 
 
 if __name__ == "__main__":
