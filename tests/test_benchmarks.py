@@ -5,10 +5,13 @@ import input as input_benchmark
 import numpy as np
 import pytest
 import startup
+import tensorflow as tf
 import training
 from conftest import CODES, IMAGE_SIZE
 from contenders import timing
 from contenders.remote import Failure
+
+from utils import read_json
 
 NETWORK = training.Network(
     image_size=IMAGE_SIZE, frame=None, codebook_size=CODES, code_dim=4, width=8, blocks=2, batch=2
@@ -98,3 +101,24 @@ def test_growth_of_a_case_and_its_exponent():
     assert figures["seconds"] > 0 and figures["precision"] == "float32"
     assert figures["mib"] > 0
     assert growth.exponent([2, 4, 8], [3, 12, 48]) == pytest.approx(2)
+
+
+def test_operations_are_those_of_the_products():
+    left, right = tf.ones((5, 7)), tf.ones((7, 3))
+    assert growth.forward_operations(lambda: left @ right) == 2 * 5 * 7 * 3
+
+
+def test_several_devices_by_calculation(monkeypatch, tmp_path):
+    monkeypatch.setattr(training, "NETWORK", NETWORK)
+    path = tmp_path / "devices.json"
+    growth.main(growth.parse(["--devices", "--json", str(path)]))
+    report = read_json(path)
+    vqvae = NETWORK.vqvae()
+    weights = sum(np.prod(weight.shape) for weight in vqvae.trainable_variables)
+    assert report["vqvae"]["gradient_bytes"] == 4 * weights
+    assert report["vqvae"]["statistics_bytes"] == 4 * CODES * 5
+    assert report["prior"]["gflop"] > 0 and report["prior"]["statistics_bytes"] == 0
+    # Without statistics each device sends its bytes twice in the end. Links of 1 s and of 20 s.
+    row = growth.ring(4, 25 * 10**9, 0, 0, seconds=1.5)
+    assert row["bytes"] == 1.5 * 25e9
+    assert row["speeds"] == pytest.approx([4 * 1.5 / (1.5 + 1.5), 4 * 1.5 / (1.5 + 30)])
