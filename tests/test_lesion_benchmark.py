@@ -1,10 +1,13 @@
 """Figures of the lesion benchmark. Lesions have tests of their own in test_lesions.py."""
 
+from types import SimpleNamespace
+
 import anomaly
 import numpy as np
 import pytest
 from conftest import CODES, draw_slice, make_prior
 from judging import accuracy, denoiser, methods
+from judging.evidence import Evidence, rank, report_method
 from planting import cohort
 from sklearn.metrics import average_precision_score, roc_auc_score
 
@@ -107,7 +110,7 @@ def judge_maps(planted, maps, control):
     """Evidence of one method about one seed."""
     split, brain = make_cohort(), planted.images > 0
     nothing = np.zeros(maps.shape, bool)
-    return anomaly.Evidence(
+    return Evidence(
         accuracy.judge(maps, planted.masks, brain, split),
         accuracy.judge(control, nothing, brain, split),
         planted.strengths,
@@ -120,8 +123,8 @@ def test_figures_of_a_perfect_and_of_a_blind_map(planted):
     noise = RNG.random((2, *planted.masks.shape))
     perfect = judge_maps(planted, 5.0 * planted.masks + 0.1 * noise[0], 0.1 * noise[1])
     blind = judge_maps(planted, *noise)
-    ranked = anomaly.rank({"blind": blind, "perfect": perfect})
-    report = anomaly.report_method(perfect, ranked)
+    ranked = rank({"blind": blind, "perfect": perfect})
+    report = report_method(perfect, ranked)
     assert report["variant"] == "perfect" and list(report["validation"]) == ["perfect", "blind"]
     assert report["validation"]["perfect"]["auroc"] == 1
     for name in ("auroc", "average_precision", "dice"):
@@ -134,7 +137,7 @@ def test_figures_of_a_perfect_and_of_a_blind_map(planted):
     assert beside["slices"] + report["slices"] == len(planted.kinds)
     strengths = report["by_strength"].values()
     assert sum(row["slices"] for row in strengths) == report["slices"]
-    report = anomaly.report_method(blind, anomaly.rank({"blind": blind}))
+    report = report_method(blind, rank({"blind": blind}))
     assert 0.2 < report["auroc"] < 0.8 and report["average_precision"] < 0.2
     low, high = report["auroc_ci95"]
     assert low < report["auroc"] < high and report["dice"] < 0.3
@@ -144,25 +147,40 @@ def test_figures_of_a_perfect_and_of_a_blind_map(planted):
 
 
 @pytest.mark.slow
-def test_every_method_is_measured(capsys):
+def test_every_method_is_measured(monkeypatch, capsys):
     blocks = {"encoder_blocks": (1, 1), "decoder_blocks": (1, 1)}
     vqvae = modules.VQVAE(SIDE, codebook_size=CODES, code_dim=4, width=8, **blocks)
     models = [(vqvae, make_prior(grid=8))]
-    images, split = make_images(), make_cohort()
-    known = methods.LevelStatistics((255 * images).astype("uint8"), split.levels)
-    gathered = [
-        anomaly.gather(images, make_cohort(name), 2, models, known, vqvae)
-        for name in anomaly.SPLITS
-    ]
-    assert list(gathered[0]) == ["healing", "surprise", "error", "z-map", "intensity", "denoiser"]
-    report = {"data": {}}
-    for method, variants in gathered[0].items():
-        ranked = anomaly.rank(variants)
-        report[method] = anomaly.report_method(gathered[1][method][ranked[0].variant], ranked)
-        assert report[method]["by_case"]["cases"] == 2 * CASES
-        assert report[method]["control"]["slices"] == len(images)
+    images = make_images()
+    given = {name: (images, make_cohort(name)) for name in anomaly.SPLITS}
+    monkeypatch.setattr(anomaly, "read_split", lambda _slices, name, _models: given[name])
+    monkeypatch.setattr(anomaly, "load_images", lambda *_: (255 * images).astype("uint8"))
+    slices = SimpleNamespace(splits={"train": given["test"][1]})
+    report = anomaly.compare_methods(slices, models, vqvae, 2)
+    assert list(report) == ["healing", "surprise", "error", "z-map", "intensity", "denoiser"]
+    for method, own in report.items():
+        assert own["by_case"]["cases"] == 2 * CASES
+        assert own["control"]["slices"] == len(images)
+        # Smoothing along the levels is open to all. The surprise of healing is smoothed already.
+        along = [name for name in own["validation"] if "along levels" in name]
+        assert bool(along) == (method not in ("healing", "surprise"))
     anomaly.show(report)
     assert "by case, obvious" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:All-NaN slice")  # a draw of few subjects may have no body
+def test_limits_are_compared_on_other_validation_bodies(vqvae, monkeypatch):
+    images, split, planted = make_images(2)[:, ::2, ::2], make_cohort("validate", 2), []
+    monkeypatch.setattr(anomaly, "read_split", lambda _slices, name, _models: (images, split))
+    plant_split = anomaly.plant_split
+    monkeypatch.setattr(
+        anomaly, "plant_split", lambda *given: planted.append(given[-1]) or plant_split(*given)
+    )
+    monkeypatch.setattr(methods, "LIMITS", ((2.0,), (9.0, 9.0)))
+    report = anomaly.compare_limits(None, [(vqvae, make_prior(grid=4))], 2)
+    assert set(report) == {"2", "9 9"} and planted == [200, 201]
+    assert all(own["variant"] == name for name, own in report.items())
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ import keras
 import numpy as np
 from scipy import ndimage
 
+from measures import healing
 from measures.healing import (
     MAP_SIGMA,
     SURPRISE_SIGMA,
@@ -28,6 +29,7 @@ from modules import VQVAE
 from sources.folder import Split
 
 SIGMAS = {f"sigma {factor * MAP_SIGMA:g}": factor * MAP_SIGMA for factor in (0.5, 1, 2)}
+LIMITS = (healing.LIMITS, (4.5,), (2.2, 4.5), (4.5, 6.5), (4.5, 4.5, 6.5), (6.5, 6.5, 6.5))
 BATCH = 16  # slices that a network reads together
 
 
@@ -87,6 +89,15 @@ def map_slices(
     for method, name, maps in map_without_prior(models[0][0], statistics, denoiser, images, split):
         yield method, name, maps * brain
         yield method, f"{name}, along levels", along_levels(maps, split) * brain
+
+
+def map_with_limits(
+    models: list, images: np.ndarray, split: Split, seed: int
+) -> Iterator[tuple[str, str, np.ndarray]]:
+    """Map slices by healing with each of `LIMITS`; see `map_slices`."""
+    for limits in LIMITS:
+        found = analyse(models, images, split, seed, limits)
+        yield "healing", " ".join(f"{limit:g}" for limit in limits), found["maps"]["healing"]
 
 
 def map_without_prior(
