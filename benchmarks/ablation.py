@@ -44,7 +44,7 @@ from sources.folder import Slices, Split, find_slices, open_slices
 from sources.layout import FITTED_SPLITS
 from utils import InputError, Parser, between, command_line, progress, read_json
 
-STEPS = {"vqvae": 600, "prior": 500}  # both tables take about an hour on two cores
+STEPS = {"vqvae": 600, "prior": 500}  # both tables take 25 minutes on two cores
 PRIOR_WIDTH = 64  # half of the shipped width, for more steps in the same time
 MAX_VALIDATION = 256  # slices, so that scoring takes little time beside so short a training
 

@@ -15,8 +15,8 @@ the control, and under `beside` with those of slices above and below the body in
 Average precision is over the brain pixels of slices with a lesion and of the control. Intervals are
 95 % bootstraps over subjects.
 
---limits measures healing with several limits instead, on bodies of other seeds in validation
-slices. `measures.healing.LIMITS` was chosen by this.
+--limits measures healing with several limits instead, `measures.healing.LIMITS` among them. It does
+so on validation slices, with bodies of other seeds.
 """
 
 import collections
@@ -85,7 +85,12 @@ def parse(arguments=None):
         type=pathlib.Path,
         help="draw an obvious lesion of each kind here, a PNG",
     )
-    return parser.parse_args(arguments)  # fmt: skip
+    args = parser.parse_args(arguments)
+    if args.limits and (args.denoiser or args.figure):
+        parser.error(
+            "argument --limits: healing alone is compared, so leave out --denoiser/--figure"
+        )
+    return args
 
 
 def main(args):

@@ -75,10 +75,7 @@ def parse(arguments=None):
 
 
 def main(args):
-    """Measure one case in this process, or all sweeps with a process for each case.
-
-    With --devices, calculate for several devices.
-    """
+    """Measure one case here, calculate for several devices, or measure all sweeps."""
     if args.case:
         stage, name, size, precision = args.case
         print(json.dumps(measure_here(stage, name, int(size), precision)))
@@ -169,10 +166,10 @@ def several_devices() -> dict:
     vqvae = network.vqvae()
     codebook = FLOAT * network.codebook_size * (network.code_dim + 1)  # sums and counts
     one = dataclasses.replace(network, batch=1)
-    levels, none = tf.zeros(1, "int32"), tf.fill((1, 2, *one.grid), modules.NO_CODE)
-    calls = {
+    level = tf.zeros(1, "int32")
+    calls = {  # model, its forward pass, and the bytes and tensors that are summed beside gradients
         "vqvae": (vqvae, lambda: vqvae(one.images()), codebook, 2),
-        "prior": (prior, lambda: prior.logits(one.codes(), levels, none), 0, 0),
+        "prior": (prior, lambda: prior.logits(one.codes(), level), 0, 0),
     }
     report = {"assumed": ASSUMED}
     for stage, (model, call, extra, tensors) in calls.items():

@@ -177,10 +177,16 @@ def test_limits_are_compared_on_other_validation_bodies(vqvae, monkeypatch):
     monkeypatch.setattr(
         anomaly, "plant_split", lambda *given: planted.append(given[-1]) or plant_split(*given)
     )
-    monkeypatch.setattr(methods, "LIMITS", ((2.0,), (9.0, 9.0)))
+    monkeypatch.setattr(methods, "COMPARED_LIMITS", ((2.0,), (9.0, 9.0)))
     report = anomaly.compare_limits(None, [(vqvae, make_prior(grid=4))], 2)
     assert set(report) == {"2", "9 9"} and planted == [200, 201]
     assert all(own["variant"] == name for name, own in report.items())
+
+
+def test_limits_are_compared_without_rivals(capsys):
+    with pytest.raises(SystemExit):
+        anomaly.parse(["--run", "x", "--data", "y", "--limits", "--denoiser", "z.keras"])
+    assert "healing alone" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -132,9 +132,6 @@ def test_a_learned_codec_that_is_not_there_is_said_at_once(images, tmp_path):
         learned.Learned("no-such-python", tmp_path, images, (56, 40, 200, 216))
 
 
-# ---- files of models ---------------------------------------------------------------------------
-
-
 def test_a_learned_codec_is_found_from_the_folder_of_the_user(monkeypatch):
     started = []
 
@@ -168,6 +165,9 @@ def test_the_learned_codec_learns_and_keeps_its_weights(tmp_path):
         np.testing.assert_array_equal(again.code(training[:2])[0], known)
     assert time.perf_counter() - begin < 6  # nothing was trained again
     again.model.close()
+
+
+# ---- files of models ---------------------------------------------------------------------------
 
 
 def test_files_have_the_bytes_that_compress_writes(codec, slices_folder, tmp_path):
@@ -255,9 +255,10 @@ def test_flags_of_a_learned_codec_need_its_folder(capsys):
 
 
 def test_curves_of_all_codecs_differ():
-    _, axis = plt.subplots()
+    figure, axis = plt.subplots()
     point = {"payload_bytes": 1, "file_bytes": 2, "ssim": 0.9}
     curves._show_codecs(axis, {name: [point] for name in (*codecs.CODECS, "hyperprior")}, "ssim")
+    plt.close(figure)
     looks = {(line.get_color(), line.get_marker()) for line in axis.lines[::2]}
     assert len(looks) == len(codecs.CODECS) + 1
 

@@ -1,8 +1,9 @@
 """A denoising autoencoder, a rival of anomaly maps by healing.
 
-It is a U-Net that learns to take coarse noise away, and so takes away what is unusual. Its noise,
-its blocks and its loss inside the brain are the published ones. It has fewer channels, so that it
-has about as many parameters as the VQ-VAE of a run. It sees the frames of that run as often.
+It is a U-Net that learns to take coarse noise away, and so takes away what is unusual. Noise,
+blocks and a loss inside the brain follow the reference. It has fewer channels, so that it has about
+as many parameters as the VQ-VAE of a run, and plain convolutions. It sees the frames of that run as
+often.
 
 Reference:
     Kascenas et al. 2022, Denoising Autoencoders for Unsupervised Anomaly Detection in Brain MRI.
@@ -120,7 +121,7 @@ def noisy(example: dataset.Example) -> dataset.Example:
         cells = (height // NOISE_CELL + 1, width // NOISE_CELL + 1, 1)
         coarse = tf.random.normal(cells, stddev=NOISE)
         noise = tf.image.resize(coarse, (height, width), "bilinear")
-        # Pixels between the values have less noise, and they are others each time.
+        # Noise is weaker between the values, so their places change from slice to slice.
         noise = tf.roll(noise, tf.random.uniform((2,), 0, NOISE_CELL, tf.int32), (0, 1))
         return clean + noise * tf.cast(clean > 0, tf.float32), target
 

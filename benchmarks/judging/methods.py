@@ -15,8 +15,8 @@ import keras
 import numpy as np
 from scipy import ndimage
 
-from measures import healing
 from measures.healing import (
+    LIMITS,
     MAP_SIGMA,
     SURPRISE_SIGMA,
     along_levels,
@@ -29,7 +29,7 @@ from modules import VQVAE
 from sources.folder import Split
 
 SIGMAS = {f"sigma {factor * MAP_SIGMA:g}": factor * MAP_SIGMA for factor in (0.5, 1, 2)}
-LIMITS = (healing.LIMITS, (4.5,), (2.2, 4.5), (4.5, 6.5), (4.5, 4.5, 6.5), (6.5, 6.5, 6.5))
+COMPARED_LIMITS = (LIMITS, (4.5,), (2.2, 4.5), (4.5, 6.5), (4.5, 4.5, 6.5), (6.5, 6.5, 6.5))
 BATCH = 16  # slices that a network reads together
 
 
@@ -94,8 +94,8 @@ def map_slices(
 def map_with_limits(
     models: list, images: np.ndarray, split: Split, seed: int
 ) -> Iterator[tuple[str, str, np.ndarray]]:
-    """Map slices by healing with each of `LIMITS`; see `map_slices`."""
-    for limits in LIMITS:
+    """Map slices by healing with each of `COMPARED_LIMITS`; see `map_slices`."""
+    for limits in COMPARED_LIMITS:
         found = analyse(models, images, split, seed, limits)
         yield "healing", " ".join(f"{limit:g}" for limit in limits), found["maps"]["healing"]
 

@@ -47,7 +47,7 @@ class Hyperprior:
         torch.set_num_threads(os.cpu_count())
         torch.manual_seed(0)
         self.images, self.folder = images, pathlib.Path(folder)
-        recipe = pathlib.Path(__file__).read_bytes()
+        recipe = pathlib.Path(__file__).read_bytes()  # weights of another one are not taken
         self.digest = zlib.crc32(recipe, zlib.crc32(np.ascontiguousarray(images)))
         self.folder.mkdir(parents=True, exist_ok=True)
         self.model = ScaleHyperprior(*CHANNELS)
