@@ -16,13 +16,18 @@ bytes of its weights are not counted.
 The weights of a model are sent once. `paid_after` says after how many slices they and the files of
 the model are smaller than the payloads of a codec at the same SSIM.
 
-A slice takes up to a second at each rate weight. `--every N` takes each N-th case, for models and
-codecs alike. With `--split validate --models-alone` the figures are those by which one chooses the
-rate weight of a model.
+A slice takes up to a second at each rate weight. With --json every curve is written as soon as it
+is known. A curve that the file holds already is kept and compared with the others, so that the work
+can be spread.
+
+`--every N` takes each N-th case, for models and codecs alike. With `--split validate
+--models-alone` the figures are those by which one chooses the rate weight of a model.
 """
 
+import functools
 import pathlib
 import sys
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import house  # noqa: F401  opens the repository
@@ -33,7 +38,7 @@ from contenders import recorded
 from rates import codecs
 from rates.comparison import LEVELS, compare, frontier, paid_after, show, show_paid
 from rates.files import every_case, write_files
-from rates.learned import Learned
+from rates.learned import WEIGHTS, Learned
 from rates.quality import quality
 
 from coding.slices import BATCH, Codec
@@ -43,7 +48,7 @@ from measures.images import to_grey
 from reports import curves
 from sources.folder import Split, find_slices, open_slices
 from sources.layout import SPLITS
-from utils import InputError, Parser, between, command_line
+from utils import InputError, Parser, between, command_line, read_json
 
 RATE_WEIGHTS = (0.0, 0.1, 0.2, 0.35, 0.6, 1.0, 2.0)
 # Each so many validation slices choose the thresholds of codecs; odd, so that all levels are there.
@@ -82,6 +87,7 @@ def parse(arguments=None):
     args = parser.parse_args(arguments)
     if not args.learned and (args.learned_python or args.learned_minutes):
         parser.error("argument --learned-python/--learned-minutes: give --learned DIR too")
+    args.learned_minutes = args.learned_minutes or LEARNED_MINUTES
     return args
 
 
@@ -91,48 +97,86 @@ def main(args):
     split = every_case(slices.splits[args.split], args.every)
     runs = [Codec(RunDirectory(run)) for run in args.run]
     images, tuning = codec_images(runs, split, slices.splits["validate"])
-    learned = {}
-    if args.learned:  # first, because its training is the longest work and its weights are kept
-        training = load_images(slices.splits["train"], images.shape[1])
-        python, minutes = args.learned_python or sys.executable, args.learned_minutes
-        rival = Learned(python, args.learned, training, runs[0].vqvae.frame)
-        points = rival.points(minutes or LEARNED_MINUTES, images, tuning)
-        learned["hyperprior"] = shown("hyperprior", points)
-    models, weights = {}, {}
+    data = {
+        "name": slices.name,
+        "split": args.split,
+        "images": len(split),
+        "every": args.every,
+        "image_size": images.shape[1],
+        "fingerprint": slices.fingerprint,
+    }
+    report = begin_report(args.json, data)
+    add = functools.partial(add_curve, report, args.json)
+    if args.learned:
+        made_of = {"minutes": args.learned_minutes, "weights": list(WEIGHTS)}
+        frame = runs[0].vqvae.frame
+        measured = functools.partial(learned_points, args, slices, frame, images, tuning)
+        add("learned", "hyperprior", made_of, measured)
     for codec in runs:
-        name = run_name(codec)
-        weights[name] = weight_bytes(codec.run)
-        models[name] = model_points(codec, split, images, args.rate_weights)
-    names = () if args.models_alone else codecs.available()
-    rivals = {name: shown(name, codecs.codec_points(name, images, tuning)) for name in names}
-    paid = paid_after(models, rivals, weights)
-    rivals |= learned
-    rows = {measure: compare(models, rivals, measure) for measure in LEVELS}
+        made_of = {"models": codec.models.hex(), "rate_weights": list(args.rate_weights)}
+        measured = functools.partial(model_points, codec, split, images, args.rate_weights)
+        report["weight_bytes"][run_name(codec)] = weight_bytes(codec.run)
+        add("models", run_name(codec), made_of, measured)
+    for name in () if args.models_alone else codecs.available():
+        made_of = {"version": codecs.versions()[name], "options": codecs.CODECS[name]}
+        measured = functools.partial(codecs.codec_points, name, images, tuning)
+        add("codecs", name, made_of, measured)
     for measure in LEVELS:
-        show(rows[measure], measure)
-    show_paid(paid, weights)
-    if args.json:
-        report = {
-            "data": {
-                "name": slices.name,
-                "split": args.split,
-                "images": len(split),
-                "every": args.every,
-                "image_size": images.shape[1],
-                "fingerprint": slices.fingerprint,
-            },
-            "codec_versions": codecs.versions(),
-            "weight_bytes": weights,
-            "models": models,
-            "codecs": rivals,
-            "at_equal": rows,
-            "paid_after": paid,
-        }
-        recorded.write(args.json, report)
+        show(report["at_equal"][measure], measure)
+    show_paid(report["paid_after"], report["weight_bytes"])
     if args.figure:
         size = f"{images.shape[1]} x {images.shape[2]}"
         caption = f"{slices.name}, {args.split} split, {len(split)} slices of {size}."
-        draw(args.figure, models, rivals, caption)
+        draw(args.figure, report["models"], rivals_of(report), caption)
+
+
+def begin_report(path: pathlib.Path | None, data: dict[str, Any]) -> dict[str, Any]:
+    """Report of these data: what the file holds, or a new one.
+
+    Raises:
+        InputError: The file holds curves of other data, or is none of this benchmark.
+    """
+    advice = "name another --json file"
+    groups = {group: {} for group in ("made_of", "weight_bytes", "models", "codecs", "learned")}
+    if not (path and path.exists()):
+        return {"data": data, **groups}
+    report = read_json(path, ["data", *groups], advice)
+    if report["data"] != data:
+        raise InputError(f"{path} holds curves of other slices: {advice}.")
+    return report
+
+
+def add_curve(
+    report: dict[str, Any],
+    path: pathlib.Path | None,
+    group: str,
+    name: str,
+    made_of: dict[str, Any],
+    measured: Callable[[], Iterable[dict[str, Any]]],
+) -> None:
+    """Measure a curve, unless the report holds it already, and write the report.
+
+    Args:
+        report: The report, which grows.
+        path: Where to write it, or None.
+        group: "models", "codecs" or "learned".
+        name: Name of the curve.
+        made_of: What its points follow from. A curve that was made of something else is replaced.
+        measured: Function that measures its points.
+    """
+    if report["made_of"].get(name) != made_of:
+        report[group][name] = shown(name, measured())
+        report["made_of"][name] = made_of
+    models, rivals = report["models"], rivals_of(report)
+    report["at_equal"] = {measure: compare(models, rivals, measure) for measure in LEVELS}
+    report["paid_after"] = paid_after(models, report["codecs"], report["weight_bytes"])
+    if path:
+        recorded.write(path, report)
+
+
+def rivals_of(report: dict[str, Any]) -> dict[str, list[dict]]:
+    """Curves of all codecs, the learned one among them."""
+    return report["codecs"] | report["learned"]
 
 
 def codec_images(runs: list[Codec], split: Split, validate: Split) -> tuple[np.ndarray, ...]:
@@ -166,13 +210,10 @@ def weight_bytes(run: RunDirectory) -> int:
     return sum(run.model(stage).stat().st_size for stage in ("vqvae", "prior"))
 
 
-def model_points(codec: Codec, split: Split, images: np.ndarray, rate_weights) -> list[dict]:
-    """Measure a run at each rate weight, and print a line for each."""
-    points = []
+def model_points(codec: Codec, split: Split, images: np.ndarray, rate_weights) -> Iterator[dict]:
+    """Measure a run at each rate weight."""
     for rate_weight in rate_weights:
-        points.append(model_point(codec, split, images, rate_weight))
-        show_point(codec.run.path.name, points[-1], "file_bytes", f"rate weight {rate_weight}")
-    return points
+        yield model_point(codec, split, images, rate_weight)
 
 
 def model_point(codec: Codec, split: Split, images: np.ndarray, rate_weight: float) -> dict:
@@ -202,23 +243,29 @@ def model_point(codec: Codec, split: Split, images: np.ndarray, rate_weight: flo
     }
 
 
-def shown(name, points):
-    """List the points of a codec, with a line for each."""
+def learned_points(args, slices, frame, images, tuning) -> Iterator[dict]:
+    """Train the learned codec and measure it."""
+    training = load_images(slices.splits["train"], images.shape[1])
+    rival = Learned(args.learned_python or sys.executable, args.learned, training, frame)
+    return rival.points(args.learned_minutes, images, tuning)
+
+
+def shown(name: str, points: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """List the points of a curve, with a line for each."""
     listed = []
     for point in points:
-        show_point(name, point, "payload_bytes", f"black below {point['threshold']}")
+        of_model = "rate_weight" in point
+        rate = "file_bytes" if of_model else "payload_bytes"
+        choice = "rate_weight" if of_model else "threshold"
+        print(
+            f"  {name:<20}{point[rate]:>8.1f} bytes   SSIM {point['ssim']:.4f}   in the brain "
+            f"{point['brain_ssim']:.4f}, {point['brain_psnr']:.2f} dB   gradient "
+            f"{point['gradient_ratio']:.3f}   fine spectrum {point['spectrum_ratio']:.3f}   "
+            f"{choice.replace('_', ' ')} {point[choice]:g}",
+            flush=True,
+        )
         listed.append(point)
     return listed
-
-
-def show_point(name: str, point: dict[str, Any], rate: str, note: str = "") -> None:
-    """Print one point."""
-    print(
-        f"  {name:<20}{point[rate]:>8.1f} bytes   SSIM {point['ssim']:.4f}   in the brain "
-        f"{point['brain_ssim']:.4f}, {point['brain_psnr']:.2f} dB   gradient "
-        f"{point['gradient_ratio']:.3f}   fine spectrum {point['spectrum_ratio']:.3f}   {note}",
-        flush=True,
-    )
 
 
 def draw(path: pathlib.Path, models: dict, rivals: dict, caption: str) -> None:

@@ -235,9 +235,9 @@ def test_all_is_measured_written_and_drawn(
     assert all(point["file_bytes"] > point["prior_bytes"] > 0 for point in points)
     files = [(trained_run / f"{stage}.keras").stat().st_size for stage in ("vqvae", "prior")]
     assert report["weight_bytes"] == {name: sum(files)}
-    assert set(report["codecs"]) == {"WebP", "JPEG", "hyperprior"}
-    assert set(fast) < set(report["codec_versions"])
-    learnt = report["codecs"]["hyperprior"]
+    assert set(report["codecs"]) == set(fast)
+    assert all(report["made_of"][name]["version"] for name in fast)
+    learnt = report["learned"]["hyperprior"]
     assert [point["options"]["weight"] for point in learnt] == list(learned.WEIGHTS)
     assert all("threshold" in point for point in report["codecs"]["WebP"])
     assert list(report["at_equal"]) == ["ssim", "brain_ssim", "brain_psnr"] == list(panels[0])
@@ -245,6 +245,30 @@ def test_all_is_measured_written_and_drawn(
     assert (tmp_path / "a.png").stat().st_size > 10_000
     out = capsys.readouterr().out
     assert "equal PSNR inside the brain" in out and "paid for themselves" in out
+
+
+def test_known_curves_are_kept_and_compared(trained_run, slices_folder, tmp_path, monkeypatch):
+    """A second call adds a curve. It measures no model again, unless the run has changed."""
+    path = tmp_path / "a.json"
+    flags = ["--run", trained_run, "--data", slices_folder, "--rate-weights", 0, "--every", 2]
+    flags = [*map(str, flags), "--json", str(path)]
+    rate_distortion.main(rate_distortion.parse([*flags, "--models-alone"]))
+    before = json.loads(path.read_text())
+    monkeypatch.setattr(codecs, "CODECS", {"WebP": FAST["WebP"]})
+    with monkeypatch.context() as patch:
+        patch.setattr(rate_distortion, "model_point", None)
+        rate_distortion.main(rate_distortion.parse(flags))
+    after = json.loads(path.read_text())
+    assert after["models"] == before["models"] and not before["codecs"]
+    assert set(after["codecs"]) == {"WebP"} == set(after["at_equal"]["ssim"][0]["payload_bytes"])
+    (name,) = after["models"]
+    after["made_of"][name]["models"] = "of another training"
+    after["models"][name] = []
+    path.write_text(json.dumps(after))
+    rate_distortion.main(rate_distortion.parse(flags))
+    assert json.loads(path.read_text())["models"] == before["models"]
+    with pytest.raises(InputError, match="a.json holds curves of other slices: name another"):
+        rate_distortion.main(rate_distortion.parse([*flags, "--split", "validate"]))
 
 
 def test_flags_of_a_learned_codec_need_its_folder(capsys):
