@@ -118,7 +118,7 @@ def main(args):
         report["weight_bytes"][run_name(codec)] = weight_bytes(codec.run)
         add("models", run_name(codec), made_of, measured)
     for name in () if args.models_alone else codecs.available():
-        made_of = {"version": codecs.versions()[name], "options": codecs.CODECS[name]}
+        made_of = {"version": codecs.versions().get(name), "options": codecs.CODECS[name]}
         measured = functools.partial(codecs.codec_points, name, images, tuning)
         add("codecs", name, made_of, measured)
     for measure in LEVELS:
