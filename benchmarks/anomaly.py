@@ -180,16 +180,17 @@ def gather(images, split, seeds, mapped):
 
 
 def show(report):
-    """Print for each method a line for all bodies, each strength, and each kind when obvious."""
+    """Print for each method a line for all bodies, each strength, and each kind and size of it."""
     for method, own in report.items():
         above = 100 * own["control"]["brain_above_threshold"]
         print(f"{method} ({own['variant']}): {above:.2f} % of the control's brain is above")
         print(f"  {'':<32}{'AUROC':>22}{'AP':>22}{'Dice':>22}")
         show_row("all", own)
-        for strength, kind in itertools.product(STRENGTHS, (None, *KINDS)):
-            rows = own["by_kind"][kind] if kind else own["by_strength"]
+        groups = own["by_kind"] | own["by_size"]
+        for strength, group in itertools.product(STRENGTHS, (None, *groups)):
+            rows = groups[group] if group else own["by_strength"]
             if strength in rows:
-                show_row(f"{strength} {kind.replace('_', ' ') if kind else ''}", rows[strength])
+                show_row(f"{strength} {group.replace('_', ' ') if group else ''}", rows[strength])
         for strength, row in {"all": own["by_case"], **own["by_case"]["by_strength"]}.items():
             print(f"  {f'by case, {strength}':<32}{_cell(row, 'auroc'):>22}")
 

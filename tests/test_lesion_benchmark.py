@@ -135,6 +135,11 @@ def test_figures_of_a_perfect_and_of_a_blind_map(planted):
     beside = report["beside"]
     assert beside["auroc"] == 1 and beside["brain_above_threshold"] == 0
     assert beside["slices"] + report["slices"] == len(planted.kinds)
+    sizes = report["by_size"]
+    assert sum(row.get("slices", 0) for row in sizes.values()) == report["slices"]
+    assert sum(planted.masks.sum((1, 2)) > 255) == sum(
+        sizes[name].get("slices", 0) for name in ("256_to_1023", "1024_or_more")
+    )
     strengths = report["by_strength"].values()
     assert sum(row["slices"] for row in strengths) == report["slices"]
     report = report_method(blind, rank({"blind": blind}))

@@ -110,6 +110,16 @@ def test_specks_around_the_brain_stay():
         assert not mask[draw_brain() == 0].any()
 
 
+def test_a_section_that_changes_nothing_has_no_mask(monkeypatch):
+    def unchanged(image, *_):
+        return image, np.zeros(image.shape)
+
+    monkeypatch.setitem(lesions.MAKERS, "dark", unchanged)
+    image, mask = lesions.plant(draw_brain(), "dark", "subtle", np.random.default_rng(0))
+    np.testing.assert_array_equal(image, draw_brain())
+    assert not mask.any()
+
+
 def test_errors():
     rng, brain = np.random.default_rng(0), draw_brain()
     with pytest.raises(ValueError, match="`kind` must be one of .*Received: kind='haze'"):

@@ -10,6 +10,15 @@ from judging import accuracy
 from judging.accuracy import EDGES, Judged
 from sources.folder import Split
 
+# Lesion pixels of a slice: at least the first number, and fewer than the second. A code of
+# `oasis-256` is 64 pixels.
+SIZES = {
+    "below_64": (1, 64),
+    "64_to_255": (64, 256),
+    "256_to_1023": (256, 1024),
+    "1024_or_more": (1024, np.inf),
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Evidence:
@@ -147,7 +156,7 @@ def figures(evidence: Evidence, choice: Choice, chosen: np.ndarray, subjects: Su
 
 
 def report_method(evidence: Evidence, ranked: list[Choice]) -> dict:
-    """Measure a method on all planted slices, by strength, by kind, by case, and on the control.
+    """Measure a method on all planted slices, by strength, kind, size and case, and on the control.
 
     Args:
         evidence: What its best variant says.
@@ -157,15 +166,17 @@ def report_method(evidence: Evidence, ranked: list[Choice]) -> dict:
     subjects = Subjects.of(evidence.split)
     groups = {"all": np.ones(len(evidence.kinds), bool)}
     groups |= {strength: evidence.strengths == strength for strength in STRENGTHS}
-    by_kind = {}
-    for kind in KINDS:
-        of_kind = {name: chosen & (evidence.kinds == kind) for name, chosen in groups.items()}
+
+    def by_strength(some):
         measured = {
-            name: figures(evidence, choice, chosen, subjects)
-            for name, chosen in of_kind.items()
-            if (chosen & evidence.lesions).any()
+            name: figures(evidence, choice, chosen & some, subjects)
+            for name, chosen in groups.items()
+            if (chosen & some & evidence.lesions).any()
         }
-        by_kind[kind] = {**measured.pop("all", {}), **measured}
+        return {**measured.pop("all", {}), **measured}
+
+    areas = evidence.planted.inside.sum(1, dtype="int64")
+    by_size = {name: (low <= areas) & (areas < high) for name, (low, high) in SIZES.items()}
     by_case = {}
     for name, chosen in groups.items():
         cases = evidence.cases(chosen)
@@ -179,7 +190,8 @@ def report_method(evidence: Evidence, ranked: list[Choice]) -> dict:
         "by_strength": {
             name: figures(evidence, choice, groups[name], subjects) for name in STRENGTHS
         },
-        "by_kind": by_kind,
+        "by_kind": {kind: by_strength(evidence.kinds == kind) for kind in KINDS},
+        "by_size": {name: by_strength(chosen) for name, chosen in by_size.items()},
         "by_case": {**by_case.pop("all"), "by_strength": by_case},
         "control": report_without(evidence.control, choice),
         "beside": report_beside(evidence, choice, subjects),

@@ -269,10 +269,11 @@ def plant(
 
     Returns:
         The slice with the lesion, float32 `(S, S)` in [0, 1] with an untouched background, and its
-        mask, bool `(S, S)`. The mask is never empty. It holds the pixels of the brain where the
-        lesion is at least half opaque and the smoothed intensity changed by more than `VISIBLE`;
-        gaps of a few pixels are closed. The swelling of an irregular lesion belongs to it. Tissue
-        that wide ventricles only push aside does not.
+        mask, bool `(S, S)`. It holds the pixels of the brain where the lesion is at least half
+        opaque and the smoothed intensity changed by more than `VISIBLE`; gaps of a few pixels are
+        closed. Where there are none, it is the pixel that changed most. So it is empty only if
+        nothing changed. The swelling of an irregular lesion belongs to it. Tissue that wide
+        ventricles only push aside does not.
 
     Raises:
         ValueError: The kind or the strength is unknown, or the image is no slice of a brain.
@@ -293,5 +294,5 @@ def plant(
     mask = ndimage.binary_closing(difference > VISIBLE * brain.white, iterations=2)
     mask = mask & brain.head & (alpha >= 0.5)
     if not mask.any():
-        mask = difference == difference.max()
+        mask = (difference > 0) & (difference == difference.max())
     return planted, mask
