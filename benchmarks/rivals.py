@@ -17,7 +17,8 @@ Contenders are
 Ours has the precision that train.py chooses. The others have float32, which is what they come with.
 
 Each contender writes its figures, samples and reconstructions into --out when it has finished. A
-later call with the same folder does not train it again. Every call joins what is there.
+later call with the same folder does not train it again, nor does one whose --json file holds its
+figures. Every call joins what is there. The figure shows those in --out.
 """
 
 import importlib.util
@@ -91,8 +92,9 @@ def main(args):
         "fingerprint": slices.fingerprint,
     }
     images = load(slices, args.image_size)
+    known = held(args.json, conditions)
     for name in args.only:
-        if finished(args.out, name, conditions):
+        if name in known or finished(args.out, name, conditions):
             print(f"{name}: finished before.", flush=True)
         elif name == "monai" and not has_monai():
             print("monai is left out: pip install -r benchmarks/requirements-rivals.txt.")
@@ -101,7 +103,8 @@ def main(args):
             report, arrays = compete(name, contender, images, args.minutes)
             write(args.out, name, {**conditions, **report}, arrays)
     names = [name for name in NAMES if finished(args.out, name, conditions)]
-    reports = {name: read_json(result(args.out, name)) for name in names}
+    known |= {name: read_json(result(args.out, name)) for name in names}
+    reports = {name: known[name] for name in NAMES if name in known}
     show(reports)
     if args.json:
         recorded.write(args.json, {**conditions, "contenders": reports})
@@ -214,13 +217,30 @@ def finished(out: pathlib.Path, name: str, conditions: dict) -> bool:
         InputError: It has, under other conditions.
     """
     path = result(out, name)
-    if not path.exists():
-        return False
-    report = read_json(path, conditions, "remove it")
-    other = {key: report[key] for key in conditions if report[key] != conditions[key]}
-    if other:
-        raise InputError(f"{path} is of other conditions, {other}: name another --out folder.")
-    return True
+    if path.exists():
+        read_same(path, conditions, "remove it", "name another --out folder")
+    return path.exists()
+
+
+def held(path: pathlib.Path | None, conditions: dict) -> dict[str, dict]:
+    """Figures of the contenders that the file of --json holds already, by name.
+
+    Raises:
+        InputError: They are of other conditions.
+    """
+    if not (path and path.exists()):
+        return {}
+    other = "name another --json file"
+    return read_same(path, conditions, other, other, "contenders")["contenders"]
+
+
+def read_same(path, conditions, damaged, other, *keys):
+    """Read a JSON file of these conditions, or say what the user can do about it."""
+    report = read_json(path, [*conditions, *keys], damaged)
+    differ = {key: report[key] for key in conditions if report[key] != conditions[key]}
+    if differ:
+        raise InputError(f"{path} is of other conditions, {differ}: {other}.")
+    return report
 
 
 def write(out: pathlib.Path, name: str, report: dict, arrays: dict[str, np.ndarray]) -> None:

@@ -207,8 +207,28 @@ def test_contenders_finish_once_and_are_joined(
     assert report["minutes_to"] == dict.fromkeys(["0.80", "0.85", "0.90", "0.92"], 0.5)
     assert [stage["seconds"] for stage in report["stages"].values()] == [60, 60]
     assert figure.stat().st_size > 10_000
-    with pytest.raises(InputError, match=r"other conditions, \{'minutes': 2.0\}"):
+    with pytest.raises(
+        InputError, match=r"other conditions, \{'minutes': 2.0\}: name another --out"
+    ):
         call(slices_folder, out, "--minutes", 3, "--only", "tutorial")
+
+
+def test_contenders_of_the_json_file_are_not_trained_again(
+    monkeypatch, counting, slices_folder, tmp_path
+):
+    """So the work can be spread over machines that share that file alone."""
+    made, file = [], tmp_path / "a.json"
+    monkeypatch.setattr(rivals, "make", lambda name, *_: made.append(name) or counting)
+    one = [slices_folder, tmp_path / "one", "--minutes", 2, "--json", file]
+    call(*one, "--only", "tutorial")
+    other = [slices_folder, tmp_path / "other", "--minutes", 2, "--json", file]
+    call(*other, "--only", "report", "tutorial")
+    assert made == ["tutorial", "report"]
+    assert list(json.loads(file.read_text())["contenders"]) == ["tutorial", "report"]
+    with pytest.raises(InputError, match=r"other conditions, .*: name another --json file"):
+        call(slices_folder, tmp_path / "other", "--minutes", 3, "--json", file)
+    with pytest.raises(InputError, match=r"report.json .*: name another --json file"):
+        call(*other[:-1], tmp_path / "other" / "report.json")
 
 
 def test_without_monai_its_rival_is_left_out(monkeypatch, slices_folder, tmp_path, capsys):
