@@ -210,6 +210,8 @@ def evaluate_drawn(models, slices, results, split, options, args):
     if prior.settings["reads_below"]:
         learned = training.images, slices.splits["train"]
         report["brains"] = stacks.evaluate_brains(*models, *real, *learned, options)
+        if "ventricles" in report["brains"]:
+            parts |= selection.ventricle_parts(report["brains"]["ventricles"])
     return report, parts
 
 

@@ -27,7 +27,11 @@ DEFAULTS = {
     ),
 }  # fmt: skip
 
-SHAPE = ("image_size", "width", "prior_width", "prior_blocks", "rate_weight")  # of networks
+# Defaults of the other settings that shape the networks.
+NETWORKS = dict(reduction=8, codebook_size=512, code_dim=16, slices_alone=False)
+
+# Settings that a training takes from the run it starts from.
+SHAPE = ("image_size", "width", "prior_width", "prior_blocks", "rate_weight", *NETWORKS)
 
 # Flags that are no settings of the run. The fingerprint stands for the data.
 NO_SETTINGS = ("run", "start_from", "data", "subjects", "save_minutes", "strategy")
@@ -91,13 +95,13 @@ def _add_vqvae_flags(parser):
     add = parser.add_argument_group("VQ-VAE").add_argument
     count, weight = between(int, 1, 10**6), between(float, 0, 1e6)
     add("--epochs", type=count, metavar="N", help=f"passes over the slices; {_default('epochs')}")
-    add("--reduction", metavar="R", type=int, choices=(8, 4), default=8,
+    add("--reduction", metavar="R", type=int, choices=(8, 4),
         help="one code stands for R x R pixels; 4 gives finer codes and more of them "
-        "(default: %(default)s)")
-    add("--codebook-size", type=between(int, 2, 2**16), default=512, metavar="K",
-        help="number of codes (default: %(default)s)")
-    add("--code-dim", type=between(int, 1, 1024), default=16, metavar="D",
-        help="dimension of a code (default: %(default)s)")
+        f"(default: {NETWORKS['reduction']})")
+    add("--codebook-size", type=between(int, 2, 2**16), metavar="K",
+        help=f"number of codes (default: {NETWORKS['codebook_size']})")
+    add("--code-dim", type=between(int, 1, 1024), metavar="D",
+        help=f"dimension of a code (default: {NETWORKS['code_dim']})")
     add("--width", type=between(int, 2, 1024), metavar="C",
         help=f"channels, an even number; {_default('width')}")
     add("--learning-rate", type=between(float, 1e-8, 1e30), default=1e-3, metavar="R",
@@ -125,7 +129,7 @@ def _add_prior_flags(parser):
         help=f"gated blocks; {_default('prior_blocks')}")
     add("--prior-dropout", type=between(float, 0, 0.99), default=0.1, metavar="P",
         help="dropout rate (default: %(default)s)")
-    add("--slices-alone", action="store_true",
+    add("--slices-alone", action="store_true", default=None,
         help="let the prior know nothing of the slices below; such a prior draws no brains")
     add("--prior-learning-rate", type=between(float, 1e-8, 1e30), default=6e-3, metavar="R",
         help="peak of the learning rate (default: %(default)s)")
@@ -209,7 +213,7 @@ def resolve(args, slices):
         InputError: A setting does not fit the data.
     """
     settings = {name: value for name, value in vars(args).items() if name not in NO_SETTINGS}
-    defaults = dict(DEFAULTS["synthetic" if slices.cohort else "OASIS"])
+    defaults = NETWORKS | DEFAULTS["synthetic" if slices.cohort else "OASIS"]
     if args.start_from:
         defaults |= shape_of(RunDirectory(args.start_from))
     for name, value in defaults.items():
@@ -229,9 +233,11 @@ def resolve(args, slices):
 def shape_of(run):
     """Settings of another run that shape its networks, checked as if they were flags."""
     other = read_config(run)["settings"]
-    flags = [f"--{name.replace('_', '-')}={other[name]}" for name in SHAPE if name in other]
+    given = [name for name in SHAPE if name in other and name != "slices_alone"]
+    flags = [f"--{name.replace('_', '-')}={other[name]}" for name in given]
+    flags += ["--slices-alone"] * (other.get("slices_alone") is True)
     checked = vars(parse(flags))
-    return {name: checked[name] for name in SHAPE if name in other}
+    return {name: checked[name] for name in SHAPE if checked[name] is not None}
 
 
 if __name__ == "__main__":

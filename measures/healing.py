@@ -1,4 +1,4 @@
-"""Anomaly maps: what in a slice a model of healthy slices would not have put there.
+"""Anomaly maps: what in a slice a model of the training slices would not have put there.
 
 Images are float32 `(N, S, S)` in [0, 1], 0 outside the brain.
 

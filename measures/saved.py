@@ -52,6 +52,7 @@ LAYOUT = {
     "walk": {"images": "uint8 V S S", "levels": "int32 V"},
     "brains": _cuts("X"),
     "real_brains": _cuts("Y"),
+    "ventricles": dict.fromkeys(("generated", "reconstructions", "real"), "float64 B"),
     "closest": {
         "generated": "uint8 L S S",
         "real": "uint8 L S S",

@@ -163,6 +163,12 @@ def brain_parts(
     return parts
 
 
+def ventricle_parts(areas: dict[str, dict]) -> Parts:
+    """Area of the ventricles by level, from `ventricles` of `measures.stacks.evaluate`."""
+    sets = ("generated", "reconstructions", "real")
+    return {"ventricles": {name: np.array(areas[name]["by_level"]) for name in sets}}
+
+
 def cuts(brains: np.ndarray, frame: Sequence[int]) -> dict[str, np.ndarray]:
     """Cut brains through the middle of the frame; a sagittal cut passes beside the midline.
 

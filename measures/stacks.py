@@ -161,7 +161,7 @@ def _nearest(sets, training):
     """Root mean square distances to the nearest training brain, at `NEAREST_SIDE` pixels."""
     known = _reduced(training)
     report = {}
-    for name in ("generated", "real"):
+    for name in sets:
         distances = [
             np.sqrt(((known - brain) ** 2).mean(1).min()) for brain in _reduced(sets[name])
         ]

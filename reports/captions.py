@@ -202,6 +202,15 @@ def brains(facts: Facts, shown: int, level: int, with_real: bool) -> str:
     )
 
 
+def ventricles(facts: Facts) -> str:
+    """Caption of the area of the ventricles by level."""
+    return (
+        f"Mean area of the ventricles by level, from bottom to top. Generated: brains "
+        f"{facts.drawn}, decoded by the {facts.model}, without texture. Beside them real brains of "
+        f"{facts.source}, and their reconstructions."
+    )
+
+
 def closest(facts: Facts, shown: int) -> str:
     """Caption of the samples that are closest to a training slice."""
     count, distance = facts.closest

@@ -118,6 +118,25 @@ def _show_curves(axis, history, name, title):
     axis.set(xlabel="epoch", title=title)
 
 
+def ventricles(path: pathlib.Path, areas: dict[str, np.ndarray], caption: str) -> None:
+    """Draw the area of the ventricles along the levels of brains.
+
+    Args:
+        path: PNG to write.
+        areas: Shares of the slice by level, `(L,)` each: `generated`, `reconstructions` and `real`.
+        caption: What the figure shows.
+    """
+    figure, axis = plt.subplots(figsize=(7, 3.4), layout="constrained")
+    looks = {"generated": (ORANGE, "-"), "reconstructions": (BLUE, "-"), "real": ("0.4", "--")}
+    for name, (colour, style) in looks.items():
+        axis.plot(100 * areas[name], color=colour, linestyle=style, label=name)
+    axis.set(xlabel="level", ylabel="ventricles, % of the slice")
+    axis.set_ylim(bottom=0)
+    axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
+    axis.legend()
+    save_figure(figure, path, caption)
+
+
 def rate_distortion(
     path: pathlib.Path, panels: dict[str, tuple[dict[str, list], dict[str, list]]], caption: str
 ) -> None:

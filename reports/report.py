@@ -130,6 +130,10 @@ def _brains(path, parts, facts):
     plots.brains(path, planes, real_planes, facts.frame, caption)
 
 
+def _ventricles(path, parts, facts):
+    curves.ventricles(path, parts["ventricles"], captions.ventricles(facts))
+
+
 # Part of the results -> function that draws its figure, which has the name of the part.
 FIGURES: dict[str, Callable[[pathlib.Path, Parts, Facts], None]] = {
     "reconstructions": _reconstructions,
@@ -140,6 +144,7 @@ FIGURES: dict[str, Callable[[pathlib.Path, Parts, Facts], None]] = {
     "completions": _completions,
     "walk": _walk,
     "brains": _brains,
+    "ventricles": _ventricles,
     "closest": _closest,
 }
 

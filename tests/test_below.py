@@ -119,6 +119,26 @@ def test_the_way_up_reaches_every_slice_once_after_the_one_below(split, batch_si
         assert under == NO_SLICE or number[under] < number[index]
 
 
+def test_a_slice_changes_only_slices_above_it():
+    """Codes are chosen up the brain. So neither what lies below nor another brain depends on it."""
+    split = make_split("test", [(case, k, f"{case} {k}") for case in (1, 2) for k in range(4)], {})
+    prior, rng = make_prior(grid=4), np.random.default_rng(0)
+    distances = rng.random((8, 4, 4, prior.settings["codebook_size"])).astype("float32")
+
+    def describe(distances):
+        codes = np.zeros((8, 4, 4), "int32")
+        for batch in split.upward(16):
+            below = dataset.codes_below(codes, split.below, batch)
+            codes[batch] = prior.describe(distances[batch], split.levels[batch], 5.0, below)
+        return codes
+
+    before, changed = describe(distances), distances.copy()
+    changed[1] = rng.random(changed[1].shape)  # level 1 of case 1
+    moved = (describe(changed) != before).any((1, 2))
+    assert moved[1] and moved[2:4].any()
+    assert not moved[0] and not moved[4:].any()
+
+
 def test_stacks_are_cases_with_all_levels(split):
     np.testing.assert_array_equal(split.stacks(range(0, 2)), [[0, 1]])
     np.testing.assert_array_equal(split.stacks(range(1, 2)), [[1], [4]])

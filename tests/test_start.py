@@ -1,12 +1,19 @@
 """Training that begins with the weights of another run."""
 
+import json
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
-from conftest import LEVELS, STAGES, TINY, one_line, run_script, write_slices
+from conftest import LEVELS, STAGES, TINY, make_prior, one_line, run_script, write_slices
 
-from fitting import checkpoints, codes
+import dataset
+import train
+from fitting import checkpoints, codes, start
 from fitting.run_directory import RunDirectory
 from measures.saved import read_arrays
+from sources.folder import open_slices
+from utils import InputError
 
 
 def begin(data, run, other, *flags):
@@ -54,6 +61,22 @@ def test_a_turn_keeps_the_vqvae_and_lets_the_prior_choose(trained_run, slices_fo
     one_line(run_script("train.py", "--turn"), "argument --turn", "--start-from")
 
 
+@pytest.mark.slow
+def test_settings_that_are_not_given_are_those_of_the_run(trained_run, slices_folder, tmp_path):
+    """Also those that no data set decides, such as the size of the codebook."""
+    slices, config = (
+        open_slices(slices_folder),
+        json.loads((trained_run / "config.json").read_text()),
+    )
+    config["settings"] |= {"reduction": 4, "code_dim": 3, "slices_alone": True}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    settings = train.resolve(train.parse(["--start-from", str(tmp_path)]), slices)
+    names = {*start.SHAPE, *start.PRIOR_SHAPE}
+    assert {n: settings[n] for n in names} == {n: config["settings"][n] for n in names}
+    settings = train.resolve(train.parse([]), slices)
+    assert settings["reduction"] == 8 and settings["slices_alone"] is False
+
+
 @pytest.mark.parametrize("flags, reason", [
     (["--codebook-size", 32], "codebook_size is 32 here and 16 there"),
     (["--prior-width", 16], "prior_width is 16 here and 8 there"),
@@ -68,6 +91,29 @@ def test_another_shape_is_refused(flags, reason, trained_run, slices_folder, tmp
 def test_other_levels_are_refused(trained_run, tmp_path):
     data = write_slices(tmp_path / "data", levels=LEVELS + 1)
     one_line(begin(data, tmp_path / "run", trained_run), "levels are 5 here and 4 there")
+
+
+@pytest.mark.parametrize("change, reason", [
+    ({"frame": (8, 8, 24, 24)}, "beyond its frame (8, 8, 24, 24)"),
+    ({"masked": False}, "brain-masked on one side and have scalp on the other"),
+    ({"intensity_range": [-1, 1]}, "intensities are (0.0, 1.0) here and [-1, 1] there"),
+])  # fmt: skip
+def test_another_frame_mask_or_intensity_is_refused(change, reason, tmp_path, monkeypatch):
+    """As far as a run says so: its models and its `config.json`."""
+    shape = dict(image_size=32, reduction=8, codebook_size=16, code_dim=4, width=8)
+    vqvae = SimpleNamespace(settings={**shape, "masked": True}, frame=(0, 0, 32, 32))
+    prior = make_prior(grid=4)
+    here = {**shape, **start._prior_shape(prior)}
+    low_high = change.pop("intensity_range", dataset.INTENSITY_RANGE)
+    vqvae.settings |= {name: change[name] for name in change if name == "masked"}
+    vqvae.frame = change.get("frame", vqvae.frame)
+    monkeypatch.setattr(checkpoints, "load_models", lambda run: (vqvae, prior))
+    monkeypatch.setattr(start, "read_config", lambda run: {"data": {"intensity_range": low_high}})
+    slices = SimpleNamespace(masked=True, num_levels=prior.settings["num_levels"])
+    data = SimpleNamespace(slices=slices, frame=(0, 0, 32, 32))
+    with pytest.raises(InputError, match="does not fit") as refused:
+        start.load(RunDirectory(tmp_path), data, here)
+    assert reason in str(refused.value)
 
 
 def test_a_run_that_is_none_is_refused(slices_folder, tmp_path):
