@@ -21,6 +21,7 @@ CURVES = {  # stage -> columns of its history that a figure shows
     stage: ("epoch", *figures, *(f"val_{figure}" for figure in figures))
     for stage, figures in FIGURES_OF_STAGES.items()
 }
+STACKS = ("generated", "reconstructions", "real", "training")  # whose ventricles are measured
 METHODS = ("error", "healing")  # that map anomalies, see `measures.healing`
 
 
@@ -52,7 +53,7 @@ LAYOUT = {
     "walk": {"images": "uint8 V S S", "levels": "int32 V"},
     "brains": _cuts("X"),
     "real_brains": _cuts("Y"),
-    "ventricles": dict.fromkeys(("generated", "reconstructions", "real"), "float64 B"),
+    "ventricles": dict.fromkeys(STACKS, "float64 B"),
     "closest": {
         "generated": "uint8 L S S",
         "real": "uint8 L S S",

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from measures.images import cut, to_grey
-from measures.saved import CURVES, MAX_NUMBER, Parts
+from measures.saved import CURVES, MAX_NUMBER, STACKS, Parts
 from sources.folder import Split
 from utils import InputError
 
@@ -165,8 +165,7 @@ def brain_parts(
 
 def ventricle_parts(areas: dict[str, dict]) -> Parts:
     """Area of the ventricles by level, from `ventricles` of `measures.stacks.evaluate`."""
-    sets = ("generated", "reconstructions", "real")
-    return {"ventricles": {name: np.array(areas[name]["by_level"]) for name in sets}}
+    return {"ventricles": {name: np.array(areas[name]["by_level"]) for name in STACKS}}
 
 
 def cuts(brains: np.ndarray, frame: Sequence[int]) -> dict[str, np.ndarray]:

@@ -206,8 +206,8 @@ def ventricles(facts: Facts) -> str:
     """Caption of the area of the ventricles by level."""
     return (
         f"Mean area of the ventricles by level, from bottom to top. Generated: brains "
-        f"{facts.drawn}, decoded by the {facts.model}, without texture. Beside them real brains of "
-        f"{facts.source}, and their reconstructions."
+        f"{facts.drawn}, decoded by the {facts.model}, without texture. Real: brains of "
+        f"{facts.source}. Training: those that the models learned from."
     )
 
 

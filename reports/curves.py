@@ -123,11 +123,17 @@ def ventricles(path: pathlib.Path, areas: dict[str, np.ndarray], caption: str) -
 
     Args:
         path: PNG to write.
-        areas: Shares of the slice by level, `(L,)` each: `generated`, `reconstructions` and `real`.
+        areas: Shares of the slice by level, `(L,)` each: `generated`, `reconstructions`, `real` and
+            `training`.
         caption: What the figure shows.
     """
     figure, axis = plt.subplots(figsize=(7, 3.4), layout="constrained")
-    looks = {"generated": (ORANGE, "-"), "reconstructions": (BLUE, "-"), "real": ("0.4", "--")}
+    looks = {
+        "generated": (ORANGE, "-"),
+        "reconstructions": (BLUE, "-"),
+        "real": (MIDDLE_GREY, "--"),
+        "training": (GREEN, ":"),
+    }
     for name, (colour, style) in looks.items():
         axis.plot(100 * areas[name], color=colour, linestyle=style, label=name)
     axis.set(xlabel="level", ylabel="ventricles, % of the slice")
