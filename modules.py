@@ -203,8 +203,8 @@ class VQVAE(keras.Model):
     def decode(self, codes: tf.Tensor, texture=None, below=None) -> tf.Tensor:
         """Codes, int32 `(B, H, W)` -> slices `(B, S, S, 1)` in [0, 1], exactly 0 outside the frame.
 
-        It is the inverse of `encode` up to what the codes lose. With seeds int32 `(B,)` as
-        `texture`, `Texture.draw` adds what they lose, given the slices `below` or None.
+        It is the inverse of `encode` up to what the codes lose. With `texture`, one seed or int32
+        `(B,)`, `Texture.draw` adds what they lose, given the slices `below` or None.
         """
         restored = self._decode(codes)
         return restored if texture is None else self.texture.draw(restored, texture, below)

@@ -179,14 +179,15 @@ class Texture(keras.Model):
 
         Args:
             restored: Reconstructions `(B, S, S, 1)` in [0, 1].
-            seeds: int32 `(B,)`. With the reconstruction it decides the slice, whatever else is in
-                the batch.
+            seeds: int32 `(B,)`, or one for all. With the reconstruction it decides the slice,
+                whatever else is in the batch.
             below: Slices below, `(B, S, S, 1)`, or None.
 
         Returns:
             Slices of 8-bit grey values, float32 `(B, S, S, 1)` in [0, 1].
         """
         frames = tf.round(self._cut(restored) * 255) / 255
+        seeds = tf.broadcast_to(seeds, tf.shape(frames)[:1])
         has_below = tf.constant([int(below is not None)])
         lower = frames if below is None else self._cut(below)
 

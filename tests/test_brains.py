@@ -18,7 +18,8 @@ from measures.samples import SamplingOptions
 from modules import PixelCNN
 from networks.raster import NO_CODE
 from sources import volumes
-from sources.folder import open_folder
+from sources.folder import make_split, open_folder
+from utils import InputError
 
 
 class FakePrior:
@@ -67,6 +68,12 @@ def test_a_brain_grows_from_a_slice():
     (brain,) = brains.draw_brains(FAKE_VQVAE, prior, 1, SamplingOptions(0), (1, first))
     np.testing.assert_allclose(brain[0, :, 0, 0], [0.5, 0.6], atol=1e-6)
     assert prior.levels == [2]
+
+
+def test_a_first_slice_at_an_unknown_level_is_refused():
+    first = make_split("some", [(7, LEVELS, "case_007_slice_4.nii.png")], {})
+    with pytest.raises(InputError, match=f"up to number {LEVELS}, and the prior of RUN knows 0 to"):
+        brains.plan(FAKE_VQVAE, make_prior(grid=4), "RUN", 1, first, False)
 
 
 def test_brains_do_not_depend_on_how_many_are_drawn(vqvae):

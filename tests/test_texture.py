@@ -102,6 +102,7 @@ def test_a_seed_gives_one_slice_whatever_stands_beside_it(texture, slices):
     drawn = texture.draw(slices, seeds, slices).numpy()
     alone = texture.draw(slices[1:2], seeds[1:2], slices[1:2]).numpy()
     np.testing.assert_array_equal(drawn[1:2], alone)
+    np.testing.assert_array_equal(texture.draw(slices, 6, slices)[1:2], alone)
     assert not np.array_equal(texture.draw(slices, seeds + 1, slices), drawn)
     assert not np.array_equal(texture.draw(slices, seeds), drawn)
     np.testing.assert_allclose(drawn * 255, np.round(drawn * 255), atol=1e-4)
