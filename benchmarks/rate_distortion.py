@@ -164,7 +164,9 @@ def add_curve(
         made_of: What its points follow from. A curve that was made of something else is replaced.
         measured: Function that measures its points.
     """
-    if report["made_of"].get(name) != made_of:
+    if report["made_of"].get(name) == made_of:
+        print(f"  {name}: kept from {path}.", flush=True)
+    else:
         report[group][name] = shown(name, measured())
         report["made_of"][name] = made_of
     models, rivals = report["models"], rivals_of(report)

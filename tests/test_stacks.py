@@ -71,8 +71,8 @@ def test_a_classifier_tells_mirrored_slices_by_their_cuts(evaluated):
 def test_few_cases_are_not_compared():
     split = make_split("test", [(1, level, f"{level}") for level in range(LEVELS)], {})
     prior = types.SimpleNamespace(settings={"num_levels": LEVELS})
-    report = stacks.evaluate_brains(None, prior, {}, split, None, split, SamplingOptions(0))
-    assert report == {"reason": "1 cases of the split have all 6 levels"}
+    measured = stacks.evaluate_brains(None, prior, {}, split, None, split, SamplingOptions(0))
+    assert measured == {"reason": "1 cases of the split have all 6 levels"}
 
 
 def test_the_ventricles_are_drawn_along_the_levels(evaluated, tmp_path):

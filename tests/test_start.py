@@ -61,13 +61,10 @@ def test_a_turn_keeps_the_vqvae_and_lets_the_prior_choose(trained_run, slices_fo
     one_line(run_script("train.py", "--turn"), "argument --turn", "--start-from")
 
 
-@pytest.mark.slow
 def test_settings_that_are_not_given_are_those_of_the_run(trained_run, slices_folder, tmp_path):
     """Also those that no data set decides, such as the size of the codebook."""
-    slices, config = (
-        open_slices(slices_folder),
-        json.loads((trained_run / "config.json").read_text()),
-    )
+    slices = open_slices(slices_folder)
+    config = json.loads((trained_run / "config.json").read_text())
     config["settings"] |= {"reduction": 4, "code_dim": 3, "slices_alone": True}
     (tmp_path / "config.json").write_text(json.dumps(config))
     settings = train.resolve(train.parse(["--start-from", str(tmp_path)]), slices)
@@ -101,16 +98,16 @@ def test_other_levels_are_refused(trained_run, tmp_path):
 def test_another_frame_mask_or_intensity_is_refused(change, reason, tmp_path, monkeypatch):
     """As far as a run says so: its models and its `config.json`."""
     shape = dict(image_size=32, reduction=8, codebook_size=16, code_dim=4, width=8)
-    vqvae = SimpleNamespace(settings={**shape, "masked": True}, frame=(0, 0, 32, 32))
+    whole = (0, 0, 32, 32)
+    settings = {**shape, "masked": change.get("masked", True)}
+    vqvae = SimpleNamespace(settings=settings, frame=change.get("frame", whole))
     prior = make_prior(grid=4)
     here = {**shape, **start._prior_shape(prior)}
-    low_high = change.pop("intensity_range", dataset.INTENSITY_RANGE)
-    vqvae.settings |= {name: change[name] for name in change if name == "masked"}
-    vqvae.frame = change.get("frame", vqvae.frame)
+    low_high = change.get("intensity_range", dataset.INTENSITY_RANGE)
     monkeypatch.setattr(checkpoints, "load_models", lambda run: (vqvae, prior))
     monkeypatch.setattr(start, "read_config", lambda run: {"data": {"intensity_range": low_high}})
     slices = SimpleNamespace(masked=True, num_levels=prior.settings["num_levels"])
-    data = SimpleNamespace(slices=slices, frame=(0, 0, 32, 32))
+    data = SimpleNamespace(slices=slices, frame=whole)
     with pytest.raises(InputError, match="does not fit") as refused:
         start.load(RunDirectory(tmp_path), data, here)
     assert reason in str(refused.value)
