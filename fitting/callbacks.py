@@ -100,7 +100,8 @@ class Comments(keras.callbacks.Callback):
         if epochs_since_best(self.rows) >= self.patience:
             self._say(f"no better validation loss for {self.patience} epochs, stopping early.")
         elif left:
-            seconds = sum(row["seconds"] for row in self.rows) / len(self.rows)
+            rows = self.rows[1:] or self.rows  # the first epoch compiles, on a GPU for a minute
+            seconds = sum(row["seconds"] for row in rows) / len(rows)
             self._say(f"about {seconds * left / 60:.0f} minutes left.")
         self._warn_of_collapse()
 
