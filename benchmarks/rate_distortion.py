@@ -16,9 +16,9 @@ bytes of its weights are not counted.
 The weights of a model are sent once. `paid_after` says after how many slices they and the files of
 the model are smaller than the payloads of a codec at the same SSIM.
 
-A slice takes up to a second at each rate weight. With --json every curve is written as soon as it
-is known. A curve that the file holds already is kept and compared with the others, so that the work
-can be spread.
+A slice takes up to a second at each rate weight or quality. With --json every point is written as
+soon as it is known. The same command goes on after the points that the file holds, so that the work
+can be spread. Curves are compared once they are whole.
 
 `--every N` takes each N-th case, for models and codecs alike. With `--split validate
 --models-alone` the figures are those by which one chooses the rate weight of a model.
@@ -27,7 +27,7 @@ can be spread.
 import functools
 import pathlib
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import house  # noqa: F401  opens the repository
@@ -139,8 +139,8 @@ def begin_report(path: pathlib.Path | None, data: dict[str, Any]) -> dict[str, A
     advice = "name another --json file"
     groups = {group: {} for group in ("made_of", "weight_bytes", "models", "codecs", "learned")}
     if not (path and path.exists()):
-        return {"data": data, **groups}
-    report = read_json(path, ["data", *groups], advice)
+        return {"data": data, "unfinished": {}, **groups}
+    report = {"unfinished": {}, **read_json(path, ["data", *groups], advice)}
     if report["data"] != data:
         raise InputError(f"{path} holds curves of other slices: {advice}.")
     return report
@@ -152,9 +152,11 @@ def add_curve(
     group: str,
     name: str,
     made_of: dict[str, Any],
-    measured: Callable[[], Iterable[dict[str, Any]]],
+    measured: Callable[[int], Iterable[dict[str, Any]]],
 ) -> None:
     """Measure a curve, unless the report holds it already, and write the report.
+
+    Points of a curve that is not whole yet stand under `unfinished`.
 
     Args:
         report: The report, which grows.
@@ -162,13 +164,21 @@ def add_curve(
         group: "models", "codecs" or "learned".
         name: Name of the curve.
         made_of: What its points follow from. A curve that was made of something else is replaced.
-        measured: Function that measures its points.
+        measured: Function that measures its points after so many.
     """
     if report["made_of"].get(name) == made_of:
         print(f"  {name}: kept from {path}.", flush=True)
     else:
-        report[group][name] = shown(name, measured())
-        report["made_of"][name] = made_of
+        begun = report["unfinished"].pop(name, {})
+        points = begun["points"] if begun.get("made_of") == made_of else []
+        for point in measured(len(points)):
+            show_point(name, point)
+            points.append(point)
+            report["unfinished"][name] = {"made_of": made_of, "points": points}
+            if path:
+                recorded.write(path, report)
+        report["unfinished"].pop(name, None)
+        report[group][name], report["made_of"][name] = points, made_of
     models, rivals = report["models"], rivals_of(report)
     report["at_equal"] = {measure: compare(models, rivals, measure) for measure in LEVELS}
     report["paid_after"] = paid_after(models, report["codecs"], report["weight_bytes"])
@@ -212,9 +222,11 @@ def weight_bytes(run: RunDirectory) -> int:
     return sum(run.model(stage).stat().st_size for stage in ("vqvae", "prior"))
 
 
-def model_points(codec: Codec, split: Split, images: np.ndarray, rate_weights) -> Iterator[dict]:
-    """Measure a run at each rate weight."""
-    for rate_weight in rate_weights:
+def model_points(
+    codec: Codec, split: Split, images: np.ndarray, rate_weights: Sequence[float], done: int
+) -> Iterator[dict]:
+    """Measure a run at each rate weight after the first `done`."""
+    for rate_weight in rate_weights[done:]:
         yield model_point(codec, split, images, rate_weight)
 
 
@@ -245,29 +257,25 @@ def model_point(codec: Codec, split: Split, images: np.ndarray, rate_weight: flo
     }
 
 
-def learned_points(args, slices, frame, images, tuning) -> Iterator[dict]:
-    """Train the learned codec and measure it."""
+def learned_points(args, slices, frame, images, tuning, done) -> Iterator[dict]:
+    """Train the learned codec and measure it, after its first `done` points."""
     training = load_images(slices.splits["train"], images.shape[1])
     rival = Learned(args.learned_python or sys.executable, args.learned, training, frame)
-    return rival.points(args.learned_minutes, images, tuning)
+    return rival.points(args.learned_minutes, images, tuning, done)
 
 
-def shown(name: str, points: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """List the points of a curve, with a line for each."""
-    listed = []
-    for point in points:
-        of_model = "rate_weight" in point
-        rate = "file_bytes" if of_model else "payload_bytes"
-        choice = "rate_weight" if of_model else "threshold"
-        print(
-            f"  {name:<20}{point[rate]:>8.1f} bytes   SSIM {point['ssim']:.4f}   in the brain "
-            f"{point['brain_ssim']:.4f}, {point['brain_psnr']:.2f} dB   gradient "
-            f"{point['gradient_ratio']:.3f}   fine spectrum {point['spectrum_ratio']:.3f}   "
-            f"{choice.replace('_', ' ')} {point[choice]:g}",
-            flush=True,
-        )
-        listed.append(point)
-    return listed
+def show_point(name: str, point: dict[str, Any]) -> None:
+    """Print a point of a curve in one line."""
+    of_model = "rate_weight" in point
+    rate = "file_bytes" if of_model else "payload_bytes"
+    choice = "rate_weight" if of_model else "threshold"
+    print(
+        f"  {name:<20}{point[rate]:>8.1f} bytes   SSIM {point['ssim']:.4f}   in the brain "
+        f"{point['brain_ssim']:.4f}, {point['brain_psnr']:.2f} dB   gradient "
+        f"{point['gradient_ratio']:.3f}   fine spectrum {point['spectrum_ratio']:.3f}   "
+        f"{choice.replace('_', ' ')} {point[choice]:g}",
+        flush=True,
+    )
 
 
 def draw(path: pathlib.Path, models: dict, rivals: dict, caption: str) -> None:

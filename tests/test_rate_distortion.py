@@ -1,5 +1,6 @@
 """Rates of files and of codecs, and the bytes at which curves reach the same quality."""
 
+import contextlib
 import functools
 import json
 import os
@@ -269,6 +270,37 @@ def test_known_curves_are_kept_and_compared(trained_run, slices_folder, tmp_path
     assert json.loads(path.read_text())["models"] == before["models"]
     with pytest.raises(InputError, match="a.json holds curves of other slices: name another"):
         rate_distortion.main(rate_distortion.parse([*flags, "--split", "validate"]))
+
+
+def test_a_curve_goes_on_after_its_last_point(tmp_path):
+    """It is compared once it is whole. Points of other settings are measured again."""
+    path, data = tmp_path / "a.json", {"name": "made up"}
+    points = [{"threshold": 0, "payload_bytes": 9.0, "file_bytes": 99.0} for _ in range(3)]
+    for number, point in enumerate(points):
+        point |= dict.fromkeys(("ssim", "brain_ssim", "brain_psnr"), 0.9 + number / 100)
+        point |= dict.fromkeys(("gradient_ratio", "spectrum_ratio"), 1.0)
+
+    def begin(made_of, last):
+        asked = []
+
+        def measured(done):
+            asked.append(done)
+            yield from points[done:last]
+            if last < len(points):
+                raise KeyboardInterrupt
+
+        report = rate_distortion.begin_report(path, data)
+        with contextlib.suppress(KeyboardInterrupt):
+            rate_distortion.add_curve(report, path, "codecs", "c", made_of, measured)
+        return json.loads(path.read_text()), asked
+
+    report, _ = begin({"version": 1}, 2)
+    assert report["unfinished"]["c"]["points"] == points[:2] and not report["codecs"]
+    report, asked = begin({"version": 1}, 3)
+    assert asked == [2] and report["codecs"] == {"c": points} and not report["unfinished"]
+    assert begin({"version": 1}, 3)[1] == []
+    report, asked = begin({"version": 2}, 1)
+    assert asked == [0] and report["unfinished"]["c"]["points"] == points[:1]
 
 
 def test_flags_of_a_learned_codec_need_its_folder(capsys):

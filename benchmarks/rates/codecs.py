@@ -90,9 +90,11 @@ def versions() -> dict[str, str]:
     return {name: version for name, version in found.items() if version}
 
 
-def codec_points(name: str, images: np.ndarray, tuning: np.ndarray) -> Iterator[dict[str, Any]]:
-    """Measure a codec at each of its settings, see `point`."""
-    for options in progress(CODECS[name], name, unit="setting"):
+def codec_points(
+    name: str, images: np.ndarray, tuning: np.ndarray, done: int = 0
+) -> Iterator[dict[str, Any]]:
+    """Measure a codec at each of its settings after the first `done`, see `point`."""
+    for options in progress(CODECS[name][done:], name, unit="setting"):
         code = functools.partial(coded, options=options)
         yield {"options": options, **point(code, images, tuning)}
 

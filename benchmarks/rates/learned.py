@@ -52,7 +52,7 @@ class Learned:
             ) from None
 
     def points(
-        self, minutes: float, images: np.ndarray, tuning: np.ndarray
+        self, minutes: float, images: np.ndarray, tuning: np.ndarray, done: int = 0
     ) -> Iterator[dict[str, Any]]:
         """Train at each of `WEIGHTS`, unless that was done before, and measure; see `codecs.point`.
 
@@ -60,10 +60,11 @@ class Learned:
             minutes: Minutes of training in all. The first weight gets half of them.
             images: Slices to measure, uint8 `(N, S, S)`.
             tuning: Slices that choose the threshold of black, uint8 `(M, S, S)`.
+            done: Number of first weights to leave out.
         """
         first, *others = WEIGHTS
         shares = {first: minutes / 2, **dict.fromkeys(others, minutes / 2 / len(others))}
-        for weight in progress(WEIGHTS, "hyperprior", unit="weight"):
+        for weight in progress(WEIGHTS[done:], "hyperprior", unit="weight"):
             about = self.model.train(weight, shares[weight])
             yield {"options": about, **point(self.code, images, tuning)}
         self.model.close()
