@@ -71,7 +71,7 @@ def _add_data_and_run_flags(parser):
         "networks that are not given are its own")
     add("--turn", action="store_true", default=None,
         help="with --start-from: keep its VQ-VAE, choose codes with its prior, and train the prior "
-        "on these")
+        "on these; its loss rises at first, so many passes need a larger --patience")
     add("--seed", type=between(int, 0, 2**31 - 1), default=0, metavar="N",
         help="seed of every random number (default: %(default)s)")
     add("--precision", choices=("auto", "float32", "bfloat16"), default="auto",
