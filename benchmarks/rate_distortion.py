@@ -164,7 +164,7 @@ def add_curve(
         group: "models", "codecs" or "learned".
         name: Name of the curve.
         made_of: What its points follow from. A curve that was made of something else is replaced.
-        measured: Function that measures its points after so many.
+        measured: Function that leaves out so many points and measures the others.
     """
     if report["made_of"].get(name) == made_of:
         print(f"  {name}: kept from {path}.", flush=True)
