@@ -31,7 +31,8 @@ if __name__ == "__main__":
 
 import tensorflow as tf
 
-from networks.raster import NO_CODE, SLICES_BELOW, mirrored_level
+from networks.below import NO_CODE, SLICES_BELOW
+from networks.raster import mirrored_level
 from networks.texture import STEPS
 
 __all__ = [

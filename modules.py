@@ -20,13 +20,13 @@ import keras
 import tensorflow as tf
 from keras import layers, ops
 
-from networks import ranges, serializable
-from networks.below import SlicesBelow
+from networks import graph_function, ranges, serializable
+from networks.below import NO_CODE, SLICES_BELOW, SlicesBelow
 from networks.exact import full_precision
 from networks.frames import cut, fill
 from networks.gated import GatedBlock, shift
 from networks.quantizer import CodebookUsage, VectorQuantizer
-from networks.raster import NO_CODE, SLICES_BELOW, RasterPrior, plain_level
+from networks.raster import RasterPrior, plain_level
 from networks.residual import DepthToSpace, Policy, convolution, residual_blocks
 from networks.texture import Texture
 
@@ -187,12 +187,12 @@ class VQVAE(keras.Model):
     def call(self, frames, training=False):
         return self.decoder(self.quantizer(self.encoder(frames), training=training))
 
-    @tf.function
+    @graph_function
     def encode(self, images: tf.Tensor) -> tf.Tensor:
         """Slices `(B, S, S, 1)` in [0, 1] -> nearest codes, int32 `(B, H, W)`."""
         return self.quantizer.codes(self.encoder(cut(images, self.frame)))
 
-    @tf.function
+    @graph_function
     def distances(self, images: tf.Tensor) -> tf.Tensor:
         """Slices `(B, S, S, 1)` in [0, 1] -> distances to all codes, float32 `(B, H, W, K)`.
 
@@ -219,7 +219,7 @@ class VQVAE(keras.Model):
         """What was attached, or None."""
         return self._texture()
 
-    @tf.function
+    @graph_function
     def _decode(self, codes):
         frames = ops.clip(self.decoder(self.quantizer.embed(codes)), 0.0, 1.0)
         return fill(frames, self.frame, self.settings["image_size"])
@@ -256,6 +256,7 @@ class PixelCNN(RasterPrior):
     """
 
     DILATIONS = (1, 2, 1, 4, 1, 8, 1, 16)
+    REACH_BELOW = SlicesBelow.REACH
     SETTINGS = {
         "grid": [ranges.SIDE_OF_GRID, ranges.SIDE_OF_GRID],
         "codebook_size": ranges.CODEBOOK_SIZE,
@@ -332,35 +333,32 @@ class PixelCNN(RasterPrior):
         # These shifts are mask A: no place knows its own code.
         vertical = shift(codes, rows=1) + positions
         horizontal = shift(codes, columns=1) + positions
-        reads = self.slices_below
-        features = reads(inputs["below"]) if reads else None  # (B, H, W, C)
-        conditions = self._conditions(self._of_level(inputs["levels"]), features)
+        features = self.read_below(inputs.get("below"))  # (B, H, W, C)
+        conditions = self._conditions(inputs["levels"], features)
         for block, condition in zip(self.blocks, conditions):
             vertical, horizontal = block(vertical, horizontal, condition, training=training)
         return self._logits(horizontal)
 
-    def _of_level(self, levels):
-        """What all blocks add for the level and the mirroring, `(B, 1, 1, 4C blocks)`."""
-        plain, mirrored = plain_level(levels, self.settings["num_levels"])
-        return (self.conditions(plain) + self.mirror(mirrored))[:, None, None]
-
-    def _conditions(self, of_level, features):
+    def _conditions(self, levels, features):
         """What each block adds at h rows: a list of `(B, h, W, 4C)`, or `(B, 1, 1, 4C)`."""
+        plain, mirrored = plain_level(levels, self.settings["num_levels"])
+        added = (self.conditions(plain) + self.mirror(mirrored))[:, None, None]
         if self.slices_below:
-            of_level = of_level + self.slices_below.gates(features)
-        return ops.split(of_level, len(self.blocks), axis=-1)
+            added = added + self.slices_below.gates(features)
+        return ops.split(added, len(self.blocks), axis=-1)
 
     def _logits(self, horizontal):
         return self.out(self.hidden(ops.relu(horizontal)))
 
-    def start(self, levels, below):
+    def read_below(self, below):
+        return self.slices_below(below) if self.slices_below else ()
+
+    def start(self, levels):
         batch, width = tf.shape(levels)[0], self.settings["width"]
         _, columns = self.settings["grid"]
         zeros = functools.partial(tf.zeros, dtype=self.compute_dtype)
         reaches = [block.dilation for block in self.blocks]
         return {
-            "of_level": self._of_level(levels),
-            "below": self.slices_below(below) if self.slices_below else (),
             "positions": ops.cast(self.positions, self.compute_dtype),
             # Inputs of each block: the last `dilation` rows, and the last `dilation` columns.
             "rows": tuple(zeros((batch, reach, columns, width)) for reach in reaches),
@@ -368,14 +366,15 @@ class PixelCNN(RasterPrior):
             "messages": tuple(zeros((columns, batch, 2 * width)) for _ in reaches),
         }
 
-    def start_row(self, state, above, y):
+    def start_row(self, state, above, levels, read, y):
         """The vertical stack needs earlier rows only, so a whole row of it is computed at once."""
-        vertical = self._embed(above)[:, None] + state["positions"][y]  # (B, 1, W, C)
-        # Here `gather` keeps the static shape.
-        features = tf.gather(state["below"], [y], axis=1) if self.slices_below else None
-        conditions = self._conditions(state["of_level"], features)
+        vertical = (self._embed(above) + tf.gather(state["positions"], y))[:, None]  # (B, 1, W, C)
+        features = tf.nest.map_structure(lambda part: part[:, None], read)
+        conditions = self._conditions(levels, features)
+        goes_on = ops.cast(y > 0, self.compute_dtype)[:, None, None, None]
         rows, messages = [], []
         for block, condition, seen in zip(self.blocks, conditions, state["rows"]):
+            seen = seen * goes_on
             rows.append(tf.concat([seen[:, 1:], vertical], axis=1))
             vertical = block.vertical(vertical, seen[:, :1], condition)
             message = block.vertical_message(vertical, condition)
@@ -384,7 +383,7 @@ class PixelCNN(RasterPrior):
         return {**state, "rows": tuple(rows), "columns": columns, "messages": tuple(messages)}
 
     def step(self, state, left, y, x):
-        horizontal = self._embed(left) + state["positions"][y, x]  # (B, C)
+        horizontal = self._embed(left) + tf.gather(state["positions"][:, x], y)  # (B, C)
         columns = []
         for block, seen, message in zip(self.blocks, state["columns"], state["messages"]):
             columns.append(tf.concat([seen[1:], horizontal[None]], axis=0))

@@ -1,10 +1,12 @@
-"""Measure how much time the cached sampler saves over the naive loop.
+"""Measure how much time the cached sampler saves over the naive loop, and the wavefront over both.
 
 python benchmarks/sampling.py [--whole] [--json FILE]
 
 Both use the same untrained network. The naive loop runs the network over the whole map for every
 code. Each of its steps costs the same, so the benchmark times a few of them, in turn with the other
 two contenders, and multiplies their median by the number of places.
+
+Whole stacks are drawn as a wavefront and, for comparison, slice by slice.
 
 --whole also runs the naive loop of the first case once from the first place to the last. Then
 `naive_whole_seconds` stands beside the product.
@@ -21,13 +23,15 @@ from contenders import recorded
 from contenders.timing import in_turn, timed
 
 import modules
-from networks.raster import draw
+from networks.below import NO_CODE, SLICES_BELOW
+from networks.logits import draw
 from utils import Parser, command_line, progress
 
 CODEBOOK_SIZE, NUM_LEVELS = 512, 32
 ROUNDS = 5
 # Grid and batch; the JSON file reports the first case at its top.
 CASES = [(32, 16), (16, 16), (64, 16), (32, 1), (32, 4), (32, 64)]
+STACKS = [((18, 22), 1), ((18, 22), 10), ((36, 44), 1), ((36, 44), 10)]
 
 
 def parse(arguments=None):
@@ -37,7 +41,9 @@ def parse(arguments=None):
         "--whole", action="store_true", help="run the naive loop of the first case in full, too"
     )
     parser.add_argument(
-        "--json", metavar="FILE", help="write the figures of the first case, and all cases, here"
+        "--json",
+        metavar="FILE",
+        help="write the figures of the first case, of all cases, and of stacks here",
     )
     return parser.parse_args(arguments)
 
@@ -49,8 +55,56 @@ def main(args):
     for grid, batch in CASES:
         results.append(measure(grid, batch, whole=args.whole and not results))
         show(results[-1])
+    stacks = [measure_stacks(grid, count) for grid, count in STACKS]
     if args.json:
-        recorded.write(args.json, {**results[0], "cases": results})
+        recorded.write(args.json, {**results[0], "cases": results, "stacks": stacks})
+
+
+def measure_stacks(
+    grid: tuple[int, int], count: int, prior: modules.PixelCNN | None = None
+) -> dict:
+    """Time stacks of slices that are drawn as a wavefront, and slice by slice. Print a line.
+
+    Args:
+        grid: Rows and columns of a code map.
+        count: Number of stacks that are drawn together.
+        prior: As for `measure`.
+
+    Returns:
+        Medians in seconds, their ratio, and the sizes.
+    """
+    prior = prior or usual_prior(grid)
+    num_levels = prior.settings["num_levels"]
+    below = tf.fill((count, SLICES_BELOW, *grid), NO_CODE)
+    seeds = tf.range(num_levels)
+
+    def wavefront():
+        return prior.sample_upward(below, tf.constant(0), seeds).numpy()
+
+    def slice_by_slice():
+        under = below
+        for level in range(num_levels):
+            codes = prior.sample(tf.fill((count,), level), seeds[level], below=under)
+            under = tf.stack([codes, under[:, 0]], axis=1)
+        return under.numpy()
+
+    actions = {"wavefront_seconds": wavefront, "slice_by_slice_seconds": slice_by_slice}
+    timers = {name: functools.partial(timed, action) for name, action in actions.items()}
+    title = f"stacks of {grid[0]} x {grid[1]}, {count} together"
+    figures = in_turn(timers, "wavefront_seconds", ROUNDS, title)
+    result = {name: figure["seconds"] for name, figure in figures.items()}
+    result["ratio"] = figures["slice_by_slice_seconds"]["ratio"]
+    print(
+        f"  {title}: {result['wavefront_seconds']:.1f} s as a wavefront, "
+        f"{result['slice_by_slice_seconds']:.1f} s slice by slice, ratio {result['ratio']:.1f}",
+        flush=True,
+    )
+    return {**result, "grid": list(grid), "batch": count}
+
+
+def usual_prior(grid):
+    """An untrained prior of the usual size."""
+    return modules.PixelCNN(grid, CODEBOOK_SIZE, NUM_LEVELS, dropout=0.0, reads_below=True)
 
 
 def measure(
@@ -68,9 +122,7 @@ def measure(
         Medians in seconds, the ratio of the first two, and the sizes. `naive_whole_seconds` is
         there if the naive loop ran in full.
     """
-    prior = prior or modules.PixelCNN(
-        grid, CODEBOOK_SIZE, NUM_LEVELS, dropout=0.0, reads_below=True
-    )
+    prior = prior or usual_prior(grid)
     levels, seed = tf.range(batch) % prior.settings["num_levels"], tf.constant(0)
     middle = tf.constant(grid // 2)
     codes = prior.sample(levels, seed)

@@ -13,7 +13,9 @@ import constriction
 import numpy as np
 import tensorflow as tf
 
-from networks.raster import RasterPrior, near_and_likely
+from networks import graph_function
+from networks.logits import near_and_likely
+from networks.raster import RasterPrior
 
 STEPS = 32  # in a nat, to which logits are rounded; this costs less than 0.0001 bits a code
 TOTAL = 2**22  # frequency of the likeliest code
@@ -49,7 +51,7 @@ class Encoder:
     def __init__(self, prior: RasterPrior, count: int):
         self.prior = prior
         self.streams = [constriction.stream.queue.RangeEncoder() for _ in range(count)]
-        self._generate = tf.function(self._choose_codes)
+        self._generate = graph_function(self._choose_codes)
 
     def write(
         self,
@@ -127,7 +129,7 @@ class Decoder:
             padded = content + bytes(-len(content) % WORD)
             words = np.frombuffer(padded, ">u4").astype("uint32")
             self.streams.append(constriction.stream.queue.RangeDecoder(words))
-        self._generate = tf.function(self._read_codes)
+        self._generate = graph_function(self._read_codes)
 
     def read(self, levels: np.ndarray, below: np.ndarray, streams: np.ndarray) -> np.ndarray:
         """Read the next code map of different streams: int32 `(B, H, W)`. See `Encoder.write`."""

@@ -7,7 +7,6 @@ differs: all replicas draw the same masks for their shares, where one would draw
 """
 
 import contextlib
-import functools
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from collections.abc import Callable, Iterator
 import keras
 import tensorflow as tf
 
+from networks import graph_function
 from utils import InputError
 
 # A step ends with one of these when another machine does not answer, depending on what it did.
@@ -129,7 +129,7 @@ def chief_does(strategy: tf.distribute.Strategy, action: Callable, *args) -> Non
     wait_for_all(strategy)
 
 
-@tf.function
+@graph_function
 def _mean(strategy, number):
     means = strategy.run(_replica_mean, args=(number,))
     return strategy.experimental_local_results(means)[0]
@@ -179,7 +179,7 @@ def compiled(strategy: tf.distribute.Strategy, model: keras.Model, step: Callabl
         step(batch)
         return _replica_mean(seconds)
 
-    @functools.partial(tf.function, reduce_retracing=True, jit_compile=model.jit_compile)
+    @graph_function(reduce_retracing=True, jit_compile=model.jit_compile)
     def run(batch, seconds):
         seconds = strategy.run(replica, args=(batch, seconds))
         return model.get_metrics_result(), strategy.experimental_local_results(seconds)[0]

@@ -16,7 +16,8 @@ from measures.images import enlarge, to_grey, to_unit, write_png
 from measures.samples import SamplingOptions
 from measures.saved import Parts
 from modules import VQVAE
-from networks.raster import NO_CODE, SLICES_BELOW, RasterPrior, numbered_seed
+from networks.below import NO_CODE, SLICES_BELOW
+from networks.raster import RasterPrior, numbered_seed
 from sources.folder import Split
 from sources.layout import slice_name
 from sources.volumes import write_volume
@@ -87,27 +88,25 @@ def draw_brain_codes(
         codes, int32 `(B, L - k, H, W)`.
     """
     num_levels, grid = prior.settings["num_levels"], prior.settings["grid"]
-    start = np.full((SLICES_BELOW, *grid), NO_CODE)
+    start = np.full((SLICES_BELOW, *grid), NO_CODE, "int32")
     level = -1
     if begin:
         level, start[0] = begin
-    levels = range(level + 1, num_levels)
-    for batch in range(0, count, BATCH):
-        size = min(BATCH, count - batch)
-        below = tf.tile(tf.constant(start[None], tf.int32), (size, 1, 1, 1))
-        slices = [below[:, 0]] if begin else []
-        for number in progress(levels, "drawing brains", unit="slice"):
-            codes = prior.sample(
-                tf.fill((size,), number),
-                numbered_seed(options.seed, first + batch * num_levels + number),
+    levels = np.arange(level + 1, num_levels)
+    for batch in progress(range(0, count, BATCH), "drawing brains", unit="batch"):
+        below = np.tile(start, (min(BATCH, count - batch), 1, 1, 1))
+        slices = [below[:, :1]] if begin else []
+        if len(levels):
+            codes = prior.sample_upward(
+                tf.constant(below),
+                tf.constant(levels[0], tf.int32),
+                numbered_seed(options.seed, first + batch * num_levels + levels),
                 options.temperature,
                 options.top_k,
                 options.top_p,
-                below=below,
             )
-            below = tf.concat([codes[:, None], below[:, :-1]], axis=1)
             slices.append(codes)
-        yield np.stack(slices, axis=1)
+        yield np.concatenate(slices, axis=1)
 
 
 def decode_brains(

@@ -19,7 +19,8 @@ from measures.evaluation import BATCH
 from measures.images import per_pixel, to_unit
 from measures.saved import METHODS
 from modules import VQVAE
-from networks.raster import NO_CODE, RasterPrior, mirrored_level, numbered_seed
+from networks.below import NO_CODE
+from networks.raster import RasterPrior, mirrored_level, numbered_seed
 from sources.folder import Split
 from utils import progress
 

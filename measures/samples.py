@@ -24,7 +24,7 @@ COMPLETION_STRIDE = 1000  # numbers of slices between two drawings of the same h
 
 @dataclasses.dataclass(frozen=True)
 class SamplingOptions:
-    """How codes are drawn; `networks.raster.draw` says what each option does.
+    """How codes are drawn; `networks.logits.draw` says what each option does.
 
     Attributes:
         seed: Seed of all random numbers. The same seed gives the same slices.

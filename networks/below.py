@@ -1,10 +1,16 @@
-"""The layer by which a prior reads the codes of the slices below."""
+"""The slices below: the layer that reads their codes, and the order in which stacks are drawn."""
+
+import math
+from collections.abc import Sequence
 
 import tensorflow as tf
 from keras import layers, ops
 
 from networks import serializable
-from networks.raster import NO_CODE, SLICES_BELOW
+
+NO_CODE = -1  # stands where there is no code to the left or above, and for no slice below
+OUTSIDE = -2  # stands for codes beyond the first or last row of a map
+SLICES_BELOW = 2  # that a prior may read; a third was not tried
 
 
 @serializable
@@ -19,6 +25,8 @@ class SlicesBelow(layers.Layer):
         width: Channels C.
         outputs: Number of features for each place.
     """
+
+    REACH = 2  # rows above and below a row that it depends on
 
     def __init__(self, codebook_size: int, width: int, outputs: int, **kwargs):
         super().__init__(**kwargs)
@@ -42,14 +50,93 @@ class SlicesBelow(layers.Layer):
         """Features of the slices below, `(B, H, W, C)`.
 
         Args:
-            codes: Codes of the slices below, int32 `(B, SLICES_BELOW, H, W)`.
+            codes: Codes of the slices below, int32 `(B, SLICES_BELOW, H, W)`. Rows that are
+                `OUTSIDE` count as the padding of the convolutions.
         """
-        embedded = self.embedding(codes - NO_CODE)  # (B, 2, H, W, C)
+        is_inside = ops.cast(codes[:, 0] != OUTSIDE, self.compute_dtype)[..., None]
+        embedded = self.embedding(ops.maximum(codes, NO_CODE) - NO_CODE)  # (B, 2, H, W, C)
         nearer, lower = ops.unstack(embedded, SLICES_BELOW, axis=1)
-        return self.second_conv(self.first_conv(ops.concatenate([nearer, lower], axis=-1)))
+        features = self.first_conv(ops.concatenate([nearer, lower], axis=-1) * is_inside)
+        return self.second_conv(features * is_inside)
 
     def get_config(self):
         settings = {
             "codebook_size": self.codebook_size, "width": self.width, "outputs": self.outputs,
         }  # fmt: skip
         return {**super().get_config(), **settings}
+
+
+class Wavefront:
+    """Order in which stacks of slices are drawn: many slices at once, each behind the one below.
+
+    A row is drawn given its slices below up to `reach` rows further on, so each slice runs
+    `reach + 1` rows behind the slice below it. A slot is a place in the batch of slices that are
+    under way. A slice takes the slot of an earlier one that is finished.
+
+    The codes of all slices are kept as rows, int32 `(R, B, W)`: those of the slices below the
+    lowest, and then slice by slice, each between margins of `OUTSIDE`.
+
+    Args:
+        shape: That of the codes of the slices below the lowest, `(B, SLICES_BELOW, H, W)`.
+        count: Number S of slices in each stack.
+        reach: See above.
+
+    Attributes:
+        batch: Number B of stacks.
+        slots: Number of slots of each stack.
+        end: Number of times, from the first row of the lowest slice to the last of the highest.
+    """
+
+    def __init__(self, shape: Sequence[int], count: int, reach: int):
+        self.batch, _, self.height, self.width = shape
+        self.count, self.reach, self.lag = count, reach, reach + 1
+        self.turn = math.ceil(self.height / self.lag)  # slices from one in a slot to the next
+        self.slots = min(count, self.turn)
+        self.end = self.lag * (count - 1) + self.height
+        self.margin = self.lag  # a row is needed even above the first one
+        self.stride = self.height + 2 * self.margin
+
+    def begin(self, below: tf.Tensor) -> tf.Tensor:
+        """Rows before the first time, from the codes of the slices below the lowest."""
+        known = tf.transpose(below[:, ::-1], (1, 2, 0, 3))  # the lower one first: (2, H, B, W)
+        margins = [[0, self.count], [self.margin, self.margin], [0, 0], [0, 0]]
+        slices = tf.pad(known, margins, constant_values=OUTSIDE)
+        return tf.reshape(slices, (-1, self.batch, self.width))
+
+    def at(self, time: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        """What each slot draws: number of the slice, row in it and in all rows, and whether any."""
+        slots = tf.range(self.slots)
+        since, period = time - self.lag * slots, self.lag * self.turn
+        number, y = slots + self.turn * (since // period), since % period
+        is_drawn = (since >= 0) & (number < self.count) & (y < self.height)
+        number, y = tf.where(is_drawn, number, 0), tf.where(is_drawn, y, 0)
+        own = (SLICES_BELOW + number) * self.stride + self.margin + y
+        return number, y, own, is_drawn
+
+    def above(self, rows: tf.Tensor, own: tf.Tensor) -> tf.Tensor:
+        """Codes above, `(slots B, W)`, or `NO_CODE`."""
+        above = tf.reshape(tf.gather(rows, own - 1), (-1, self.width))
+        return tf.maximum(above, NO_CODE)
+
+    def around(self, rows: tf.Tensor, own: tf.Tensor) -> tf.Tensor:
+        """Windows of the slices below, `(slots B, SLICES_BELOW, 2 reach + 1, W)`."""
+        down = -self.stride * tf.range(1, SLICES_BELOW + 1)[:, None]
+        aside = tf.range(-self.reach, self.reach + 1)
+        windows = tf.gather(rows, own[:, None, None] + down + aside)  # (slots, 2, h, B, W)
+        windows = tf.transpose(windows, (0, 3, 1, 2, 4))
+        shape = (self.slots * self.batch, SLICES_BELOW, 2 * self.reach + 1, self.width)
+        return tf.reshape(windows, shape)
+
+    def write(
+        self, rows: tf.Tensor, own: tf.Tensor, is_drawn: tf.Tensor, codes: tf.Tensor
+    ) -> tf.Tensor:
+        """Rows with drawn codes, `(slots B, W)`, in their places."""
+        codes = tf.reshape(codes, (self.slots, self.batch, self.width))
+        places = tf.boolean_mask(own, is_drawn)[:, None]
+        return tf.tensor_scatter_nd_update(rows, places, tf.boolean_mask(codes, is_drawn))
+
+    def maps(self, rows: tf.Tensor) -> tf.Tensor:
+        """Code maps of the stacks, `(B, S, H, W)`."""
+        slices = tf.reshape(rows, (-1, self.stride, self.batch, self.width))
+        maps = slices[SLICES_BELOW:, self.margin : self.margin + self.height]
+        return tf.transpose(maps, (2, 0, 1, 3))

@@ -6,6 +6,9 @@ Whatever a caller wants of the codes, the same loop goes through the places and 
 `choose(logits, y, x)` decides each code. Another prior, for instance a transformer, subclasses
 `RasterPrior`, writes `call` and `step`, and gets it all.
 
+Whole brains are drawn as a wavefront: `sample_upward` draws rows of many slices at once, each some
+rows behind the slice below it.
+
 Codes are int32 `(B, H, W)` in [0, K). A level is the number of a slice from bottom to top, in
 [0, L), and the mirror image of a slice has its level + L. So levels are int32 `(B,)` in [0, 2L).
 The slices below are those of the same case at levels k - 1 and k - 2, the nearer one first. Their
@@ -22,8 +25,10 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-NO_CODE = -1  # stands where there is no code to the left or above, and for no slice below
-SLICES_BELOW = 2  # that a prior may read; a third was not tried
+from networks import graph_function
+from networks.below import NO_CODE, SLICES_BELOW, Wavefront
+from networks.logits import bits, draw, near_and_likely, surprise
+
 SEED_STRIDE = 7919  # a prime, so that streams of neighbouring seeds do not meet soon
 
 
@@ -61,15 +66,23 @@ class RasterPrior(keras.Model):
 
     - `call({"codes": (B, H, W), "levels": (B,), "below": (B, SLICES_BELOW, H, W)})` gives the
       logits of all places at once, float32 `(B, H, W, K)`. Training and `bits` use it.
-    - `start(levels, below)` gives the state before the first place: any structure of tensors.
-      Shapes stay the same throughout, so a cache has its full size from the start.
-    - `start_row(state, above, y)` may change it at the start of a row. `above` holds the codes
-      of the row above, int32 `(B, W)`, or `NO_CODE` everywhere.
-    - `step(state, left, y, x)` gives `(logits (B, K), state)` of one place. `left` is the code
-      to the left, int32 `(B,)`, or `NO_CODE` at the start of a row.
+    - `read_below(below)` gives what the slices below say at each place of theirs: any structure of
+      tensors `(B, h, W, ...)`. It may be asked for a window of h rows. There, a row may depend on
+      `REACH_BELOW` rows above and below it, and rows beyond the map are `OUTSIDE`.
+    - `start(levels)` gives the state before the first row: any structure of tensors. Shapes stay
+      the same throughout, so a cache has its full size from the start.
+    - `start_row(state, above, levels, read, y)` may change it at the start of rows y, int32 `(B,)`.
+      `above` holds the codes of the rows above, int32 `(B, W)`, or `NO_CODE` everywhere, and `read`
+      what `read_below` says of these rows. Where y is 0, another map may have gone before, and
+      nothing of it may stay.
+    - `step(state, left, y, x)` gives `(logits (B, K), state)` of one place in each row. `left` is
+      the code to the left, int32 `(B,)`, or `NO_CODE` at the start of a row.
 
     `step` must give the logits that `call` gives at that place for the same earlier codes.
+    AutoGraph is off, so a branch on a tensor is `tf.cond` and a loop is `tf.while_loop`.
     """
+
+    REACH_BELOW = 0
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """Mean bits a code."""
@@ -78,18 +91,24 @@ class RasterPrior(keras.Model):
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         return ops.mean(bits(y_pred, y)) / replicas
 
-    def start(self, levels: tf.Tensor, below: tf.Tensor) -> Any:
-        """State before the first place of maps at these levels, above these slices."""
+    def read_below(self, below: tf.Tensor) -> Any:
+        """What the slices below say, from their codes `(B, SLICES_BELOW, h, W)`."""
         return ()
 
-    def start_row(self, state: Any, above: tf.Tensor, y: tf.Tensor) -> Any:
-        """State at the start of row y."""
+    def start(self, levels: tf.Tensor) -> Any:
+        """State before the first row of maps at these levels."""
+        return ()
+
+    def start_row(
+        self, state: Any, above: tf.Tensor, levels: tf.Tensor, read: Any, y: tf.Tensor
+    ) -> Any:
+        """State at the start of rows y."""
         return state
 
     def step(
         self, state: Any, left: tf.Tensor, y: tf.Tensor, x: tf.Tensor
     ) -> tuple[tf.Tensor, Any]:
-        """Logits at place (y, x) and the state after it."""
+        """Logits at places (y, x) and the state after them."""
         raise TypeError(f"{type(self).__name__} must define `step` to generate codes")
 
     def generate(
@@ -106,26 +125,35 @@ class RasterPrior(keras.Model):
             codes, int32 `(B, H, W)`.
         """
         height, width = self.settings["grid"]
-        static_batch = levels.shape[0]
-        none = tf.fill((tf.shape(levels)[0],), NO_CODE)
-
-        def place(x, y, state, left, row):
-            logits, state = self.step(state, left, y, x)
-            code = choose(logits, y, x)
-            return x + 1, y, state, code, row.write(x, code)
+        levels = tf.cast(levels, tf.int32)
+        read = self.read_below(self._or_none(below, levels))
 
         def line(y, state, above, rows):
-            state = self.start_row(state, above, y)
-            row = tf.TensorArray(tf.int32, width, element_shape=(static_batch,))
-            loop = tf.while_loop(lambda x, *_: x < width, place, (0, y, state, none, row))
-            codes = tf.transpose(loop[-1].stack())  # (B, W)
-            return y + 1, loop[2], codes, rows.write(y, codes)
+            of_row = tf.nest.map_structure(lambda part: part[:, y], read)
+            same = tf.zeros_like(levels) + y
+            state = self.start_row(state, above, levels, of_row, same)
+            codes, state = self._row(state, same, lambda logits, x: choose(logits, y, x))
+            return y + 1, state, codes, rows.write(y, codes)
 
-        above = tf.repeat(none[:, None], width, axis=1)  # (B, W)
-        rows = tf.TensorArray(tf.int32, height, element_shape=(static_batch, width))
-        begin = (0, self.start(levels, self._or_none(below, levels)), above, rows)
+        above = tf.fill((tf.shape(levels)[0], width), NO_CODE)
+        rows = tf.TensorArray(tf.int32, height, element_shape=(levels.shape[0], width))
+        begin = (0, self.start(levels), above, rows)
         rows = tf.while_loop(lambda y, *_: y < height, line, begin)[-1]
         return tf.transpose(rows.stack(), (1, 0, 2))  # (B, H, W)
+
+    def _row(self, state, y, choose):
+        """Codes of rows y by a rule `choose(logits, x)`, `(B, W)`, and the state after them."""
+        width = self.settings["grid"][1]
+
+        def place(x, state, left, row):
+            logits, state = self.step(state, left, y, x)
+            code = choose(logits, x)
+            return x + 1, state, code, row.write(x, code)
+
+        none = tf.zeros_like(y) + NO_CODE
+        row = tf.TensorArray(tf.int32, width, element_shape=y.shape)
+        loop = tf.while_loop(lambda x, *_: x < width, place, (0, state, none, row))
+        return tf.transpose(loop[-1].stack()), loop[1]
 
     def logits(
         self, codes: tf.Tensor, levels: tf.Tensor, below: tf.Tensor | None = None
@@ -134,21 +162,21 @@ class RasterPrior(keras.Model):
         below = self._or_none(below, levels)
         return self({"codes": codes, "levels": levels, "below": below})
 
-    @tf.function
+    @graph_function
     def bits(
         self, codes: tf.Tensor, levels: tf.Tensor, below: tf.Tensor | None = None
     ) -> tf.Tensor:
         """-log2 of each code's probability, float32 `(B, H, W)`. `below` as in `generate`."""
         return bits(self.logits(codes, levels, below), codes)
 
-    @tf.function
+    @graph_function
     def surprise(
         self, codes: tf.Tensor, levels: tf.Tensor, below: tf.Tensor | None = None
     ) -> tf.Tensor:
         """Surprise of each code after those before it, float32 `(B, H, W)`; see `surprise`."""
         return surprise(self.logits(codes, levels, below), codes)
 
-    @tf.function
+    @graph_function
     def sample(
         self,
         levels: tf.Tensor,
@@ -181,6 +209,54 @@ class RasterPrior(keras.Model):
             return code if given is None else tf.where(y < rows, given[:, y, x], code)
 
         return self.generate(levels, choose, below)
+
+    @graph_function
+    def sample_upward(
+        self,
+        below: tf.Tensor,
+        level: tf.Tensor,
+        seeds: tf.Tensor,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+    ) -> tf.Tensor:
+        """Draw stacks of slices from bottom to top, each slice given those drawn below it.
+
+        Row y of a slice needs rows of the slices below up to y + `REACH_BELOW` only. So a slice
+        begins as soon as these are drawn, and the place in the batch of one that is finished is
+        taken by another. The codes are those that `sample` draws slice by slice.
+
+        Args:
+            below: Codes of the slices below the lowest, int32 `(B, SLICES_BELOW, H, W)`.
+            level: Level of the lowest slice, int32 scalar.
+            seeds: Seed of each slice, int32 `(S,)`, for S slices in each stack.
+            temperature: See `draw`.
+            top_k: See `draw`.
+            top_p: See `draw`.
+
+        Returns:
+            codes, int32 `(B, S, H, W)`.
+        """
+        front = Wavefront(below.shape, seeds.shape[0], self.REACH_BELOW)
+
+        def line(time, state, rows):
+            number, y, own, is_drawn = front.at(time)
+            read = self.read_below(front.around(rows, own))
+            read = tf.nest.map_structure(lambda part: part[:, self.REACH_BELOW], read)
+            levels, places = (tf.repeat(part, front.batch) for part in (level + number, y))
+            state = self.start_row(state, front.above(rows, own), levels, read, places)
+            of_slices = tf.gather(seeds, number)
+
+            def choose(logits, x):
+                return draw(logits, of_slices, self._place(y, x), temperature, top_k, top_p)
+
+            codes, state = self._row(state, places, choose)
+            return time + 1, state, front.write(rows, own, is_drawn, codes)
+
+        state = self.start(tf.zeros(front.slots * front.batch, tf.int32))
+        begin = (0, state, front.begin(below))
+        rows = tf.while_loop(lambda time, *_: time < front.end, line, begin)[-1]
+        return front.maps(rows)
 
     def describe(
         self,
@@ -218,14 +294,14 @@ class RasterPrior(keras.Model):
         # As a tensor, because all rate weights then share one graph.
         return tf.constant(rate_weight / math.log(2), tf.float32)
 
-    @tf.function
+    @graph_function
     def _describe(self, distances, levels, price, below):
         def choose(logits, y, x):
             return near_and_likely(distances[:, y, x], logits, price)
 
         return self.generate(levels, choose, below)
 
-    @tf.function
+    @graph_function
     def heal(
         self,
         codes: tf.Tensor,
@@ -266,79 +342,3 @@ class RasterPrior(keras.Model):
 
     def _place(self, y, x):
         return y * self.settings["grid"][1] + x
-
-
-def draw(
-    logits: tf.Tensor,
-    seed: tf.Tensor,
-    place: tf.Tensor,
-    temperature: float = 1.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
-) -> tf.Tensor:
-    """Draw from the categorical distribution of `logits` exactly, by the Gumbel-max trick.
-
-    Args:
-        logits: float32 `(B, K)`.
-        seed: int32 scalar.
-        place: int32 scalar. With the logits, `seed` and `place` decide the draw.
-        temperature: Divisor of the logits. 1 leaves the distribution as it is.
-        top_k: Number of likeliest codes to draw among, 0 for all.
-        top_p: Probability that the codes to draw among reach together, the likeliest first.
-
-    Returns:
-        codes, int32 `(B,)`.
-
-    Reference:
-        Holtzman et al. 2020, The Curious Case of Neural Text Degeneration (top_p).
-    """
-    logits = logits / temperature
-    if top_k:
-        least = tf.math.top_k(logits, min(top_k, logits.shape[-1])).values[:, -1:]
-        logits = tf.where(logits < least, -math.inf, logits)
-    if top_p < 1:
-        ranked = tf.sort(logits, direction="DESCENDING")
-        likelier = tf.cumsum(tf.nn.softmax(ranked), axis=-1, exclusive=True)
-        kept = tf.where(likelier < top_p, ranked, math.inf)
-        logits = tf.where(logits < tf.reduce_min(kept, axis=-1, keepdims=True), -math.inf, logits)
-    key = tf.stack([seed, place])
-    uniform = tf.random.stateless_uniform(tf.shape(logits), seed=key, minval=1e-7, maxval=1.0)
-    gumbel = -tf.math.log(-tf.math.log(uniform))
-    return tf.argmax(logits + gumbel, axis=-1, output_type=tf.int32)
-
-
-def near_and_likely(distances: tf.Tensor, logits: tf.Tensor, price: tf.Tensor) -> tf.Tensor:
-    """Codes that minimise distance + price x nats, see `RasterPrior.describe`.
-
-    Args:
-        distances: Distance to each code, `(B, K)`.
-        logits: `(B, K)`, of the same type.
-        price: Price of one nat, a scalar.
-
-    Returns:
-        codes, int32 `(B,)`.
-    """
-    costs = distances - tf.cast(price, logits.dtype) * tf.nn.log_softmax(logits)
-    return tf.argmin(costs, axis=-1, output_type=tf.int32)
-
-
-def bits(logits: tf.Tensor, codes: tf.Tensor) -> tf.Tensor:
-    """-log2 of the probability of `codes`: `(..., K)`, int32 `(...)` -> float32 `(...)`."""
-    # It loads for seconds, and the first stage of a training does without it.
-    import tensorflow_probability as tfp  # noqa: PLC0415
-
-    return -tfp.distributions.Categorical(logits=logits).log_prob(codes) / math.log(2)
-
-
-def surprise(logits: tf.Tensor, codes: tf.Tensor) -> tf.Tensor:
-    """Bits of codes above the expected bits, in standard deviations: `(..., K)` -> `(...)`.
-
-    So a rare code is no surprise where codes are rare. One squared bit is added to the variance,
-    because the variance is 0 where one code is certain.
-    """
-    information = -tf.nn.log_softmax(logits) / math.log(2)  # (..., K)
-    probability = tf.nn.softmax(logits)
-    expected = tf.reduce_sum(probability * information, -1)  # (...)
-    variance = tf.reduce_sum(probability * (information - expected[..., None]) ** 2, -1)
-    own = tf.gather(information, codes, batch_dims=len(codes.shape))
-    return (own - expected) / tf.sqrt(variance + 1.0)

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 from keras import layers, ops
 
-from networks import ranges, serializable
+from networks import graph_function, ranges, serializable
 from networks.exact import full_precision
 from networks.frames import cut, fill
 from networks.greys import PARAMETERS, draw_greys, log_likelihood
@@ -150,7 +150,7 @@ class Texture(keras.Model):
         replicas = tf.distribute.get_strategy().num_replicas_in_sync  # see `RasterPrior`
         return ops.mean(y_pred) / replicas
 
-    @tf.function
+    @graph_function
     def bits(
         self, images: tf.Tensor, restored: tf.Tensor, below: tf.Tensor | None = None
     ) -> tf.Tensor:
@@ -168,10 +168,14 @@ class Texture(keras.Model):
             "below": self._cut(restored if below is None else below),
             "has_below": tf.fill((batch,), 0 if below is None else 1),
         }
-        steps = [self({**inputs, "step": tf.fill((batch,), step)}) for step in range(STEPS)]
-        return tf.reduce_mean(tf.stack(steps), axis=(0, 2, 3))
 
-    @tf.function
+        def of_step(step):
+            return self({**inputs, "step": tf.fill((batch,), step)})
+
+        steps = tf.map_fn(of_step, tf.range(STEPS), fn_output_signature=tf.float32)
+        return tf.reduce_mean(steps, axis=(0, 2, 3))
+
+    @graph_function
     def draw(
         self, restored: tf.Tensor, seeds: tf.Tensor, below: tf.Tensor | None = None
     ) -> tf.Tensor:
@@ -190,22 +194,24 @@ class Texture(keras.Model):
         seeds = tf.broadcast_to(seeds, tf.shape(frames)[:1])
         has_below = tf.constant([int(below is not None)])
         lower = frames if below is None else self._cut(below)
+        channels = tf.constant([top * PATCH + left for top, left in ORDER])
 
         def one(inputs):  # alone, because the last bits of sums depend on the size of a batch
             frame, seed, under = inputs
             frame, under = frame[None], under[None]
-            drawn = tf.zeros_like(frame)
-            for step in range(STEPS):
-                place = tf.constant([step])
+
+            def draw_step(step, drawn):
+                place = step[None]
                 parts = [_patches(_begin_at(x, place)) for x in (drawn, frame, under)]
                 parameters = self._parameters(*parts, has_below, place)
                 shape = (*parameters.shape[:-1], 2)
                 uniforms = tf.random.stateless_uniform(shape, tf.stack([seed, FIRST_KEY + step]))
                 pixels = draw_greys(parameters, parts[1][..., :1], uniforms)
-                top, left = ORDER[step]
-                spread = pixels[..., None] * tf.one_hot(top * PATCH + left, STEPS)
-                drawn += tf.nn.depth_to_space(spread, PATCH)
-            return drawn[0]
+                spread = pixels[..., None] * tf.one_hot(channels[step], STEPS)
+                return step + 1, drawn + tf.nn.depth_to_space(spread, PATCH)
+
+            begin = (tf.constant(0), tf.zeros_like(frame))
+            return tf.while_loop(lambda step, _: step < STEPS, draw_step, begin)[1][0]
 
         drawn = tf.map_fn(one, (frames, seeds, lower), fn_output_signature=tf.float32)
         return fill(drawn, self.settings["frame"], self.settings["image_size"])

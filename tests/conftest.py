@@ -117,12 +117,12 @@ def vqvae():
     return modules.VQVAE(IMAGE_SIZE, codebook_size=CODES, code_dim=4, width=8, **blocks)
 
 
-def make_prior(grid=8, reads_below=True):
+def make_prior(grid=8, reads_below=True, num_levels=LEVELS):
     """A small prior in which nothing is zero, so that nothing that flows through it is hidden."""
     model = modules.PixelCNN(
         grid=grid,
         codebook_size=CODES,
-        num_levels=LEVELS,
+        num_levels=num_levels,
         width=8,
         blocks=6,
         dropout=0.0,

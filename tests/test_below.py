@@ -6,7 +6,8 @@ import tensorflow as tf
 from conftest import CODES, LEVELS, codes, make_prior
 
 import dataset
-from networks import raster
+from networks.below import NO_CODE
+from networks.logits import draw
 from sources.folder import NO_SLICE, make_split
 
 LEVEL = np.array([1, 2, 3])
@@ -15,7 +16,7 @@ LEVEL = np.array([1, 2, 3])
 def below():
     """Codes of slices below. The second slice has one, the last has none."""
     values = np.random.default_rng(9).integers(0, CODES, (3, 2, 8, 8)).astype("int32")
-    values[1, 1] = values[2] = raster.NO_CODE
+    values[1, 1] = values[2] = NO_CODE
     return values
 
 
@@ -54,7 +55,7 @@ def test_no_slice_below_is_a_condition_of_its_own(prior):
 def test_sampler_describing_and_healing_equal_the_naive_loop(prior):
     levels, seed = tf.constant(LEVEL, tf.int32), tf.constant(5)
     drawn = prior.sample(levels, seed, below=below()).numpy()
-    expected = naive(prior, lambda logits, y, x: raster.draw(logits, seed, y * 8 + x))
+    expected = naive(prior, lambda logits, y, x: draw(logits, seed, y * 8 + x))
     np.testing.assert_array_equal(drawn, expected)
     assert (drawn[:2] != prior.sample(levels, seed).numpy()[:2]).any()
 
@@ -67,6 +68,23 @@ def test_sampler_describing_and_healing_equal_the_naive_loop(prior):
     np.testing.assert_array_equal(described, naive(prior, cheapest))
     healed = prior.heal(codes(), levels, -1e6, seed, below()).numpy()
     np.testing.assert_array_equal(healed, drawn)
+
+
+@pytest.mark.parametrize("lowest, reads_below, reach", [(0, True, 2), (2, True, 5), (0, False, 0)])
+def test_a_wavefront_draws_what_is_drawn_slice_by_slice(lowest, reads_below, reach):
+    """The map has 13 rows, so with reach 2 five slices of seven have slots, and two wait."""
+    prior, count = make_prior((13, 6), reads_below, num_levels=9), 7
+    prior.REACH_BELOW = reach
+    seeds, rng = tf.range(20, 20 + count), np.random.default_rng(3)
+    under = np.full((2, 2, 13, 6), NO_CODE, "int32")
+    under[1, 0] = rng.integers(0, CODES, (13, 6))
+    drawn = prior.sample_upward(tf.constant(under), tf.constant(lowest), seeds).numpy()
+    for number in range(count):
+        level = tf.fill((2,), lowest + number)
+        one = prior.sample(level, seeds[number], below=tf.constant(under)).numpy()
+        np.testing.assert_array_equal(drawn[:, number], one)
+        under = np.stack([one, under[:, 0]], axis=1)
+    assert (drawn[0] != drawn[1]).any() and (drawn[0, 0] != drawn[0, 6]).any()
 
 
 def test_bits_are_those_of_the_logits(prior):
@@ -151,9 +169,9 @@ def test_examples_of_the_prior_have_the_slice_below(split):
     for mirror in (False, True):
         inputs, _ = example(tf.constant(3, tf.int64), tf.constant(mirror))
         np.testing.assert_array_equal(inputs["below"][0], maps[int(mirror), 2])
-        np.testing.assert_array_equal(inputs["below"][1], np.full((2, 2), raster.NO_CODE))
+        np.testing.assert_array_equal(inputs["below"][1], np.full((2, 2), NO_CODE))
         inputs, _ = example(tf.constant(2, tf.int64), tf.constant(mirror))
-        np.testing.assert_array_equal(inputs["below"], np.full((2, 2, 2), raster.NO_CODE))
+        np.testing.assert_array_equal(inputs["below"], np.full((2, 2, 2), NO_CODE))
 
 
 def test_training_leaves_slices_below_out():
@@ -169,7 +187,7 @@ def test_training_leaves_slices_below_out():
         batches = dataset.training_batches(top_slice, 4000, 4000, seed=0, epoch=number)
         return next(batches.as_numpy_iterator())
 
-    seen, none = epoch(1), raster.NO_CODE
+    seen, none = epoch(1), NO_CODE
     shares = {tuple(row): n / 4000 for row, n in zip(*np.unique(seen, axis=0, return_counts=True))}
     assert shares == {
         (1, 1): pytest.approx(1 - 2 * dataset.LEFT_OUT, abs=0.02),

@@ -16,7 +16,7 @@ from measures import brains, generation, selection
 from measures.images import to_grey
 from measures.samples import SamplingOptions
 from modules import PixelCNN
-from networks.raster import NO_CODE
+from networks.below import NO_CODE
 from sources import volumes
 from sources.folder import make_split, open_folder
 from utils import InputError
@@ -30,10 +30,10 @@ class FakePrior:
     def __init__(self):
         self.seeds, self.levels = [], []
 
-    def sample(self, levels, seed, *options, below):
-        self.seeds.append(int(seed))
-        self.levels.append(int(levels[0]))
-        return below[:, 0] + 1
+    def sample_upward(self, below, level, seeds, *options):
+        self.seeds += [int(seed) for seed in seeds]
+        self.levels += [int(level) + number for number in range(len(seeds))]
+        return below[:, :1] + 1 + np.arange(len(seeds))[:, None, None]
 
 
 def decode(codes, texture=None, below=None):
@@ -68,6 +68,8 @@ def test_a_brain_grows_from_a_slice():
     (brain,) = brains.draw_brains(FAKE_VQVAE, prior, 1, SamplingOptions(0), (1, first))
     np.testing.assert_allclose(brain[0, :, 0, 0], [0.5, 0.6], atol=1e-6)
     assert prior.levels == [2]
+    (brain,) = brains.draw_brains(FAKE_VQVAE, prior, 1, SamplingOptions(0), (2, first))
+    assert brain.shape[1] == 1 and prior.levels == [2]
 
 
 def test_a_first_slice_at_an_unknown_level_is_refused():

@@ -8,6 +8,7 @@ from fitting import checkpoints
 from modules import PixelCNN
 from networks import raster, serializable
 from networks.gated import GatedBlock, shift
+from networks.logits import draw, surprise
 from utils import InputError
 
 
@@ -68,7 +69,7 @@ def test_sampler_equals_the_naive_loop(prior):
     for y in range(8):
         for x in range(8):
             logits = prior.logits(naive, levels)[:, y, x]
-            naive[:, y, x] = raster.draw(logits, seed, y * 8 + x)
+            naive[:, y, x] = draw(logits, seed, y * 8 + x)
     np.testing.assert_array_equal(drawn, naive)
     np.testing.assert_array_equal(drawn, prior.sample(levels, seed))
     assert (drawn != prior.sample(levels, tf.constant(6)).numpy()).any()
@@ -80,8 +81,7 @@ def test_sampler_equals_the_naive_loop(prior):
 def shares(probability, **options):
     logits = tf.constant(np.tile(np.log([probability]), (20000, 1)), tf.float32)
     return (
-        np.bincount(raster.draw(logits, tf.constant(0), 0, **options), minlength=len(probability))
-        / 20000
+        np.bincount(draw(logits, tf.constant(0), 0, **options), minlength=len(probability)) / 20000
     )
 
 
@@ -106,7 +106,7 @@ def test_completion_keeps_what_is_given_and_draws_the_rest(prior):
     for y in range(5, 8):
         for x in range(8):
             logits = prior.logits(drawn, levels)[:, y, x]
-            np.testing.assert_array_equal(drawn[:, y, x], raster.draw(logits, seed, y * 8 + x))
+            np.testing.assert_array_equal(drawn[:, y, x], draw(logits, seed, y * 8 + x))
     np.testing.assert_array_equal(prior.sample(levels, seed, given=given, rows=8), given)
 
 
@@ -146,10 +146,10 @@ def test_healing_redraws_what_is_unlikely_and_keeps_the_rest(prior):
     limit = float(np.median(prior.surprise(data, levels)))
     healed = prior.heal(data, levels, limit, seed).numpy()
     logits = prior.logits(healed, levels).numpy()
-    own = raster.surprise(logits, data).numpy()
+    own = surprise(logits, data).numpy()
     np.testing.assert_array_equal(healed[own <= limit], data[own <= limit])
     for y, x in np.argwhere(own[0] > limit):
-        assert healed[0, y, x] == raster.draw(logits[:, y, x], seed, y * 8 + x)[0]
+        assert healed[0, y, x] == draw(logits[:, y, x], seed, y * 8 + x)[0]
 
 
 def test_surprise_of_a_known_distribution():
@@ -157,7 +157,7 @@ def test_surprise_of_a_known_distribution():
     information, mean = np.array([1, 2, 3, 3]), 1.75
     variance = np.sum([0.5, 0.25, 0.125, 0.125] * (information - mean) ** 2)
     np.testing.assert_allclose(
-        raster.surprise(logits, tf.range(4)),
+        surprise(logits, tf.range(4)),
         (information - mean) / np.sqrt(variance + 1),
         rtol=1e-5,
     )
@@ -262,7 +262,7 @@ def test_another_prior_writes_call_and_step_and_gets_the_rest(smallest):
     drawn = prior.sample(levels, seed).numpy()
     logits = prior.logits(drawn, levels)
     for y, x in np.ndindex(8, 8):
-        expected = raster.draw(logits[:, y, x], seed, y * 8 + x)
+        expected = draw(logits[:, y, x], seed, y * 8 + x)
         np.testing.assert_array_equal(drawn[:, y, x], expected)
     distances = np.random.default_rng(0).random((2, 8, 8, CODES)).astype("float32")
     nearest, described = distances.argmin(-1), prior.describe(distances, levels)
