@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import CODES, IMAGE_SIZE, LEVELS, TINY, one_line, run_script
+from contenders import variants
 
 import train
 from fitting import device
 from fitting.run_directory import RunDirectory
 from fitting.stages import make_optimizer
-from sources.folder import open_slices
+from networks.below import NO_CODE
+from sources.folder import make_split, open_slices
 from sources.layout import FITTED_SPLITS
 from utils import InputError, read_json, write_json
 
@@ -92,9 +94,9 @@ def test_tables_come_out_and_nothing_is_trained_twice(run, slices_folder, few_va
 def test_every_variant_changes_a_known_setting(run, slices_folder):
     slices = open_slices(slices_folder)
     base = {**train.resolve(train.parse([]), slices), **ablation.SHIPPED, "steps": 100}
-    for stage, variants in ablation.variants(base).items():
-        assert len({json.dumps(changes) for changes in variants.values()}) == len(variants)
-        for changes in variants.values():
+    for stage, table in ablation.variants(base).items():
+        assert len({json.dumps(changes) for changes in table.values()}) == len(table)
+        for changes in table.values():
             assert set(changes) <= set(base), (stage, changes)
             assert all(base[name] != value for name, value in changes.items()), (stage, changes)
 
@@ -103,7 +105,7 @@ def test_every_variant_changes_a_known_setting(run, slices_folder):
 def test_a_held_codebook_restarts_nothing(vqvae, start):
     before = vqvae.quantizer.codebook.numpy()
     latents = keras.random.normal((2, GRID, GRID, 4), mean=5.0, seed=1)
-    ablation.hold_codebook(vqvae.quantizer, latents, start)
+    variants.hold_codebook(vqvae.quantizer, latents, start)
     held = vqvae.quantizer.codebook.numpy()
     flat = np.asarray(latents).reshape(-1, 4)
     distance = np.abs(held[:, None] - flat[None]).max(-1).min(1)
@@ -121,7 +123,7 @@ def test_a_held_codebook_restarts_nothing(vqvae, start):
 
 @pytest.mark.slow
 def test_what_is_left_out_is_out(run, slices_folder, monkeypatch):
-    slices, fit, seen = open_slices(slices_folder), ablation.fit, []
+    slices, fit, seen = open_slices(slices_folder), variants.fit, []
 
     def watched(make, example, count, *others):
         model, seconds = fit(make, example, count, *others)
@@ -129,11 +131,11 @@ def test_what_is_left_out_is_out(run, slices_folder, monkeypatch):
         seen.append((model, {int(part["levels"]) for part in inputs}))
         return model, seconds
 
-    monkeypatch.setattr(ablation, "fit", watched)
+    monkeypatch.setattr(variants, "fit", watched)
     whole = {"frame": [0, 0, IMAGE_SIZE, IMAGE_SIZE], "masked": None}
     settings = train.resolve(train.parse(TINY), slices)
     base = {**settings, **whole, **ablation.SHIPPED, "steps": 10}
-    bench = ablation.PriorBench(slices, base, run)
+    bench = variants.PriorBench(slices, base, run)
     bare = {"position": False, "level": False, "dilations": [1], "averaging": 0.99}
     for changes in ({}, bare):
         bench.measure({**base, **changes})
@@ -147,6 +149,21 @@ def test_what_is_left_out_is_out(run, slices_folder, monkeypatch):
     averages = bare.optimizer._model_variables_moving_average
     for weight, average in zip(bare.trainable_variables, averages, strict=True):
         np.testing.assert_array_equal(weight, average)
+
+
+def test_neighbours_are_those_of_the_settings(tmp_path):
+    """Case 1 has levels 0 to 3, and the code of a slice is its level."""
+    split = make_split("train", [(1, level, f"{level}") for level in range(4)], {})
+    codes = np.arange(4, dtype="uint16")[:, None, None] * np.ones((2, 1, 1, 1), "uint16")
+    bench = variants.PriorBench(None, ablation.SHIPPED, tmp_path)
+
+    def neighbours(level, **changes):
+        example = bench.examples({**ablation.SHIPPED, **changes}, codes, split, 4)
+        return example(tf.constant(level), tf.constant(False))[0]["below"][:, 0, 0].numpy().tolist()
+
+    assert neighbours(2) == [1, 0] and neighbours(0) == [NO_CODE, NO_CODE]
+    assert neighbours(2, slices_below=1) == [1, NO_CODE]
+    assert neighbours(1, upward=False) == [2, 3] and neighbours(3, upward=False)[0] == NO_CODE
 
 
 @pytest.mark.parametrize("mirror", [True, False])
@@ -168,7 +185,7 @@ def test_mirroring_can_be_left_out(mirror, prior):
         return prior
 
     settings = {"batch_size": 4, "steps": 10, "seed": 0, "mirror": mirror, "precision": "float32"}
-    ablation.fit(make, example, 8, settings, 1e-3)
+    variants.fit(make, example, 8, settings, 1e-3)
     assert len(mirrors) >= 40 and set(mirrors) == ({True, False} if mirror else {False})
     assert int(prior.optimizer.iterations) == 10
 
@@ -196,7 +213,7 @@ def test_every_variant_trains(run, slices_folder, monkeypatch):
     report = read_json(args.json)
     for stage in FEW:
         table = report[stage]
-        variants = ablation.variants(table["conditions"]["settings"])[stage]
-        assert list(table["variants"]) == list(variants)
+        every = ablation.variants(table["conditions"]["settings"])[stage]
+        assert list(table["variants"]) == list(every)
         for row in table["variants"].values():
             assert np.isfinite([row[name] for name in ablation.COLUMNS[stage]]).all()

@@ -1,0 +1,228 @@
+"""Variants of the VQ-VAE and of the prior: trained for some steps, and scored on validation."""
+
+import dataclasses
+import functools
+import math
+import pathlib
+from collections.abc import Callable, Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import dataset
+import modules
+from contenders.timing import fit
+from fitting.codes import read_codes
+from fitting.run_directory import RunDirectory
+from fitting.stages import make_optimizer, make_vqvae, vqvae_objective
+from measures import metrics
+from measures.evaluation import BATCH
+from measures.images import to_grey
+from networks.below import NO_CODE, SLICES_BELOW
+from sources.folder import NO_SLICE, Slices, Split
+from sources.layout import FITTED_SPLITS
+from utils import InputError, progress
+
+MAX_VALIDATION = 256  # slices, so that scoring takes little time beside so short a training
+
+
+@dataclasses.dataclass(frozen=True)
+class Bench:
+    """What all variants of a stage share.
+
+    Attributes:
+        slices: Slices of the run.
+        base: Settings of the run, `SHIPPED`, and the number of `steps`.
+        run: Run directory.
+    """
+
+    slices: Slices
+    base: dict
+    run: pathlib.Path
+
+    @functools.cached_property
+    def chosen(self) -> np.ndarray:
+        """Indices of the validation slices that are scored, at even distances."""
+        count = len(self.slices.splits["validate"])
+        return np.linspace(0, count - 1, min(count, MAX_VALIDATION)).round().astype(int)
+
+    @functools.cached_property
+    def validation(self) -> Split:
+        """The validation slices that are scored."""
+        split = self.slices.splits["validate"]
+        paths = tuple(split.paths[index] for index in self.chosen)
+        names = ("cases", "levels", "subjects")
+        arrays = {name: getattr(split, name)[self.chosen] for name in names}
+        return dataclasses.replace(split, paths=paths, **arrays)
+
+
+class AutoencoderBench(Bench):
+    """Trains and scores variants of the VQ-VAE."""
+
+    @functools.cached_property
+    def examples(self) -> dict[str, Callable]:
+        """Example functions: frames of the training slices, whole validation slices that count."""
+        splits, size = {**self.slices.splits, "validate": self.validation}, self.base["image_size"]
+        frames = {"train": self.base["frame"], "validate": None}
+        return {
+            name: dataset.image_examples(dataset.ImageSource(splits[name], size), frames[name])
+            for name in FITTED_SPLITS
+        }
+
+    def measure(self, settings: dict, title: str = "training") -> dict:
+        """Train a variant and return its figures."""
+        make = functools.partial(self.make, settings)
+        count, peak = len(self.slices.splits["train"]), settings["learning_rate"]
+        model, seconds = fit(make, self.examples["train"], count, settings, peak, title)
+        scores, codes, images, restored = self.evaluate(model)
+        return {
+            **scores,
+            **metrics.detail(images, restored),
+            "codes_used": len(np.unique(codes)),
+            "index_bytes": codes[0].size * math.log2(settings["codebook_size"]) / 8,
+            "parameters": model.count_params(),
+            "seconds_per_step": seconds,
+        }
+
+    def make(self, settings: dict, schedule) -> keras.Model:
+        """Build and compile a variant."""
+        model = make_vqvae(settings)
+        model.compile(make_optimizer(schedule), **vqvae_objective(settings))
+        if settings["codebook"] != "restarted":
+            count = len(self.slices.splits["train"])
+            batch_size, seed = settings["batch_size"], settings["seed"]
+            batches = dataset.training_batches(
+                self.examples["train"], count, batch_size, seed, epoch=0
+            )
+            images, _ = next(iter(batches))
+            hold_codebook(model.quantizer, model.encoder(images), settings["codebook"])
+        return model
+
+    def evaluate(self, model):
+        """Reconstruct the validation slices.
+
+        Returns:
+            Mean SSIM and PSNR, codes `(N, H, W)`, images and reconstructions, uint8 `(N, S, S)`.
+        """
+        parts = []
+        batches = dataset.evaluation_batches(self.examples["validate"], len(self.validation), BATCH)
+        for images, _ in progress(batches, "scoring"):
+            codes = model.encode(images)
+            restored = model.decode(codes)
+            quality = metrics.ssim(images, restored), metrics.psnr(images, restored)
+            grey = (to_grey(values)[..., 0] for values in (images, restored))
+            parts.append((*quality, codes, *grey))
+        ssim, psnr, *arrays = (np.concatenate(values) for values in zip(*parts))
+        return {"ssim": float(ssim.mean()), "psnr": float(psnr.mean())}, *arrays
+
+
+def hold_codebook(quantizer: modules.VectorQuantizer, latents: tf.Tensor, start: str) -> None:
+    """Let no code restart from now on.
+
+    Args:
+        quantizer: Quantizer before its first step.
+        latents: Vectors of a batch, float32 `(B, H, W, D)`.
+        start: "from data" puts the codes on vectors of the batch. "random" leaves them where the
+            initializer put them.
+    """
+    if start == "from data":
+        quantizer(latents, training=True)  # the first step restarts every code
+    else:
+        # Without counts, a code that gets no vector of the first batch would become zero.
+        share = math.prod(latents.shape[:-1]) / quantizer.codebook_size
+        quantizer.counts.assign(quantizer.counts * 0 + share)
+        quantizer.sums.assign(quantizer.codebook * share)
+    quantizer.restart_below = 0.0
+
+
+class PriorBench(Bench):
+    """Trains and scores variants of the prior, on the codes that the run's training left."""
+
+    @functools.cached_property
+    def codes(self) -> tuple[np.ndarray, np.ndarray]:
+        """Codes of the training split and of the validation split, `(2, N, H, W)` each.
+
+        Raises:
+            InputError: The run has none.
+        """
+        path = RunDirectory(self.run).codes
+        if not path.is_file():
+            raise InputError(
+                f"{path} is not there, and the priors learn from these codes: "
+                "name the run directory that train.py wrote."
+            )
+        return tuple(read_codes(path)[name] for name in FITTED_SPLITS)
+
+    @functools.cached_property
+    def images(self) -> np.ndarray:
+        """The validation slices that are scored, uint8 `(N, S, S)`."""
+        return dataset.load_images(self.validation, self.base["image_size"])
+
+    def measure(self, settings: dict, title: str = "training") -> dict:
+        """Train a variant and return its figures."""
+        # With 0 levels a mirror image has the level of its slice.
+        num_levels = self.slices.num_levels * settings["told"]
+        examples, validation = (
+            self.examples(settings, codes, self.slices.splits[name], num_levels)
+            for codes, name in zip(self.codes, FITTED_SPLITS)
+        )
+        make = functools.partial(self.make, settings, self.codes[0].shape[-2:])
+        peak, count = settings["prior_learning_rate"], len(self.slices.splits["train"])
+        model, seconds = fit(make, examples, count, settings, peak, title)
+        scored = tf.constant(self.chosen)
+        batches = dataset.evaluation_batches(
+            lambda index, mirror: validation(scored[index], mirror), len(self.chosen), BATCH
+        )
+        bits = [model.bits(**inputs) for inputs, _ in progress(batches, "scoring")]
+        bits = np.concatenate(bits)  # (N, H, W)
+        brain = metrics.brain_places(self.images, self.base["frame"], bits.shape[1:])
+        return {
+            "bits_per_code": float(bits.mean()),
+            "brain_bits_per_code": float(bits[brain].mean()),
+            "parameters": model.count_params(),
+            "seconds_per_step": seconds,
+        }
+
+    def examples(
+        self, settings: dict, codes: np.ndarray, split: Split, num_levels: int
+    ) -> dataset.Example:
+        """Examples of a split, with as many slices below or above as the settings say."""
+        levels = split.levels * settings["level"]
+        neighbours = split.below if settings["upward"] else _above(split.below)
+        example = dataset.code_examples(codes, levels, num_levels, neighbours)
+        is_kept = tf.range(SLICES_BELOW) < settings["slices_below"]
+
+        def reduced(*index):
+            inputs, targets = example(*index)
+            below = tf.where(is_kept[:, None, None], inputs["below"], NO_CODE)
+            return {**inputs, "below": below}, targets
+
+        return reduced
+
+    def make(self, settings: dict, grid: Sequence[int], schedule) -> keras.Model:
+        """Build and compile a variant."""
+        dilations = settings["dilations"] or modules.PixelCNN.DILATIONS
+        variant = type("PixelCNN", (modules.PixelCNN,), {"DILATIONS": dilations})
+        sizes = (settings[f"prior_{name}"] for name in ("width", "blocks", "dropout"))
+        reads_below = not settings["slices_alone"]
+        model = variant(
+            grid, settings["codebook_size"], self.slices.num_levels, *sizes, reads_below
+        )
+        if not settings["position"]:
+            model.positions.assign(model.positions * 0)
+            model.positions.trainable = False
+        optimizer = make_optimizer(schedule)
+        if settings["averaging"]:
+            averaging = {"use_ema": True, "ema_momentum": settings["averaging"]}
+            optimizer = type(optimizer).from_config({**optimizer.get_config(), **averaging})
+        model.compile(optimizer)
+        return model
+
+
+def _above(below):
+    """Index of the slice above each slice, or `NO_SLICE`."""
+    above = np.full_like(below, NO_SLICE)
+    has_below = np.flatnonzero(below != NO_SLICE)
+    above[below[has_below]] = has_below
+    return above
