@@ -333,7 +333,7 @@ class PixelCNN(RasterPrior):
         # These shifts are mask A: no place knows its own code.
         vertical = shift(codes, rows=1) + positions
         horizontal = shift(codes, columns=1) + positions
-        features = self.read_below(inputs.get("below"))  # (B, H, W, C)
+        features = self.read_below(inputs["below"] if self.slices_below else ())  # (B, H, W, C)
         conditions = self._conditions(inputs["levels"], features)
         for block, condition in zip(self.blocks, conditions):
             vertical, horizontal = block(vertical, horizontal, condition, training=training)
@@ -353,8 +353,8 @@ class PixelCNN(RasterPrior):
     def read_below(self, below):
         return self.slices_below(below) if self.slices_below else ()
 
-    def start(self, levels):
-        batch, width = tf.shape(levels)[0], self.settings["width"]
+    def start(self, batch):
+        width = self.settings["width"]
         _, columns = self.settings["grid"]
         zeros = functools.partial(tf.zeros, dtype=self.compute_dtype)
         reaches = [block.dilation for block in self.blocks]
@@ -371,10 +371,10 @@ class PixelCNN(RasterPrior):
         vertical = (self._embed(above) + tf.gather(state["positions"], y))[:, None]  # (B, 1, W, C)
         features = tf.nest.map_structure(lambda part: part[:, None], read)
         conditions = self._conditions(levels, features)
-        goes_on = ops.cast(y > 0, self.compute_dtype)[:, None, None, None]
+        goes_on = (y > 0)[:, None, None, None]
         rows, messages = [], []
         for block, condition, seen in zip(self.blocks, conditions, state["rows"]):
-            seen = seen * goes_on
+            seen = tf.where(goes_on, seen, tf.zeros_like(seen))
             rows.append(tf.concat([seen[:, 1:], vertical], axis=1))
             vertical = block.vertical(vertical, seen[:, :1], condition)
             message = block.vertical_message(vertical, condition)

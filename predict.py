@@ -77,7 +77,7 @@ def _add_sample_flags(parser):
     add("--complete", action="store_true",
         help="draw the missing half of slices of the split, several times: completions.png")
     add("--brains", type=between(int, 0, 10**4), metavar="N",
-        help="number of whole brains to generate, slice by slice from bottom to top "
+        help="number of whole brains to generate, from bottom to top "
         "(default: 1 if the prior reads the slices below)")
     add("--from-slice", metavar="FILE",
         help="grow the brains up from this slice; its file name says its level, or --slice does")

@@ -1,10 +1,10 @@
-"""Measure how much time the cached sampler saves over the naive loop, and the wavefront over both.
+"""Measure how much time the cached sampler saves over the naive loop, and what a wavefront adds.
 
 python benchmarks/sampling.py [--whole] [--json FILE]
 
-Both use the same untrained network. The naive loop runs the network over the whole map for every
-code. Each of its steps costs the same, so the benchmark times a few of them, in turn with the other
-two contenders, and multiplies their median by the number of places.
+In each case all use the same untrained network. The naive loop runs the network over the whole map
+for every code. Each of its steps costs the same, so the benchmark times a few of them, in turn with
+the other two contenders, and multiplies their median by the number of places.
 
 Whole stacks are drawn as a wavefront and, for comparison, slice by slice.
 
@@ -60,20 +60,17 @@ def main(args):
         recorded.write(args.json, {**results[0], "cases": results, "stacks": stacks})
 
 
-def measure_stacks(
-    grid: tuple[int, int], count: int, prior: modules.PixelCNN | None = None
-) -> dict:
+def measure_stacks(grid: tuple[int, int], count: int) -> dict:
     """Time stacks of slices that are drawn as a wavefront, and slice by slice. Print a line.
 
     Args:
         grid: Rows and columns of a code map.
         count: Number of stacks that are drawn together.
-        prior: As for `measure`.
 
     Returns:
         Medians in seconds, their ratio, and the sizes.
     """
-    prior = prior or usual_prior(grid)
+    prior = usual_prior(grid)
     num_levels = prior.settings["num_levels"]
     below = tf.fill((count, SLICES_BELOW, *grid), NO_CODE)
     seeds = tf.range(num_levels)

@@ -70,8 +70,8 @@ class Wavefront:
     """Order in which stacks of slices are drawn: many slices at once, each behind the one below.
 
     A row is drawn given its slices below up to `reach` rows further on, so each slice runs
-    `reach + 1` rows behind the slice below it. A slot is a place in the batch of slices that are
-    under way. A slice takes the slot of an earlier one that is finished.
+    `reach + 1` rows behind the slice below it. At each step every slice that is under way draws a
+    row. A slot is its place in the batch. A later slice takes the slot of one that is finished.
 
     The codes of all slices are kept as rows, int32 `(R, B, W)`: those of the slices below the
     lowest, and then slice by slice, each between margins of `OUTSIDE`.
@@ -84,29 +84,35 @@ class Wavefront:
     Attributes:
         batch: Number B of stacks.
         slots: Number of slots of each stack.
-        end: Number of times, from the first row of the lowest slice to the last of the highest.
+        steps: Number of steps in which all is drawn.
     """
 
     def __init__(self, shape: Sequence[int], count: int, reach: int):
         self.batch, _, self.height, self.width = shape
-        self.count, self.reach, self.lag = count, reach, reach + 1
-        self.turn = math.ceil(self.height / self.lag)  # slices from one in a slot to the next
+        self.count, self.reach = count, reach
+        self.lag = min(reach + 1, self.height)  # a slice that is finished is always enough
+        self.turn = math.ceil(self.height / self.lag)  # slices n and n + turn share a slot
         self.slots = min(count, self.turn)
-        self.end = self.lag * (count - 1) + self.height
-        self.margin = self.lag  # a row is needed even above the first one
+        self.steps = self.lag * (count - 1) + self.height
+        self.margin = reach + 1  # a row is asked for even above the first one
         self.stride = self.height + 2 * self.margin
 
     def begin(self, below: tf.Tensor) -> tf.Tensor:
-        """Rows before the first time, from the codes of the slices below the lowest."""
+        """All rows before the first step. Those that are not drawn yet are `OUTSIDE`."""
         known = tf.transpose(below[:, ::-1], (1, 2, 0, 3))  # the lower one first: (2, H, B, W)
         margins = [[0, self.count], [self.margin, self.margin], [0, 0], [0, 0]]
         slices = tf.pad(known, margins, constant_values=OUTSIDE)
         return tf.reshape(slices, (-1, self.batch, self.width))
 
-    def at(self, time: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        """What each slot draws: number of the slice, row in it and in all rows, and whether any."""
+    def at(self, step: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        """What each slot draws at a step, `(slots,)` each.
+
+        Returns:
+            Number of the slice, row y in it, index `own` of this row among all rows, and whether
+            the slot draws at all.
+        """
         slots = tf.range(self.slots)
-        since, period = time - self.lag * slots, self.lag * self.turn
+        since, period = step - self.lag * slots, self.lag * self.turn
         number, y = slots + self.turn * (since // period), since % period
         is_drawn = (since >= 0) & (number < self.count) & (y < self.height)
         number, y = tf.where(is_drawn, number, 0), tf.where(is_drawn, y, 0)
@@ -114,12 +120,16 @@ class Wavefront:
         return number, y, own, is_drawn
 
     def above(self, rows: tf.Tensor, own: tf.Tensor) -> tf.Tensor:
-        """Codes above, `(slots B, W)`, or `NO_CODE`."""
+        """Codes of the rows above those at `own`, `(slots B, W)`, or `NO_CODE`."""
         above = tf.reshape(tf.gather(rows, own - 1), (-1, self.width))
         return tf.maximum(above, NO_CODE)
 
     def around(self, rows: tf.Tensor, own: tf.Tensor) -> tf.Tensor:
-        """Windows of the slices below, `(slots B, SLICES_BELOW, 2 reach + 1, W)`."""
+        """Windows of the slices below, `reach` rows to each side of those at `own`.
+
+        Returns:
+            `(slots B, SLICES_BELOW, 2 reach + 1, W)`.
+        """
         down = -self.stride * tf.range(1, SLICES_BELOW + 1)[:, None]
         aside = tf.range(-self.reach, self.reach + 1)
         windows = tf.gather(rows, own[:, None, None] + down + aside)  # (slots, 2, h, B, W)

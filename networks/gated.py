@@ -28,8 +28,8 @@ class GatedBlock(layers.Layer):
     Each is a plain product of what it sees. So the sampler calls the same methods for one row or
     one place, and no multiplication by zero is done.
 
-    Call: vertical and horizontal features `(B, H, W, C)` and conditions `(B, 1, 1, 4C)` -> next
-    features of both stacks.
+    Call: vertical and horizontal features `(B, H, W, C)` and conditions `(B, H, W, 4C)` -> next
+    features of both stacks. Conditions `(B, 1, 1, 4C)` are those of all places.
 
     Args:
         width: Channels C of each stack.
@@ -65,7 +65,7 @@ class GatedBlock(layers.Layer):
         Args:
             own: Features of h rows, `(B, h, W, C)`.
             above: Features of the rows `dilation` above them, `(B, h, W, C)`.
-            condition: `(B, 1, 1, 4C)`.
+            condition: `(B, h, W, 4C)`, or `(B, 1, 1, 4C)`.
 
         Returns:
             `(B, h, W, C)`.

@@ -67,16 +67,17 @@ class RasterPrior(keras.Model):
     - `call({"codes": (B, H, W), "levels": (B,), "below": (B, SLICES_BELOW, H, W)})` gives the
       logits of all places at once, float32 `(B, H, W, K)`. Training and `bits` use it.
     - `read_below(below)` gives what the slices below say at each place of theirs: any structure of
-      tensors `(B, h, W, ...)`. It may be asked for a window of h rows. There, a row may depend on
-      `REACH_BELOW` rows above and below it, and rows beyond the map are `OUTSIDE`.
-    - `start(levels)` gives the state before the first row: any structure of tensors. Shapes stay
-      the same throughout, so a cache has its full size from the start.
+      tensors `(B, h, W, ...)`. It is also asked for windows of h rows. So it must not depend on
+      where in the map they lie, nor on more than `REACH_BELOW` rows above and below a row. Codes
+      beyond the map are `OUTSIDE`.
+    - `start(batch)` gives the state of that many maps before their first row: any structure of
+      tensors. Shapes stay the same throughout, so a cache has its full size from the start.
     - `start_row(state, above, levels, read, y)` may change it at the start of rows y, int32 `(B,)`.
       `above` holds the codes of the rows above, int32 `(B, W)`, or `NO_CODE` everywhere, and `read`
-      what `read_below` says of these rows. Where y is 0, another map may have gone before, and
-      nothing of it may stay.
+      what `read_below` says of these rows. Maps take turns in a state: where y is 0, nothing of an
+      earlier one may stay.
     - `step(state, left, y, x)` gives `(logits (B, K), state)` of one place in each row. `left` is
-      the code to the left, int32 `(B,)`, or `NO_CODE` at the start of a row.
+      the code to the left, int32 `(B,)`, or `NO_CODE` at the start of a row. `x` is a scalar.
 
     `step` must give the logits that `call` gives at that place for the same earlier codes.
     AutoGraph is off, so a branch on a tensor is `tf.cond` and a loop is `tf.while_loop`.
@@ -95,8 +96,8 @@ class RasterPrior(keras.Model):
         """What the slices below say, from their codes `(B, SLICES_BELOW, h, W)`."""
         return ()
 
-    def start(self, levels: tf.Tensor) -> Any:
-        """State before the first row of maps at these levels."""
+    def start(self, batch: int | tf.Tensor) -> Any:
+        """State of so many maps before their first row."""
         return ()
 
     def start_row(
@@ -137,7 +138,7 @@ class RasterPrior(keras.Model):
 
         above = tf.fill((tf.shape(levels)[0], width), NO_CODE)
         rows = tf.TensorArray(tf.int32, height, element_shape=(levels.shape[0], width))
-        begin = (0, self.start(levels), above, rows)
+        begin = (0, self.start(tf.shape(levels)[0]), above, rows)
         rows = tf.while_loop(lambda y, *_: y < height, line, begin)[-1]
         return tf.transpose(rows.stack(), (1, 0, 2))  # (B, H, W)
 
@@ -222,9 +223,9 @@ class RasterPrior(keras.Model):
     ) -> tf.Tensor:
         """Draw stacks of slices from bottom to top, each slice given those drawn below it.
 
-        Row y of a slice needs rows of the slices below up to y + `REACH_BELOW` only. So a slice
-        begins as soon as these are drawn, and the place in the batch of one that is finished is
-        taken by another. The codes are those that `sample` draws slice by slice.
+        Row y of a slice needs the slices below up to row y + `REACH_BELOW` only. So a slice begins
+        as soon as these rows are drawn. When a slice is finished, a later one takes its place in
+        the batch. Up to rounding, the codes are those that `sample` draws slice by slice.
 
         Args:
             below: Codes of the slices below the lowest, int32 `(B, SLICES_BELOW, H, W)`.
@@ -237,25 +238,25 @@ class RasterPrior(keras.Model):
         Returns:
             codes, int32 `(B, S, H, W)`.
         """
+        below, level, seeds = (tf.cast(part, tf.int32) for part in (below, level, seeds))
         front = Wavefront(below.shape, seeds.shape[0], self.REACH_BELOW)
 
-        def line(time, state, rows):
-            number, y, own, is_drawn = front.at(time)
+        def line(step, state, rows):
+            number, y, own, is_drawn = front.at(step)
             read = self.read_below(front.around(rows, own))
             read = tf.nest.map_structure(lambda part: part[:, self.REACH_BELOW], read)
-            levels, places = (tf.repeat(part, front.batch) for part in (level + number, y))
-            state = self.start_row(state, front.above(rows, own), levels, read, places)
+            levels, own_y = (tf.repeat(part, front.batch) for part in (level + number, y))
+            state = self.start_row(state, front.above(rows, own), levels, read, own_y)
             of_slices = tf.gather(seeds, number)
 
             def choose(logits, x):
                 return draw(logits, of_slices, self._place(y, x), temperature, top_k, top_p)
 
-            codes, state = self._row(state, places, choose)
-            return time + 1, state, front.write(rows, own, is_drawn, codes)
+            codes, state = self._row(state, own_y, choose)
+            return step + 1, state, front.write(rows, own, is_drawn, codes)
 
-        state = self.start(tf.zeros(front.slots * front.batch, tf.int32))
-        begin = (0, state, front.begin(below))
-        rows = tf.while_loop(lambda time, *_: time < front.end, line, begin)[-1]
+        begin = (0, self.start(front.slots * front.batch), front.begin(below))
+        rows = tf.while_loop(lambda step, *_: step < front.steps, line, begin)[-1]
         return front.maps(rows)
 
     def describe(

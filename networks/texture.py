@@ -169,10 +169,10 @@ class Texture(keras.Model):
             "has_below": tf.fill((batch,), 0 if below is None else 1),
         }
 
-        def of_step(step):
+        def bits_of(step):
             return self({**inputs, "step": tf.fill((batch,), step)})
 
-        steps = tf.map_fn(of_step, tf.range(STEPS), fn_output_signature=tf.float32)
+        steps = tf.map_fn(bits_of, tf.range(STEPS), fn_output_signature=tf.float32)
         return tf.reduce_mean(steps, axis=(0, 2, 3))
 
     @graph_function
@@ -191,7 +191,7 @@ class Texture(keras.Model):
             Slices of 8-bit grey values, float32 `(B, S, S, 1)` in [0, 1].
         """
         frames = tf.round(self._cut(restored) * 255) / 255
-        seeds = tf.broadcast_to(seeds, tf.shape(frames)[:1])
+        seeds = tf.broadcast_to(tf.cast(seeds, tf.int32), tf.shape(frames)[:1])
         has_below = tf.constant([int(below is not None)])
         lower = frames if below is None else self._cut(below)
         channels = tf.constant([top * PATCH + left for top, left in ORDER])

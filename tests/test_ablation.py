@@ -158,7 +158,7 @@ def test_neighbours_are_those_of_the_settings(tmp_path):
     bench = variants.PriorBench(None, ablation.SHIPPED, tmp_path)
 
     def neighbours(level, **changes):
-        example = bench.examples({**ablation.SHIPPED, **changes}, codes, split, 4)
+        example = bench.make_example({**ablation.SHIPPED, **changes}, codes, split, 4)
         return example(tf.constant(level), tf.constant(False))[0]["below"][:, 0, 0].numpy().tolist()
 
     assert neighbours(2) == [1, 0] and neighbours(0) == [NO_CODE, NO_CODE]

@@ -70,21 +70,29 @@ def test_sampler_describing_and_healing_equal_the_naive_loop(prior):
     np.testing.assert_array_equal(healed, drawn)
 
 
-@pytest.mark.parametrize("lowest, reads_below, reach", [(0, True, 2), (2, True, 5), (0, False, 0)])
-def test_a_wavefront_draws_what_is_drawn_slice_by_slice(lowest, reads_below, reach):
-    """The map has 13 rows, so with reach 2 five slices of seven have slots, and two wait."""
-    prior, count = make_prior((13, 6), reads_below, num_levels=9), 7
+@pytest.mark.parametrize(
+    "rows, count, lowest, reach, options",
+    [
+        (13, 7, 0, 2, ()),  # five slices have slots, and two wait
+        (13, 3, 2, 2, (0.7, 9, 0.8)),
+        (13, 7, 0, 5, ()),
+        (2, 4, 0, 2, ()),  # one slice after the other
+        (13, 7, 0, 0, ()),
+    ],
+)
+def test_a_wavefront_draws_what_is_drawn_slice_by_slice(rows, count, lowest, reach, options):
+    prior = make_prior((rows, 6), reads_below=reach > 0, num_levels=9)
     prior.REACH_BELOW = reach
     seeds, rng = tf.range(20, 20 + count), np.random.default_rng(3)
-    under = np.full((2, 2, 13, 6), NO_CODE, "int32")
-    under[1, 0] = rng.integers(0, CODES, (13, 6))
-    drawn = prior.sample_upward(tf.constant(under), tf.constant(lowest), seeds).numpy()
+    under = np.full((2, 2, rows, 6), NO_CODE, "int32")
+    under[1, 0] = rng.integers(0, CODES, (rows, 6))
+    drawn = prior.sample_upward(under, tf.constant(lowest), seeds, *options).numpy()
     for number in range(count):
         level = tf.fill((2,), lowest + number)
-        one = prior.sample(level, seeds[number], below=tf.constant(under)).numpy()
+        one = prior.sample(level, seeds[number], *options, below=tf.constant(under)).numpy()
         np.testing.assert_array_equal(drawn[:, number], one)
         under = np.stack([one, under[:, 0]], axis=1)
-    assert (drawn[0] != drawn[1]).any() and (drawn[0, 0] != drawn[0, 6]).any()
+    assert (drawn[0] != drawn[1]).any() and (drawn[0, 0] != drawn[0, -1]).any()
 
 
 def test_bits_are_those_of_the_logits(prior):

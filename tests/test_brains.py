@@ -7,6 +7,7 @@ import types
 import nibabel
 import numpy as np
 import pytest
+import tensorflow as tf
 from conftest import IMAGE_SIZE, LEVELS, make_prior, predict, run_script
 from PIL import Image
 
@@ -17,6 +18,7 @@ from measures.images import to_grey
 from measures.samples import SamplingOptions
 from modules import PixelCNN
 from networks.below import NO_CODE
+from networks.raster import numbered_seed
 from sources import volumes
 from sources.folder import make_split, open_folder
 from utils import InputError
@@ -54,7 +56,17 @@ def test_the_texture_of_a_slice_is_given_the_drawn_slice_below():
     np.testing.assert_allclose(drawn, np.cumsum(plain, axis=1), rtol=1e-6)
 
 
-def test_every_slice_is_given_the_one_below_it():
+def test_every_slice_is_given_those_drawn_below_it():
+    prior, below = make_prior(4), tf.fill((2, 2, 4, 4), NO_CODE)
+    (codes,) = brains.draw_brain_codes(prior, 2, SamplingOptions(3))
+    for level in range(LEVELS):
+        seed = numbered_seed(3, brains.FIRST_BRAIN + level)
+        one = prior.sample(tf.fill((2,), level), seed, below=below)
+        np.testing.assert_array_equal(codes[:, level], one)
+        below = tf.stack([one, below[:, 0]], axis=1)
+
+
+def test_brains_are_drawn_in_batches():
     prior = FakePrior()
     drawn = list(brains.draw_brains(FAKE_VQVAE, prior, 18, SamplingOptions(0)))
     assert [len(batch) for batch in drawn] == [16, 2]

@@ -7,6 +7,7 @@ from conftest import CODES, LEVELS, codes
 from fitting import checkpoints
 from modules import PixelCNN
 from networks import raster, serializable
+from networks.below import NO_CODE
 from networks.gated import GatedBlock, shift
 from networks.logits import draw, surprise
 from utils import InputError
@@ -14,7 +15,7 @@ from utils import InputError
 
 def test_prior_learns_in_bits(prior):
     data = np.tile(codes((1, 8, 8)), (32, 1, 1))
-    below = np.full((32, 2, 8, 8), raster.NO_CODE)
+    below = np.full((32, 2, 8, 8), NO_CODE)
     inputs = {"codes": data, "levels": np.zeros(32, "int32"), "below": below}
     prior.compile(keras.optimizers.Adam(1e-2))
     first = prior.evaluate(inputs, data, verbose=0)
@@ -270,6 +271,8 @@ def test_another_prior_writes_call_and_step_and_gets_the_rest(smallest):
     assert bits[1] < bits[0]
     healed = prior.heal(drawn, levels, 1e6, seed)
     np.testing.assert_array_equal(healed, drawn)
+    stacks = prior.sample_upward(np.full((2, 2, 8, 8), NO_CODE), 0, np.array([1, 2]))
+    np.testing.assert_array_equal(stacks[:, 0], drawn)
 
 
 def test_another_prior_trains_and_comes_back_from_its_file(smallest, tmp_path):

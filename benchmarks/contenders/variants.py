@@ -164,7 +164,7 @@ class PriorBench(Bench):
         # With 0 levels a mirror image has the level of its slice.
         num_levels = self.slices.num_levels * settings["told"]
         examples, validation = (
-            self.examples(settings, codes, self.slices.splits[name], num_levels)
+            self.make_example(settings, codes, self.slices.splits[name], num_levels)
             for codes, name in zip(self.codes, FITTED_SPLITS)
         )
         make = functools.partial(self.make, settings, self.codes[0].shape[-2:])
@@ -184,7 +184,7 @@ class PriorBench(Bench):
             "seconds_per_step": seconds,
         }
 
-    def examples(
+    def make_example(
         self, settings: dict, codes: np.ndarray, split: Split, num_levels: int
     ) -> dataset.Example:
         """Examples of a split, with as many slices below or above as the settings say."""
@@ -193,8 +193,8 @@ class PriorBench(Bench):
         example = dataset.code_examples(codes, levels, num_levels, neighbours)
         is_kept = tf.range(SLICES_BELOW) < settings["slices_below"]
 
-        def reduced(*index):
-            inputs, targets = example(*index)
+        def reduced(index, mirror, chance=None):
+            inputs, targets = example(index, mirror, chance)
             below = tf.where(is_kept[:, None, None], inputs["below"], NO_CODE)
             return {**inputs, "below": below}, targets
 
