@@ -39,8 +39,6 @@ def test_the_ratio_is_that_of_the_two_times(monkeypatch, capsys):
 
 def test_the_naive_loop_of_the_first_case_is_run_in_full(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(sampling, "CASES", [(4, BATCH), (2, BATCH)])
-    monkeypatch.setattr(sampling, "STACKS", [((4, 5), BATCH)])
-    monkeypatch.setattr(sampling, "usual_prior", make_prior)
     measure = sampling.measure
     small = lambda grid, batch, whole: measure(grid, batch, make_prior(grid), whole)  # noqa: E731
     monkeypatch.setattr(sampling, "measure", small)
@@ -50,8 +48,15 @@ def test_the_naive_loop_of_the_first_case_is_run_in_full(monkeypatch, tmp_path, 
     whole = report["naive_whole_seconds"]
     assert 0 < whole < 20 and report["naive_seconds"] > 0
     assert ["naive_whole_seconds" in case for case in report["cases"]] == [True, False]
-    (stacks,) = report["stacks"]
+    assert f"the naive loop in full: {whole:.1f} s" in capsys.readouterr().out
+
+
+def test_stacks_are_drawn_in_both_ways(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(sampling, "STACKS", [((4, 5), BATCH)])
+    monkeypatch.setattr(sampling, "usual_prior", make_prior)
+    file = tmp_path / "a.json"
+    sampling.main(sampling.parse(["--stacks", "--json", str(file)]))
+    (stacks,) = json.loads(file.read_text())["stacks"]
     assert stacks["grid"] == [4, 5] and stacks["wavefront_seconds"] > 0 and stacks["ratio"] > 0
     out = capsys.readouterr().out
-    assert f"the naive loop in full: {whole:.1f} s" in out
     assert f"as a wavefront, {stacks['slice_by_slice_seconds']:.1f} s slice by slice" in out
