@@ -4,9 +4,10 @@ python benchmarks/rate_distortion.py --data DIR --run DIR [--run DIR ...] [--spl
     [--every N] [--rate-weights L ...] [--models-alone] [--learned DIR --learned-python FILE]
     [--json FILE] [--figure FILE]
 
-All of them compress the same slices. Bytes of a model are those of real files, one a case, headers
-included, as compress.py writes them. The ideal code length and the index bits stand beside them.
-Codecs have a file a slice. We count their payload: file size minus the size of an all-black slice.
+All of them compress the same slices. Bytes of a model are those of real files, headers included,
+as compress.py writes them: one a case, and for the curves "single slices" one a slice. The ideal
+code length and the index bits stand beside them. Codecs have a file a slice, but "AVIF stacks" has
+a sequence a case. We count their payload: file size minus the size of an all-black file.
 
 `--learned DIR` adds a learned codec, the scale hyperprior of CompressAI. It is trained on the same
 training slices first, for `--learned-minutes` in all, and its weights are kept in DIR. It needs an
@@ -37,7 +38,7 @@ import numpy as np
 from contenders import recorded
 from rates import codecs
 from rates.comparison import LEVELS, compare, frontier, paid_after, show, show_paid
-from rates.files import every_case, write_files
+from rates.files import Alone, every_case, write_files
 from rates.learned import WEIGHTS, Learned
 from rates.quality import quality
 
@@ -51,9 +52,9 @@ from sources.layout import SPLITS
 from utils import InputError, Parser, between, command_line, read_json
 
 RATE_WEIGHTS = (0.0, 0.1, 0.2, 0.35, 0.6, 1.0, 2.0)
-# Each so many validation slices choose the thresholds of codecs; odd, so that all levels are there.
-TUNED_ON = 7
+TUNED_ON = 7  # each so many validation cases choose the thresholds of codecs
 LEARNED_MINUTES = 180
+GROUPS = ("models", "single", "codecs", "learned")  # of curves
 
 
 def parse(arguments=None):
@@ -73,7 +74,7 @@ def parse(arguments=None):
         metavar="L",
         help="prices of one bit, a point of the models' curves each (default: %(default)s)",
     )
-    add("--models-alone", action="store_true", help="leave out the codecs of Pillow")
+    add("--models-alone", action="store_true", help="leave out codecs and single slices")
     add("--learned", help="folder of the learned codec's weights", metavar="DIR", type=pathlib.Path)
     add("--learned-python", help="Python that has CompressAI (default: this one)", metavar="FILE")
     add(
@@ -96,13 +97,13 @@ def main(args):
     slices = open_slices(find_slices(args.data))
     split = every_case(slices.splits[args.split], args.every)
     runs = [Codec(RunDirectory(run)) for run in args.run]
-    images, tuning = codec_images(runs, split, slices.splits["validate"])
+    seen, tuning = codec_slices(runs, split, slices.splits["validate"])
     data = {
         "name": slices.name,
         "split": args.split,
         "images": len(split),
         "every": args.every,
-        "image_size": images.shape[1],
+        "image_size": seen.images.shape[1],
         "fingerprint": slices.fingerprint,
     }
     report = begin_report(args.json, data)
@@ -110,24 +111,27 @@ def main(args):
     if args.learned:
         made_of = {"minutes": args.learned_minutes, "weights": list(WEIGHTS)}
         frame = runs[0].vqvae.frame
-        measured = functools.partial(learned_points, args, slices, frame, images, tuning)
+        measured = functools.partial(learned_points, args, slices, frame, seen, tuning)
         add("learned", "hyperprior", made_of, measured)
     for codec in runs:
         made_of = {"models": codec.models.hex(), "rate_weights": list(args.rate_weights)}
-        measured = functools.partial(model_points, codec, split, images, args.rate_weights)
-        report["weight_bytes"][run_name(codec)] = weight_bytes(codec.run)
-        add("models", run_name(codec), made_of, measured)
+        name, more = run_name(codec), (seen.images, args.rate_weights)
+        report["weight_bytes"][name] = weight_bytes(codec.run)
+        add("models", name, made_of, functools.partial(model_points, codec, split, *more))
+        if not args.models_alone:
+            single = functools.partial(model_points, codec, Alone(**vars(split)), *more)
+            add("single", f"{name}, single slices", made_of, single)
     for name in () if args.models_alone else codecs.available():
         made_of = {"version": codecs.versions().get(name), "options": codecs.CODECS[name]}
-        measured = functools.partial(codecs.codec_points, name, images, tuning)
+        measured = functools.partial(codecs.codec_points, name, seen, tuning)
         add("codecs", name, made_of, measured)
     for measure in LEVELS:
         show(report["at_equal"][measure], measure)
     show_paid(report["paid_after"], report["weight_bytes"])
     if args.figure:
-        size = f"{images.shape[1]} x {images.shape[2]}"
+        size = " x ".join(map(str, seen.images.shape[1:]))
         caption = f"{slices.name}, {args.split} split, {len(split)} slices of {size}."
-        draw(args.figure, report["models"], rivals_of(report), caption)
+        draw(args.figure, report, caption)
 
 
 def begin_report(path: pathlib.Path | None, data: dict[str, Any]) -> dict[str, Any]:
@@ -137,7 +141,7 @@ def begin_report(path: pathlib.Path | None, data: dict[str, Any]) -> dict[str, A
         InputError: The file holds curves of other data, or is none of this benchmark.
     """
     advice = "name another --json file"
-    groups = {group: {} for group in ("made_of", "weight_bytes", "models", "codecs", "learned")}
+    groups = {group: {} for group in ("made_of", "weight_bytes", *GROUPS)}
     if not (path and path.exists()):
         return {"data": data, "unfinished": {}, **groups}
     report = {"unfinished": {}, **read_json(path, ["data", *groups], advice)}
@@ -161,7 +165,7 @@ def add_curve(
     Args:
         report: The report, which grows.
         path: Where to write it, or None.
-        group: "models", "codecs" or "learned".
+        group: One of `GROUPS`.
         name: Name of the curve.
         made_of: What its points follow from. A curve that was made of something else is replaced.
         measured: Function that leaves out so many points and measures the others.
@@ -180,7 +184,8 @@ def add_curve(
         report["unfinished"].pop(name, None)
         report[group][name], report["made_of"][name] = points, made_of
     models, rivals = report["models"], rivals_of(report)
-    report["at_equal"] = {measure: compare(models, rivals, measure) for measure in LEVELS}
+    ours = {"models": models, "single": report["single"]}
+    report["at_equal"] = {measure: compare(ours, rivals, measure) for measure in LEVELS}
     report["paid_after"] = paid_after(models, report["codecs"], report["weight_bytes"])
     if path:
         recorded.write(path, report)
@@ -191,11 +196,8 @@ def rivals_of(report: dict[str, Any]) -> dict[str, list[dict]]:
     return report["codecs"] | report["learned"]
 
 
-def codec_images(runs: list[Codec], split: Split, validate: Split) -> tuple[np.ndarray, ...]:
-    """Images for the codecs, those that the models see: uint8 `(N, S, S)`.
-
-    Returns:
-        Images of the split, and some of the validation split.
+def codec_slices(runs: list[Codec], split: Split, validate: Split) -> list[codecs.Slices]:
+    """Slices for the codecs, as the models see them: those of the split, and some of validation.
 
     Raises:
         InputError: The runs see slices of different sizes.
@@ -206,8 +208,8 @@ def codec_images(runs: list[Codec], split: Split, validate: Split) -> tuple[np.n
             f"the runs are of image sizes {sorted(sizes)}: name --run directories of one size."
         )
     (size,) = sizes
-    tuning = validate.pick(range(0, len(validate), TUNED_ON))
-    return load_images(split, size), load_images(tuning, size)
+    tuning = every_case(validate, TUNED_ON)
+    return [codecs.Slices(load_images(part, size), part.cases) for part in (split, tuning)]
 
 
 def run_name(codec: Codec) -> str:
@@ -231,11 +233,11 @@ def model_points(
 
 
 def model_point(codec: Codec, split: Split, images: np.ndarray, rate_weight: float) -> dict:
-    """Write the files of all cases at one rate weight, and measure them.
+    """Write the files of all cases, or slices, at one rate weight, and measure them.
 
     Args:
         codec: The codec of a run.
-        split: The slices.
+        split: The slices, or an `Alone` of them.
         images: Their images, uint8 `(N, S, S)`.
         rate_weight: Price of one bit when codes are chosen.
 
@@ -257,11 +259,11 @@ def model_point(codec: Codec, split: Split, images: np.ndarray, rate_weight: flo
     }
 
 
-def learned_points(args, slices, frame, images, tuning, done) -> Iterator[dict]:
+def learned_points(args, slices, frame, seen, tuning, done) -> Iterator[dict]:
     """Train the learned codec and measure it, after its first `done` points."""
-    training = load_images(slices.splits["train"], images.shape[1])
+    training = load_images(slices.splits["train"], seen.images.shape[1])
     rival = Learned(args.learned_python or sys.executable, args.learned, training, frame)
-    return rival.points(args.learned_minutes, images, tuning, done)
+    return rival.points(args.learned_minutes, seen, tuning, done)
 
 
 def show_point(name: str, point: dict[str, Any]) -> None:
@@ -278,12 +280,16 @@ def show_point(name: str, point: dict[str, Any]) -> None:
     )
 
 
-def draw(path: pathlib.Path, models: dict, rivals: dict, caption: str) -> None:
+def draw(path: pathlib.Path, report: dict[str, Any], caption: str) -> None:
     """Draw all curves in each quality, without points that others of their curve beat."""
     panels = {
-        measure: (
-            {name: frontier(points, "file_bytes", measure) for name, points in models.items()},
-            {name: frontier(points, "payload_bytes", measure) for name, points in rivals.items()},
+        measure: tuple(
+            {name: frontier(points, rate, measure) for name, points in group.items()}
+            for group, rate in (
+                (report["models"], "file_bytes"),
+                (report["single"], "file_bytes"),
+                (rivals_of(report), "payload_bytes"),
+            )
         )
         for measure in LEVELS
     }

@@ -12,7 +12,7 @@ import numpy as np
 
 from reports.panels import BLUE, GREEN, GREY, GREY_SCALE, ORANGE, save_figure
 
-PURPLE, SKY_BLUE, MIDDLE_GREY = "#CC79A7", "#56B4E9", "0.45"
+PURPLE, SKY_BLUE, AMBER, MIDDLE_GREY = "#CC79A7", "#56B4E9", "#E69F00", "0.45"
 BYTE_TICKS = (50, 100, 200, 500, 1000, 2000)
 QUALITIES = {
     "ssim": "SSIM",
@@ -144,22 +144,23 @@ def ventricles(path: pathlib.Path, areas: dict[str, np.ndarray], caption: str) -
 
 
 def rate_distortion(
-    path: pathlib.Path, panels: dict[str, tuple[dict[str, list], dict[str, list]]], caption: str
+    path: pathlib.Path, panels: dict[str, tuple[dict[str, list], ...]], caption: str
 ) -> None:
     """Draw quality against bytes a slice, a panel for each measure of quality.
 
     Args:
         path: PNG to write.
-        panels: By name of the measure, points of models and points of codecs, by their names. A
-            point of a model has the measure, `file_bytes`, and `index_bytes`, which the legend
-            says. A point of a codec has the measure, `payload_bytes` and `file_bytes`.
+        panels: By name of the measure, points of models, of models of single slices, and of
+            codecs, by their names. A point of a model has the measure and `file_bytes`. A
+            point of a codec has the measure, `payload_bytes` and `file_bytes`.
         caption: What the figure shows.
     """
     figure, axes = plt.subplots(
         1, len(panels), figsize=(4.2 * len(panels), 5), layout="constrained", squeeze=False
     )
-    for axis, (measure, (models, codecs)) in zip(axes[0], panels.items()):
-        _show_models(axis, models, measure)
+    for axis, (measure, (models, single, codecs)) in zip(axes[0], panels.items()):
+        _show_models(axis, models, measure, "-")
+        _show_models(axis, single, measure, "--")
         _show_codecs(axis, codecs, measure)
         axis.set(xscale="log", xlim=(50, 3000), xlabel="bytes a slice", ylabel=QUALITIES[measure])
         axis.set_xticks(BYTE_TICKS, [str(tick) for tick in BYTE_TICKS])
@@ -170,22 +171,22 @@ def rate_distortion(
     save_figure(
         figure,
         path,
-        f"{caption} Models: real files, one a case, with their heads. Codecs: payload, which is "
-        "the file minus the file of an all-black slice; dotted: the whole file.",
+        f"{caption} Models: real files with their heads, one a case, or one for a single "
+        "slice. Codecs: payload, which is the file minus the file of black; dotted: the whole "
+        "file. AVIF stacks: a sequence a case. Other codecs: a file a slice.",
     )
 
 
-def _show_models(axis, models, measure):
+def _show_models(axis, models, measure, line):
     for (name, points), marker in zip(models.items(), itertools.cycle("osD^v")):
         points = sorted(points, key=lambda point: point["file_bytes"])
-        label = f"{name} ({points[0]['index_bytes']:.0f} bytes as indices)"
-        style = {"color": BLUE, "marker": marker, "linewidth": 2, "label": label}
+        style = {"color": BLUE, "marker": marker, "linestyle": line, "linewidth": 2, "label": name}
         axis.plot(*_column(points, "file_bytes", measure), **style)
 
 
 def _show_codecs(axis, codecs, measure):
-    colours = itertools.cycle((ORANGE, GREEN, PURPLE, MIDDLE_GREY, "black", SKY_BLUE))
-    for (name, points), colour, marker in zip(codecs.items(), colours, itertools.cycle("xP*+1D")):
+    colours = itertools.cycle((ORANGE, AMBER, GREEN, PURPLE, MIDDLE_GREY, "black", SKY_BLUE))
+    for (name, points), colour, marker in zip(codecs.items(), colours, itertools.cycle("vxP*+1D")):
         points = sorted(points, key=lambda point: point["payload_bytes"])
         style = {"color": colour, "marker": marker, "markersize": 4, "label": f"{name}, payload"}
         axis.plot(*_column(points, "payload_bytes", measure), **style)

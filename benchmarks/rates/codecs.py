@@ -1,8 +1,10 @@
 """Image codecs as rivals of the models, each as strong as it can be.
 
-Every codec has its slowest setting and stores no colour. Codecs ring, and leave grey where a slice
-is black. So their decoder sets grey values below a threshold to 0. The threshold of each setting is
-the one with the highest SSIM on slices of the validation split.
+Every codec has its slowest setting and stores no colour. "AVIF stacks" writes a case as one
+sequence, so that a slice is predicted from others of its stack, as our models do it. The other
+codecs write a file a slice. Codecs ring, and leave grey where a slice is black. So their decoder
+sets grey values below a threshold to 0. The threshold of each setting is the one with the highest
+SSIM on slices of the validation split.
 """
 
 import concurrent.futures
@@ -10,11 +12,11 @@ import functools
 import importlib.metadata
 import io
 import os
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, features
+from PIL import Image, ImageSequence, features
 
 from rates.quality import mean_ssim, quality
 from utils import progress
@@ -32,18 +34,14 @@ def _settings(qualities, *variants, **common):
     return [{**common, "quality": q, **variant} for variant in variants for q in qualities]
 
 
+# AVIF writes in one thread, so that its bytes do not depend on the machine.
+_AVIF = {"format": "AVIF", "speed": 0, "subsampling": "4:0:0", "max_threads": 1}
 # Options of Pillow, one a point of the curve. Where one of two variants is better here and the
-# other there, both stand, and the curve takes the better. AVIF writes in one thread, so that its
-# bytes do not depend on the machine.
+# other there, both stand, and the curve takes the better. `save_all` writes a stack as a sequence.
 CODECS = {
+    "AVIF stacks": _settings((0, 5, 10, 15, 20, 30, 40, 50, 60, 70), {}, save_all=True, **_AVIF),
     "AVIF": _settings(
-        (0, 5, 10, 15, 20, 25, 30, 40, 50, 60),
-        {},
-        {"advanced": {"tune": "ssim"}},
-        format="AVIF",
-        speed=0,
-        subsampling="4:0:0",
-        max_threads=1,
+        (0, 5, 10, 15, 20, 25, 30, 40, 50, 60), {}, {"advanced": {"tune": "ssim"}}, **_AVIF
     ),
     "JPEG XL": _settings(
         (1, 4, 7, 10, 15, 20, 25, 30, 40, 50, 60, 70), {}, format="JXL", effort=9, num_threads=0
@@ -69,10 +67,34 @@ CODECS = {
 }
 
 
+class Slices(NamedTuple):
+    """Slices to compress.
+
+    Attributes:
+        images: uint8 `(N, S, S)`.
+        cases: Case of each, `(N,)`. Slices of a case follow each other, from bottom to top.
+    """
+
+    images: np.ndarray
+    cases: np.ndarray
+
+    @property
+    def black(self) -> "Slices":
+        """The first case, all of it black."""
+        first = self.cases == self.cases[0]
+        return Slices(np.zeros_like(self.images[first]), self.cases[first])
+
+    def stacks(self) -> list[np.ndarray]:
+        """Images of each case."""
+        return np.split(self.images, np.flatnonzero(np.diff(self.cases)) + 1)
+
+
 def available() -> list[str]:
     """Names of the codecs that this Pillow can write. Print a line for each that is left out."""
+    avif = features.check("avif"), "a Pillow with AVIF"
     needs = {
-        "AVIF": (features.check("avif"), "a Pillow with AVIF"),
+        "AVIF stacks": avif,
+        "AVIF": avif,
         "JPEG XL": (pillow_jxl is not None, f"pip install {JXL_PACKAGE}"),
     }
     for name, (there, remedy) in needs.items():
@@ -83,7 +105,13 @@ def available() -> list[str]:
 
 def versions() -> dict[str, str]:
     """Versions of the libraries that write the codecs."""
-    parts = {"AVIF": "avif", "WebP": "webp", "JPEG 2000": "jpg_2000", "JPEG": "jpg"}
+    parts = {
+        "AVIF stacks": "avif",
+        "AVIF": "avif",
+        "WebP": "webp",
+        "JPEG 2000": "jpg_2000",
+        "JPEG": "jpg",
+    }
     found = {name: features.version(part) for name, part in parts.items()}
     if pillow_jxl:
         found["JPEG XL"] = f"{JXL_PACKAGE} {importlib.metadata.version(JXL_PACKAGE)}"
@@ -91,60 +119,61 @@ def versions() -> dict[str, str]:
 
 
 def codec_points(
-    name: str, images: np.ndarray, tuning: np.ndarray, done: int = 0
+    name: str, slices: Slices, tuning: Slices, done: int = 0
 ) -> Iterator[dict[str, Any]]:
     """Measure a codec at each of its settings after the first `done`, see `point`."""
     for options in progress(CODECS[name][done:], name, unit="setting"):
         code = functools.partial(coded, options=options)
-        yield {"options": options, **point(code, images, tuning)}
+        yield {"options": options, **point(code, slices, tuning)}
 
 
-def point(code: Callable, images: np.ndarray, tuning: np.ndarray) -> dict[str, Any]:
+def point(code: Callable, slices: Slices, tuning: Slices) -> dict[str, Any]:
     """Measure one codec at one quality.
 
     Args:
-        code: Function of slices, uint8 `(N, S, S)`, that returns the bytes of each `(N,)`, and the
-            slices as they come back, `(N, S, S)`.
-        images: Uint8 `(N, S, S)`.
-        tuning: Other images that choose the threshold, uint8 `(M, S, S)`.
+        code: Function of `Slices` that returns the bytes of each `(N,)`, and the images as they
+            come back, uint8 `(N, S, S)`.
+        slices: What is measured.
+        tuning: Other slices, which choose the threshold.
 
     Returns:
         `threshold`; mean bytes a slice, `file_bytes` of the whole file and `payload_bytes` of the
-        file less that of an all-black slice; and what `quality` gives.
+        file less that of black slices; and what `quality` gives.
     """
-    threshold = best_threshold(tuning, code(tuning)[1])
-    sizes, restored = code(images)
-    (empty,), _ = code(np.zeros_like(images[:1]))
+    threshold = best_threshold(tuning.images, code(tuning)[1])
+    sizes, restored = code(slices)
+    empty, _ = code(slices.black)
     return {
         "threshold": threshold,
         "file_bytes": float(np.mean(sizes)),
-        "payload_bytes": float(np.mean(sizes) - empty),
-        **quality(images, blackened(restored, threshold)),
+        "payload_bytes": float(np.mean(sizes) - np.mean(empty)),
+        **quality(slices.images, blackened(restored, threshold)),
     }
 
 
-def coded(images: np.ndarray, options: dict[str, Any]) -> tuple[list[int], np.ndarray]:
-    """Compress and decompress images by Pillow: the bytes of each file, and the images."""
-    files = compressed(images, options)
-    return [len(file) for file in files], decoded(files)
+def coded(slices: Slices, options: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Compress and decompress slices by Pillow: see `point`. Slices of a file share its bytes."""
+    stacks = slices.stacks() if options.get("save_all") else list(slices.images[:, None])
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        files = list(pool.map(functools.partial(compress, options=options), stacks))
+    counts = [len(stack) for stack in stacks]
+    sizes = np.array([len(file) for file in files]) / counts
+    return np.repeat(sizes, counts), np.concatenate([decompress(file) for file in files])
 
 
-def compress(image: np.ndarray, options: dict[str, Any]) -> bytes:
-    """Bytes of the file of an image, uint8 `(S, S)`."""
+def compress(stack: np.ndarray, options: dict[str, Any]) -> bytes:
+    """Bytes of the file of images, uint8 `(L, S, S)`. L is 1 without `save_all`."""
     file = io.BytesIO()
-    Image.fromarray(image).save(file, **options)
+    first, *others = [Image.fromarray(image) for image in stack]
+    more = {"append_images": others} if others else {}
+    first.save(file, **options, **more)
     return file.getvalue()
 
 
-def compressed(images: np.ndarray, options: dict[str, Any]) -> list[bytes]:
-    """Bytes of the file of each image, uint8 `(N, S, S)`."""
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(functools.partial(compress, options=options), images))
-
-
-def decoded(files: Sequence[bytes]) -> np.ndarray:
-    """Images of some files, uint8 `(N, S, S)`."""
-    return np.stack([np.asarray(Image.open(io.BytesIO(file)).convert("L")) for file in files])
+def decompress(file: bytes) -> np.ndarray:
+    """Images of a file, uint8 `(L, S, S)`."""
+    frames = ImageSequence.Iterator(Image.open(io.BytesIO(file)))
+    return np.stack([np.asarray(frame.convert("L")) for frame in frames])
 
 
 def blackened(images: np.ndarray, threshold: int) -> np.ndarray:

@@ -19,23 +19,27 @@ LEVELS = {
 Curves = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
-def compare(models: Curves, codecs: Curves, measure: str) -> list[dict[str, Any]]:
+def compare(ours: Mapping[str, Curves], codecs: Curves, measure: str) -> list[dict[str, Any]]:
     """Compare bytes a slice at equal quality.
 
     Args:
-        models: Points of each run, by its name.
+        ours: Points of each run by its name: of `models`, and of models of `single` slices.
         codecs: Points of each codec, by its name.
         measure: A key of `LEVELS`.
 
     Returns:
-        One dict for each level: `measure` itself; `models`, the file bytes of all runs together;
-        and `payload_bytes` and `file_bytes` by codec. NaN stands where a level is not reached.
+        One dict for each level: `measure` itself; `models` and `single`, the file bytes of all
+        runs together; and `payload_bytes` and `file_bytes` by codec. NaN stands where a level is
+        not reached.
     """
-    every = [point for points in models.values() for point in points]
+    every = {kind: [p for points in runs.values() for p in points] for kind, runs in ours.items()}
     return [
         {
             measure: level,
-            "models": bytes_at(every, "file_bytes", measure, level),
+            **{
+                kind: bytes_at(points, "file_bytes", measure, level)
+                for kind, points in every.items()
+            },
             **{
                 rate: {
                     name: bytes_at(points, rate, measure, level) for name, points in codecs.items()
@@ -112,15 +116,16 @@ def frontier(points: Sequence[dict], rate: str, measure: str) -> list[dict]:
 def show(rows: Sequence[Mapping], measure: str) -> None:
     """Print bytes at equal quality: files of models, payloads of codecs."""
     names = list(rows[0]["payload_bytes"])
-    heads = "".join(f"{name:>12}" for name in ("models", *names))
+    heads = "".join(f"{name:>12}" for name in ("models", "single", *names))
     print(f"  bytes a slice at equal {QUALITIES[measure]} (files of models, payloads of codecs)")
     print(f"  {'':>8}{heads}  models / best codec")
     for row in rows:
         payloads = row["payload_bytes"]
-        sizes = "".join(f"{size:>12.0f}" for size in (row["models"], *payloads.values()))
+        sizes = (row["models"], row["single"], *payloads.values())
+        cells = "".join(f"{size:>12.0f}" for size in sizes)
         reached = [size for size in payloads.values() if not math.isnan(size)]
         ratio = row["models"] / min(reached, default=math.nan)
-        print(f"  {row[measure]:>8.3f}{sizes}{ratio:>12.2f}", flush=True)
+        print(f"  {row[measure]:>8.3f}{cells}{ratio:>12.2f}", flush=True)
 
 
 def show_paid(rows: Sequence[Mapping], weights: Mapping[str, int]) -> None:

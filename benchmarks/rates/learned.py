@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from contenders.remote import Failure, Remote
 
-from rates.codecs import point
+from rates.codecs import Slices, point
 from utils import InputError, progress
 
 MULTIPLE = 64  # of both sides of what the hyperprior sees
@@ -52,27 +52,27 @@ class Learned:
             ) from None
 
     def points(
-        self, minutes: float, images: np.ndarray, tuning: np.ndarray, done: int = 0
+        self, minutes: float, slices: Slices, tuning: Slices, done: int = 0
     ) -> Iterator[dict[str, Any]]:
         """Train at each of `WEIGHTS`, unless that was done before, and measure; see `codecs.point`.
 
         Args:
             minutes: Minutes of training in all. The first weight gets half of them.
-            images: Slices to measure, uint8 `(N, S, S)`.
-            tuning: Slices that choose the threshold of black, uint8 `(M, S, S)`.
+            slices: Slices to measure.
+            tuning: Slices that choose the threshold of black.
             done: Number of first weights to leave out.
         """
         first, *others = WEIGHTS
         shares = {first: minutes / 2, **dict.fromkeys(others, minutes / 2 / len(others))}
         for weight in progress(WEIGHTS[done:], "hyperprior", unit="weight"):
             about = self.model.train(weight, shares[weight])
-            yield {"options": about, **point(self.code, images, tuning)}
+            yield {"options": about, **point(self.code, slices, tuning)}
         self.model.close()
 
-    def code(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def code(self, slices: Slices) -> tuple[np.ndarray, np.ndarray]:
         """Compress and decompress slices: the bytes of each `(N,)`, and uint8 `(N, S, S)`."""
-        sizes, inside = self.model.code(images[self.window])
-        restored = np.zeros_like(images)
+        sizes, inside = self.model.code(slices.images[self.window])
+        restored = np.zeros_like(slices.images)
         restored[self.window] = inside
         return sizes, restored
 
