@@ -141,10 +141,11 @@ def begin_report(path: pathlib.Path | None, data: dict[str, Any]) -> dict[str, A
         InputError: The file holds curves of other data, or is none of this benchmark.
     """
     advice = "name another --json file"
-    groups = {group: {} for group in ("made_of", "weight_bytes", *GROUPS)}
+    groups = {group: {} for group in ("made_of", "commits", "weight_bytes", *GROUPS)}
     if not (path and path.exists()):
         return {"data": data, "unfinished": {}, **groups}
     report = {"unfinished": {}, **read_json(path, ["data", *groups], advice)}
+    report.pop("made", None)  # this call writes its own
     if report["data"] != data:
         raise InputError(f"{path} holds curves of other slices: {advice}.")
     return report
@@ -183,6 +184,7 @@ def add_curve(
                 recorded.write(path, report)
         report["unfinished"].pop(name, None)
         report[group][name], report["made_of"][name] = points, made_of
+        report["commits"][name] = recorded.COMMIT
     models, rivals = report["models"], rivals_of(report)
     ours = {"models": models, "single": report["single"]}
     report["at_equal"] = {measure: compare(ours, rivals, measure) for measure in LEVELS}

@@ -323,7 +323,9 @@ def test_a_curve_goes_on_after_its_last_point(tmp_path):
 
     report, _ = begin({"version": 1}, 2)
     assert report["unfinished"]["c"]["points"] == points[:2] and not report["codecs"]
+    path.write_text(json.dumps({**report, "made": "before"}))
     report, asked = begin({"version": 1}, 3)
+    assert report["made"]["commit"] == report["commits"]["c"] != "before"
     assert asked == [2] and report["codecs"] == {"c": points} and not report["unfinished"]
     assert begin({"version": 1}, 3)[1] == []
     report, asked = begin({"version": 2}, 1)
