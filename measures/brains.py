@@ -134,6 +134,17 @@ def decode_brains(
     return np.stack(slices, axis=1)
 
 
+def decode_all(
+    vqvae: VQVAE, codes: np.ndarray, options: SamplingOptions, num_levels: int, first: int
+) -> np.ndarray:
+    """Decode many brains, a batch at a time; see `decode_brains`. They are uint8."""
+    batches = [
+        decode_brains(vqvae, codes[i : i + BATCH], options, num_levels, first + i * num_levels)
+        for i in range(0, len(codes), BATCH)
+    ]
+    return np.concatenate([to_grey(batch) for batch in batches])
+
+
 def draw_brains(
     vqvae: VQVAE,
     prior: RasterPrior,

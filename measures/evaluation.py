@@ -103,8 +103,10 @@ def texture_measures(
 ) -> dict[str, float]:
     """Summarise how well a texture foresees slices, as `texture` of `metrics.json`.
 
-    Beside it stands a baseline: a normal distribution about the reconstruction with one deviation,
-    that of these very slices, in whole grey values.
+    Beside it stand two baselines: normal distributions about the reconstruction, in whole grey
+    values. `constant_deviation_bits_per_pixel` has one deviation, that of these very slices.
+    `masked_deviation_bits_per_pixel` is told which pixels are 0, for nothing, and its deviation is
+    that of the others.
 
     Args:
         texture: The model.
@@ -126,8 +128,13 @@ def texture_measures(
         bits["bits_per_pixel_alone"] += alone.tolist()
     frame = texture.settings["frame"]
     errors = cut(results["images"].astype(float) - results["restored"], frame)
-    means = {name: float(np.mean(values)) for name, values in bits.items()}
-    return {**means, "constant_deviation_bits_per_pixel": _normal_bits(errors)}
+    brain = cut(results["images"], frame) > 0
+    masked = _normal_bits(errors[brain]) * float(brain.mean()) if brain.any() else 0.0
+    return {
+        **{name: float(np.mean(values)) for name, values in bits.items()},
+        "constant_deviation_bits_per_pixel": _normal_bits(errors),
+        "masked_deviation_bits_per_pixel": masked,
+    }
 
 
 def draw_textures(texture: Texture, restored: np.ndarray, split: Split, seed: int) -> np.ndarray:

@@ -14,9 +14,9 @@ from scipy import ndimage
 
 from dataset import codes_below, load_images
 from measures import selection
-from measures.brains import decode_brains, draw_brain_codes
+from measures.brains import decode_all, draw_brain_codes
 from measures.evaluation import BATCH, draw_textures
-from measures.images import to_grey, to_unit
+from measures.images import to_unit
 from measures.judges import Pictures, feature_distances, judge, power
 from measures.metrics import energy_ratios
 from measures.samples import SamplingOptions, draw_slice_codes, spread_levels
@@ -217,16 +217,11 @@ def draw(
         num_levels, chosen = 1, np.arange(count)
 
     def images(how):
-        parts = [
-            decode_brains(
-                vqvae, codes[i : i + BATCH], how, num_levels, FIRST_EVALUATED + i * num_levels
-            )
-            for i in range(0, len(codes), BATCH)
-        ]
-        return np.concatenate([to_grey(part).reshape(-1, *part.shape[2:]) for part in parts])
+        brains = decode_all(vqvae, codes, how, num_levels, FIRST_EVALUATED)
+        return brains.reshape(-1, *brains.shape[2:])[chosen]
 
-    plain = images(dataclasses.replace(options, texture=False))[chosen]
-    textured = images(options)[chosen] if options.texture and vqvae.texture else plain
+    plain = images(dataclasses.replace(options, texture=False))
+    textured = images(options) if options.texture and vqvae.texture else plain
     maps = _count_bits(prior, codes.reshape(-1, *codes.shape[2:]), levels, groups)
     return Drawn(textured, plain, levels[chosen], maps.pick(chosen))
 
@@ -360,8 +355,8 @@ def _anatomy_report(drawn, real, other):
         low, high = np.percentile(values, (1, 99))
         own, others = found["drawn"][name], found["other"][name]
         theirs = values, real.levels, real.subjects
-        distance, interval = wasserstein((own, drawn.levels, drawn.maps.groups), theirs)
-        other_distance, other_interval = wasserstein((others, other.levels, other.subjects), theirs)
+        distance, by_chance = wasserstein((own, drawn.levels, drawn.maps.groups), theirs)
+        apart, other_chance = wasserstein((others, other.levels, other.subjects), theirs)
         report[name] = {
             "samples": float(own.mean()),
             "real": float(values.mean()),
@@ -372,9 +367,9 @@ def _anatomy_report(drawn, real, other):
             "samples_by_level": _by_level(own, drawn.levels),
             "real_by_level": _by_level(values, real.levels),
             "wasserstein": distance,
-            "wasserstein_ci95": interval,
-            "wasserstein_validation": other_distance,
-            "wasserstein_validation_ci95": other_interval,
+            "wasserstein_chance95": by_chance,
+            "wasserstein_validation": apart,
+            "wasserstein_validation_chance95": other_chance,
         }
     return report
 

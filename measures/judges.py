@@ -16,7 +16,15 @@ from keras import layers
 from scipy import ndimage
 
 from measures.images import inner_brain, to_grey, to_unit
-from measures.two_sample import Classify, features, logistic, squared_distances, two_sample
+from measures.two_sample import (
+    Classify,
+    chance,
+    features,
+    judged,
+    logistic,
+    squared_distances,
+    two_sample,
+)
 from utils import progress
 
 WIDTHS = (16, 32, 64, 64)  # channels of the network's convolutions, each of stride 2
@@ -58,21 +66,25 @@ def judge(one: Pictures, other: Pictures, name: str, seed: int = 0) -> dict[str,
 
     Returns:
         dict of `accuracy` and `accuracy_inside` of the stronger judge, each with its `_ci95`, and
-        `judges`, the accuracies of all by name.
+        with `_chance95`, what chance alone gives the pyramid; and `judges`, the accuracies of all
+        by name.
     """
     count = min(len(one.images), len(other.images))
     one, other = one.first(count), other.first(count)
     groups = one.groups, other.groups
-    found = {}
+    found, by_chance = {}, {}
     tasks = [(place, kind) for place in ("", "_inside") for kind in JUDGES]
     for place, kind in progress(tasks, f"judging {name}", unit="judge"):
         sets = [inside_brain(images) if place else images for images in (one.images, other.images)]
         see, classify = JUDGES[kind]
-        found[place, kind] = two_sample(*see(*sets), *groups, seed, classify)
+        seen = (*see(*sets), *groups, seed)
+        found[place, kind] = two_sample(*seen, classify)
+        if classify is logistic:  # a network would take hours
+            by_chance[place] = chance(*seen)
     report = {"slices": count}
     for place in ("", "_inside"):
         strongest = max(JUDGES, key=lambda kind: found[place, kind][0])
-        report[f"accuracy{place}"], report[f"accuracy{place}_ci95"] = found[place, strongest]
+        report |= judged(f"accuracy{place}", found[place, strongest], by_chance[place])
     by_judge = {f"{kind}{place}": accuracy for (place, kind), (accuracy, _) in found.items()}
     return {**report, "judges": by_judge}
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from measures import generation, two_sample
-from measures.brains import FIRST_BRAIN, draw_brains
-from measures.images import to_grey, to_unit
+from measures.brains import FIRST_BRAIN, decode_all, draw_brain_codes
+from measures.images import to_unit
 from measures.metrics import ssim
 from measures.samples import SamplingOptions
 from modules import VQVAE
@@ -52,12 +52,18 @@ def evaluate_brains(
     cases, training_cases = split.stacks(levels), training.stacks(levels)
     if len(cases) < two_sample.FOLDS or not len(training_cases):
         return {"reason": f"{len(cases)} cases of the split have all {len(levels)} levels"}
+    drawn = draw_brain_codes(prior, DRAWN, options, first=FIRST_EVALUATED)
+    codes = np.concatenate(list(drawn))
+
+    def images(how):
+        return decode_all(vqvae, codes, how, len(levels), FIRST_EVALUATED)
+
     # Without texture, because they are compared with reconstructions, which have none.
-    options = dataclasses.replace(options, texture=False)
-    drawn = draw_brains(vqvae, prior, DRAWN, options, first=FIRST_EVALUATED)
-    drawn = np.concatenate([to_grey(batch) for batch in drawn])
+    plain = images(dataclasses.replace(options, texture=False))
+    textured = images(options) if options.texture and vqvae.texture else None
     known = training_images[training_cases]
-    return evaluate(drawn, results["restored"][cases], results["images"][cases], known, vqvae.frame)
+    real = results["restored"][cases], results["images"][cases]
+    return evaluate(plain, *real, known, vqvae.frame, textured)
 
 
 def evaluate(
@@ -66,15 +72,17 @@ def evaluate(
     real: np.ndarray,
     training: np.ndarray,
     frame: tuple[int, int, int, int],
+    textured: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """Compute all figures of generated brains for `metrics.json`.
 
     Args:
-        drawn: Generated brains, `(N, L, S, S)`.
+        drawn: Generated brains without texture, `(N, L, S, S)`.
         restored: Reconstructions of real brains, `(M, L, S, S)`, which are the yardstick.
         real: These real brains, `(M, L, S, S)`.
         training: Brains that the models learned from, `(T, L, S, S)`.
         frame: Part of the slices that is not empty.
+        textured: The same generated brains with texture, or None.
     """
     sets = {"generated": drawn, "reconstructions": restored, "real": real}
     flat = {name: brains.reshape(-1, *brains.shape[2:]) for name, brains in sets.items()}
@@ -92,7 +100,7 @@ def evaluate(
                 measured.items(), "measuring ventricles", len(measured), "set"
             )
         },
-        **_two_samples(sets, frame),
+        **_two_samples(sets, textured, frame),
         "diversity": {name: generation.diversity(flat[name], levels[name]) for name in sets},
         "nearest": _nearest(sets, training),
     }
@@ -119,14 +127,14 @@ def _volumes(areas):
     return {**_by_level(areas), "sd": float(volumes.std(ddof=1)) if len(volumes) > 1 else 0.0}
 
 
-def _two_samples(sets, frame):
-    """Accuracies of a classifier that sees coronal and sagittal cuts; 0.5 is chance."""
+def _two_samples(sets, textured, frame):
+    """Accuracies of a classifier that sees coronal and sagittal cuts, see `two_sample.chance`."""
     seen = {name: _cut_features(brains, frame) for name, brains in sets.items()}
     rows = {name: len(features) // len(sets[name]) for name, features in seen.items()}
     # The same number names a brain and its reconstruction, but never a generated brain.
     own = np.repeat([f"generated {i}" for i in range(len(sets["generated"]))], rows["generated"])
     real = np.repeat([f"real {i}" for i in range(len(sets["real"]))], rows["real"])
-    half = np.isin(real, np.unique(real)[::2])
+    half = two_sample.half(real)
     restored = seen["reconstructions"]
     comparisons = {
         "two_sample_accuracy": (seen["generated"], restored, own, real),
@@ -135,9 +143,12 @@ def _two_samples(sets, frame):
             restored[half], restored[~half], real[half], real[~half],
         ),
     }  # fmt: skip
+    if textured is not None:
+        drawn = _cut_features(textured, frame)
+        comparisons["two_sample_accuracy_textured_to_real"] = drawn, seen["real"], own, real
     report = {}
-    for name, comparison in comparisons.items():
-        report[name], report[f"{name}_ci95"] = two_sample.two_sample(*comparison)
+    for name, pair in progress(comparisons.items(), "judging cuts", len(comparisons), "pair"):
+        report |= two_sample.judged(name, two_sample.two_sample(*pair), two_sample.chance(*pair))
     return report
 
 

@@ -22,7 +22,7 @@ FOLDS = 5
 BIT_CELLS = 4  # of a side, over which bits are averaged
 PAIR_BUCKETS = 512  # of pairs of neighbouring codes, in each direction
 PAIR_PRIMES = np.array([7919, 104_729, 1_299_709], "uint64")  # of their hash
-RESAMPLES = 200  # of the intervals of Wasserstein distances
+PERMUTATIONS = 200  # of groups, for what chance alone would give
 COMPONENTS = 50  # principal components that the classifier sees, at most
 
 # Rows to learn from `(N, ...)`, 0 or 1 for each, unseen rows `(M, ...)`, seed -> 0 or 1, `(M,)`.
@@ -81,13 +81,17 @@ def logistic(x: np.ndarray, y: np.ndarray, unseen: np.ndarray, seed: int = 0) ->
     Returns:
         0 or 1 for each of the unseen, `(M,)`.
     """
-    components = min(COMPONENTS, len(x) - 1, x.shape[1])
-    model = make_pipeline(
-        StandardScaler(),
-        PCA(components, random_state=seed),
-        LogisticRegression(C=0.1, max_iter=1000, class_weight="balanced"),
-    )
-    return model.fit(x, y).predict(unseen)
+    components = _components(x, seed)
+    return _regression().fit(components.transform(x), y).predict(components.transform(unseen))
+
+
+def _components(x, seed):
+    count = min(COMPONENTS, len(x) - 1, x.shape[1])
+    return make_pipeline(StandardScaler(), PCA(count, random_state=seed)).fit(x)
+
+
+def _regression():
+    return LogisticRegression(C=0.1, max_iter=1000, class_weight="balanced")
 
 
 def two_sample(
@@ -98,7 +102,7 @@ def two_sample(
     seed: int = 0,
     classify: Classify = logistic,
 ) -> tuple[float, list[float]]:
-    """Held-out accuracy of a classifier that tells two sets apart; 0.5 is indistinguishable.
+    """Held-out accuracy of a classifier that tells two sets apart, see also `chance`.
 
     All slices of a group, which is a subject, are in one fold, so that knowing a brain is no help.
 
@@ -111,21 +115,79 @@ def two_sample(
         classify: The classifier.
 
     Returns:
-        `(accuracy, [low, high])`: the interval is a 95 % bootstrap over groups.
+        `(accuracy, [low, high])`: the interval is a 95 % bootstrap over the groups that are told
+        apart. It leaves out that other groups would train another classifier.
 
     Reference:
         Lopez-Paz and Oquab 2017, Revisiting Classifier Two-Sample Tests.
     """
-    x = np.concatenate([one, other])
-    y = np.repeat([0, 1], [len(one), len(other)])
+    x, y = np.concatenate([one, other]), np.repeat([0, 1], [len(one), len(other)])
     groups = np.concatenate([one_groups, other_groups])
     right = np.zeros(len(x))
-    shuffled = np.random.default_rng(seed).permutation(len(x))
-    folds = GroupKFold(FOLDS, shuffle=True, random_state=seed)
-    for train, test in folds.split(x[shuffled], y[shuffled], groups[shuffled]):
-        train, test = shuffled[train], shuffled[test]
+    for train, test in _folds(groups, seed):
         right[test] = classify(x[train], y[train], x[test], seed) == y[test]
     return _accuracy_interval(right, y, groups, seed)
+
+
+def chance(
+    one: np.ndarray,
+    other: np.ndarray,
+    one_groups: np.ndarray,
+    other_groups: np.ndarray,
+    seed: int = 0,
+) -> list[float]:
+    """Range of the accuracies of `logistic` that chance alone gives: 95 % of them lie in it.
+
+    Groups change sides at random, `PERMUTATIONS` times. With few groups the middle of the range is
+    below 0.5: without the group that is held out, the mean of its side lies farther from it, so
+    that it is taken for one of the other side.
+
+    Args:
+        one: See `two_sample`.
+        other: See `two_sample`.
+        one_groups: See `two_sample`.
+        other_groups: See `two_sample`.
+        seed: Seed of the folds, the classifier and the permutations.
+
+    Reference:
+        Ojala and Garriga 2010, Permutation Tests for Studying Classifier Performance.
+    """
+    x, y = np.concatenate([one, other]), np.repeat([0, 1], [len(one), len(other)])
+    groups = np.concatenate([one_groups, other_groups])
+    sides = list(_exchanges(y, groups, seed))
+    right = np.zeros((len(sides), len(x)))
+    for train, test in _folds(groups, seed):
+        components = _components(x[train], seed)
+        seen, unseen = components.transform(x[train]), components.transform(x[test])
+        for own, side in zip(right, sides):
+            own[test] = _regression().fit(seen, side[train]).predict(unseen) == side[test]
+    accuracies = [
+        np.mean([own[side == c].mean() for c in (0, 1)]) for own, side in zip(right, sides)
+    ]
+    return [float(v) for v in np.percentile(accuracies, (2.5, 97.5))]
+
+
+def _folds(groups, seed):
+    """Rows to learn from, and rows to classify, of each fold."""
+    shuffled = np.random.default_rng(seed).permutation(len(groups))
+    folds = GroupKFold(FOLDS, shuffle=True, random_state=seed)
+    for train, test in folds.split(shuffled, groups=groups[shuffled]):
+        yield shuffled[train], shuffled[test]
+
+
+def _exchanges(y, groups, seed):
+    """Sides of all rows, `(N,)`, when groups change sides at random.
+
+    A group of both sides changes them or not. The others are dealt out in the same numbers.
+    """
+    rng = np.random.default_rng(seed)
+    numbers = np.unique(groups, return_inverse=True)[1]
+    has = np.stack([np.bincount(numbers[y == c], minlength=numbers.max() + 1) > 0 for c in (0, 1)])
+    both = has.all(0)
+    for _ in range(PERMUTATIONS):
+        swap, dealt = rng.integers(0, 2, len(both)), has[1].astype(int)
+        dealt[~both] = rng.permutation(dealt[~both])
+        yield np.where(both[numbers], y ^ swap[numbers], dealt[numbers])
 
 
 def _accuracy_interval(right, y, groups, seed):
@@ -173,11 +235,11 @@ def judge_codes(drawn: CodeMaps, real: CodeMaps, seed: int = 0) -> dict[str, Any
 
     Returns:
         Accuracies `bits` and `pairs` of drawn codes, and `bits_real` and `pairs_real` of the other
-        half, each with its `_ci95`; 0.5 is indistinguishable. A comparison of fewer than `FOLDS`
-        groups is left out.
+        half, each with its `_ci95`, and with its range by `chance`, `_chance95`. A comparison of
+        fewer than `FOLDS` groups is left out.
     """
-    half = np.isin(real.groups, np.unique(real.groups)[::2])
-    one, other = real.pick(half), real.pick(~half)
+    chosen = half(real.groups, seed)
+    one, other = real.pick(chosen), real.pick(~chosen)
     report = {}
     for suffix, maps in (("", drawn), ("_real", one)):
         count = min(len(maps.codes), len(other.codes))
@@ -188,9 +250,22 @@ def judge_codes(drawn: CodeMaps, real: CodeMaps, seed: int = 0) -> dict[str, Any
         groups = [some.groups for some in pair]
         if len(np.unique(np.concatenate(groups))) >= FOLDS:
             for name, see in (("bits", _bits_by_cell), ("pairs", _pairs)):
-                accuracy, interval = two_sample(*map(see, pair), *groups, seed)
-                report |= {f"{name}{suffix}": accuracy, f"{name}{suffix}_ci95": interval}
+                sets = (*map(see, pair), *groups, seed)
+                report |= judged(f"{name}{suffix}", two_sample(*sets), chance(*sets))
     return report
+
+
+def half(groups: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Rows of one half of the groups, drawn at random, bool `(N,)`."""
+    names = np.unique(groups)
+    chosen = np.random.default_rng(seed).permutation(names)[: len(names) // 2]
+    return np.isin(groups, chosen)
+
+
+def judged(name: str, found: tuple[float, list[float]], by_chance: list[float]) -> dict[str, Any]:
+    """Entries of `metrics.json` for what `two_sample` and `chance` give."""
+    accuracy, interval = found
+    return {name: accuracy, f"{name}_ci95": interval, f"{name}_chance95": by_chance}
 
 
 def _bits_by_cell(maps):
@@ -234,35 +309,31 @@ def mmd(one: np.ndarray, other: np.ndarray) -> float:
 def wasserstein(one: tuple, other: tuple, seed: int = 0) -> tuple[float, list[float]]:
     """Mean over levels of the distance between the distributions of a figure.
 
+    Finite sets are always apart. How far chance alone sets them apart is seen where groups change
+    sides at random. A bootstrap would not do, because it adds distance.
+
     Args:
         one: Values, levels and groups, each `(N,)`.
-        other: Values, levels and groups, each `(M,)`.
-        seed: Seed of the bootstrap.
+        other: Values, levels and groups, each `(M,)`. Equal groups are the same on both sides.
+        seed: Seed of the permutations.
 
     Returns:
-        `(distance, [low, high])`: the interval is a 95 % bootstrap over groups.
+        `(distance, [low, high])`: 95 % of the distances by chance lie between the two.
     """
-    rng = np.random.default_rng(seed)
-    sets = [
-        (values, levels, np.unique(g, return_inverse=True)[1]) for values, levels, g in (one, other)
-    ]
-    levels = np.intersect1d(one[1], other[1])
+    values, levels = (np.concatenate(pair) for pair in list(zip(one, other))[:2])
+    groups = np.concatenate([np.asarray(own[2]).astype(str) for own in (one, other)])
+    y = np.repeat([0, 1], [len(own[0]) for own in (one, other)])
 
-    def distance(counts):
+    def distance(y):
         terms = []
-        for level in levels:
-            here = [own == level for _, own, _ in sets]
-            values = [v[at] for (v, _, _), at in zip(sets, here)]
-            weights = [c[g[at]] for (_, _, g), at, c in zip(sets, here, counts)]
-            if all(w.sum() for w in weights):
-                terms.append(stats.wasserstein_distance(*values, *weights))
+        for level in np.unique(levels):
+            sets = [values[(levels == level) & (y == side)] for side in (0, 1)]
+            if all(map(len, sets)):
+                terms.append(stats.wasserstein_distance(*sets))
         return float(np.mean(terms)) if terms else math.nan
 
-    sizes = [g.max() + 1 for _, _, g in sets]
-    draws = [rng.multinomial(size, np.full(size, 1 / size), RESAMPLES) for size in sizes]
-    resampled = [distance(counts) for counts in zip(*draws)]
-    whole = distance([np.ones(size) for size in sizes])
-    return whole, [float(v) for v in np.nanpercentile(resampled, (2.5, 97.5))]
+    by_chance = [distance(sides) for sides in _exchanges(y, groups, seed)]
+    return distance(y), [float(v) for v in np.nanpercentile(by_chance, (2.5, 97.5))]
 
 
 def squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:

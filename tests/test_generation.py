@@ -57,6 +57,30 @@ def test_knowing_the_subject_is_no_help():
     assert accuracy < 0.7
 
 
+def test_chance_is_what_groups_give_that_change_sides():
+    """Groups differ, the two sets do not. Then accuracy lies in the range, else far above it."""
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(16), 6)
+    rows = rng.normal(size=(16, 20))[groups] + rng.normal(0, 0.3, (96, 20))
+    one, other = groups < 8, groups >= 8
+    low, high = two_sample.chance(rows[one], rows[other], groups[one], groups[other])
+    accuracy, _ = two_sample.two_sample(rows[one], rows[other], groups[one], groups[other])
+    assert low < accuracy < high and 0.1 < low < 0.4 and 0.5 < high < 0.8
+    moved = rows[one] + 3, rows[other]
+    assert two_sample.two_sample(*moved, groups[one], groups[other])[0] > 0.95
+
+
+def test_groups_change_sides_as_wholes():
+    """Two groups of each side are dealt out. The one of both sides swaps its rows or keeps them."""
+    groups = np.array(["a", "a", "b", "c", "c", "d", "e", "e"])
+    y = np.array([0, 0, 0, 1, 1, 1, 0, 1])
+    seen = {tuple(sides.tolist()) for sides in two_sample._exchanges(y, groups, 0)}
+    assert len(seen) == 6 * 2 and tuple(y) in seen
+    for sides in map(np.array, seen):
+        assert sides[0] == sides[1] and sides[3] == sides[4] and sides[6] != sides[7]
+        assert sides[[0, 2, 3, 5]].sum() == 2
+
+
 def test_mmd_grows_with_the_difference(real, blurred):
     images, cases, _ = real
     even, x = halves(cases), two_sample.features(images)
@@ -101,6 +125,7 @@ def test_anatomy_of_a_known_head():
 
 def test_report_on_real_blurred_and_copied_slices(real, blurred, monkeypatch):
     images, cases, levels = real
+    monkeypatch.setattr(two_sample, "PERMUTATIONS", 20)
     monkeypatch.setattr(judges, "JUDGES", {"pyramid": judges.JUDGES["pyramid"]})
     sets = {
         name: np.isin(cases % 4, rest)
@@ -127,6 +152,8 @@ def test_report_on_real_blurred_and_copied_slices(real, blurred, monkeypatch):
     assert bad["two_sample_accuracy_prior"] < bad["two_sample_accuracy"]
     assert bad["two_sample_accuracy_reconstructions"] > 0.9
     assert bad["two_sample_accuracy_real"] < 0.75
+    low, high = bad["two_sample_accuracy_real_chance95"]
+    assert low < high < bad["two_sample_accuracy"] and bad["two_sample_accuracy_real"] < high
     assert bad["judges"]["samples"]["pyramid"] == bad["two_sample_accuracy"]
     assert bad["mmd"] > good["mmd"] + 0.02
     assert copied["nearest_min"] == pytest.approx(0, abs=1e-6)
@@ -136,14 +163,16 @@ def test_report_on_real_blurred_and_copied_slices(real, blurred, monkeypatch):
     assert set(good["energy"]) == set(good["features"])
     assert good["energy"]["samples"]["gradient_ratio"] == pytest.approx(1, abs=0.1)
     area = good["anatomy"]["brain_area"]
+    assert area["wasserstein"] < area["wasserstein_chance95"][1]
     assert area["inside"] > 0.8 and len(area["samples_by_level"]) == LEVELS
     assert area["wasserstein"] == area["wasserstein_validation"]  # the same slices
 
 
-def test_codes_are_judged_by_their_bits_and_their_neighbours():
+def test_codes_are_judged_by_their_bits_and_their_neighbours(monkeypatch):
     """Real codes are rows of one number each, so that neighbours to the right are equal."""
     rng = np.random.default_rng(0)
     rows = rng.integers(0, 8, (480, 12, 1)).repeat(12, 2)
+    monkeypatch.setattr(two_sample, "PERMUTATIONS", 20)
     bits, groups = rng.gamma(2, 1, rows.shape), np.repeat(np.arange(120).astype(str), 4)
     maps = two_sample.CodeMaps(rows, bits, groups)
     real, drawn = maps.pick(np.arange(480) % 8 < 4), maps.pick(np.arange(480) % 8 >= 4)
@@ -155,6 +184,8 @@ def test_codes_are_judged_by_their_bits_and_their_neighbours():
     for name in ("bits", "pairs"):
         assert 0.35 < same[name] < 0.65 and 0.35 < same[f"{name}_real"] < 0.7
         assert other[name] > 0.95 and other[f"{name}_ci95"][0] > 0.9
+        low, high = same[f"{name}_chance95"]
+        assert low < same[name] < high < other[name]
         assert other[f"{name}_real"] == same[f"{name}_real"]
     few = maps.pick(np.arange(8))  # two subjects
     assert "bits" not in two_sample.judge_codes(few, few)
@@ -163,12 +194,15 @@ def test_codes_are_judged_by_their_bits_and_their_neighbours():
 def test_wasserstein_is_the_shift_of_a_shifted_set():
     rng = np.random.default_rng(0)
     values, levels, groups = rng.normal(size=60), np.tile([0, 1, 2], 20), np.repeat(range(20), 3)
-    same, (low, _) = two_sample.wasserstein((values, levels, groups), (values, levels, groups))
-    assert same == 0 and low > 0  # two draws of subjects differ
-    distance, (low, high) = two_sample.wasserstein(
-        (values + 2.5, levels, groups), (values, levels, groups)
-    )
-    assert distance == pytest.approx(2.5) and low <= distance <= high
+    known = values, levels, groups
+    assert two_sample.wasserstein(known, known) == (0, [0, 0])  # the same people on both sides
+    distance, _ = two_sample.wasserstein((values + 2.5, levels, groups), known)
+    assert distance == pytest.approx(2.5)
+    drawn = np.char.add("drawn ", groups.astype(str))
+    distance, (low, high) = two_sample.wasserstein((values + 2.5, levels, drawn), known)
+    assert distance == pytest.approx(2.5) and 0 < low < high < 2
+    distance, (low, high) = two_sample.wasserstein((rng.normal(size=60), levels, drawn), known)
+    assert 0 < low < distance < high  # nothing but chance
 
 
 @pytest.mark.slow

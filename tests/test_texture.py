@@ -7,8 +7,10 @@ import tensorflow as tf
 
 from fitting import checkpoints
 from fitting.run_directory import RunDirectory
+from measures import evaluation
 from networks.greys import GREYS, PARAMETERS, draw_greys, log_likelihood
 from networks.texture import ORDER, PATCH, STEPS, Texture, coarse_to_fine
+from sources.folder import make_split
 from utils import InputError
 
 SIZE, FRAME = 32, (8, 4, 24, 28)
@@ -144,3 +146,17 @@ def test_a_run_draws_with_its_texture_alone(run_copy):
         checkpoints.load_models(directory)
     directory.model("texture").unlink()
     assert checkpoints.load_models(directory)[0].texture is None
+
+
+def test_a_baseline_that_knows_the_mask_pays_for_the_brain_alone(texture, slices):
+    """A normal distribution of deviation 8 has log2(8) + 2.05 bits, and the rest is black."""
+    images = np.round(255 * slices.numpy()[..., 0]).astype("uint8")
+    images[:, 9:23, 6:27] = np.maximum(images[:, 9:23, 6:27], 1)  # no black inside
+    errors = np.round(np.random.default_rng(0).normal(0, 8, images.shape))
+    results = {"images": images, "restored": images.astype(float) - errors * (images > 0)}
+    split = make_split("test", [(case, 0, f"{case}") for case in range(3)], {})
+    found = evaluation.texture_measures(texture, results, split)
+    share = (14 * 21) / (16 * 24)  # of the frame
+    masked = found["masked_deviation_bits_per_pixel"]
+    assert masked == pytest.approx(share * (3 + 2.047), rel=0.02)
+    assert masked < found["constant_deviation_bits_per_pixel"]
