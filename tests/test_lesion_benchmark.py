@@ -148,6 +148,18 @@ def test_figures_of_a_perfect_and_of_a_blind_map(planted):
     assert low < report["auroc"] < high and report["dice"] < 0.3
 
 
+def test_a_blind_map_that_likes_some_people_is_seen_through(planted):
+    """A method that scores people and levels, and no body, has that AUROC without bodies too."""
+    liked = np.arange(len(planted.kinds)) / len(planted.kinds)
+    maps = np.broadcast_to(liked[:, None, None], planted.masks.shape)
+    evidence = judge_maps(planted, maps, maps)
+    report = report_method(evidence, rank({"blind": evidence}))
+    rows = [report, *report["by_strength"].values()]
+    assert all(row["auroc"] == row["auroc_without_bodies"] for row in rows)
+    assert max(abs(row["auroc"] - 0.5) for row in rows) > 0.1  # far from chance by itself
+    assert report["bodies"] == sum(row["bodies"] for row in rows[1:]) == CASES
+
+
 # ---- the whole benchmark -----------------------------------------------------------------------
 
 

@@ -109,11 +109,17 @@ class Subjects:
         return cls(numbers, numbers[firsts], accuracy.draws(numbers.max() + 1)[:rows])
 
 
-def slice_auroc(evidence, chosen, way, subjects):
-    """AUROC of some planted slices, bool `(N,)`, for each row of weights."""
-    own = np.tile(subjects.slices, len(chosen) // len(subjects.slices))
-    scores = evidence.planted.scores[way, chosen], evidence.control.scores[way]
-    return accuracy.auroc(*scores, own[chosen], subjects.slices, subjects.weights)
+def slice_auroc(evidence, chosen, way, subjects, planted=True):
+    """AUROC of some planted slices, bool `(N,)`, for each row of weights.
+
+    Without `planted` it is that of the same slices before bodies were planted. If it is not 0.5,
+    these people or levels have unusual scores by themselves.
+    """
+    seeds = len(chosen) // len(subjects.slices)
+    without = evidence.control.scores[way]
+    scores = evidence.planted.scores[way] if planted else np.tile(without, seeds)
+    own = np.tile(subjects.slices, seeds)[chosen]
+    return accuracy.auroc(scores[chosen], without, own, subjects.slices, subjects.weights)
 
 
 def case_auroc(evidence, chosen, way, subjects):
@@ -133,7 +139,8 @@ def figures(evidence: Evidence, choice: Choice, chosen: np.ndarray, subjects: Su
         subjects: Whose the slices are.
 
     Returns:
-        `auroc`, `average_precision`, `dice`, an interval for each, and the number of `slices`.
+        `auroc`, `average_precision`, `dice`, an interval for each, the numbers of `slices` and
+        `bodies`, and `auroc_without_bodies`, see `slice_auroc`.
     """
     chosen = chosen & evidence.lesions
     own = np.tile(subjects.slices, len(chosen) // len(subjects.slices))[chosen]
@@ -149,7 +156,14 @@ def figures(evidence: Evidence, choice: Choice, chosen: np.ndarray, subjects: Su
         "average_precision": accuracy.average_precision(inside, outside, subjects.weights),
         "dice": accuracy.weighted_mean(overlap, own, subjects.weights),
     }
-    report = {"slices": int(chosen.sum())}
+    without = slice_auroc(evidence, chosen, choice.way, subjects, planted=False)
+    stacks = np.tile(evidence.split.cases, len(chosen) // len(evidence.split))
+    seeds = np.arange(len(chosen)) // len(evidence.split)
+    report = {
+        "slices": int(chosen.sum()),
+        "bodies": len(set(zip(seeds[chosen].tolist(), stacks[chosen].tolist()))),
+        "auroc_without_bodies": float(without[0]),
+    }
     for name, by_draw in values.items():
         report |= accuracy.with_interval(name, by_draw)
     return report
