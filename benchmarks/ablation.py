@@ -31,7 +31,7 @@ from networks.below import SLICES_BELOW
 from sources.folder import find_slices, open_slices
 from utils import InputError, Parser, between, command_line, read_json
 
-STEPS = {"vqvae": 600, "prior": 500}  # both tables take 25 minutes on two cores
+STEPS = {"vqvae": 600, "prior": 1500}  # the tables take 10 and 60 minutes on two cores
 PRIOR_WIDTH = 64  # half of the shipped width, for more steps in the same time
 
 # Settings that train.py lacks, with the values that it stands for. "told" says whether mirror
