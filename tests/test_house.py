@@ -7,8 +7,10 @@ import ast
 import collections
 import functools
 import graphlib
+import importlib
 import pathlib
 import re
+import shlex
 
 import pytest
 
@@ -269,6 +271,28 @@ def test_names_and_flags_exist(document):
     flags = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", text)) - OTHER_FLAGS - {"--help"}
     missing += [flag for flag in flags if f'"{flag}"' not in code]
     assert missing == []
+
+
+def commands(text):
+    """`(name of the script or module, arguments)` of each command of the shell in a document."""
+    blocks = re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    for line in "\n".join(blocks).replace("\\\n", " ").splitlines():
+        for words in map(shlex.split, line.partition("#")[0].split("&&")):
+            if words[:1] and words[0].endswith("python"):
+                script, *arguments = words[2:] if words[1] == "-m" else words[1:]
+                yield script, arguments
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_commands_are_understood(document):
+    """Each command of ours is read by the script that it names, so its flags and values exist."""
+    for script, arguments in commands((ROOT / document).read_text()):
+        name = {"dataset.py": "sources.commands"}.get(script, pathlib.Path(script).stem)
+        if script == "fitting.export":
+            name = script
+        elif not (ROOT / script).exists():
+            continue  # pytest, pip and the like
+        importlib.import_module(name).parse(arguments)
 
 
 def defined(dotted):

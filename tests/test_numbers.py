@@ -49,6 +49,10 @@ def mismatches(report, lines, rows):
             continue
         names = lines[0] if lines else []
         if any("*" in name for name in names):
+            entries = figure(report, names[0].partition(".*")[0])
+            label = row[0].strip().replace(",", "")
+            if isinstance(entries, dict) and label != list(entries)[repeats].replace(",", ""):
+                wrong.append(f"{label} is not row {repeats}, {list(entries)[repeats]}")
             names = [name.replace("*", str(repeats)) for name in names]
             repeats += 1
         else:
@@ -81,7 +85,7 @@ def figure(report, name):
             value = list(value.values() if isinstance(value, dict) else value)[int(key)]
         else:
             return None
-    return value / float(divisor or 1)
+    return value / float(divisor) if divisor else value
 
 
 def prints(match, value):
@@ -163,6 +167,14 @@ def test_a_true_table_passes():
 )
 def test_a_wrong_table_fails(old, new):
     assert old in TABLE and wrong(TABLE.replace(old, new, 1))
+
+
+def test_rows_of_named_entries_bear_their_names():
+    report = {"runs": {"one": {"x": 1}, "another, with a comma": {"x": 2}}}
+    table = "<!-- from: a.json\nruns.*.x\n-->\n|  | x |\n| --- | --- |\n"
+    rows = "| one | 1 |\n", "| another with a comma | 2 |\n"
+    assert wrong(table + rows[0] + rows[1], report) == []
+    assert wrong(table + rows[0].replace("one", "two") + rows[1], report)
 
 
 def test_a_figure_or_table_that_is_gone_fails():
