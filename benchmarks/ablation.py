@@ -144,13 +144,16 @@ def fill_table(stage: str, bench: Bench, report: dict, path: pathlib.Path | None
             f"{path} holds figures of other steps, settings or data: name another --json file."
         )
     show_head(stage, conditions)
+    known, table["variants"] = table["variants"], {}
     for name, changes in variants(base)[stage].items():
-        row = table["variants"].get(name)
+        row = known.pop(name, None)
         if not row or row["changes"] != changes:
             figures = bench.measure({**base, **changes}, name)
-            row = table["variants"][name] = {"changes": changes, **figures}
-            if path:
-                recorded.write(path, report)
+            row = {"changes": changes, **figures, "commit": recorded.COMMIT}
+        table["variants"][name] = row
+        if path:
+            later = {**table, "variants": {**table["variants"], **known}}
+            recorded.write(path, {**report, stage: later})
         show_row(stage, name, row)
 
 
@@ -175,12 +178,13 @@ def show_row(stage, name, row):
 def variants(base: dict) -> dict[str, dict[str, dict]]:
     """List the settings that every variant changes: by stage, then by name of the variant."""
     half = base["width"] // 4 * 2
-    another_seed = {"seed": base["seed"] + 1}
+    names = ("another", "a third", "a fourth", "a fifth")
+    seeds = {f"{name} seed": {"seed": base["seed"] + n} for n, name in enumerate(names, 1)}
     large = 4 * base["codebook_size"]
     return {
         "vqvae": {
             "as shipped": {},
-            "another seed": another_seed,
+            **seeds,
             "without the contrast term": {"contrast_weight": 0.0},
             "squared and absolute error alone": {"ssim_weight": 0.0, "contrast_weight": 0.0},
             "without mirroring": {"mirror": False},
@@ -196,7 +200,7 @@ def variants(base: dict) -> dict[str, dict[str, dict]]:
         },
         "prior": {
             "as shipped, without a draft": {},
-            "another seed": another_seed,
+            **seeds,
             "without the slices below": {"slices_alone": True},
             "one slice below": {"slices_below": 1},
             "slices above in place of those below": {"upward": False},
