@@ -3,13 +3,13 @@
 python benchmarks/ablation.py --data DIR --run DIR [--stage vqvae|prior] [--steps N] [--json FILE]
 
 It trains variants that lack one ingredient, briefly, and scores them on the validation split. A
-variant has the settings of the run, changed as `variants` lists. All variants start from the same
-seed, see the same batches and take the same number of steps. Their learning rate rises and falls
-within these steps as in train.py.
+variant has the settings of the run, changed as `variants` lists. All variants but those of other
+seeds start from the same seed, see the same batches and take the same number of steps. Their
+learning rate rises and falls within these steps as in train.py.
 
-Scores are means over at most 256 validation slices, spread evenly. "another seed" shows how much
-chance alone changes a score. Brief training hides what acts against overfitting, like mirroring
-and dropout. It also hides a part of what a larger network is worth.
+Scores are means over at most 256 validation slices, spread evenly. The rows of other seeds repeat
+the shipped settings. Their spread is what chance changes. Brief training hides what acts against
+overfitting, like mirroring and dropout. It also hides a part of what a larger network is worth.
 
 With --json every figure is written as soon as it is known. A variant that the file holds already is
 not trained again.
@@ -111,7 +111,10 @@ def main(args):
     }
     continues = args.json and args.json.exists()
     report = read_json(args.json, advice="name another --json file") if continues else {}
-    report.pop("made", None)
+    made = report.pop("made", {})
+    for table in report.values():
+        for row in table["variants"].values():
+            row.setdefault("commit", made.get("commit"))
     for stage in [args.stage] if args.stage else STEPS:
         base = {**settings, "steps": args.steps or STEPS[stage]}
         bench = {"vqvae": AutoencoderBench, "prior": PriorBench}[stage](slices, base, args.run)

@@ -6,8 +6,8 @@ python benchmarks/rate_distortion.py --data DIR --run DIR [--run DIR ...] [--spl
 
 All of them compress the same slices. Bytes of a model are those of real files, headers included,
 as compress.py writes them: one a case, and for the curves "single slices" one a slice. The ideal
-code length and the index bits stand beside them. Codecs have a file a slice, but "AVIF stacks" has
-a sequence a case. We count their payload: file size minus the size of an all-black file.
+code length and the index bits stand beside them. Codecs have a file a slice, but "AVIF sequences"
+has a file a case. We count their payload: file size minus the size of an all-black file.
 
 `--learned DIR` adds a learned codec, the scale hyperprior of CompressAI. It is trained on the same
 training slices first, for `--learned-minutes` in all, and its weights are kept in DIR. It needs an
@@ -97,39 +97,47 @@ def main(args):
     slices = open_slices(find_slices(args.data))
     split = every_case(slices.splits[args.split], args.every)
     runs = [Codec(RunDirectory(run)) for run in args.run]
-    seen, tuning = codec_slices(runs, split, slices.splits["validate"])
+    measured_on, tuning = codec_slices(runs, split, slices.splits["validate"])
     data = {
         "name": slices.name,
         "split": args.split,
         "images": len(split),
         "every": args.every,
-        "image_size": seen.images.shape[1],
+        "image_size": measured_on.images.shape[1],
         "fingerprint": slices.fingerprint,
     }
     report = begin_report(args.json, data)
     add = functools.partial(add_curve, report, args.json)
     if args.learned:
-        made_of = {"minutes": args.learned_minutes, "weights": list(WEIGHTS)}
+        made_of = {
+            "minutes": args.learned_minutes,
+            "weights": list(WEIGHTS),
+            "tuned_on": TUNED_ON,
+        }
         frame = runs[0].vqvae.frame
-        measured = functools.partial(learned_points, args, slices, frame, seen, tuning)
+        measured = functools.partial(learned_points, args, slices, frame, measured_on, tuning)
         add("learned", "hyperprior", made_of, measured)
     for codec in runs:
         made_of = {"models": codec.models.hex(), "rate_weights": list(args.rate_weights)}
-        name, more = run_name(codec), (seen.images, args.rate_weights)
+        name, more = run_name(codec), (measured_on.images, args.rate_weights)
         report["weight_bytes"][name] = weight_bytes(codec.run)
         add("models", name, made_of, functools.partial(model_points, codec, split, *more))
         if not args.models_alone:
             single = functools.partial(model_points, codec, Alone(**vars(split)), *more)
             add("single", f"{name}, single slices", made_of, single)
     for name in () if args.models_alone else codecs.available():
-        made_of = {"version": codecs.versions().get(name), "options": codecs.CODECS[name]}
-        measured = functools.partial(codecs.codec_points, name, seen, tuning)
+        made_of = {
+            "version": codecs.versions().get(name),
+            "options": codecs.CODECS[name],
+            "tuned_on": TUNED_ON,
+        }
+        measured = functools.partial(codecs.codec_points, name, measured_on, tuning)
         add("codecs", name, made_of, measured)
     for measure in LEVELS:
         show(report["at_equal"][measure], measure)
     show_paid(report["paid_after"], report["weight_bytes"])
     if args.figure:
-        size = " x ".join(map(str, seen.images.shape[1:]))
+        size = " x ".join(map(str, measured_on.images.shape[1:]))
         caption = f"{slices.name}, {args.split} split, {len(split)} slices of {size}."
         draw(args.figure, report, caption)
 
@@ -141,10 +149,10 @@ def begin_report(path: pathlib.Path | None, data: dict[str, Any]) -> dict[str, A
         InputError: The file holds curves of other data, or is none of this benchmark.
     """
     advice = "name another --json file"
-    groups = {group: {} for group in ("made_of", "commits", "weight_bytes", *GROUPS)}
+    groups = {group: {} for group in ("made_of", "weight_bytes", *GROUPS)}
     if not (path and path.exists()):
         return {"data": data, "unfinished": {}, **groups}
-    report = {"unfinished": {}, **read_json(path, ["data", *groups], advice)}
+    report = {"unfinished": {}, **groups, **read_json(path, ["data", "made_of"], advice)}
     report.pop("made", None)  # this call writes its own
     if report["data"] != data:
         raise InputError(f"{path} holds curves of other slices: {advice}.")
@@ -174,17 +182,16 @@ def add_curve(
     if report["made_of"].get(name) == made_of:
         print(f"  {name}: kept from {path}.", flush=True)
     else:
-        begun = report["unfinished"].pop(name, {})
-        points = begun["points"] if begun.get("made_of") == made_of else []
+        unfinished = report["unfinished"].pop(name, {})
+        points = unfinished["points"] if unfinished.get("made_of") == made_of else []
         for point in measured(len(points)):
             show_point(name, point)
-            points.append(point)
+            points.append({**point, "commit": recorded.COMMIT})
             report["unfinished"][name] = {"made_of": made_of, "points": points}
             if path:
                 recorded.write(path, report)
         report["unfinished"].pop(name, None)
         report[group][name], report["made_of"][name] = points, made_of
-        report["commits"][name] = recorded.COMMIT
     models, rivals = report["models"], rivals_of(report)
     ours = {"models": models, "single": report["single"]}
     report["at_equal"] = {measure: compare(ours, rivals, measure) for measure in LEVELS}
@@ -261,11 +268,11 @@ def model_point(codec: Codec, split: Split, images: np.ndarray, rate_weight: flo
     }
 
 
-def learned_points(args, slices, frame, seen, tuning, done) -> Iterator[dict]:
+def learned_points(args, slices, frame, measured_on, tuning, done) -> Iterator[dict]:
     """Train the learned codec and measure it, after its first `done` points."""
-    training = load_images(slices.splits["train"], seen.images.shape[1])
+    training = load_images(slices.splits["train"], measured_on.images.shape[1])
     rival = Learned(args.learned_python or sys.executable, args.learned, training, frame)
-    return rival.points(args.learned_minutes, seen, tuning, done)
+    return rival.points(args.learned_minutes, measured_on, tuning, done)
 
 
 def show_point(name: str, point: dict[str, Any]) -> None:

@@ -105,8 +105,8 @@ def texture_measures(
 
     Beside it stand two baselines: normal distributions about the reconstruction, in whole grey
     values. `constant_deviation_bits_per_pixel` has one deviation, that of these very slices.
-    `masked_deviation_bits_per_pixel` is told which pixels are 0, for nothing, and its deviation is
-    that of the others.
+    `masked_deviation_bits_per_pixel` gets the mask of black pixels free of charge. Its deviation is
+    that of the other pixels.
 
     Args:
         texture: The model.

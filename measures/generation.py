@@ -355,8 +355,8 @@ def _anatomy_report(drawn, real, other):
         low, high = np.percentile(values, (1, 99))
         own, others = found["drawn"][name], found["other"][name]
         theirs = values, real.levels, real.subjects
-        distance, by_chance = wasserstein((own, drawn.levels, drawn.maps.groups), theirs)
-        apart, other_chance = wasserstein((others, other.levels, other.subjects), theirs)
+        distance, null = wasserstein((own, drawn.levels, drawn.maps.groups), theirs)
+        other_distance, other_null = wasserstein((others, other.levels, other.subjects), theirs)
         report[name] = {
             "samples": float(own.mean()),
             "real": float(values.mean()),
@@ -367,9 +367,9 @@ def _anatomy_report(drawn, real, other):
             "samples_by_level": _by_level(own, drawn.levels),
             "real_by_level": _by_level(values, real.levels),
             "wasserstein": distance,
-            "wasserstein_chance95": by_chance,
-            "wasserstein_validation": apart,
-            "wasserstein_validation_chance95": other_chance,
+            "wasserstein_null95": null,
+            "wasserstein_validation": other_distance,
+            "wasserstein_validation_null95": other_null,
         }
     return report
 

@@ -18,10 +18,9 @@ from scipy import ndimage
 from measures.images import inner_brain, to_grey, to_unit
 from measures.two_sample import (
     Classify,
-    chance,
     features,
-    judged,
     logistic,
+    null_range,
     squared_distances,
     two_sample,
 )
@@ -65,27 +64,26 @@ def judge(one: Pictures, other: Pictures, name: str, seed: int = 0) -> dict[str,
         seed: Seed of folds, networks and intervals.
 
     Returns:
-        dict of `accuracy` and `accuracy_inside` of the stronger judge, each with its `_ci95`, and
-        with `_chance95`, what chance alone gives the pyramid; and `judges`, the accuracies of all
-        by name.
+        dict of `accuracy` and `accuracy_inside` of the stronger judge, each with its `_ci95`; and
+        `judges`, the accuracies of all by name, and `null_range` of the pyramid, `_null95`.
     """
     count = min(len(one.images), len(other.images))
     one, other = one.first(count), other.first(count)
     groups = one.groups, other.groups
-    found, by_chance = {}, {}
+    measured, by_judge = {}, {}
     tasks = [(place, kind) for place in ("", "_inside") for kind in JUDGES]
     for place, kind in progress(tasks, f"judging {name}", unit="judge"):
         sets = [inside_brain(images) if place else images for images in (one.images, other.images)]
         see, classify = JUDGES[kind]
-        seen = (*see(*sets), *groups, seed)
-        found[place, kind] = two_sample(*seen, classify)
+        shown = (*see(*sets), *groups, seed)
+        measured[place, kind] = two_sample(*shown, classify)
+        by_judge[f"{kind}{place}"] = measured[place, kind][0]
         if classify is logistic:  # a network would take hours
-            by_chance[place] = chance(*seen)
+            by_judge[f"{kind}{place}_null95"] = null_range(*shown)
     report = {"slices": count}
     for place in ("", "_inside"):
-        strongest = max(JUDGES, key=lambda kind: found[place, kind][0])
-        report |= judged(f"accuracy{place}", found[place, strongest], by_chance[place])
-    by_judge = {f"{kind}{place}": accuracy for (place, kind), (accuracy, _) in found.items()}
+        strongest = max(JUDGES, key=lambda kind: measured[place, kind][0])
+        report[f"accuracy{place}"], report[f"accuracy{place}_ci95"] = measured[place, strongest]
     return {**report, "judges": by_judge}
 
 

@@ -128,7 +128,7 @@ def _volumes(areas):
 
 
 def _two_samples(sets, textured, frame):
-    """Accuracies of a classifier that sees coronal and sagittal cuts, see `two_sample.chance`."""
+    """Accuracies of a classifier of coronal and sagittal cuts, and their null ranges."""
     seen = {name: _cut_features(brains, frame) for name, brains in sets.items()}
     rows = {name: len(features) // len(sets[name]) for name, features in seen.items()}
     # The same number names a brain and its reconstruction, but never a generated brain.
@@ -148,7 +148,8 @@ def _two_samples(sets, textured, frame):
         comparisons["two_sample_accuracy_textured_to_real"] = drawn, seen["real"], own, real
     report = {}
     for name, pair in progress(comparisons.items(), "judging cuts", len(comparisons), "pair"):
-        report |= two_sample.judged(name, two_sample.two_sample(*pair), two_sample.chance(*pair))
+        accuracy, null = two_sample.two_sample(*pair), two_sample.null_range(*pair)
+        report |= two_sample.entries(name, accuracy, null)
     return report
 
 

@@ -22,7 +22,7 @@ FOLDS = 5
 BIT_CELLS = 4  # of a side, over which bits are averaged
 PAIR_BUCKETS = 512  # of pairs of neighbouring codes, in each direction
 PAIR_PRIMES = np.array([7919, 104_729, 1_299_709], "uint64")  # of their hash
-PERMUTATIONS = 200  # of groups, for what chance alone would give
+PERMUTATIONS = 200  # of groups, for the range of a figure where two sets do not differ
 COMPONENTS = 50  # principal components that the classifier sees, at most
 
 # Rows to learn from `(N, ...)`, 0 or 1 for each, unseen rows `(M, ...)`, seed -> 0 or 1, `(M,)`.
@@ -102,7 +102,7 @@ def two_sample(
     seed: int = 0,
     classify: Classify = logistic,
 ) -> tuple[float, list[float]]:
-    """Held-out accuracy of a classifier that tells two sets apart, see also `chance`.
+    """Held-out accuracy of a classifier that tells two sets apart, see also `null_range`.
 
     All slices of a group, which is a subject, are in one fold, so that knowing a brain is no help.
 
@@ -115,8 +115,8 @@ def two_sample(
         classify: The classifier.
 
     Returns:
-        `(accuracy, [low, high])`: the interval is a 95 % bootstrap over the groups that are told
-        apart. It leaves out that other groups would train another classifier.
+        `(accuracy, [low, high])`: the interval is a 95 % bootstrap over groups. It does not cover
+        the variation from training on other groups.
 
     Reference:
         Lopez-Paz and Oquab 2017, Revisiting Classifier Two-Sample Tests.
@@ -125,22 +125,25 @@ def two_sample(
     groups = np.concatenate([one_groups, other_groups])
     right = np.zeros(len(x))
     for train, test in _folds(groups, seed):
-        right[test] = classify(x[train], y[train], x[test], seed) == y[test]
+        predicted = y[train][0]
+        if np.ptp(y[train]):  # else all groups of the other set are held out
+            predicted = classify(x[train], y[train], x[test], seed)
+        right[test] = predicted == y[test]
     return _accuracy_interval(right, y, groups, seed)
 
 
-def chance(
+def null_range(
     one: np.ndarray,
     other: np.ndarray,
     one_groups: np.ndarray,
     other_groups: np.ndarray,
     seed: int = 0,
 ) -> list[float]:
-    """Range of the accuracies of `logistic` that chance alone gives: 95 % of them lie in it.
+    """Range of the accuracy of `logistic` where two sets do not differ.
 
-    Groups change sides at random, `PERMUTATIONS` times. With few groups the middle of the range is
-    below 0.5: without the group that is held out, the mean of its side lies farther from it, so
-    that it is taken for one of the other side.
+    Groups change sides at random, `PERMUTATIONS` times. With few groups the middle of the range
+    lies below 0.5. A held-out group is missing from its own side. So the mean of that side moves
+    away from it, and the group looks like one of the other side.
 
     Args:
         one: See `two_sample`.
@@ -149,21 +152,25 @@ def chance(
         other_groups: See `two_sample`.
         seed: Seed of the folds, the classifier and the permutations.
 
+    Returns:
+        `[low, high]`: 95 % of these accuracies lie between the two.
+
     Reference:
         Ojala and Garriga 2010, Permutation Tests for Studying Classifier Performance.
     """
     x, y = np.concatenate([one, other]), np.repeat([0, 1], [len(one), len(other)])
     groups = np.concatenate([one_groups, other_groups])
-    sides = list(_exchanges(y, groups, seed))
-    right = np.zeros((len(sides), len(x)))
+    labels = list(_permuted_labels(y, groups, seed))
+    right = np.zeros((len(labels), len(x)))
     for train, test in _folds(groups, seed):
         components = _components(x[train], seed)
-        seen, unseen = components.transform(x[train]), components.transform(x[test])
-        for own, side in zip(right, sides):
-            own[test] = _regression().fit(seen, side[train]).predict(unseen) == side[test]
-    accuracies = [
-        np.mean([own[side == c].mean() for c in (0, 1)]) for own, side in zip(right, sides)
-    ]
+        known, unseen = components.transform(x[train]), components.transform(x[test])
+        for own, y in zip(right, labels):
+            predicted = y[train][0]
+            if np.ptp(y[train]):
+                predicted = _regression().fit(known, y[train]).predict(unseen)
+            own[test] = predicted == y[test]
+    accuracies = [np.mean([own[y == c].mean() for c in (0, 1)]) for own, y in zip(right, labels)]
     return [float(v) for v in np.percentile(accuracies, (2.5, 97.5))]
 
 
@@ -175,10 +182,10 @@ def _folds(groups, seed):
         yield shuffled[train], shuffled[test]
 
 
-def _exchanges(y, groups, seed):
-    """Sides of all rows, `(N,)`, when groups change sides at random.
+def _permuted_labels(y, groups, seed):
+    """Labels of all rows, `(N,)`, when groups change sides at random.
 
-    A group of both sides changes them or not. The others are dealt out in the same numbers.
+    A group of both sides swaps them or not. The others are dealt out in the same numbers.
     """
     rng = np.random.default_rng(seed)
     numbers = np.unique(groups, return_inverse=True)[1]
@@ -235,8 +242,8 @@ def judge_codes(drawn: CodeMaps, real: CodeMaps, seed: int = 0) -> dict[str, Any
 
     Returns:
         Accuracies `bits` and `pairs` of drawn codes, and `bits_real` and `pairs_real` of the other
-        half, each with its `_ci95`, and with its range by `chance`, `_chance95`. A comparison of
-        fewer than `FOLDS` groups is left out.
+        half, each with its `_ci95` and its `null_range`, `_null95`. A comparison of fewer than
+        `FOLDS` groups is left out.
     """
     chosen = half(real.groups, seed)
     one, other = real.pick(chosen), real.pick(~chosen)
@@ -251,7 +258,7 @@ def judge_codes(drawn: CodeMaps, real: CodeMaps, seed: int = 0) -> dict[str, Any
         if len(np.unique(np.concatenate(groups))) >= FOLDS:
             for name, see in (("bits", _bits_by_cell), ("pairs", _pairs)):
                 sets = (*map(see, pair), *groups, seed)
-                report |= judged(f"{name}{suffix}", two_sample(*sets), chance(*sets))
+                report |= entries(f"{name}{suffix}", two_sample(*sets), null_range(*sets))
     return report
 
 
@@ -262,10 +269,12 @@ def half(groups: np.ndarray, seed: int = 0) -> np.ndarray:
     return np.isin(groups, chosen)
 
 
-def judged(name: str, found: tuple[float, list[float]], by_chance: list[float]) -> dict[str, Any]:
-    """Entries of `metrics.json` for what `two_sample` and `chance` give."""
-    accuracy, interval = found
-    return {name: accuracy, f"{name}_ci95": interval, f"{name}_chance95": by_chance}
+def entries(
+    name: str, measured: tuple[float, list[float]], null: list[float]
+) -> dict[str, float | list[float]]:
+    """Entries of `metrics.json` for what `two_sample` and `null_range` give."""
+    accuracy, interval = measured
+    return {name: accuracy, f"{name}_ci95": interval, f"{name}_null95": null}
 
 
 def _bits_by_cell(maps):
@@ -309,8 +318,8 @@ def mmd(one: np.ndarray, other: np.ndarray) -> float:
 def wasserstein(one: tuple, other: tuple, seed: int = 0) -> tuple[float, list[float]]:
     """Mean over levels of the distance between the distributions of a figure.
 
-    Finite sets are always apart. How far chance alone sets them apart is seen where groups change
-    sides at random. A bootstrap would not do, because it adds distance.
+    The distance of finite sets is above 0 even if they do not differ. So the range beside it is
+    that of distances where groups change sides at random. A bootstrap would add distance.
 
     Args:
         one: Values, levels and groups, each `(N,)`.
@@ -318,7 +327,8 @@ def wasserstein(one: tuple, other: tuple, seed: int = 0) -> tuple[float, list[fl
         seed: Seed of the permutations.
 
     Returns:
-        `(distance, [low, high])`: 95 % of the distances by chance lie between the two.
+        `(distance, [low, high])`: where the sets do not differ, 95 % of distances lie between the
+        two.
     """
     values, levels = (np.concatenate(pair) for pair in list(zip(one, other))[:2])
     groups = np.concatenate([np.asarray(own[2]).astype(str) for own in (one, other)])
@@ -332,8 +342,8 @@ def wasserstein(one: tuple, other: tuple, seed: int = 0) -> tuple[float, list[fl
                 terms.append(stats.wasserstein_distance(*sets))
         return float(np.mean(terms)) if terms else math.nan
 
-    by_chance = [distance(sides) for sides in _exchanges(y, groups, seed)]
-    return distance(y), [float(v) for v in np.nanpercentile(by_chance, (2.5, 97.5))]
+    null = [distance(labels) for labels in _permuted_labels(y, groups, seed)]
+    return distance(y), [float(v) for v in np.nanpercentile(null, (2.5, 97.5))]
 
 
 def squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -172,8 +172,8 @@ def rate_distortion(
         figure,
         path,
         f"{caption} Models: real files with their heads, one a case, or one for a single "
-        "slice. Codecs: payload, which is the file minus the file of black; dotted: the whole "
-        "file. AVIF stacks: a sequence a case. Other codecs: a file a slice.",
+        "slice. Codecs: payload, which is the file minus a black file; dotted: the whole "
+        "file. AVIF sequences: a sequence a case. Other codecs: a file a slice.",
     )
 
 

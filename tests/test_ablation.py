@@ -1,6 +1,8 @@
 """The ablation's tables on tiny models, and that what a variant leaves out is out."""
 
+import contextlib
 import json
+import types
 
 import ablation
 import keras
@@ -8,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import CODES, IMAGE_SIZE, LEVELS, TINY, one_line, run_script
-from contenders import variants
+from contenders import recorded, variants
 
 import train
 from fitting import device
@@ -89,6 +91,37 @@ def test_tables_come_out_and_nothing_is_trained_twice(run, slices_folder, few_va
 
     with pytest.raises(InputError, match="other steps"):
         ablation.main(arguments(run, slices_folder, steps=11))
+
+
+def test_an_interrupted_table_loses_no_row(tmp_path, monkeypatch):
+    """The second of three variants fails. The file keeps the third, and says who measured what."""
+    path = tmp_path / "a.json"
+    every = {name: {"seed": n} for n, name in enumerate(("one", "two", "three"), 1)}
+    monkeypatch.setattr(ablation, "variants", lambda _base: {"prior": every})
+    monkeypatch.setattr(ablation, "show_row", lambda *_: None)
+    base = {"steps": 1, "batch_size": 1, "precision": "float32", **ablation.SHIPPED}
+    measured = []
+
+    def measure(settings, name):
+        measured.append(name)
+        if name == "two" and len(measured) < 3:
+            raise KeyboardInterrupt
+        return {"seconds_per_step": 0.1}
+
+    slices = types.SimpleNamespace(fingerprint="f")
+    bench = types.SimpleNamespace(base=base, slices=slices, validation=[1], measure=measure)
+    row = {"changes": {"seed": 3}, "commit": "before"}
+    conditions = {"data": "f", "validation_slices": 1, "settings": base}
+    report = {"prior": {"conditions": conditions, "variants": {"three": row}}}
+    with contextlib.suppress(KeyboardInterrupt):
+        ablation.fill_table("prior", bench, report, path)
+    held = read_json(path)
+    assert list(held["prior"]["variants"]) == ["one", "three"]
+    held.pop("made")
+    ablation.fill_table("prior", bench, held, path)
+    rows = read_json(path)["prior"]["variants"]
+    assert list(rows) == ["one", "two", "three"] and measured == ["one", "two", "two"]
+    assert rows["three"]["commit"] == "before" and rows["one"]["commit"] == recorded.COMMIT
 
 
 def test_every_variant_changes_a_known_setting(run, slices_folder):

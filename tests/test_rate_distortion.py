@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import rate_distortion
 from conftest import draw_slice
-from contenders import remote
+from contenders import recorded, remote
 from rates import codecs, comparison, learned
 from rates.files import Alone, every_case, write_files
 from rates.quality import mean_ssim, quality
@@ -60,23 +60,27 @@ def test_better_quality_costs_more_and_black_costs_nothing(name, stack, monkeypa
     assert next(codecs.codec_points(name, stack.black, stack))["payload_bytes"] == 0
 
 
-@pytest.mark.skipif("AVIF stacks" not in codecs.available(), reason="needs a Pillow with AVIF")
+@pytest.mark.skipif("AVIF sequences" not in codecs.available(), reason="needs a Pillow with AVIF")
 def test_a_stack_is_one_file_whose_slices_are_predicted_from_each_other():
-    slices = codecs.Slices(np.stack(5 * [draw_slice(1, 0)]), np.array([1, 1, 1, 1, 2]))
-    assert [len(stack) for stack in slices.stacks()] == [4, 1]
-    options = {**codecs.CODECS["AVIF stacks"][1], "speed": 6}
+    slices = codecs.Slices(np.stack(9 * [draw_slice(1, 0)]), np.array([*8 * [1], 2]))
+    assert [len(stack) for stack in slices.stacks()] == [8, 1]
+    options = {**codecs.CODECS["AVIF sequences"][1], "speed": 6}
     sizes, restored = codecs.coded(slices, options)
-    assert sizes[0] == sizes[3] < 0.6 * sizes[4]  # after the first slice all is known
+    assert sizes[0] == sizes[7] < 0.6 * sizes[8]  # after the first slice all is known
     assert restored.shape == slices.images.shape and restored.dtype == np.uint8
     assert np.abs(restored.astype(int) - slices.images).mean() < 5
     single, _ = codecs.coded(slices, {**options, "save_all": False})
     assert len(set(single)) == 1
+    unlike = np.stack([draw_slice(1, 0), draw_slice(2, 3), draw_slice(3, 1)])
+    restored = codecs.coded(codecs.Slices(unlike, np.zeros(3)), {**options, "quality": 60})[1]
+    distances = np.abs(restored[:, None].astype(int) - unlike).mean((2, 3))
+    assert distances.argmin(1).tolist() == [0, 1, 2]  # in their order
 
 
 def test_codecs_have_their_slowest_settings():
-    for name in ("AVIF", "AVIF stacks"):
+    for name in ("AVIF", "AVIF sequences"):
         assert all(options["speed"] == 0 for options in codecs.CODECS[name])
-    assert all(options["save_all"] for options in codecs.CODECS["AVIF stacks"])
+    assert all(options["save_all"] for options in codecs.CODECS["AVIF sequences"])
     assert all(options["method"] == 6 for options in codecs.CODECS["WebP"])
     assert all(options["effort"] == 9 for options in codecs.CODECS["JPEG XL"])
     assert all(options["irreversible"] for options in codecs.CODECS["JPEG 2000"])
@@ -299,7 +303,7 @@ def test_known_curves_are_kept_and_compared(trained_run, slices_folder, tmp_path
         rate_distortion.main(rate_distortion.parse([*flags, "--split", "validate"]))
 
 
-def test_a_curve_goes_on_after_its_last_point(tmp_path):
+def test_a_curve_goes_on_after_its_last_point(tmp_path, monkeypatch):
     """It is compared once it is whole. Points of other settings are measured again."""
     path, data = tmp_path / "a.json", {"name": "made up"}
     points = [{"threshold": 0, "payload_bytes": 9.0, "file_bytes": 99.0} for _ in range(3)]
@@ -321,15 +325,17 @@ def test_a_curve_goes_on_after_its_last_point(tmp_path):
             rate_distortion.add_curve(report, path, "codecs", "c", made_of, measured)
         return json.loads(path.read_text()), asked
 
+    monkeypatch.setattr(recorded, "COMMIT", "at first")
     report, _ = begin({"version": 1}, 2)
-    assert report["unfinished"]["c"]["points"] == points[:2] and not report["codecs"]
-    path.write_text(json.dumps({**report, "made": "before"}))
+    assert len(report["unfinished"]["c"]["points"]) == 2 and not report["codecs"]
+    monkeypatch.setattr(recorded, "COMMIT", "later")
     report, asked = begin({"version": 1}, 3)
-    assert report["made"]["commit"] == report["commits"]["c"] != "before"
-    assert asked == [2] and report["codecs"] == {"c": points} and not report["unfinished"]
+    assert report["made"]["commit"] == "later" and asked == [2] and not report["unfinished"]
+    commits = [point.pop("commit") for point in report["codecs"]["c"]]
+    assert commits == ["at first", "at first", "later"] and report["codecs"] == {"c": points}
     assert begin({"version": 1}, 3)[1] == []
     report, asked = begin({"version": 2}, 1)
-    assert asked == [0] and report["unfinished"]["c"]["points"] == points[:1]
+    assert asked == [0] and len(report["unfinished"]["c"]["points"]) == 1
 
 
 def test_flags_of_a_learned_codec_need_its_folder(capsys):

@@ -69,7 +69,7 @@ def test_copies_of_training_brains_are_found(training, monkeypatch):
 def test_a_classifier_tells_mirrored_slices_by_their_cuts(evaluated):
     assert evaluated["two_sample_accuracy"] > 0.9 and evaluated["count"] == 4
     assert evaluated["two_sample_accuracy_textured_to_real"] > 0.95
-    low, high = evaluated["two_sample_accuracy_reconstructions_chance95"]
+    low, high = evaluated["two_sample_accuracy_reconstructions_null95"]
     assert low <= evaluated["two_sample_accuracy_reconstructions"] <= high < 0.9
 
 

@@ -157,11 +157,11 @@ def figures(evidence: Evidence, choice: Choice, chosen: np.ndarray, subjects: Su
         "dice": accuracy.weighted_mean(overlap, own, subjects.weights),
     }
     without = slice_auroc(evidence, chosen, choice.way, subjects, planted=False)
-    stacks = np.tile(evidence.split.cases, len(chosen) // len(evidence.split))
+    cases = np.tile(evidence.split.cases, len(chosen) // len(evidence.split))
     seeds = np.arange(len(chosen)) // len(evidence.split)
     report = {
         "slices": int(chosen.sum()),
-        "bodies": len(set(zip(seeds[chosen].tolist(), stacks[chosen].tolist()))),
+        "bodies": len(set(zip(seeds[chosen].tolist(), cases[chosen].tolist()))),
         "auroc_without_bodies": float(without[0]),
     }
     for name, by_draw in values.items():
