@@ -22,6 +22,7 @@ import house  # noqa: F401  opens the repository
 # isort: split
 import numpy as np
 import training
+from contenders import recorded
 from contenders.timing import in_turn, peak_mib, timed
 from startup import write_slices
 
@@ -29,7 +30,7 @@ import dataset
 from fitting.device import compute_device, use_precision
 from sources.folder import Split
 from sources.layout import SLICE_SIDE
-from utils import Parser, command_line, progress, write_json
+from utils import Parser, command_line, progress
 
 FILES, SLICES = 200, 1000  # different PNGs, and slices that they stand for
 STREAMED = (1000, 20000)  # slices in an epoch of which the peak memory is taken
@@ -72,7 +73,7 @@ def main(args):
     show_speeds(speeds, device, dtype)
     if args.json:
         memory = {"peak_mib": peaks, "peak_ratio": growth}
-        write_json(args.json, {"device": device, "precision": dtype, **speeds, **memory})
+        recorded.write(args.json, {"device": device, "precision": dtype, **speeds, **memory})
 
 
 def stream(folder, count):
