@@ -23,6 +23,7 @@ from house import ROOT
 
 # isort: split
 import numpy as np
+from contenders import recorded
 from PIL import Image
 
 import train
@@ -70,9 +71,6 @@ def main(args):
     needless = ", ".join(loaded) or "nothing"
     print(f"  {'to the first step':<24}{total:>7.2f} s; loaded without need: {needless}")
     if args.json:
-        # It asks git, and the measured process must not wait for that.
-        from contenders import recorded  # noqa: PLC0415
-
         figures = {"phases": phases, "seconds": total, "loaded_without_need": loaded}
         recorded.write(args.json, {"help_seconds": helps, **figures})
 
