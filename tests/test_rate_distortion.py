@@ -24,7 +24,10 @@ from reports import curves
 from sources.folder import open_folder
 from utils import InputError
 
-FAST = {name: [options[1], options[-2]] for name, options in codecs.CODECS.items()}
+FAST = {
+    name: [{**each, "speed": 6} if "speed" in each else each for each in (options[1], options[-2])]
+    for name, options in codecs.CODECS.items()
+}
 
 
 @pytest.fixture(scope="module")

@@ -35,7 +35,7 @@ def evaluated(training):
     generated[:, ::2] = generated[:, ::2, :, ::-1]
     textured = np.clip(generated.astype(int) + 8 * (np.arange(SIDE) % 2), 0, 255).astype("uint8")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(two_sample, "PERMUTATIONS", 50)
+        patch.setattr(two_sample, "PERMUTATIONS", 20)
         return stacks.evaluate(generated, restored, real, training, FRAME, textured)
 
 
