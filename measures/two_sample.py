@@ -82,7 +82,7 @@ def logistic(x: np.ndarray, y: np.ndarray, unseen: np.ndarray, seed: int = 0) ->
         0 or 1 for each of the unseen, `(M,)`.
     """
     components = _components(x, seed)
-    return _regression().fit(components.transform(x), y).predict(components.transform(unseen))
+    return _predict(components.transform(x), y, components.transform(unseen))
 
 
 def _components(x, seed):
@@ -90,8 +90,11 @@ def _components(x, seed):
     return make_pipeline(StandardScaler(), PCA(count, random_state=seed)).fit(x)
 
 
-def _regression():
-    return LogisticRegression(C=0.1, max_iter=1000, class_weight="balanced")
+def _predict(known, y, unseen):
+    if not np.ptp(y):  # all groups of the other set are held out
+        return np.full(len(unseen), y[0])
+    model = LogisticRegression(C=0.1, max_iter=1000, class_weight="balanced")
+    return model.fit(known, y).predict(unseen)
 
 
 def two_sample(
@@ -125,10 +128,7 @@ def two_sample(
     groups = np.concatenate([one_groups, other_groups])
     right = np.zeros(len(x))
     for train, test in _folds(groups, seed):
-        predicted = y[train][0]
-        if np.ptp(y[train]):  # else all groups of the other set are held out
-            predicted = classify(x[train], y[train], x[test], seed)
-        right[test] = predicted == y[test]
+        right[test] = classify(x[train], y[train], x[test], seed) == y[test]
     return _accuracy_interval(right, y, groups, seed)
 
 
@@ -166,10 +166,7 @@ def null_range(
         components = _components(x[train], seed)
         known, unseen = components.transform(x[train]), components.transform(x[test])
         for own, y in zip(right, labels):
-            predicted = y[train][0]
-            if np.ptp(y[train]):
-                predicted = _regression().fit(known, y[train]).predict(unseen)
-            own[test] = predicted == y[test]
+            own[test] = _predict(known, y[train], unseen) == y[test]
     accuracies = [np.mean([own[y == c].mean() for c in (0, 1)]) for own, y in zip(right, labels)]
     return [float(v) for v in np.percentile(accuracies, (2.5, 97.5))]
 
