@@ -47,6 +47,7 @@ class Hyperprior:
         torch.set_num_threads(os.cpu_count())
         torch.manual_seed(0)
         self.images, self.folder = images, pathlib.Path(folder)
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         recipe = pathlib.Path(__file__).read_bytes()  # weights of another one are not taken
         self.digest = zlib.crc32(recipe, zlib.crc32(np.ascontiguousarray(images)))
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -54,6 +55,7 @@ class Hyperprior:
         first, last = self.model.g_a[0], self.model.g_s[-1]
         self.model.g_a[0] = type(first)(1, CHANNELS[0], 5, stride=2, padding=2)
         self.model.g_s[-1] = type(last)(CHANNELS[0], 1, 5, stride=2, padding=2, output_padding=1)
+        self.model.to(self.device)
 
     def train(self, weight: float, minutes: float) -> dict:
         """Train for one weight of the distortion, from the weights of the call before.
@@ -64,11 +66,11 @@ class Hyperprior:
 
         Returns:
             What was done: `weight`, `minutes`, `steps`, `learning_rate`, `loss` of the last tenth,
-            `parameters`, and `versions`.
+            `parameters`, `device`, and `versions`.
         """
         path = self.folder / f"{weight:g}-{minutes:g}-{self.digest:08x}.pt"
         if path.exists():
-            saved = torch.load(path)
+            saved = torch.load(path, map_location=self.device)
         else:
             saved = {"about": self._train(weight, minutes), "model": self.model.state_dict()}
             torch.save(saved, path.with_suffix(".part"))
@@ -93,7 +95,7 @@ class Hyperprior:
             batch = self.images[next(orders)]
             mirrored = chance.random(len(batch)) < 0.5
             batch[mirrored] = batch[mirrored, ::-1]  # left and right are along the rows
-            images = scaled(batch)
+            images = scaled(batch).to(self.device)
             out = self.model(images)
             bits = sum(-torch.log2(each).sum() for each in out["likelihoods"].values())
             loss = weight * distortion(images, out["x_hat"]) + bits / images.numel()
@@ -112,6 +114,7 @@ class Hyperprior:
             "learning_rate": LEARNING_RATE,
             "loss": float(np.mean(losses[-max(1, len(losses) // 10) :])),
             "parameters": sum(value.numel() for value in named.values()),
+            "device": torch.cuda.get_device_name() if self.device.type == "cuda" else "CPU",
             "versions": {"torch": str(torch.__version__), "compressai": compressai.__version__},
         }
 
@@ -128,10 +131,10 @@ class Hyperprior:
         sizes = []
 
         def both(part):
-            coded = self.model.compress(scaled(part))
+            coded = self.model.compress(scaled(part).to(self.device))
             sizes.extend(sum(map(len, streams)) for streams in zip(*coded["strings"]))
             decoded = self.model.decompress(coded["strings"], coded["shape"])["x_hat"]
-            return grey(decoded)
+            return grey(decoded.cpu())
 
         restored = in_batches(both, images)
         return np.array(sizes), restored
