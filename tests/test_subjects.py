@@ -48,21 +48,20 @@ def test_trainings_of_the_curve_take_as_many_steps():
 
 
 @pytest.mark.slow
-def test_trainings_are_measured_once(slices_folder, tmp_path, monkeypatch, capfd):
+def test_a_training_is_measured_once(trained_run, slices_folder, tmp_path, monkeypatch, capfd):
     flags = shlex.join([*TINY, *STAGES, "--texture-epochs", "0"])
-    trainings = {
-        "one": subjects.Training(2, flags),
-        "from it": subjects.Training(2, flags, seed=1, start="one"),
-    }
-    monkeypatch.setattr(subjects, "TRAININGS", trainings)
+    training = subjects.Training(2, flags, seed=1, start="run of all")
+    monkeypatch.setattr(subjects, "TRAININGS", {"of two": training})
+    (tmp_path / "run-of-all").symlink_to(trained_run)
     args = arguments(slices_folder, tmp_path, "--json", tmp_path / "all.json")
     for _ in range(2):
         subjects.main(args)
-    assert capfd.readouterr().out.count("Done. Next") == 2
+    assert capfd.readouterr().out.count("Done. Next") == 1
     report = json.loads((tmp_path / "all.json").read_text())
-    assert list(report["trainings"]) == ["one", "from-it"]
-    for own in report["trainings"].values():
-        assert own["minutes"] > 0 and str(tmp_path) not in own["command"]
-        for split in own["splits"].values():
-            assert 0 < split["ssim"] < 1 and split["bits_per_code"] > 0 and split["slices"] > 0
-    assert report["trainings"]["one"]["splits"] != report["trainings"]["from-it"]["splits"]
+    assert list(report["trainings"]) == ["of-two"]
+    own = report["trainings"]["of-two"]
+    assert own["minutes"] > 0 and str(tmp_path) not in own["command"]
+    for split in own["splits"].values():
+        assert 0 < split["ssim"] < 1 and split["bits_per_code"] > 0 and split["slices"] > 0
+    config = json.loads((tmp_path / "of-two" / "config.json").read_text())
+    assert config["settings"]["start_from"] and config["settings"]["seed"] == 1
