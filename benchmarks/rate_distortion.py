@@ -11,8 +11,8 @@ has a file a case. We count their payload: file size minus the size of an all-bl
 
 `--learned DIR` adds a learned codec, the scale hyperprior of CompressAI. It is trained on the same
 training slices first, for `--learned-minutes` in all, and its weights are kept in DIR. It needs an
-environment of its own, with requirements-codec.txt, whose Python `--learned-python` names. The
-bytes of its weights are not counted.
+environment of its own, with requirements-codec.txt, whose Python `--learned-python` names. Its
+streams have no header, so all their bytes count. Those of its weights do not.
 
 The weights of a model are sent once. `paid_after` says after how many slices they and the files of
 the model are smaller than the payloads of a codec at the same SSIM.

@@ -130,10 +130,11 @@ def codec_points(
     """Measure a codec at each of its settings after the first `done`, see `point`."""
     for options in progress(CODECS[name][done:], name, unit="setting"):
         code = functools.partial(coded, options=options)
-        yield {"options": options, **point(code, slices, tuning)}
+        empty, _ = code(slices.black)
+        yield {"options": options, **point(code, slices, tuning, np.mean(empty))}
 
 
-def point(code: Callable, slices: Slices, tuning: Slices) -> dict[str, Any]:
+def point(code: Callable, slices: Slices, tuning: Slices, overhead: float = 0.0) -> dict[str, Any]:
     """Measure one codec at one quality.
 
     Args:
@@ -141,18 +142,18 @@ def point(code: Callable, slices: Slices, tuning: Slices) -> dict[str, Any]:
             come back, uint8 `(N, S, S)`.
         slices: What is measured.
         tuning: Other slices, which choose the threshold.
+        overhead: Bytes a slice of a file that tell nothing of the image.
 
     Returns:
         `threshold`; mean bytes a slice, `file_bytes` of the whole file and `payload_bytes` of the
-        file less that of black slices; and what `quality` gives.
+        file less `overhead`; and what `quality` gives.
     """
     threshold = best_threshold(tuning.images, code(tuning)[1])
     sizes, restored = code(slices)
-    empty, _ = code(slices.black)
     return {
         "threshold": threshold,
         "file_bytes": float(np.mean(sizes)),
-        "payload_bytes": float(np.mean(sizes) - np.mean(empty)),
+        "payload_bytes": float(np.mean(sizes) - overhead),
         **quality(slices.images, blackened(restored, threshold)),
     }
 

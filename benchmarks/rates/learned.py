@@ -21,6 +21,8 @@ WEIGHTS = (4.0, 1.5, 0.6, 0.25)
 class Learned:
     """The scale hyperprior of `rates.hyperprior`, in a process of its own.
 
+    Its streams have no header, so all their bytes are payload.
+
     Args:
         python: Python of an environment with requirements-codec.txt.
         folder: Where its weights are kept.
