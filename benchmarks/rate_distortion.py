@@ -15,7 +15,8 @@ environment of its own, with requirements-codec.txt, whose Python `--learned-pyt
 streams have no header, so all their bytes count. Those of its weights do not.
 
 The weights of a model are sent once. `paid_after` says after how many slices they and the files of
-the model are smaller than the payloads of a codec at the same SSIM.
+the model are smaller than the payloads of a codec at the same SSIM. There models of whole cases
+meet AVIF sequences, and models of single slices meet the other codecs.
 
 A slice takes up to a second at each rate weight or quality. With --json every point is written as
 soon as it is known. The same command goes on after the points that the file holds, so that the work
@@ -37,7 +38,15 @@ import house  # noqa: F401  opens the repository
 import numpy as np
 from contenders import recorded
 from rates import codecs
-from rates.comparison import LEVELS, compare, frontier, paid_after, show, show_paid
+from rates.comparison import (
+    LEVELS,
+    WHOLE_CASES,
+    compare,
+    frontier,
+    paid_after,
+    show,
+    show_paid,
+)
 from rates.files import Alone, every_case, write_files
 from rates.learned import WEIGHTS, Learned
 from rates.quality import quality
@@ -55,6 +64,7 @@ RATE_WEIGHTS = (0.0, 0.1, 0.2, 0.35, 0.6, 1.0, 2.0)
 TUNED_ON = 7  # each so many validation cases choose the thresholds of codecs
 LEARNED_MINUTES = 180
 GROUPS = ("models", "single", "codecs", "learned")  # of curves
+ALONE = ", single slices"  # ends the name of a model's curve of single slices
 
 
 def parse(arguments=None):
@@ -124,7 +134,7 @@ def main(args):
         add("models", name, made_of, functools.partial(model_points, codec, split, *more))
         if not args.models_alone:
             single = functools.partial(model_points, codec, Alone(**vars(split)), *more)
-            add("single", f"{name}, single slices", made_of, single)
+            add("single", name + ALONE, made_of, single)
     for name in () if args.models_alone else codecs.available():
         made_of = {
             "version": codecs.versions().get(name),
@@ -135,7 +145,8 @@ def main(args):
         add("codecs", name, made_of, measured)
     for measure in LEVELS:
         show(report["at_equal"][measure], measure)
-    show_paid(report["paid_after"], report["weight_bytes"])
+    for rows in report["paid_after"].values():
+        show_paid(rows, report["weight_bytes"])
     if args.figure:
         size = " x ".join(map(str, measured_on.images.shape[1:]))
         caption = f"{slices.name}, {args.split} split, {len(split)} slices of {size}."
@@ -192,12 +203,23 @@ def add_curve(
                 recorded.write(path, report)
         report["unfinished"].pop(name, None)
         report[group][name], report["made_of"][name] = points, made_of
-    models, rivals = report["models"], rivals_of(report)
-    ours = {"models": models, "single": report["single"]}
-    report["at_equal"] = {measure: compare(ours, rivals, measure) for measure in LEVELS}
-    report["paid_after"] = paid_after(models, report["codecs"], report["weight_bytes"])
+    compare_curves(report)
     if path:
         recorded.write(path, report)
+
+
+def compare_curves(report: dict[str, Any]) -> None:
+    """Compare the curves of a report. Weights pay off against codecs that see as much of a case."""
+    models, single, rivals = report["models"], report["single"], rivals_of(report)
+    ours = {"models": models, "single": single}
+    report["at_equal"] = {measure: compare(ours, rivals, measure) for measure in LEVELS}
+    whole = {name: points for name, points in rivals.items() if name in WHOLE_CASES}
+    alone = {name: points for name, points in rivals.items() if name not in WHOLE_CASES}
+    own = {name.removesuffix(ALONE): points for name, points in single.items()}
+    report["paid_after"] = {
+        "models": paid_after(models, whole, report["weight_bytes"]),
+        "single": paid_after(own, alone, report["weight_bytes"]),
+    }
 
 
 def rivals_of(report: dict[str, Any]) -> dict[str, list[dict]]:

@@ -17,7 +17,7 @@ DOCUMENTS = (
     *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")),
 )
 RESULTS = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
-MADE = {"command", "commit", "versions", "date"}
+MADE = {"command", "commit", "changed", "versions", "date"}
 
 COMMENT = re.compile(r"<!-- from: (\S+)\n?(.*?)-->\n(.*?)(?:\n\n|\Z)", re.DOTALL)
 CODE_OR_LINK = re.compile(r"`[^`]*`|\]\([^)]*\)")
@@ -119,7 +119,11 @@ def test_the_data_of_the_results_have_the_digest_of_the_documents():
 
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.name)
 def test_results_say_how_they_were_made(path):
-    assert set(json.loads(path.read_text())["made"]) >= MADE
+    made = json.loads(path.read_text())["made"]
+    assert set(made) >= MADE
+    assert re.fullmatch("[0-9a-f]{40}", made["commit"]) and not made["changed"]
+    script, *_ = made["command"].removeprefix("python ").split()
+    assert script.startswith("benchmarks/") and (ROOT / script).is_file()
 
 
 TABLE = """

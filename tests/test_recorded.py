@@ -1,6 +1,7 @@
 """The results of a benchmark say how they were made."""
 
 import json
+import re
 import sys
 
 from contenders import recorded
@@ -14,7 +15,8 @@ def test_a_result_says_how_it_was_made(tmp_path, monkeypatch):
     made = report.pop("made")
     assert report == {"bytes": 3.5, "nothing": None}
     assert made["command"] == "python benchmarks/compression.py --every 2"
-    assert set(made) == {"command", "commit", "changed", "date", "versions"}
+    assert set(made) == {"command", "commit", "changed", "date", "versions", "processor"}
+    assert re.search(r"\w, \d+ cores$", made["processor"])
     assert made["date"].endswith("+00:00") and {"tensorflow", "python"} <= set(made["versions"])
 
 

@@ -203,8 +203,8 @@ def test_contenders_finish_once_and_are_joined(
     report = joined["contenders"]["tutorial"]
     assert report["index_bits"] == 2 * 3 * math.log2(8) and report["prior_bits"] == 7
     assert report["ssim"] == pytest.approx(1) and report["grid"] == [2, 3]
-    assert report["curve"] == [[0.5, pytest.approx(1)], [1.0, pytest.approx(1)]]
-    assert report["minutes_to"] == dict.fromkeys(["0.80", "0.85", "0.90", "0.92"], 0.5)
+    assert report["curve"] == [[until, pytest.approx(1)] for until in (11 / 60, 0.25, 0.5, 1)]
+    assert report["minutes_to"] == dict.fromkeys(["0.80", "0.85", "0.90", "0.92"], 11 / 60)
     assert [stage["seconds"] for stage in report["stages"].values()] == [60, 60]
     assert figure.stat().st_size > 10_000
     with pytest.raises(

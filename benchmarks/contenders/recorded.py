@@ -1,8 +1,10 @@
 """Write the figures of a benchmark with all that is needed to make them again."""
 
+import contextlib
 import datetime
 import os
 import pathlib
+import platform
 import shlex
 import subprocess
 import sys
@@ -23,7 +25,8 @@ def write(path: str | os.PathLike, report: dict[str, Any]) -> None:
     """Write the figures of a benchmark as JSON, and under `made` how they were made.
 
     `made` holds the command line, the commit of the repository, whether its files differed from
-    that commit, versions of packages, and the time in UTC at which the process began.
+    that commit, versions of packages, the processor, and the time in UTC at which the process
+    began.
 
     Args:
         path: File to write.
@@ -35,6 +38,7 @@ def write(path: str | os.PathLike, report: dict[str, Any]) -> None:
         "changed": CHANGED,
         "date": START,
         "versions": versions(),
+        "processor": processor(),
     }
     write_json(path, {"made": made, **report})
 
@@ -52,6 +56,15 @@ def command(arguments: Sequence[str]) -> str:
         )
         parts.append(flag + equals + (_from_root(value) if os.path.isabs(value) else value))
     return shlex.join(["python", *parts])
+
+
+def processor() -> str:
+    """Name of the processor and the number of its cores that this process may use."""
+    with contextlib.suppress(OSError):
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+        return f"{(*names, platform.machine())[0]}, {len(os.sched_getaffinity(0))} cores"
+    return f"{platform.processor()}, {os.cpu_count()} cores"
 
 
 def _from_root(argument, folder=ROOT):

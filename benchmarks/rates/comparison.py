@@ -16,6 +16,7 @@ LEVELS = {
     "brain_ssim": (0.75, 0.80, 0.825, 0.85, 0.875, 0.90, 0.925),
     "brain_psnr": (22.0, 23.0, 24.0, 25.0, 26.0, 28.0, 30.0),
 }
+WHOLE_CASES = ("AVIF sequences",)  # codecs that write a case as one file; others see one slice
 Curves = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
@@ -58,7 +59,7 @@ def paid_after(models: Curves, codecs: Curves, weights: Mapping[str, int]) -> li
 
     Args:
         models: Points of each run, by its name.
-        codecs: Points of each codec, by its name.
+        codecs: Points of each codec that sees as much of a case as they, by its name.
         weights: Bytes of the model files of each run.
 
     Returns:
@@ -114,26 +115,34 @@ def frontier(points: Sequence[dict], rate: str, measure: str) -> list[dict]:
 
 
 def show(rows: Sequence[Mapping], measure: str) -> None:
-    """Print bytes at equal quality: files of models, payloads of codecs."""
+    """Print bytes at equal quality: files of models, payloads of codecs.
+
+    The last two columns are the models' share of the bytes of the best codec that sees as much.
+    """
     names = list(rows[0]["payload_bytes"])
-    heads = "".join(f"{name:>12}" for name in ("models", "single", *names))
+    heads = "".join(f"{name[:14]:>15}" for name in ("models", "single", *names))
     print(f"  bytes a slice at equal {QUALITIES[measure]} (files of models, payloads of codecs)")
-    print(f"  {'':>8}{heads}  models / best codec")
+    print(f"  {'':>8}{heads}   of cases  of slices")
     for row in rows:
         payloads = row["payload_bytes"]
         sizes = (row["models"], row["single"], *payloads.values())
-        cells = "".join(f"{size:>12.0f}" for size in sizes)
-        reached = [size for size in payloads.values() if not math.isnan(size)]
-        ratio = row["models"] / min(reached, default=math.nan)
-        print(f"  {row[measure]:>8.3f}{cells}{ratio:>12.2f}", flush=True)
+        cells = "".join(f"{size:>15.0f}" for size in sizes)
+        least = {True: [], False: []}
+        for name, size in payloads.items():
+            if not math.isnan(size):
+                least[name in WHOLE_CASES].append(size)
+        of_cases = row["models"] / min(least[True], default=math.nan)
+        of_slices = row["single"] / min(least[False], default=math.nan)
+        print(f"  {row[measure]:>8.3f}{cells}{of_cases:>11.2f}{of_slices:>11.2f}", flush=True)
 
 
 def show_paid(rows: Sequence[Mapping], weights: Mapping[str, int]) -> None:
     """Print after how many slices the weights of each run have paid for themselves."""
-    for run, size in weights.items():
-        names = list(rows[0][run])
+    _, *runs = rows[0]  # the level comes first
+    for run in runs:
+        names, size = list(rows[0][run]), weights[run]
         print(f"  {run}: {size} bytes of weights have paid for themselves after so many slices")
-        print(f"  {'SSIM':>8}{'':>12}" + "".join(f"{name:>12}" for name in names))
+        print(f"  {'SSIM':>8}" + "".join(f"{name[:14]:>15}" for name in names))
         for row in rows:
-            counts = "".join(f"{count:>12.0f}" for count in row[run].values())
-            print(f"  {row['ssim']:>8.3f}{'':>12}{counts}")
+            counts = "".join(f"{count:>15.0f}" for count in row[run].values())
+            print(f"  {row['ssim']:>8.3f}{counts}")
