@@ -10,12 +10,15 @@ import re
 
 import pytest
 
+from fitting.run_directory import read_history
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 DOCUMENTS = (
     "README.md",
     "pretrained/README.md",
     *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")),
 )
+STAGES = ("vqvae", "prior")
 RESULTS = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
 MADE = {"command", "commit", "changed", "versions", "date"}
 
@@ -33,10 +36,20 @@ def marked_tables(text):
 
 
 def read(source):
-    """What a JSON file holds; of a folder, the `metrics.json` of each run in it by its name."""
+    """What a JSON file holds; of a folder, the `metrics.json` of each run in it by its name.
+
+    A run also has `minutes`, those of the passes of VQ-VAE and prior.
+    """
     if source.is_dir():
-        return {path.parent.name: read(path) for path in source.glob("*/metrics.json")}
+        runs = [path.parent for path in source.glob("*/metrics.json")]
+        return {run.name: {**read(run / "metrics.json"), "minutes": minutes(run)} for run in runs}
     return json.loads(source.read_text())
+
+
+def minutes(run):
+    """Minutes of the passes of each stage."""
+    histories = {stage: read_history(run / f"{stage}_history.csv") for stage in STAGES}
+    return {stage: sum(row["seconds"] for row in rows) / 60 for stage, rows in histories.items()}
 
 
 def mismatches(report, lines, rows):
