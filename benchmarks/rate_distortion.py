@@ -19,8 +19,8 @@ the model are smaller than the payloads of a codec at the same SSIM. There model
 meet AVIF sequences, and models of single slices meet the other codecs.
 
 A slice takes up to a second at each rate weight or quality. With --json every point is written as
-soon as it is known. The same command goes on after the points that the file holds, so that the work
-can be spread. Curves are compared once they are whole.
+soon as it is known. Points that the file holds are kept, so that the work can be spread. Curves are
+compared once they are whole.
 
 `--every N` takes each N-th case, for models and codecs alike. With `--split validate
 --models-alone` the figures are those by which one chooses the rate weight of a model.
@@ -119,30 +119,23 @@ def main(args):
     report = begin_report(args.json, data)
     add = functools.partial(add_curve, report, args.json)
     if args.learned:
-        made_of = {
-            "minutes": args.learned_minutes,
-            "weights": list(WEIGHTS),
-            "tuned_on": TUNED_ON,
-        }
+        made_of = {"minutes": args.learned_minutes, "tuned_on": TUNED_ON}
         frame = runs[0].vqvae.frame
         measured = functools.partial(learned_points, args, slices, frame, measured_on, tuning)
-        add("learned", "hyperprior", made_of, measured)
+        add("learned", "hyperprior", made_of, WEIGHTS, measured)
     for codec in runs:
-        made_of = {"models": codec.models.hex(), "rate_weights": list(args.rate_weights)}
-        name, more = run_name(codec), (measured_on.images, args.rate_weights)
+        made_of, name = {"models": codec.models.hex()}, run_name(codec)
         report["weight_bytes"][name] = weight_bytes(codec.run)
-        add("models", name, made_of, functools.partial(model_points, codec, split, *more))
+        curves_of = {("models", name): split}
         if not args.models_alone:
-            single = functools.partial(model_points, codec, Alone(**vars(split)), *more)
-            add("single", name + ALONE, made_of, single)
+            curves_of["single", name + ALONE] = Alone(**vars(split))
+        for which, part in curves_of.items():
+            measured = functools.partial(model_points, codec, part, measured_on.images)
+            add(*which, made_of, args.rate_weights, measured)
     for name in () if args.models_alone else codecs.available():
-        made_of = {
-            "version": codecs.versions().get(name),
-            "options": codecs.CODECS[name],
-            "tuned_on": TUNED_ON,
-        }
+        made_of = {"version": codecs.versions().get(name), "tuned_on": TUNED_ON}
         measured = functools.partial(codecs.codec_points, name, measured_on, tuning)
-        add("codecs", name, made_of, measured)
+        add("codecs", name, made_of, codecs.CODECS[name], measured)
     for measure in LEVELS:
         show(report["at_equal"][measure], measure)
     for rows in report["paid_after"].values():
@@ -162,8 +155,8 @@ def begin_report(path: pathlib.Path | None, data: dict[str, Any]) -> dict[str, A
     advice = "name another --json file"
     groups = {group: {} for group in ("made_of", "weight_bytes", *GROUPS)}
     if not (path and path.exists()):
-        return {"data": data, "unfinished": {}, **groups}
-    report = {"unfinished": {}, **groups, **read_json(path, ["data", "made_of"], advice)}
+        return {"data": data, "unfinished": [], **groups}
+    report = {"unfinished": [], **groups, **read_json(path, ["data", "made_of"], advice)}
     report.pop("made", None)  # this call writes its own
     if report["data"] != data:
         raise InputError(f"{path} holds curves of other slices: {advice}.")
@@ -176,41 +169,52 @@ def add_curve(
     group: str,
     name: str,
     made_of: dict[str, Any],
-    measured: Callable[[int], Iterable[dict[str, Any]]],
+    settings: Sequence[Any],
+    measured: Callable[[Sequence[Any]], Iterable[dict[str, Any]]],
 ) -> None:
-    """Measure a curve, unless the report holds it already, and write the report.
+    """Measure the points of a curve that the report does not hold, and write the report.
 
-    Points of a curve that is not whole yet stand under `unfinished`.
+    Names of curves that are not whole yet stand under `unfinished`.
 
     Args:
         report: The report, which grows.
         path: Where to write it, or None.
         group: One of `GROUPS`.
         name: Name of the curve.
-        made_of: What its points follow from. A curve that was made of something else is replaced.
-        measured: Function that leaves out so many points and measures the others.
+        made_of: What its points follow from, beside their settings. A curve that was made of
+            something else is replaced.
+        settings: What its points are measured at. Points at other settings are kept too.
+        measured: Function that measures a point at each of some settings.
     """
-    if report["made_of"].get(name) == made_of:
-        print(f"  {name}: kept from {path}.", flush=True)
-    else:
-        unfinished = report["unfinished"].pop(name, {})
-        points = unfinished["points"] if unfinished.get("made_of") == made_of else []
-        for point in measured(len(points)):
-            show_point(name, point)
-            points.append({**point, "commit": recorded.COMMIT})
-            report["unfinished"][name] = {"made_of": made_of, "points": points}
-            if path:
-                recorded.write(path, report)
-        report["unfinished"].pop(name, None)
-        report[group][name], report["made_of"][name] = points, made_of
+    points = report[group].get(name, []) if report["made_of"].get(name) == made_of else []
+    known = [setting_of(point) for point in points]
+    missing = [setting for setting in settings if setting not in known]
+    others = [other for other in report["unfinished"] if other != name]
+    report["made_of"][name], report[group][name] = made_of, points
+    report["unfinished"] = [*others, name]
+    if points:
+        print(f"  {name}: {len(points)} points kept from {path}.", flush=True)
+    for point in measured(missing) if missing else ():
+        show_point(name, point)
+        points.append({**point, "commit": recorded.COMMIT})
+        if path:
+            recorded.write(path, report)
+    report["unfinished"] = others
     compare_curves(report)
     if path:
         recorded.write(path, report)
 
 
+def setting_of(point: dict[str, Any]) -> Any:
+    """What a point was measured at: a rate weight, options of a codec, or weight of distortion."""
+    if "rate_weight" in point:
+        return point["rate_weight"]
+    return point["options"].get("weight", point["options"])
+
+
 def compare_curves(report: dict[str, Any]) -> None:
-    """Compare the curves of a report. Weights pay off against codecs that see as much of a case."""
-    models, single, rivals = report["models"], report["single"], rivals_of(report)
+    """Compare whole curves. Weights pay off against codecs that see as much of a case."""
+    models, single, rivals = whole_curves(report)
     ours = {"models": models, "single": single}
     report["at_equal"] = {measure: compare(ours, rivals, measure) for measure in LEVELS}
     whole = {name: points for name, points in rivals.items() if name in WHOLE_CASES}
@@ -222,9 +226,13 @@ def compare_curves(report: dict[str, Any]) -> None:
     }
 
 
-def rivals_of(report: dict[str, Any]) -> dict[str, list[dict]]:
-    """Curves of all codecs, the learned one among them."""
-    return report["codecs"] | report["learned"]
+def whole_curves(report: dict[str, Any]) -> list[dict[str, list[dict]]]:
+    """Curves that are whole: of models, of models of single slices, and of all codecs."""
+    groups = report["models"], report["single"], report["codecs"] | report["learned"]
+    return [
+        {name: points for name, points in group.items() if name not in report["unfinished"]}
+        for group in groups
+    ]
 
 
 def codec_slices(runs: list[Codec], split: Split, validate: Split) -> list[codecs.Slices]:
@@ -256,10 +264,10 @@ def weight_bytes(run: RunDirectory) -> int:
 
 
 def model_points(
-    codec: Codec, split: Split, images: np.ndarray, rate_weights: Sequence[float], done: int
+    codec: Codec, split: Split, images: np.ndarray, rate_weights: Sequence[float]
 ) -> Iterator[dict]:
-    """Measure a run at each rate weight after the first `done`."""
-    for rate_weight in rate_weights[done:]:
+    """Measure a run at each rate weight."""
+    for rate_weight in rate_weights:
         yield model_point(codec, split, images, rate_weight)
 
 
@@ -290,11 +298,11 @@ def model_point(codec: Codec, split: Split, images: np.ndarray, rate_weight: flo
     }
 
 
-def learned_points(args, slices, frame, measured_on, tuning, done) -> Iterator[dict]:
-    """Train the learned codec and measure it, after its first `done` points."""
+def learned_points(args, slices, frame, measured_on, tuning, weights) -> Iterator[dict]:
+    """Train the learned codec, and measure it at these of its weights."""
     training = load_images(slices.splits["train"], measured_on.images.shape[1])
     rival = Learned(args.learned_python or sys.executable, args.learned, training, frame)
-    return rival.points(args.learned_minutes, measured_on, tuning, done)
+    return rival.points(args.learned_minutes, measured_on, tuning, weights)
 
 
 def show_point(name: str, point: dict[str, Any]) -> None:
@@ -313,14 +321,11 @@ def show_point(name: str, point: dict[str, Any]) -> None:
 
 def draw(path: pathlib.Path, report: dict[str, Any], caption: str) -> None:
     """Draw all curves in each quality, without points that others of their curve beat."""
+    rates = "file_bytes", "file_bytes", "payload_bytes"
     panels = {
         measure: tuple(
             {name: frontier(points, rate, measure) for name, points in group.items()}
-            for group, rate in (
-                (report["models"], "file_bytes"),
-                (report["single"], "file_bytes"),
-                (rivals_of(report), "payload_bytes"),
-            )
+            for group, rate in zip(whole_curves(report), rates)
         )
         for measure in LEVELS
     }

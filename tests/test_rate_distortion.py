@@ -55,12 +55,12 @@ def test_better_quality_costs_more_and_black_costs_nothing(name, stack, monkeypa
     if name not in codecs.available():
         pytest.skip(f"{name} is optional")
     monkeypatch.setitem(codecs.CODECS, name, FAST[name])
-    low, high = codecs.codec_points(name, stack, stack)
+    low, high = codecs.codec_points(name, stack, stack, FAST[name])
     for measure in comparison.LEVELS:
         assert low[measure] < high[measure]
     assert 0 < low["payload_bytes"] < high["payload_bytes"]
     assert low["payload_bytes"] < low["file_bytes"]
-    assert next(codecs.codec_points(name, stack.black, stack))["payload_bytes"] == 0
+    assert next(codecs.codec_points(name, stack.black, stack, FAST[name]))["payload_bytes"] == 0
 
 
 @pytest.mark.skipif("AVIF sequences" not in codecs.available(), reason="needs a Pillow with AVIF")
@@ -307,39 +307,42 @@ def test_known_curves_are_kept_and_compared(trained_run, slices_folder, tmp_path
         rate_distortion.main(rate_distortion.parse([*flags, "--split", "validate"]))
 
 
-def test_a_curve_goes_on_after_its_last_point(tmp_path, monkeypatch):
-    """It is compared once it is whole. Points of other settings are measured again."""
+def test_a_curve_gets_the_points_that_it_lacks(tmp_path, monkeypatch):
+    """It is compared once it is whole. Points of something else are measured again."""
     path, data = tmp_path / "a.json", {"name": "made up"}
-    points = [{"threshold": 0, "payload_bytes": 9.0, "file_bytes": 99.0} for _ in range(3)]
-    for number, point in enumerate(points):
-        point |= dict.fromkeys(("ssim", "brain_ssim", "brain_psnr"), 0.9 + number / 100)
-        point |= dict.fromkeys(("gradient_ratio", "spectrum_ratio"), 1.0)
 
-    def begin(made_of, last):
+    def begin(made_of, settings, last=None):
         asked = []
 
-        def measured(done):
-            asked.append(done)
-            yield from points[done:last]
-            if last < len(points):
-                raise KeyboardInterrupt
+        def measured(missing):
+            for number, setting in enumerate(missing):
+                if number == last:
+                    raise KeyboardInterrupt
+                asked.append(setting)
+                of_codec = {"threshold": 0, "payload_bytes": 9.0, "file_bytes": 99.0}
+                point = dict.fromkeys(("ssim", "brain_ssim", "brain_psnr"), 0.9)
+                point |= dict.fromkeys(("gradient_ratio", "spectrum_ratio"), 1.0)
+                yield {"options": {"quality": setting["quality"]}, **of_codec, **point}
 
         report = rate_distortion.begin_report(path, data)
+        settings = [{"quality": quality} for quality in settings]
         with contextlib.suppress(KeyboardInterrupt):
-            rate_distortion.add_curve(report, path, "codecs", "c", made_of, measured)
-        return json.loads(path.read_text()), asked
+            rate_distortion.add_curve(report, path, "codecs", "c", made_of, settings, measured)
+        return json.loads(path.read_text()), [setting["quality"] for setting in asked]
 
     monkeypatch.setattr(recorded, "COMMIT", "at first")
-    report, _ = begin({"version": 1}, 2)
-    assert len(report["unfinished"]["c"]["points"]) == 2 and not report["codecs"]
+    report, _ = begin({"version": 1}, (1, 2, 3), last=2)
+    assert len(report["codecs"]["c"]) == 2 and report["unfinished"] == ["c"]
+    assert rate_distortion.whole_curves(report)[2] == {}
     monkeypatch.setattr(recorded, "COMMIT", "later")
-    report, asked = begin({"version": 1}, 3)
-    assert report["made"]["commit"] == "later" and asked == [2] and not report["unfinished"]
-    commits = [point.pop("commit") for point in report["codecs"]["c"]]
-    assert commits == ["at first", "at first", "later"] and report["codecs"] == {"c": points}
-    assert begin({"version": 1}, 3)[1] == []
-    report, asked = begin({"version": 2}, 1)
-    assert asked == [0] and len(report["unfinished"]["c"]["points"]) == 1
+    report, asked = begin({"version": 1}, (1, 2, 3))
+    assert report["made"]["commit"] == "later" and asked == [3] and not report["unfinished"]
+    assert [point["commit"] for point in report["codecs"]["c"]] == ["at first", "at first", "later"]
+    assert set(rate_distortion.whole_curves(report)[2]) == {"c"}
+    report, asked = begin({"version": 1}, (2, 4))
+    assert asked == [4] and len(report["codecs"]["c"]) == 4
+    report, asked = begin({"version": 2}, (1, 2), last=1)
+    assert asked == [1] and len(report["codecs"]["c"]) == 1
 
 
 def test_flags_of_a_learned_codec_need_its_folder(capsys):

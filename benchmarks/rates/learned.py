@@ -4,7 +4,7 @@ The window holds the frame that our models see, so that background costs neither
 """
 
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -54,7 +54,11 @@ class Learned:
             ) from None
 
     def points(
-        self, minutes: float, slices: Slices, tuning: Slices, done: int = 0
+        self,
+        minutes: float,
+        slices: Slices,
+        tuning: Slices,
+        weights: Sequence[float] = WEIGHTS,
     ) -> Iterator[dict[str, Any]]:
         """Train at each of `WEIGHTS`, unless that was done before, and measure; see `codecs.point`.
 
@@ -62,13 +66,14 @@ class Learned:
             minutes: Minutes of training in all. The first weight gets half of them.
             slices: Slices to measure.
             tuning: Slices that choose the threshold of black.
-            done: Number of first weights to leave out.
+            weights: Which of `WEIGHTS` to measure.
         """
         first, *others = WEIGHTS
         shares = {first: minutes / 2, **dict.fromkeys(others, minutes / 2 / len(others))}
-        for weight in progress(WEIGHTS[done:], "hyperprior", unit="weight"):
+        for weight in progress(WEIGHTS, "hyperprior", unit="weight"):
             about = self.model.train(weight, shares[weight])
-            yield {"options": about, **point(self.code, slices, tuning)}
+            if weight in weights:
+                yield {"options": about, **point(self.code, slices, tuning)}
         self.model.close()
 
     def code(self, slices: Slices) -> tuple[np.ndarray, np.ndarray]:
