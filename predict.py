@@ -17,6 +17,7 @@ from utils import (
     Parser,
     between,
     command_line,
+    how_made,
     import_tensorflow,
     replacing_results,
 )
@@ -146,6 +147,7 @@ def import_rooms():
 
 def predict(run, config, slices, args):
     """Load, evaluate, sample, report: everything but `--anomaly`. Without slices, sample only."""
+    made = how_made()
     models = vqvae, prior = checkpoints.load_models(run)
     split = slices.splits[args.split] if slices else None
     known_levels = np.arange(prior.settings["num_levels"])
@@ -189,7 +191,7 @@ def predict(run, config, slices, args):
                 models, slices, results, split, options, args
             )
             parts |= shown
-        report.save(folder, metrics, parts)
+        report.save(folder, {"made": made, **metrics}, parts)
         report.draw(folder, folder)
     report.print_table(metrics)
     print(f"Figures and metrics.json are in {run.predictions}")
@@ -295,7 +297,7 @@ def check_evaluation_of_samples(slices, config, args):
 
 def map_anomalies(run, config, split, name, args):
     """Load, map, report: `--anomaly` scores slices, the most unusual first."""
-    runs = [run, *args.ensemble]
+    made, runs = how_made(), [run, *args.ensemble]
     models = checkpoints.load_ensemble(runs, [split])
     split = selection.at_level(split, args.slice)
     images = healing.load_slices(models, split)
@@ -309,6 +311,7 @@ def map_anomalies(run, config, split, name, args):
         results = healing.analyse(models, images, split, args.seed)
         seconds = (time.perf_counter() - begin) / len(split)
         header = {
+            "made": made,
             "data": name,
             "runs": [str(run) for run in runs],
             **healing.settings(len(runs), args.seed),

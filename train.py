@@ -9,10 +9,10 @@ import os
 import shlex
 import sys
 
-from fitting.run_directory import RunDirectory, claimed, read_config, versions
+from fitting.run_directory import RunDirectory, claimed, read_config
 from sources.folder import find_slices, open_slices
 from sources.layout import MAX_SUBJECTS
-from utils import InputError, Parser, between, command_line, import_tensorflow
+from utils import InputError, Parser, between, command_line, import_tensorflow, versions
 
 # Defaults that depend on the data. With the synthetic ones both scripts take several minutes on
 # two cores.

@@ -1,4 +1,4 @@
-"""What every script shares: errors for people, flags, progress, and files written whole.
+"""What every script shares: errors for people, flags, progress, files written whole.
 
 This file loads no TensorFlow, so that `--help` and a mistyped flag answer at once.
 """
@@ -6,16 +6,21 @@ This file loads no TensorFlow, so that `--help` and a mistyped flag answer at on
 import _thread
 import argparse
 import contextlib
+import datetime
+import importlib.metadata
 import json
 import math
 import os
 import pathlib
+import platform
 import secrets
+import shlex
 import shutil
 import signal
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from tqdm import tqdm
@@ -26,6 +31,9 @@ PARTIAL_FILES = ".*.partial-*"  # glob pattern of what `replacing` leaves behind
 PROGRESS_DELAY = 5.0  # seconds; what is done sooner needs no bar
 MAX_JSON_BYTES = 2**24
 MAX_NAME_LENGTH = 80
+ROOT = pathlib.Path(__file__).resolve().parent
+RESULTS = "benchmarks/results"  # files that a benchmark may have just written
+PACKAGES = ("tensorflow", "keras", "tensorflow-probability", "numpy", "pillow", "nilearn")
 
 
 class InputError(ValueError):
@@ -301,3 +309,71 @@ def clean_name(text: Any) -> str:
     """A name from a file of a stranger, fit for a terminal and a caption: printable and short."""
     text = "".join(letter if letter.isprintable() else "?" for letter in str(text))
     return text if len(text) <= MAX_NAME_LENGTH else text[: MAX_NAME_LENGTH - 3] + "..."
+
+
+# ---- how a result was made ---------------------------------------------------------------------
+
+
+def how_made() -> dict[str, Any]:
+    """Say how this process makes its results. Call it early, because files may change.
+
+    Returns:
+        `command`, the command line; `commit` of the repository, or None where git or the
+        repository is missing; `changed`, whether files differed from that commit; `date`, the time
+        in UTC; `versions` of packages; and `processor`.
+    """
+    changes = _git("status", "--porcelain", "--untracked-files=no", "--", f":!{RESULTS}")
+    return {
+        "command": command(sys.argv),
+        "commit": _git("rev-parse", "HEAD"),
+        "changed": bool(changes),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "versions": versions(),
+        "processor": processor(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the numbers of a run depend on."""
+    packages = {package: importlib.metadata.version(package) for package in PACKAGES}
+    return {"python": platform.python_version(), **packages}
+
+
+def command(arguments: Sequence[str]) -> str:
+    """A command line as one could type it in the repository.
+
+    Files of the repository are named from its root. Of other absolute paths only the last name
+    stays, because nobody else has the folders above it.
+    """
+    parts = [_from_root(arguments[0], pathlib.Path.cwd())]
+    for argument in arguments[1:]:
+        flag, equals, value = (
+            argument.rpartition("=") if argument[:1] == "-" else ("", "", argument)
+        )
+        parts.append(flag + equals + (_from_root(value) if os.path.isabs(value) else value))
+    return shlex.join(["python", *parts])
+
+
+def processor() -> str:
+    """Name of the processor and the number of its cores that this process may use."""
+    with contextlib.suppress(OSError):
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+        return f"{(*names, platform.machine())[0]}, {len(os.sched_getaffinity(0))} cores"
+    return f"{platform.processor()}, {os.cpu_count()} cores"
+
+
+def _from_root(argument, folder=ROOT):
+    path = pathlib.Path(folder, argument).resolve()
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else path.name
+
+
+def _git(*arguments):
+    """Answer of git, or None where there is none."""
+    try:
+        done = subprocess.run(
+            ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()

@@ -36,7 +36,7 @@ from fitting.run_directory import RunDirectory
 from measures import evaluation, metrics
 from sources.folder import Slices, Split, find_slices, open_slices
 from sources.layout import SPLITS, split_folder
-from utils import Parser, command_line, read_json, write_json
+from utils import Parser, command, command_line, read_json, write_json
 
 TRAIN = ROOT / "train.py"
 SUBJECTS = 148  # of the learning curve, at most; a smaller set has all of its subjects
@@ -144,7 +144,7 @@ def measure(training: Training, run: pathlib.Path, args, slices: Slices) -> dict
     flags = [*shlex.split(training.flags), "--seed", str(training.seed), "--run", str(run)]
     if training.start:
         flags += ["--start-from", str(args.out / slug(training.start))]
-    report = {**dataclasses.asdict(training), "command": recorded.command(["train.py", *flags])}
+    report = {**dataclasses.asdict(training), "command": command(["train.py", *flags])}
     if training.subjects:
         chosen = choose_subjects(slices.splits["train"], training.subjects)
         flags += ["--data", str(link_slices(args, slices.splits["train"], chosen))]

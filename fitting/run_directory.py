@@ -5,16 +5,12 @@ import csv
 import dataclasses
 import math
 import pathlib
-import platform
 from collections.abc import Iterable, Iterator
-from importlib.metadata import version
 from typing import Any
 
 import filelock
 
 from utils import PARTIAL_FILES, InputError, clean_name, read_json, replacing, write_json
-
-PACKAGES = ("tensorflow", "keras", "tensorflow-probability", "numpy", "pillow", "nilearn")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,12 +153,6 @@ def read_config(run: RunDirectory) -> dict[str, Any]:
             f"{run.config} is of another version of this project: train into a new --run directory."
         ) from None
     return config
-
-
-def versions() -> dict[str, str]:
-    """Versions of what the numbers of a run depend on."""
-    packages = {package: version(package) for package in PACKAGES}
-    return {"python": platform.python_version(), **packages}
 
 
 def write_history(path: pathlib.Path, rows: list[dict[str, float]]) -> None:

@@ -132,6 +132,7 @@ def test_a_foreign_folder_is_no_run_directory(slices_folder, tmp_path):
 
 def test_metrics_have_the_promised_keys(report):
     promised = {
+        "made": {"command", "commit", "versions", "date"},
         "data": {"name", "split", "images", "subjects", "image_size"},
         "ssim": {"mean", "ci95", "min", "brain_mean"},
         "psnr": {"mean", "brain_mean"},

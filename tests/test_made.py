@@ -5,7 +5,9 @@ import re
 import sys
 
 from contenders import recorded
-from house import ROOT
+
+import utils
+from utils import ROOT
 
 
 def test_a_result_says_how_it_was_made(tmp_path, monkeypatch):
@@ -24,9 +26,11 @@ def test_commit_and_changes(monkeypatch):
     if not (ROOT / ".git").exists():
         assert recorded.COMMIT is None
         return
-    assert len(recorded.COMMIT) == 40 and isinstance(recorded.CHANGED, bool)
+    made = utils.how_made()
+    assert len(made["commit"]) == 40 and isinstance(made["changed"], bool)
     monkeypatch.setenv("PATH", "")
-    assert recorded._git("rev-parse", "HEAD") is None
+    without_git = utils.how_made()
+    assert without_git["commit"] is None and not without_git["changed"]
 
 
 def test_commands_hold_no_folder_of_this_machine(monkeypatch, tmp_path):
@@ -40,6 +44,6 @@ def test_commands_hold_no_folder_of_this_machine(monkeypatch, tmp_path):
         "--x=a b",
         "-1",
     ]
-    assert recorded.command(arguments) == (
+    assert utils.command(arguments) == (
         "python benchmarks/compression.py --data slices --run=pretrained/oasis-256 '--x=a b' -1"
     )
