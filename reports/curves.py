@@ -167,7 +167,7 @@ def rate_distortion(
         axis.minorticks_off()
         axis.grid(alpha=0.3)
     lines, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(lines, labels, loc="outside upper center", ncols=3, fontsize=8)
+    figure.legend(lines, labels, loc="outside upper center", ncols=3, fontsize=8, handlelength=4)
     save_figure(
         figure,
         path,
