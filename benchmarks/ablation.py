@@ -33,6 +33,7 @@ from utils import InputError, Parser, between, command_line, read_json
 
 STEPS = {"vqvae": 600, "prior": 1500}  # the tables take 10 and 60 minutes on two cores
 PRIOR_WIDTH = 64  # half of the shipped width, for more steps in the same time
+SEEDS = ("another", "a third", "a fourth", "a fifth")  # of what has all parts
 
 # Settings that train.py lacks, with the values that it stands for. "told" says whether mirror
 # images have levels of their own. "upward" says that a slice is given those below it, and not those
@@ -181,8 +182,7 @@ def show_row(stage, name, row):
 def variants(base: dict) -> dict[str, dict[str, dict]]:
     """List the settings that every variant changes: by stage, then by name of the variant."""
     half = base["width"] // 4 * 2
-    names = ("another", "a third", "a fourth", "a fifth")
-    seeds = {f"{name} seed": {"seed": base["seed"] + n} for n, name in enumerate(names, 1)}
+    seeds = {f"{name} seed": {"seed": base["seed"] + n} for n, name in enumerate(SEEDS, 1)}
     large = 4 * base["codebook_size"]
     return {
         "vqvae": {

@@ -221,6 +221,7 @@ def test_wasserstein_is_the_shift_of_a_shifted_set():
 @pytest.mark.slow
 def test_each_judge_tells_blurred_from_real_inside_too(real, blurred, monkeypatch):
     monkeypatch.setattr(two_sample, "PERMUTATIONS", 40)
+    monkeypatch.setattr(judges, "EPOCHS", 6)
     images, cases, _ = real
     groups = cases.astype(str)
     found = judges.judge(
