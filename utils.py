@@ -1,4 +1,4 @@
-"""What every script shares: errors for people, flags, progress, files written whole.
+"""What every script shares: errors for people, flags, progress, whole files and how they were made.
 
 This file loads no TensorFlow, so that `--help` and a mistyped flag answer at once.
 """
