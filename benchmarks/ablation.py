@@ -153,7 +153,7 @@ def fill_table(stage: str, bench: Bench, report: dict, path: pathlib.Path | None
         row = known.pop(name, None)
         if not row or row["changes"] != changes:
             figures = bench.measure({**base, **changes}, name)
-            row = {"changes": changes, **figures, "commit": recorded.COMMIT}
+            row = {"changes": changes, **figures, "commit": recorded.MADE["commit"]}
         table["variants"][name] = row
         if path:
             later = {**table, "variants": {**table["variants"], **known}}

@@ -196,7 +196,7 @@ def add_curve(
         print(f"  {name}: {len(points)} points kept from {path}.", flush=True)
     for point in measured(missing) if missing else ():
         show_point(name, point)
-        points.append({**point, "commit": recorded.COMMIT})
+        points.append({**point, "commit": recorded.MADE["commit"]})
         if path:
             recorded.write(path, report)
     report["unfinished"] = others

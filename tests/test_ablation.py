@@ -121,7 +121,7 @@ def test_an_interrupted_table_loses_no_row(tmp_path, monkeypatch):
     ablation.fill_table("prior", bench, held, path)
     rows = read_json(path)["prior"]["variants"]
     assert list(rows) == ["one", "two", "three"] and measured == ["one", "two", "two"]
-    assert rows["three"]["commit"] == "before" and rows["one"]["commit"] == recorded.COMMIT
+    assert rows["three"]["commit"] == "before" and rows["one"]["commit"] == recorded.MADE["commit"]
 
 
 def test_every_variant_changes_a_known_setting(run, slices_folder):

@@ -330,11 +330,11 @@ def test_a_curve_gets_the_points_that_it_lacks(tmp_path, monkeypatch):
             rate_distortion.add_curve(report, path, "codecs", "c", made_of, settings, measured)
         return json.loads(path.read_text()), [setting["quality"] for setting in asked]
 
-    monkeypatch.setattr(recorded, "COMMIT", "at first")
+    monkeypatch.setitem(recorded.MADE, "commit", "at first")
     report, _ = begin({"version": 1}, (1, 2, 3), last=2)
     assert len(report["codecs"]["c"]) == 2 and report["unfinished"] == ["c"]
     assert rate_distortion.whole_curves(report)[2] == {}
-    monkeypatch.setattr(recorded, "COMMIT", "later")
+    monkeypatch.setitem(recorded.MADE, "commit", "later")
     report, asked = begin({"version": 1}, (1, 2, 3))
     assert report["made"]["commit"] == "later" and asked == [3] and not report["unfinished"]
     assert [point["commit"] for point in report["codecs"]["c"]] == ["at first", "at first", "later"]

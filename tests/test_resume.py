@@ -93,13 +93,13 @@ def fill_disk(trainings, run, data):
     ids=["all stages", "no draft and no texture"],
 )
 def test_kills_at_random_moments_change_nothing(seed, more, slices_folder, trainings, tmp_path):
-    """All stages of a training that is killed three times end as those of one that is not."""
+    """All stages of a training that is killed five times end as those of one that is not."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     flags = ["--epochs", 3, "--prior-epochs", 3, "--save-minutes", 0, *more]
     begin = time.monotonic()
     finish(trainings.start(slices_folder, whole, *TINY, *flags))
     length, kills, chance = time.monotonic() - begin, 0, random.Random(seed)
-    while kills < 3:
+    while kills < 5:
         process = trainings.start(slices_folder, killed, *TINY, *flags)
         wait_for_line(process, "Training on")  # nothing can be lost in the seconds before it
         try:

@@ -9,6 +9,8 @@ import subjects
 from conftest import STAGES, TINY
 
 import train
+from fitting import checkpoints
+from fitting.run_directory import RunDirectory
 from sources.folder import open_slices
 
 
@@ -63,5 +65,9 @@ def test_a_training_is_measured_once(trained_run, slices_folder, tmp_path, monke
     assert own["minutes"] > 0 and str(tmp_path) not in own["command"]
     for split in own["splits"].values():
         assert 0 < split["ssim"] < 1 and split["bits_per_code"] > 0 and split["slices"] > 0
+    start = checkpoints.load_models(RunDirectory(trained_run))
+    assert own["splits"]["test"] != subjects.quality(
+        start, open_slices(slices_folder).splits["test"]
+    )
     config = json.loads((tmp_path / "of-two" / "config.json").read_text())
     assert config["settings"]["start_from"] and config["settings"]["seed"] == 1

@@ -1,17 +1,15 @@
 """Write the figures of a benchmark with all that is needed to make them again."""
 
 import os
-import sys
 from typing import Any
 
 import house  # noqa: F401  opens the repository
 
 # isort: split
-from utils import command, how_made, write_json
+from utils import how_made, write_json
 
 # It is asked when the process begins: a benchmark may take hours, and the files may change.
 MADE = how_made()
-COMMIT = MADE["commit"]
 
 
 def write(path: str | os.PathLike, report: dict[str, Any]) -> None:
@@ -21,5 +19,4 @@ def write(path: str | os.PathLike, report: dict[str, Any]) -> None:
         path: File to write.
         report: The figures.
     """
-    made = {**MADE, "command": command(sys.argv), "commit": COMMIT}
-    write_json(path, {"made": made, **report})
+    write_json(path, {"made": MADE, **report})
