@@ -5,6 +5,7 @@ take either and use [0, 1].
 """
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -18,9 +19,9 @@ from measures.brains import decode_all, draw_brain_codes
 from measures.evaluation import BATCH, draw_textures
 from measures.images import to_unit
 from measures.judges import Pictures, feature_distances, judge, power
-from measures.metrics import energy_ratios
+from measures.metrics import energy_ratios, subject_interval
 from measures.samples import SamplingOptions, draw_slice_codes, spread_levels
-from measures.saved import Parts
+from measures.saved import ANATOMY, Parts
 from measures.two_sample import (
     CodeMaps,
     features,
@@ -260,8 +261,8 @@ def evaluate_samples(
         options: How codes are drawn.
 
     Returns:
-        `(report, parts)`: `generation` of `metrics.json`, and what the figure of the closest pairs
-        shows.
+        `(report, parts)`: `generation` of `metrics.json`, and what the figures of the closest pairs
+        and of the anatomy show.
     """
     drawn = draw(vqvae, prior, count, np.unique(split.levels), options)
     restored = {"reconstructions": results["restored"]}
@@ -272,7 +273,8 @@ def evaluate_samples(
     report, pairs = evaluate(drawn, real, training, other, restored)
     maps = CodeMaps(results["codes"], results["bits"], split.subjects.astype(str))
     report["codes"] = judge_codes(drawn.maps, maps)
-    return report, selection.closest_parts(drawn.images, drawn.levels, training.images, pairs)
+    closest = selection.closest_parts(drawn.images, drawn.levels, training.images, pairs)
+    return report, {**closest, **selection.anatomy_parts(report["anatomy"])}
 
 
 def evaluate(
@@ -344,39 +346,40 @@ def _two_samples(drawn, real, other, restored):
 
 
 def _anatomy_report(drawn, real, other):
-    """Means of each anatomical figure, and how far drawn slices are from real ones.
+    """Each anatomical figure of drawn, real and other slices: overall and by level.
 
-    `inside` is the share of drawn slices within the range of real ones, all levels together. The
-    Wasserstein distances compare slices of one level, and are means over levels.
+    Means by level have a 95 % bootstrap over people or drawn brains. Wasserstein distances are to
+    the real slices, of one level at a time. All levels are those that the three sets have.
     """
-    report = {}
-    found = {name: anatomy(s.images) for name, s in (("drawn", drawn), ("other", other))}
-    for name, values in anatomy(real.images).items():
-        low, high = np.percentile(values, (1, 99))
-        own, others = found["drawn"][name], found["other"][name]
-        theirs = values, real.levels, real.subjects
-        distance, null = wasserstein((own, drawn.levels, drawn.maps.groups), theirs)
-        other_distance, other_null = wasserstein((others, other.levels, other.subjects), theirs)
-        report[name] = {
-            "samples": float(own.mean()),
-            "real": float(values.mean()),
-            "validation": float(others.mean()),
-            "real_range": [float(low), float(high)],
-            "inside": _share_inside(own, low, high),
-            "inside_validation": _share_inside(others, low, high),
-            "samples_by_level": _by_level(own, drawn.levels),
-            "real_by_level": _by_level(values, real.levels),
-            "wasserstein": distance,
-            "wasserstein_null95": null,
-            "wasserstein_validation": other_distance,
-            "wasserstein_validation_null95": other_null,
-        }
+    sets = {
+        "samples": (drawn, drawn.maps.groups),
+        "real": (real, real.subjects),
+        "validation": (other, other.subjects),
+    }
+    shared = functools.reduce(np.intersect1d, [some.levels for some, _ in sets.values()])
+    measured = {}
+    for name, (some, groups) in sets.items():
+        kept = np.isin(some.levels, shared)
+        figures = anatomy(some.images[kept])
+        measured[name] = figures, some.levels[kept], groups[kept]
+    report = {"levels": shared.tolist()}
+    for figure in ANATOMY:
+        rows = {name: (found[figure], *rest) for name, (found, *rest) in measured.items()}
+        own = report[figure] = {name: float(values.mean()) for name, (values, *_) in rows.items()}
+        for name, row in rows.items():
+            own |= _means_by_level(name, *row)
+        for name, suffix in (("samples", ""), ("validation", "_validation")):
+            distances = wasserstein(rows[name], rows["real"])
+            own |= {
+                key.replace("wasserstein", f"wasserstein{suffix}"): value
+                for key, value in distances.items()
+            }
     return report
 
 
-def _by_level(values, levels):
-    return [float(values[levels == level].mean()) for level in np.unique(levels)]
-
-
-def _share_inside(values, low, high):
-    return float(np.mean((values >= low) & (values <= high)))
+def _means_by_level(name, values, levels, groups):
+    here = [levels == level for level in np.unique(levels)]
+    return {
+        f"{name}_by_level": [float(values[rows].mean()) for rows in here],
+        f"{name}_by_level_ci95": [subject_interval(values[rows], groups[rows]) for rows in here],
+    }

@@ -28,8 +28,14 @@ from utils import progress
 
 WIDTHS = (16, 32, 64, 64)  # channels of the network's convolutions, each of stride 2
 EPOCHS, BATCH, LEARNING_RATE = 12, 32, 2e-3  # of the network
-SHARES = (0.05, 0.1, 0.2, 0.5)  # of slices that are damaged to see what a judge can find
-FEATURE_EPOCHS = 4  # passes over training slices of the network whose features are compared
+# Judge -> shares of slices that are damaged to see what it can find. The network takes minutes.
+SHARES = {
+    "pyramid": (0.05, 0.1, 0.2, 0.5),
+    "pyramid_inside": (0.05, 0.1, 0.2, 0.5),
+    "network": (0.2, 0.5),
+}
+FEATURE_NETWORKS = 3  # whose features are compared: a single one depends on its seed
+FEATURE_EPOCHS = 4  # their passes over training slices
 PART = 1024  # training slices that are float32 at once
 NEIGHBOURS = 3  # of precision and recall
 MOVED = 4  # pixels that a training image is moved by, at most
@@ -96,8 +102,8 @@ def inside_brain(images: np.ndarray) -> np.ndarray:
     return images * np.stack([inner_brain(image) for image in images])
 
 
-def power(one: Pictures, other: Pictures, seed: int = 0) -> dict[str, dict[str, float]]:
-    """Say what the pyramid can find: its accuracy when a share of a set of real slices is damaged.
+def power(one: Pictures, other: Pictures, seed: int = 0) -> dict[str, dict[str, dict[str, float]]]:
+    """Say what judges can find: their accuracy when a share of a set of real slices is damaged.
 
     Args:
         one: Real slices, of which some are damaged.
@@ -105,24 +111,32 @@ def power(one: Pictures, other: Pictures, seed: int = 0) -> dict[str, dict[str, 
         seed: Seed of which slices are damaged.
 
     Returns:
-        Accuracy in whole slices by damage and share. The share 0 is the accuracy without damage.
+        Accuracy by judge, damage and share. The share 0 is the accuracy without damage.
     """
     count = min(len(one.images), len(other.images))
     one, other = one.first(count), other.first(count)
-    seen, whole = features(other.images), features(one.images)
-    order = np.random.default_rng(seed).permutation(count)
+    damaged = [spoil(one.images) for spoil in DAMAGES.values()]
+    groups, sets = (one.groups, other.groups), [other.images, one.images, *damaged]
+    return {name: _power(name, sets, groups, seed) for name in SHARES}
+
+
+def _power(name, sets, groups, seed):
+    """Accuracies of one judge, by damage and share; sets are other, one, and one damaged."""
+    kind, _, place = name.partition("_")
+    see, classify = JUDGES[kind]
+    seen, whole, *spoilt = see(*(inside_brain(images) if place else images for images in sets))
+    order = np.random.default_rng(seed).permutation(len(whole))
 
     def accuracy(rows):
-        return two_sample(rows, seen, one.groups, other.groups, seed)[0]
+        return two_sample(rows, seen, *groups, seed, classify)[0]
 
-    report = {}
-    for damage, spoil in progress(DAMAGES.items(), "measuring the power", len(DAMAGES), "damage"):
-        spoilt = features(spoil(one.images))
-        report[damage] = {"0": accuracy(whole)}
-        for share in SHARES:
-            rows, chosen = whole.copy(), order[: round(share * count)]
-            rows[chosen] = spoilt[chosen]
-            report[damage][str(share)] = accuracy(rows)
+    undamaged = accuracy(whole)
+    report = {damage: {"0": undamaged} for damage in DAMAGES}
+    tasks = [(*pair, share) for pair in zip(DAMAGES, spoilt) for share in SHARES[name]]
+    for damage, damaged, share in progress(tasks, f"measuring the power of {name}", unit="set"):
+        rows, chosen = whole.copy(), order[: round(share * len(whole))]
+        rows[chosen] = damaged[chosen]
+        report[damage][str(share)] = accuracy(rows)
     return report
 
 
@@ -143,8 +157,8 @@ def _blurred(images):
 DAMAGES = {"mirrored": _mirrored, "lower_half_of_another": _of_two_slices, "blurred": _blurred}
 
 
-def _features(one, other):
-    return features(one), features(other)
+def _features(*sets):
+    return [features(some) for some in sets]
 
 
 def _content(*sets):
@@ -199,11 +213,11 @@ def _network(shape):
     return model, [np.array(v) for v in (*model.variables, *model.optimizer.variables)]
 
 
-def _trunk(shape):
+def _trunk(shape, seed=0):
     """Inputs and pooled features `(B, 2 WIDTHS[-1])` of a network for images of this shape."""
     x = inputs = keras.Input((*shape, 2), dtype="float32")
     for number, width in enumerate(WIDTHS):
-        begin = keras.initializers.HeNormal(seed=number)
+        begin = keras.initializers.HeNormal(seed=seed * len(WIDTHS) + number)
         x = layers.Conv2D(
             width, 3 if number else 5, strides=2, padding="same", activation="relu",
             kernel_initializer=begin, dtype="float32",
@@ -233,11 +247,11 @@ def _moved(image, rng):
 
 def feature_distances(
     sets: dict[str, np.ndarray], real: np.ndarray, training: np.ndarray, levels: np.ndarray
-) -> dict[str, dict[str, float]]:
-    """Compare sets of slices with real ones by features of a network that learned real slices.
+) -> dict[str, dict[str, float | list[float]]]:
+    """Compare sets of slices with real ones by features of networks that learned real slices.
 
-    The network learns to tell the level of a training slice, and whether it is mirrored. Its
-    features are 128 numbers a slice, divided by their deviation among the real slices.
+    Each network learns to tell the level of a training slice, and whether it is mirrored. Its
+    features are 128 numbers a slice, divided by their deviation among the training slices.
 
     Args:
         sets: Images uint8 `(N, S, S)` by name.
@@ -246,9 +260,11 @@ def feature_distances(
         levels: Level of each of them, `(T,)`.
 
     Returns:
-        `frechet`, `kernel`, `precision` and `recall` for each set. Precision is the share of its
-        slices in reach of a real one, and recall is the share of real ones in reach of it. A
-        slice reaches as far as the third neighbour in its own set. All sets have equal numbers.
+        `frechet`, `kernel`, `precision` and `recall` for each set, which are means over
+        `FEATURE_NETWORKS` networks. `_range` beside each is `[lowest, highest]` of them. Precision
+        is the share of slices of the set in reach of a real one, and recall is the share of real
+        ones in reach of it. A slice reaches as far as the third neighbour in its own set. All sets
+        have equal numbers.
 
     References:
         Heusel et al. 2017, GANs Trained by a Two Time-Scale Update Rule (Fréchet distance).
@@ -257,26 +273,42 @@ def feature_distances(
     """
     names, images = ["real", "training", *sets], [real, training, *sets.values()]
     cut = dict(zip(names, _content(*images)))
-    network = _feature_network(cut.pop("training"), levels)
+    learned = cut.pop("training")
     count = min(map(len, cut.values()))
-    chosen = {
-        name: Pictures(some, np.arange(len(some))).first(count)[0] for name, some in cut.items()
+    shown = {
+        name: Pictures(some, np.arange(len(some))).first(count).images for name, some in cut.items()
     }
-    found = {
-        name: network.predict(_input(some), batch_size=BATCH, verbose=0).astype("float64")
-        for name, some in chosen.items()
-    }
-    # In units of their deviation, because a few large features would govern all distances.
-    mean, deviation = found["real"].mean(0), found["real"].std(0)
-    found = {name: (x - mean) / np.maximum(deviation, 1e-3) for name, x in found.items()}
-    known = found.pop("real")
-    return {name: _distances(features, known) for name, features in found.items()}
+    measured = []
+    for seed in range(FEATURE_NETWORKS):
+        network = _feature_network(learned, levels, seed)
+        # In units of their deviation, because a few large features would govern all distances.
+        deviation = np.maximum(_seen(network, learned).std(0), 1e-3)
+        seen = {name: _seen(network, some) / deviation for name, some in shown.items()}
+        known = seen.pop("real")
+        measured.append({name: _distances(rows, known) for name, rows in seen.items()})
+    return {name: _mean_and_range([by_set[name] for by_set in measured]) for name in sets}
 
 
-def _feature_network(images, levels):
+def _seen(network, images):
+    """Features `(N, 128)` of images. A part at a time, because as float32 all take a gigabyte."""
+    parts = np.array_split(images, math.ceil(len(images) / PART))
+    rows = [network.predict(_input(part), batch_size=BATCH, verbose=0) for part in parts]
+    return np.concatenate(rows).astype("float64")
+
+
+def _mean_and_range(reports):
+    """Mean of each figure of some reports, and `[lowest, highest]` of them."""
+    entries = {}
+    for name in reports[0]:
+        values = [report[name] for report in reports]
+        entries |= {name: float(np.mean(values)), f"{name}_range": [min(values), max(values)]}
+    return entries
+
+
+def _feature_network(images, levels, seed):
     """Images -> features, trained to tell the level of an image and its side."""
-    keras.utils.set_random_seed(0)
-    inputs, pooled = _trunk(images.shape[1:])
+    keras.utils.set_random_seed(seed)
+    inputs, pooled = _trunk(images.shape[1:], seed)
     kinds, place = np.unique(levels, return_inverse=True)
     level = layers.Dense(len(kinds), dtype="float32", name="level")(pooled)
     side = layers.Dense(1, dtype="float32", name="side")(pooled)
@@ -286,10 +318,9 @@ def _feature_network(images, levels):
         "side": keras.losses.BinaryCrossentropy(from_logits=True),
     }
     model.compile(keras.optimizers.Adam(LEARNING_RATE), losses)
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     for _ in progress(range(FEATURE_EPOCHS), "learning features", unit="pass"):
         order, sides = rng.permutation(len(images)), rng.integers(0, 2, len(images))
-        # A part of them at a time, because as float32 all together take a gigabyte.
         for part in np.array_split(order, math.ceil(len(order) / PART)):
             turned = np.stack([images[i][::-1] if sides[i] else images[i] for i in part])
             targets = {"level": place[part], "side": sides[part].astype("float32")}

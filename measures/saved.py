@@ -21,7 +21,9 @@ CURVES = {  # stage -> columns of its history that a figure shows
     stage: ("epoch", *figures, *(f"val_{figure}" for figure in figures))
     for stage, figures in FIGURES_OF_STAGES.items()
 }
+ANATOMY = ("brain_area", "ventricle_area", "symmetry", "white_over_grey")  # in figures by level
 STACKS = ("generated", "reconstructions", "real", "training")  # whose ventricles are measured
+ANATOMY_CURVES = ("samples", "real", "validation", "wasserstein", "wasserstein_validation")
 METHODS = ("error", "healing")  # that map anomalies, see `measures.healing`
 
 
@@ -53,6 +55,11 @@ LAYOUT = {
     "walk": {"images": "uint8 V S S", "levels": "int32 V"},
     "brains": _cuts("X"),
     "real_brains": _cuts("Y"),
+    "anatomy": {
+        "levels": "int32 E",
+        # Of each figure and level: mean and its interval, or distance and its null range.
+        **dict.fromkeys(ANATOMY_CURVES, f"float64 {len(ANATOMY)} E 3"),
+    },
     "ventricles": dict.fromkeys(STACKS, "float64 B"),
     "closest": {
         "generated": "uint8 L S S",

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from measures.images import cut, to_grey
-from measures.saved import CURVES, MAX_NUMBER, STACKS, Parts
+from measures.saved import ANATOMY, ANATOMY_CURVES, CURVES, MAX_NUMBER, STACKS, Parts
 from sources.folder import Split
 from utils import InputError
 
@@ -166,6 +166,35 @@ def brain_parts(
 def ventricle_parts(areas: dict[str, dict]) -> Parts:
     """Area of the ventricles by level, from `ventricles` of `measures.stacks.evaluate`."""
     return {"ventricles": {name: np.array(areas[name]["by_level"]) for name in STACKS}}
+
+
+def anatomy_parts(report: dict) -> Parts:
+    """Anatomy by level, from `anatomy` of `measures.generation.evaluate`.
+
+    Levels at which a distance is undefined are left out. There is no part if none remains.
+    """
+
+    def triples(curve):
+        bounds = "null95" if curve.startswith("wasserstein") else "ci95"
+        middle, interval = (
+            np.array([report[figure][f"{curve}_by_level{suffix}"] for figure in ANATOMY])
+            for suffix in ("", f"_{bounds}")
+        )
+        return np.concatenate([middle[..., None], interval], axis=-1)  # (figures, levels, 3)
+
+    if not report["levels"]:
+        return {}
+    curves = {curve: triples(curve) for curve in ANATOMY_CURVES}
+    defined = np.all([np.isfinite(values).all((0, 2)) for values in curves.values()], axis=0)
+    if not defined.any():
+        return {}
+    levels = np.array(report["levels"])[defined]
+    return {
+        "anatomy": {
+            "levels": levels,
+            **{curve: values[:, defined] for curve, values in curves.items()},
+        }
+    }
 
 
 def cuts(brains: np.ndarray, frame: Sequence[int]) -> dict[str, np.ndarray]:

@@ -312,8 +312,8 @@ def mmd(one: np.ndarray, other: np.ndarray) -> float:
     return float(sum(within) - 2 * kernel(one, other).mean())
 
 
-def wasserstein(one: tuple, other: tuple, seed: int = 0) -> tuple[float, list[float]]:
-    """Mean over levels of the distance between the distributions of a figure.
+def wasserstein(one: tuple, other: tuple, seed: int = 0) -> dict[str, Any]:
+    """Distance between the distributions of a figure, at each level of both sets, and its mean.
 
     The distance of finite sets is above 0 even if they do not differ. So the range beside it is
     that of distances where groups change sides at random. A bootstrap would add distance.
@@ -324,23 +324,43 @@ def wasserstein(one: tuple, other: tuple, seed: int = 0) -> tuple[float, list[fl
         seed: Seed of the permutations.
 
     Returns:
-        `(distance, [low, high])`: where the sets do not differ, 95 % of distances lie between the
-        two.
+        dict of `wasserstein`, the mean over levels, and `wasserstein_by_level`, by rising level.
+        Each has its null range `_null95`: where the sets do not differ, 95 % of distances lie in
+        it. A distance or a range is NaN where a side has no slices.
     """
     values, levels = (np.concatenate(pair) for pair in list(zip(one, other))[:2])
     groups = np.concatenate([np.asarray(own[2]).astype(str) for own in (one, other)])
     y = np.repeat([0, 1], [len(own[0]) for own in (one, other)])
+    shared = [np.flatnonzero(levels == level) for level in np.intersect1d(one[1], other[1])]
 
-    def distance(y):
-        terms = []
-        for level in np.unique(levels):
-            sets = [values[(levels == level) & (y == side)] for side in (0, 1)]
-            if all(map(len, sets)):
-                terms.append(stats.wasserstein_distance(*sets))
-        return float(np.mean(terms)) if terms else math.nan
+    def distances(y):
+        return [_distance(values[rows], y[rows]) for rows in shared]
 
-    null = [distance(labels) for labels in _permuted_labels(y, groups, seed)]
-    return distance(y), [float(v) for v in np.nanpercentile(null, (2.5, 97.5))]
+    by_level = distances(y)
+    null = np.array([distances(labels) for labels in _permuted_labels(y, groups, seed)])
+    return {
+        "wasserstein": float(_defined(by_level).mean()),
+        "wasserstein_null95": _middle([_defined(row).mean() for row in null]),
+        "wasserstein_by_level": by_level,
+        "wasserstein_by_level_null95": [_middle(column) for column in null.T],
+    }
+
+
+def _distance(values, y):
+    sets = [values[y == side] for side in (0, 1)]
+    return float(stats.wasserstein_distance(*sets)) if all(map(len, sets)) else math.nan
+
+
+def _middle(values):
+    """The range in which 95 % of values lie."""
+    return [float(v) for v in np.percentile(_defined(values), (2.5, 97.5))]
+
+
+def _defined(values):
+    """Values that are no NaN, or one NaN if all are."""
+    values = np.asarray(values, float)
+    defined = values[~np.isnan(values)]
+    return defined if len(defined) else np.array([math.nan])
 
 
 def squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 import matplotlib.ticker
 import numpy as np
 
+from measures.saved import ANATOMY
 from reports.panels import BLUE, GREEN, GREY, GREY_SCALE, ORANGE, save_figure
 
 PURPLE, SKY_BLUE, AMBER, MIDDLE_GREY = "#CC79A7", "#56B4E9", "#E69F00", "0.45"
@@ -140,6 +141,40 @@ def ventricles(path: pathlib.Path, areas: dict[str, np.ndarray], caption: str) -
     axis.set_ylim(bottom=0)
     axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
     axis.legend()
+    save_figure(figure, path, caption)
+
+
+def anatomy(path: pathlib.Path, measured: dict[str, np.ndarray], caption: str) -> None:
+    """Draw anatomical figures along the levels, and distances to real slices below them.
+
+    Args:
+        path: PNG to write.
+        measured: `levels` `(L,)`. The others are `(F, L, 3)`, a row for each of `ANATOMY`:
+            `samples`, `real` and `validation` have mean, low and high. `wasserstein` of samples
+            has distance, low and high of its null range, and so has `wasserstein_validation`.
+        caption: What the figure shows.
+    """
+    figure, axes = plt.subplots(
+        2, len(ANATOMY), figsize=(3.2 * len(ANATOMY), 5), layout="constrained", sharex=True
+    )
+    levels = measured["levels"]
+    means = {"real": BLUE, "validation": GREEN, "samples": ORANGE}
+    distances = {"wasserstein_validation": GREEN, "wasserstein": ORANGE}
+    for number, ((upper, lower), name) in enumerate(zip(axes.T, ANATOMY)):
+        for curve, colour in means.items():
+            middle, low, high = measured[curve][number].T
+            upper.plot(levels, middle, color=colour, label=curve)
+            upper.fill_between(levels, low, high, color=colour, alpha=0.2, linewidth=0)
+        for curve, colour in distances.items():
+            lower.plot(levels, measured[curve][number][:, 0], color=colour)
+        _, low, high = measured["wasserstein"][number].T
+        lower.fill_between(levels, low, high, color=MIDDLE_GREY, alpha=0.3, linewidth=0)
+        upper.set_title(name.replace("_", " "))
+        lower.set(xlabel="level", ylim=(0, None))
+        lower.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
+    axes[0, 0].set_ylabel("mean")
+    axes[1, 0].set_ylabel("Wasserstein distance")
+    axes[0, 0].legend(fontsize=8)
     save_figure(figure, path, caption)
 
 

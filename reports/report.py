@@ -134,6 +134,10 @@ def _ventricles(path, parts, facts):
     curves.ventricles(path, parts["ventricles"], captions.ventricles(facts))
 
 
+def _anatomy(path, parts, facts):
+    curves.anatomy(path, parts["anatomy"], captions.anatomy(facts))
+
+
 # Part of the results -> function that draws its figure, which has the name of the part.
 FIGURES: dict[str, Callable[[pathlib.Path, Parts, Facts], None]] = {
     "reconstructions": _reconstructions,
@@ -145,6 +149,7 @@ FIGURES: dict[str, Callable[[pathlib.Path, Parts, Facts], None]] = {
     "walk": _walk,
     "brains": _brains,
     "ventricles": _ventricles,
+    "anatomy": _anatomy,
     "closest": _closest,
 }
 

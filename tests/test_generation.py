@@ -5,8 +5,9 @@ import pytest
 from conftest import LEVELS, draw_slice
 from scipy import ndimage
 
-from measures import generation, judges, two_sample
+from measures import generation, judges, selection, two_sample
 from measures.images import to_grey
+from reports import curves
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +137,7 @@ def test_anatomy_of_a_known_head():
     assert generation.anatomy(lopsided[None])["symmetry"][0] < with_ventricle["symmetry"][0] - 0.05
 
 
-def test_report_on_real_blurred_and_copied_slices(real, blurred, monkeypatch):
+def test_report_on_real_blurred_and_copied_slices(real, blurred, monkeypatch, tmp_path):
     images, cases, levels = real
     monkeypatch.setattr(two_sample, "PERMUTATIONS", 8)
     monkeypatch.setattr(judges, "JUDGES", {"pyramid": judges.JUDGES["pyramid"]})
@@ -156,6 +157,8 @@ def test_report_on_real_blurred_and_copied_slices(real, blurred, monkeypatch):
         restored = {"reconstructions": blurred[sets["real"]]}
         return generation.evaluate(drawn, **data, restored=restored)
 
+    monkeypatch.setattr(judges, "SHARES", {"pyramid": (0.5,)})
+    monkeypatch.setattr(judges, "FEATURE_NETWORKS", 2)
     monkeypatch.setattr(judges, "FEATURE_EPOCHS", 1)
     good, _ = report(sets["other"], images)
     bad, _ = report(sets["other"], blurred)
@@ -173,12 +176,26 @@ def test_report_on_real_blurred_and_copied_slices(real, blurred, monkeypatch):
     assert good["nearest_min"] > 0.01 and pairs[0][2] == copied["nearest_min"]
     assert set(good["features"]) == {"samples", "reconstructions", "validation"}
     assert good["features"]["samples"] == good["features"]["validation"]  # the same slices
+    low, high = good["features"]["samples"]["frechet_range"]
+    assert low < good["features"]["samples"]["frechet"] < high  # of two networks
     assert set(good["energy"]) == set(good["features"])
     assert good["energy"]["samples"]["gradient_ratio"] == pytest.approx(1, abs=0.1)
     area = good["anatomy"]["brain_area"]
     assert area["wasserstein"] < area["wasserstein_null95"][1]
-    assert area["inside"] > 0.8 and len(area["samples_by_level"]) == LEVELS
     assert area["wasserstein"] == area["wasserstein_validation"]  # the same slices
+    assert good["anatomy"]["levels"] == list(range(LEVELS))
+    for mean, (low, high) in zip(area["samples_by_level"], area["samples_by_level_ci95"]):
+        assert low < mean < high
+    ranges = list(zip(area["wasserstein_by_level"], area["wasserstein_by_level_null95"]))
+    assert len(ranges) == LEVELS and np.mean([d <= high for d, (_, high) in ranges]) > 0.8
+    assert np.mean(area["wasserstein_by_level"]) == pytest.approx(area["wasserstein"])
+    part = selection.anatomy_parts(bad["anatomy"])["anatomy"]
+    assert (
+        part["real"].shape == (4, LEVELS, 3)
+        and (part["samples"][..., 1] <= part["samples"][..., 2]).all()
+    )
+    curves.anatomy(tmp_path / "anatomy.png", part, "A caption.")
+    assert (tmp_path / "anatomy.png").stat().st_size > 10_000
 
 
 def test_codes_are_judged_by_their_bits_and_their_neighbours(monkeypatch):
@@ -208,14 +225,38 @@ def test_wasserstein_is_the_shift_of_a_shifted_set():
     rng = np.random.default_rng(0)
     values, levels, groups = rng.normal(size=60), np.tile([0, 1, 2], 20), np.repeat(range(20), 3)
     known = values, levels, groups
-    assert two_sample.wasserstein(known, known) == (0, [0, 0])  # the same people on both sides
-    distance, _ = two_sample.wasserstein((values + 2.5, levels, groups), known)
-    assert distance == pytest.approx(2.5)
+
+    def compare(values, groups, levels=levels):
+        found = two_sample.wasserstein((values, levels, groups), known)
+        assert all(len(found[f"wasserstein_by_level{end}"]) == 3 for end in ("", "_null95"))
+        return found
+
+    same = compare(values, groups)  # the same people on both sides
+    assert same["wasserstein"] == 0 and same["wasserstein_null95"] == [0, 0]
+    assert compare(values + 2.5, groups)["wasserstein"] == pytest.approx(2.5)
     drawn = np.char.add("drawn ", groups.astype(str))
-    distance, (low, high) = two_sample.wasserstein((values + 2.5, levels, drawn), known)
-    assert distance == pytest.approx(2.5) and 0 < low < high < 2
-    distance, (low, high) = two_sample.wasserstein((rng.normal(size=60), levels, drawn), known)
-    assert 0 < low < distance < high  # nothing but chance
+    moved = compare(values + 2.5, drawn)
+    low, high = moved["wasserstein_null95"]
+    assert moved["wasserstein"] == pytest.approx(2.5) and 0 < low < high < 2
+    chance = compare(rng.normal(size=60), drawn)
+    low, high = chance["wasserstein_null95"]
+    assert 0 < low < chance["wasserstein"] < high
+    one_moved = compare(values + 2.5 * (levels == 1), drawn)  # only that level is told
+    apart = [
+        distance > high
+        for distance, (_, high) in zip(
+            one_moved["wasserstein_by_level"], one_moved["wasserstein_by_level_null95"]
+        )
+    ]
+    assert apart == [False, True, False]
+
+
+def test_wasserstein_of_levels_that_one_side_lacks_is_undefined():
+    one = np.zeros(2), np.array([0, 1]), np.array(["a", "a"])
+    found = two_sample.wasserstein(one, (np.ones(2), np.array([1, 2]), np.array(["b", "b"])))
+    assert found["wasserstein"] == 1 and len(found["wasserstein_by_level"]) == 1
+    nowhere = two_sample.wasserstein(one, (np.ones(1), np.array([5]), np.array(["b"])))
+    assert np.isnan(nowhere["wasserstein"]) and nowhere["wasserstein_by_level"] == []
 
 
 @pytest.mark.slow
@@ -244,16 +285,20 @@ def test_the_network_tells_blurred_from_real_each_time_alike(real, blurred):
     assert (found[0] == y[~learned]).mean() > 0.8
 
 
-def test_the_more_slices_are_damaged_the_better_they_are_told_apart(real):
+def test_the_more_slices_are_damaged_the_better_they_are_told_apart(real, monkeypatch):
     images, cases, _ = real
     same = judges.Pictures(images, cases.astype(str))
-    found = judges.power(same, same)
-    assert set(found) == {"mirrored", "lower_half_of_another", "blurred"}
-    for by_share in found.values():
-        assert list(by_share) == ["0", "0.05", "0.1", "0.2", "0.5"]
-        assert by_share["0"] == 0.5
-    assert 0.7 < found["blurred"]["0.5"] < 0.8  # half of the slices cannot be told apart
-    assert found["blurred"]["0.1"] < found["blurred"]["0.2"] < found["blurred"]["0.5"]
+    shares = {judge: judges.SHARES[judge] for judge in ("pyramid", "pyramid_inside")}
+    monkeypatch.setattr(judges, "SHARES", shares)
+    by_judge = judges.power(same, same)
+    assert set(by_judge) == set(shares)
+    for found in by_judge.values():
+        assert set(found) == {"mirrored", "lower_half_of_another", "blurred"}
+        for by_share in found.values():
+            assert list(by_share) == ["0", "0.05", "0.1", "0.2", "0.5"]
+            assert by_share["0"] == 0.5
+        assert 0.7 < found["blurred"]["0.5"] < 0.8  # half of the slices cannot be told apart
+        assert found["blurred"]["0.1"] < found["blurred"]["0.2"] < found["blurred"]["0.5"]
 
 
 def test_distances_of_known_features():
