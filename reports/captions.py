@@ -216,10 +216,11 @@ def anatomy(facts: Facts) -> str:
     count, _ = facts.closest
     return (
         f"Anatomy by level. Samples: {count:,} generated slices, {facts.made}. Real: slices of "
-        f"{facts.source}. Validation: real slices of other people. Upper row: means, with a 95 % "
-        "bootstrap over people or drawn brains. Lower row: Wasserstein distances to the real "
-        "slices of the same level; in the shaded range 95 % of the distances of samples would lie "
-        "if the two sets did not differ."
+        f"{facts.source}. Validation: real slices of other people. Areas are shares of the image. "
+        "Upper row: means, with a 95 % bootstrap over people or drawn brains. Lower row: "
+        "Wasserstein distances to the real slices of the same level; in the shaded range 95 % of "
+        "the distances of samples would lie if the two sets did not differ; dotted: the upper end "
+        "of this range for validation."
     )
 
 

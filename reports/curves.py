@@ -169,6 +169,8 @@ def anatomy(path: pathlib.Path, measured: dict[str, np.ndarray], caption: str) -
             lower.plot(levels, measured[curve][number][:, 0], color=colour)
         _, low, high = measured["wasserstein"][number].T
         lower.fill_between(levels, low, high, color=MIDDLE_GREY, alpha=0.3, linewidth=0)
+        highest = measured["wasserstein_validation"][number][:, 2]
+        lower.plot(levels, highest, color=GREEN, linestyle=":", linewidth=1)
         upper.set_title(name.replace("_", " "))
         lower.set(xlabel="level", ylim=(0, None))
         lower.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))

@@ -126,6 +126,8 @@ def serve():
     import utils
 
     utils.import_tensorflow()
+    import tensorflow_probability  # noqa: F401
+
     import train
     from fitting import codes, device, stages, start, strategies, trainer  # noqa: F401
 
