@@ -58,8 +58,15 @@ SCRIPTS = {
     "fitting/export.py": "fitting.export",
 }
 
-# Files that take longest. They are handed out first, so that no worker ends alone with one.
-LONGEST = ("test_resume.py", "test_strategies.py", "test_scripts.py", "test_strangers.py")
+# Files that take longest. They are handed out first, so that no worker ends alone with one. The
+# second needs no finished run, so its worker does not wait while the first makes one.
+LONGEST = (
+    "test_resume.py",
+    "test_scripts.py",
+    "test_generation.py",
+    "test_strategies.py",
+    "test_strangers.py",
+)
 
 
 def pytest_configure(config):
