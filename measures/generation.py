@@ -364,7 +364,7 @@ def _anatomy_report(drawn, real, other):
         measured[name] = figures, some.levels[kept], groups[kept]
     report = {"levels": shared.tolist()}
     for figure in ANATOMY:
-        rows = {name: (found[figure], *rest) for name, (found, *rest) in measured.items()}
+        rows = {name: (figures[figure], *rest) for name, (figures, *rest) in measured.items()}
         own = report[figure] = {name: float(values.mean()) for name, (values, *_) in rows.items()}
         for name, row in rows.items():
             own |= _means_by_level(name, *row)

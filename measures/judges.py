@@ -121,7 +121,10 @@ def power(one: Pictures, other: Pictures, seed: int = 0) -> dict[str, dict[str, 
 
 
 def _power(name, sets, groups, seed):
-    """Accuracies of one judge, by damage and share; sets are other, one, and one damaged."""
+    """Accuracies of one judge by damage and share.
+
+    Sets are the slices to compare with, those to damage, and these with each damage.
+    """
     kind, _, place = name.partition("_")
     see, classify = JUDGES[kind]
     seen, whole, *spoilt = see(*(inside_brain(images) if place else images for images in sets))

@@ -58,8 +58,8 @@ SCRIPTS = {
     "fitting/export.py": "fitting.export",
 }
 
-# Files that take longest. They are handed out first, so that no worker ends alone with one. The
-# second needs no finished run, so its worker does not wait while the first makes one.
+# Files that take longest. They are handed out first, so that no worker ends alone with one.
+# test_generation.py needs no finished run. So its worker has work while test_scripts.py makes one.
 LONGEST = (
     "test_resume.py",
     "test_scripts.py",

@@ -126,8 +126,7 @@ def wait_for_line(process, begin, part=""):
 
 
 WIDE = [
-    "--image-size", "64", "--width", "96", "--prior-width", "96", "--prior-blocks", "4",
-    "--batch-size", "16",
+    "--image-size", "64", "--width", "96", "--prior-width", "96", "--batch-size", "16",
     "--epochs", "1", "--draft-epochs", "1", "--prior-epochs", "1", "--texture-epochs", "1",
     "--seed", "3",
 ]  # fmt: skip

@@ -126,7 +126,7 @@ def serve():
     import utils
 
     utils.import_tensorflow()
-    import tensorflow_probability  # noqa: F401
+    import tensorflow_probability  # noqa: F401  priors need it, and it takes a second to load
 
     import train
     from fitting import codes, device, stages, start, strategies, trainer  # noqa: F401
