@@ -18,8 +18,10 @@ References:
 import math
 import os
 
+from contenders.torch_images import grey, scaled  # before MONAI, so that TensorFlow stays out
+
+# isort: split
 import monai
-import numpy as np
 import torch
 from monai.inferers import VQVAETransformerInferer
 from monai.networks.nets import VQVAE, DecoderOnlyTransformer
@@ -28,7 +30,6 @@ from torch.nn import functional
 
 from contenders.contender import Contender, in_batches, shuffled
 from contenders.remote import serve
-from contenders.torch_images import grey, scaled
 
 CODE_DIM, BATCH_SIZE = 32, 16
 LEARNING_RATES = {"vqvae": 1e-4, "prior": 5e-4}
@@ -43,6 +44,7 @@ class Monai(Contender):
     def start(self, stage):
         torch.set_num_threads(os.cpu_count())  # TensorFlow takes as many
         torch.manual_seed(0)
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         model, loss_of = self._vqvae() if stage == "vqvae" else self._prior()
         optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATES[stage])
         orders = shuffled(len(self.images["train"]), BATCH_SIZE)
@@ -61,10 +63,10 @@ class Monai(Contender):
 
     def _vqvae(self):
         sizes = {"num_embeddings": self.codebook_size, "embedding_dim": CODE_DIM}
-        model = VQVAE(spatial_dims=2, in_channels=1, out_channels=1, **sizes)
+        model = VQVAE(spatial_dims=2, in_channels=1, out_channels=1, **sizes).to(self.device)
 
         def loss_of(order):
-            images = scaled(self.images["train"][order])
+            images = self._scaled(self.images["train"][order])
             restored, quantization_loss = model(images)
             return functional.l1_loss(restored, images) + quantization_loss
 
@@ -72,13 +74,13 @@ class Monai(Contender):
 
     def _prior(self):
         known = self.codes("train")
-        self.grid, known = known.shape[1:], flat(known)
+        self.grid, known = known.shape[1:], self._flat(known)
         model = DecoderOnlyTransformer(
             num_tokens=self.codebook_size + 1,  # one more says where a slice begins
             max_seq_len=math.prod(self.grid),
             use_flash_attention=True,  # the same attention in less memory
             **TRANSFORMER,
-        )
+        ).to(self.device)
 
         return model, lambda order: self._nats(model, known[order]).mean()
 
@@ -97,32 +99,40 @@ class Monai(Contender):
 
     @torch.no_grad()
     def codes(self, name):
-        vqvae = self.models["vqvae"]
-        return in_batches(lambda part: vqvae.index_quantize(scaled(part)), self.images[name])
+        encode = self.models["vqvae"].index_quantize
+        return in_batches(lambda part: encode(self._scaled(part)).cpu(), self.images[name])
 
     @torch.no_grad()
     def restore(self, name):
         vqvae = self.models["vqvae"]
-        return in_batches(lambda part: grey(vqvae(scaled(part))[0]), self.images[name])
+
+        def through(part):
+            restored, _quantization_loss = vqvae(self._scaled(part))
+            return grey(restored.cpu())
+
+        return in_batches(through, self.images[name])
 
     @torch.no_grad()
     def prior_bits(self):
         def measure(part):
-            return self._nats(self.models["prior"], flat(part)).sum(1) / math.log(2)
+            bits = self._nats(self.models["prior"], self._flat(part)) / math.log(2)
+            return bits.sum(1).cpu()
 
         return {"prior_bits": in_batches(measure, self.codes("test"))}
 
     @torch.no_grad()
     def draw(self, count):
-        begin = torch.full((count, 1), self.codebook_size)
+        begin = torch.full((count, 1), self.codebook_size, device=self.device)
         ordering = Ordering("raster_scan", 2, (1, *self.grid))
         models = self.models["vqvae"], self.models["prior"], ordering
-        return grey(VQVAETransformerInferer().sample(self.grid, begin, *models))
+        return grey(VQVAETransformerInferer().sample(self.grid, begin, *models).cpu())
 
+    def _scaled(self, images):
+        return scaled(images).to(self.device)
 
-def flat(codes: np.ndarray) -> torch.Tensor:
-    """Codes `(B, H, W)` -> int64 `(B, H W)` in raster order."""
-    return torch.from_numpy(codes).flatten(1).long()
+    def _flat(self, codes):
+        """Codes `(B, H, W)` -> int64 `(B, H W)` in raster order."""
+        return torch.from_numpy(codes).to(self.device).flatten(1).long()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,12 @@
 """Slices as tensors of PyTorch, and back. Only processes that have PyTorch import this."""
 
+import sys
+
 import numpy as np
 import torch
+
+# MONAI would load TensorFlow, whose LLVM and that of PyTorch's compiler crash in one process.
+sys.modules["tensorflow"] = None
 
 
 def scaled(images: np.ndarray) -> torch.Tensor:
