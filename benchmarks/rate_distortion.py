@@ -49,12 +49,12 @@ from rates.comparison import (
 )
 from rates.files import Alone, every_case, write_files
 from rates.learned import WEIGHTS, Learned
-from rates.quality import quality
 
 from coding.slices import BATCH, Codec
 from dataset import load_images
 from fitting.run_directory import RunDirectory
 from measures.images import to_grey
+from measures.metrics import quality
 from reports import curves
 from sources.folder import Split, find_slices, open_slices
 from sources.layout import SPLITS

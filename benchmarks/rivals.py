@@ -36,12 +36,12 @@ from contenders.contender import STAGES, Contender
 from contenders.keras_rivals import Report, Tutorial
 from contenders.ours import Ours
 from contenders.remote import Remote
-from rates.quality import mean_ssim, quality
 
 from dataset import load_images
 from fitting.device import compute_device
 from fitting.run_directory import RunDirectory
 from measures.images import to_unit
+from measures.metrics import mean_ssim, quality
 from reports.panels import GREY_SCALE, brain_box, make_panels, save_figure, show_row
 from sources.folder import Slices, find_slices, open_slices
 from utils import InputError, Parser, between, command_line, read_json, replacing

@@ -19,7 +19,7 @@ from measures.brains import decode_all, draw_brain_codes
 from measures.evaluation import BATCH, draw_textures
 from measures.images import to_unit
 from measures.judges import Pictures, feature_distances, judge, power
-from measures.metrics import energy_ratios, subject_interval
+from measures.metrics import energy_ratios, quality, subject_interval
 from measures.samples import SamplingOptions, draw_slice_codes, spread_levels
 from measures.saved import ANATOMY, Parts
 from measures.two_sample import (
@@ -312,6 +312,7 @@ def evaluate(
     }
     sets = {"samples": drawn.images, **restored, "validation": other.images}
     report["energy"] = {name: energy_ratios(some, real.images) for name, some in sets.items()}
+    report["quality"] = {name: quality(real.images, some) for name, some in restored.items()}
     known = real.images, training.images, training.levels
     report["features"] = feature_distances(sets, *known)
     order = np.argsort(distances)

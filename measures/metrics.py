@@ -14,13 +14,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from measures.images import cut, inner_brain, margins
+from measures.images import cut, inner_brain, margins, to_unit
 from modules import CodebookUsage
 
 SSIM_WINDOW, SSIM_SIGMA = 11, 1.5  # pixels; section III-B
 C1, C2 = 0.01**2, 0.03**2  # for data range 1
 SSIM_BORDER = SSIM_WINDOW // 2  # pixels at each edge where the window would leave the image
 FINE_DETAIL = (1 / 8, 1 / 3)  # cycles a pixel: the band of spatial frequencies that `detail` sums
+BATCH = 32  # 8-bit images that are measured together
 
 
 @functools.lru_cache
@@ -225,6 +226,41 @@ def detail(images: np.ndarray, reconstructions: np.ndarray) -> dict:
         "spectrum_ratio": float(spectrum),
         "fine_correlation": float(correlation),
     }
+
+
+def quality(images: np.ndarray, restored: np.ndarray) -> dict[str, float]:
+    """Measure how near restored 8-bit images are to their originals.
+
+    Args:
+        images: Originals, uint8 `(N, S, S)`.
+        restored: uint8 `(N, S, S)`.
+
+    Returns:
+        Means over the images: `ssim`, `brain_ssim`, `brain_psnr`; and what `detail` gives.
+    """
+    rows = []
+    for one, other in _pairs(images, restored):
+        maps = np.asarray(ssim_map(one, other))
+        rows.append((maps.mean((1, 2)), brain_ssim(one, maps), brain_psnr(one, other)))
+    whole, inside, decibels = map(np.concatenate, zip(*rows))
+    return {
+        "ssim": float(whole.mean()),
+        "brain_ssim": float(np.nanmean(inside)),
+        "brain_psnr": float(np.nanmean(decibels)),
+        **detail(images, restored),
+    }
+
+
+def mean_ssim(images: np.ndarray, restored: np.ndarray) -> float:
+    """Mean SSIM of images, uint8 `(N, S, S)` both."""
+    values = [ssim(*pair) for pair in _pairs(images, restored)]
+    return float(np.concatenate(values).mean())
+
+
+def _pairs(images, restored):
+    for begin in range(0, len(images), BATCH):
+        part = slice(begin, begin + BATCH)
+        yield to_unit(images[part, ..., None]), to_unit(restored[part, ..., None])
 
 
 def energy_ratios(images: np.ndarray, others: np.ndarray) -> dict[str, float]:

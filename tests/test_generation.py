@@ -182,6 +182,8 @@ def test_report_on_real_blurred_and_copied_slices(real, blurred, monkeypatch, tm
     assert low < good["features"]["samples"]["frechet"] < high  # of two networks
     assert set(good["energy"]) == set(good["features"])
     assert good["energy"]["samples"]["gradient_ratio"] == pytest.approx(1, abs=0.1)
+    assert set(good["quality"]) == {"reconstructions"}
+    assert 0.5 < good["quality"]["reconstructions"]["ssim"] < 1
     area = good["anatomy"]["brain_area"]
     assert area["wasserstein"] < area["wasserstein_null95"][1]
     assert area["wasserstein"] == area["wasserstein_validation"]  # the same slices

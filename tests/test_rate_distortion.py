@@ -15,11 +15,11 @@ from conftest import draw_slice
 from contenders import recorded, remote
 from rates import codecs, comparison, learned
 from rates.files import Alone, every_case, write_files
-from rates.quality import mean_ssim, quality
 from skimage.metrics import peak_signal_noise_ratio
 
 from coding import slices
 from fitting.run_directory import RunDirectory
+from measures.metrics import mean_ssim, quality
 from reports import curves
 from sources.folder import open_folder
 from utils import InputError
