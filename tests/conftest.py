@@ -36,7 +36,6 @@ from utils import command_line
 
 # A training makes and drops objects by the million, beside those of TensorFlow that stay. Looking
 # through all of them for circles, again and again, takes a quarter of its time.
-gc.freeze()
 gc.set_threshold(100_000, 50, 50)
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -78,6 +77,11 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: order.get(item.path.name, len(order)))
 
 
+def pytest_collection_finish():
+    gc.collect()
+    gc.freeze()  # TensorFlow and all modules of tests
+
+
 @pytest.fixture(autouse=True)
 def seeded():
     keras.utils.set_random_seed(1)
@@ -94,6 +98,14 @@ def draw_slice(case, level):
     return np.where(inside, np.clip(values, 1, 255), 0).astype("uint8")
 
 
+@functools.cache
+def slice_png(case, level):
+    """Bytes of the PNG of `draw_slice`."""
+    file = io.BytesIO()
+    Image.fromarray(draw_slice(case, level)).save(file, "PNG")
+    return file.getvalue()
+
+
 CASES = {"train": (1, 2, 3), "validate": (4,), "test": (5, 6)}
 
 
@@ -105,7 +117,7 @@ def write_slices(directory, cases=CASES, levels=LEVELS):
         for case in numbers:
             for level in range(levels):
                 path = folder / f"case_{case:03d}_slice_{level}.nii.png"
-                Image.fromarray(draw_slice(case, level)).save(path)
+                path.write_bytes(slice_png(case, level))
     return directory
 
 
@@ -124,14 +136,14 @@ def vqvae():
     return modules.VQVAE(IMAGE_SIZE, codebook_size=CODES, code_dim=4, width=8, **blocks)
 
 
-def make_prior(grid=8, reads_below=True, num_levels=LEVELS):
+def make_prior(grid=8, reads_below=True, num_levels=LEVELS, blocks=6):
     """A small prior in which nothing is zero, so that nothing that flows through it is hidden."""
     model = modules.PixelCNN(
         grid=grid,
         codebook_size=CODES,
         num_levels=num_levels,
         width=8,
-        blocks=6,
+        blocks=blocks,
         dropout=0.0,
         reads_below=reads_below,
     )
@@ -218,9 +230,14 @@ def predict(run, data, *flags):
 
 @contextlib.contextmanager
 def once_for_all_workers(tmp_path_factory, name):
-    """A path that the workers of pytest share, and whether the first of them has made it."""
+    """A path that the workers of pytest share, and whether the first of them has made it.
+
+    Two calls of pytest share it too where the environment names a folder for it.
+    """
     folder = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
+    if "SHARED_RUNS" in os.environ:
+        folder = pathlib.Path(os.environ["SHARED_RUNS"])
+    elif "PYTEST_XDIST_WORKER" in os.environ:
         folder = folder.parent
     made = folder / f"{name}_is_made"
     with filelock.FileLock(folder / f"{name}.lock"):

@@ -1,6 +1,7 @@
 """The ablation's tables on tiny models, and that what a variant leaves out is out."""
 
 import contextlib
+import functools
 import json
 import types
 
@@ -9,11 +10,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import CODES, IMAGE_SIZE, LEVELS, TINY, one_line, run_script
+from conftest import CODES, IMAGE_SIZE, LEVELS, TINY, make_prior, one_line, run_script
 from contenders import recorded, variants
 
 import train
-from fitting import device
+from fitting import device, stages
 from fitting.run_directory import RunDirectory
 from fitting.stages import make_optimizer
 from networks.below import NO_CODE
@@ -201,8 +202,8 @@ def test_neighbours_are_those_of_the_settings(tmp_path):
 
 @pytest.mark.parametrize("mirror", [True, False])
 @pytest.mark.slow
-def test_mirroring_can_be_left_out(mirror, prior):
-    mirrors = []
+def test_mirroring_can_be_left_out(mirror):
+    prior, mirrors = make_prior(blocks=1), []
 
     def example(index, mirrored, chance):
         tf.py_function(lambda flag: mirrors.append(bool(flag)), [mirrored], [])
@@ -237,6 +238,8 @@ def test_every_variant_trains(run, slices_folder, monkeypatch):
     """Two steps, eagerly, because each of these networks takes longer to trace than to train."""
     monkeypatch.setattr(device, "native_precision", lambda: "float32")
     monkeypatch.setattr(ablation, "SEEDS", ablation.SEEDS[:1])
+    shallow = {"encoder_blocks": (1, 1), "decoder_blocks": (1, 1)}
+    monkeypatch.setattr(stages, "VQVAE", functools.partial(stages.VQVAE, **shallow))
     args = arguments(run, slices_folder)
     args.steps = 2  # fewer than the command line takes
     tf.config.run_functions_eagerly(True)

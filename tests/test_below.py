@@ -22,9 +22,9 @@ def below():
 
 def naive(prior, choose):
     """Code maps by one forward pass for each place."""
-    drawn = np.zeros((3, 8, 8), "int32")
+    drawn, forward = np.zeros((3, 8, 8), "int32"), tf.function(prior.logits)
     for y, x in np.ndindex(8, 8):
-        logits = prior.logits(drawn, LEVEL, below())[:, y, x]
+        logits = forward(drawn, LEVEL, below())[:, y, x]
         drawn[:, y, x] = choose(logits, y, x)
     return drawn
 
@@ -148,7 +148,7 @@ def test_the_way_up_reaches_every_slice_once_after_the_one_below(split, batch_si
 def test_a_slice_changes_only_slices_above_it():
     """Codes are chosen up the brain. So neither what lies below nor another brain depends on it."""
     split = make_split("test", [(case, k, f"{case} {k}") for case in (1, 2) for k in range(4)], {})
-    prior, rng = make_prior(grid=4), np.random.default_rng(0)
+    prior, rng = make_prior(grid=4, blocks=2), np.random.default_rng(0)
     distances = rng.random((8, 4, 4, prior.settings["codebook_size"])).astype("float32")
 
     def describe(distances):

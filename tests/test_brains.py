@@ -57,7 +57,7 @@ def test_the_texture_of_a_slice_is_given_the_drawn_slice_below():
 
 
 def test_every_slice_is_given_those_drawn_below_it():
-    prior, below = make_prior(4), tf.fill((2, 2, 4, 4), NO_CODE)
+    prior, below = make_prior(4, blocks=2), tf.fill((2, 2, 4, 4), NO_CODE)
     (codes,) = brains.draw_brain_codes(prior, 2, SamplingOptions(3))
     for level in range(LEVELS):
         seed = numbered_seed(3, brains.FIRST_BRAIN + level)
@@ -87,11 +87,11 @@ def test_a_brain_grows_from_a_slice():
 def test_a_first_slice_at_an_unknown_level_is_refused():
     first = make_split("some", [(7, LEVELS, "case_007_slice_4.nii.png")], {})
     with pytest.raises(InputError, match=f"up to number {LEVELS}, and the prior of RUN knows 0 to"):
-        brains.plan(FAKE_VQVAE, make_prior(grid=4), "RUN", 1, first, False)
+        brains.plan(FAKE_VQVAE, make_prior(grid=4, blocks=2), "RUN", 1, first, False)
 
 
 def test_brains_do_not_depend_on_how_many_are_drawn(vqvae):
-    prior, options = make_prior(IMAGE_SIZE // 8), SamplingOptions(3)
+    prior, options = make_prior(IMAGE_SIZE // 8, blocks=2), SamplingOptions(3)
     (two,) = brains.draw_brains(vqvae, prior, 2, options)
     (one,) = brains.draw_brains(vqvae, prior, 1, options)
     assert two.shape == (2, LEVELS, IMAGE_SIZE, IMAGE_SIZE)
@@ -101,7 +101,7 @@ def test_brains_do_not_depend_on_how_many_are_drawn(vqvae):
 
 @pytest.mark.parametrize("reads_below", [True, False])
 def test_drawn_slices_are_judged_with_the_bits_of_their_own_codes(vqvae, reads_below):
-    prior, known = make_prior(IMAGE_SIZE // 8, reads_below), np.array([1, 3])
+    prior, known = make_prior(IMAGE_SIZE // 8, reads_below, blocks=2), np.array([1, 3])
     drawn = generation.draw(vqvae, prior, 3, known, SamplingOptions(3))
     codes, groups = drawn.maps.codes, drawn.maps.groups
     np.testing.assert_array_equal(to_grey(vqvae.decode(codes))[..., 0], drawn.plain)

@@ -246,17 +246,17 @@ def test_everything_follows_the_frame(run, slices_folder, tmp_path):
     assert other["ssim"]["mean"] < report["ssim"]["mean"]
 
 
-def test_slices_with_scalp_are_warned_of(run, tmp_path):
+def test_slices_with_scalp_are_warned_of(run_copy, tmp_path):
     data = write_slices(tmp_path / "data")
     for path in data.rglob("*.png"):
         image = np.array(Image.open(path))
         image[20:40, 80:180] = 120
         Image.fromarray(image).save(path)
-    done, _ = predict(run, data)
+    done, _ = predict(run_copy, data)
     warning = "WARNING: the model learned from brain-masked slices and gets slices with scalp"
     assert done.stdout.count(warning) == 1
     folder = split_folder(data, "test")
-    done = run_script("predict.py", "--run", run, "--anomaly", folder, "--slice", 1)
+    done = run_script("predict.py", "--run", run_copy, "--anomaly", folder, "--slice", 1)
     assert done.stdout.count(warning) == 1
 
 

@@ -30,7 +30,7 @@ def analyse(models):
 
 
 def test_analysis_of_slices(vqvae):
-    models = [(vqvae, make_prior(grid=4))]
+    models = [(vqvae, make_prior(grid=4, blocks=2))]
     results = analyse(models)
     shape = (3, IMAGE_SIZE, IMAGE_SIZE)
     assert results["healed"].shape == results["restored"].shape == shape
@@ -62,7 +62,7 @@ def test_a_slice_and_its_mirror_image_read_the_same(vqvae):
 
 
 def test_each_version_has_its_own_limit(vqvae):
-    prior, stack = make_prior(grid=4), make_stack()
+    prior, stack = make_prior(grid=4, blocks=2), make_stack()
     reader = healing.Reader(vqvae, prior, stack, seed=1, limits=(1e6, -1e6))
     pair = images(1)
     reader.read(pair, np.arange(1))
@@ -74,7 +74,7 @@ def test_each_version_has_its_own_limit(vqvae):
 
 def test_the_slice_below_is_the_healed_one(vqvae):
     """A lesion below changes what is read above only through what was healed."""
-    prior, stack = make_prior(grid=4), make_stack()
+    prior, stack = make_prior(grid=4, blocks=2), make_stack()
     reader = healing.Reader(vqvae, prior, stack, seed=1)
     values = images()
     readings = [reader.read(values[i : i + 1], np.array([i])) for i in range(3)]
@@ -89,7 +89,7 @@ def test_the_slice_below_is_the_healed_one(vqvae):
 
 def test_slices_of_a_stack_are_mapped_in_their_order(vqvae):
     """Cases of other heights are read in batches that differ from the order of the split."""
-    models = [(vqvae, make_prior(grid=4))]
+    models = [(vqvae, make_prior(grid=4, blocks=2))]
     places = [(1, 0), (1, 1), (2, 0)]
     split = make_split("test", [(case, k, f"{case} {k}") for case, k in places], {})
     results = healing.analyse(models, images(), split, seed=1)
@@ -147,7 +147,7 @@ def test_surprise_is_smoothed_along_the_levels_of_a_case():
 
 
 def test_maps_take_the_surprise_along_the_levels(vqvae, monkeypatch):
-    models = [(vqvae, make_prior(grid=4))]
+    models = [(vqvae, make_prior(grid=4, blocks=2))]
     found = analyse(models)["surprise"]
     monkeypatch.setattr(healing, "along_levels", lambda values, split: values)
     each = analyse(models)["surprise"]
@@ -157,7 +157,7 @@ def test_maps_take_the_surprise_along_the_levels(vqvae, monkeypatch):
 
 
 def test_surprise_is_read_above_no_slice_and_above_each_version(vqvae, monkeypatch):
-    prior, given = make_prior(grid=4), []
+    prior, given = make_prior(grid=4, blocks=2), []
     surprise = prior.surprise
     monkeypatch.setattr(
         prior, "surprise", lambda *inputs: given.append(inputs[-1]) or surprise(*inputs)
@@ -177,7 +177,7 @@ def test_surprise_is_read_above_no_slice_and_above_each_version(vqvae, monkeypat
 
 def test_a_healed_version_below_can_raise_the_surprise_of_another(vqvae):
     """Surprise is a mean over contexts, so each healed version below counts."""
-    prior, stack = make_prior(grid=4), make_stack()
+    prior, stack = make_prior(grid=4, blocks=2), make_stack()
     values = images()
     readings = []
     for shift in (0, 1):

@@ -220,7 +220,7 @@ def test_a_run_of_single_slices_is_measured(codec, slices_folder, monkeypatch):
 
     from networks.exact import exact
 
-    monkeypatch.setattr(codec, "prior", exact(make_prior(grid=4, reads_below=False)))
+    monkeypatch.setattr(codec, "prior", exact(make_prior(grid=4, reads_below=False, blocks=2)))
     split = open_folder(slices_folder / "keras_png_slices_test")
     images = rate_distortion.load_images(split, 32)
     point = rate_distortion.model_point(codec, split, images, 0.0)

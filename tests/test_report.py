@@ -30,7 +30,7 @@ def untouched(slices_folder, tmp_path_factory):
     run = RunDirectory(tmp_path_factory.mktemp("runs") / "untrained")
     blocks = {"encoder_blocks": (1, 1), "decoder_blocks": (1, 1)}
     vqvae = modules.VQVAE(IMAGE_SIZE, codebook_size=CODES, code_dim=4, width=8, **blocks)
-    prior = make_prior(grid=4)
+    prior = make_prior(grid=4, blocks=2)
     prior.settings["vqvae"] = fingerprint(vqvae)
     save_model(vqvae, run.model("vqvae"))
     save_model(prior, run.model("prior"))

@@ -101,7 +101,7 @@ def test_another_frame_mask_or_intensity_is_refused(change, reason, tmp_path, mo
     whole = (0, 0, 32, 32)
     settings = {**shape, "masked": change.get("masked", True)}
     vqvae = SimpleNamespace(settings=settings, frame=change.get("frame", whole))
-    prior = make_prior(grid=4)
+    prior = make_prior(grid=4, blocks=2)
     here = {**shape, **start._prior_shape(prior)}
     low_high = change.get("intensity_range", dataset.INTENSITY_RANGE)
     monkeypatch.setattr(checkpoints, "load_models", lambda run: (vqvae, prior))

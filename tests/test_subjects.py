@@ -51,7 +51,7 @@ def test_trainings_of_the_curve_take_as_many_steps():
 
 @pytest.mark.slow
 def test_a_training_is_measured_once(trained_run, slices_folder, tmp_path, monkeypatch, capfd):
-    flags = shlex.join([*TINY, *STAGES, "--texture-epochs", "0"])
+    flags = shlex.join([*TINY, *STAGES, "--texture-epochs", "0", "--rate-weight", "0"])
     training = subjects.Training(2, flags, seed=1, start="run of all")
     monkeypatch.setattr(subjects, "TRAININGS", {"of two": training})
     (tmp_path / "run-of-all").symlink_to(trained_run)

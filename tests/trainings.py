@@ -5,6 +5,7 @@ Each training is forked from it, so it is as new as any other process, and start
 line of standard input, a JSON object, it forks a training whose parent notes how it ended.
 """
 
+import gc
 import json
 import os
 import pathlib
@@ -131,6 +132,10 @@ def serve():
     import train
     from fitting import codes, device, stages, start, strategies, trainer  # noqa: F401
 
+    # As in conftest.py. What is frozen is shared by all trainings, and never looked through.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 50)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     for line in sys.stdin:
         if not os.fork():
