@@ -7,6 +7,7 @@ import _thread
 import argparse
 import contextlib
 import datetime
+import gc
 import importlib.metadata
 import json
 import math
@@ -137,6 +138,8 @@ def import_tensorflow() -> None:
 
     `UNUSED_BY_KERAS` is hidden meanwhile, because it would take a third of the time.
     """
+    if "keras" in sys.modules:
+        return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     hidden = [name for name in UNUSED_BY_KERAS if name not in sys.modules]
     sys.modules.update(dict.fromkeys(hidden))  # None makes an import fail as if not installed
@@ -151,6 +154,7 @@ def import_tensorflow() -> None:
         os.close(stderr)
         for name in hidden:
             del sys.modules[name]
+    gc.freeze()  # or garbage collections look through all of TensorFlow, which stays anyway
 
 
 def progress(
