@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import rivals
 from conftest import CODES, IMAGE_SIZE, TINY
-from contenders import contender, keras_rivals
+from contenders import contender, keras_rivals, ours
 from contenders.ours import Ours
 from contenders.remote import Failure, Remote
 
@@ -145,7 +145,8 @@ def test_the_pixelcnn_sees_earlier_places_alone_and_a_window_is_enough():
         np.testing.assert_allclose(part[0][inner], logits[y, x], rtol=1e-4, atol=1e-5)
 
 
-def test_ours_learns_by_the_minute(images, slices_folder, tmp_path):
+def test_ours_learns_by_the_minute(images, slices_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(ours, "WARMUP", 5)  # steps of 15
     run = RunDirectory(tmp_path)
     rival = Ours(images, 1, open_slices(slices_folder), TINY, run)
     assert learns(rival, "vqvae", 15) and learns(rival, "prior", 15)
@@ -155,6 +156,17 @@ def test_ours_learns_by_the_minute(images, slices_folder, tmp_path):
     assert all(0 < kind.min() and kind.shape == (8,) for kind in bits.values())
     assert not np.array_equal(*bits.values())
     assert rival.draw(3).shape == (3, IMAGE_SIZE, IMAGE_SIZE)
+
+
+def test_a_slow_first_step_leaves_the_warm_up_of_ours_whole(images, slices_folder, tmp_path):
+    """Without a warm-up, what reads the slices below dies."""
+    rival = Ours(images, 1, open_slices(slices_folder), TINY, RunDirectory(tmp_path))
+    take, optimizer = rival.start("vqvae"), rival.models["vqvae"].optimizer
+    peak = rival.settings["learning_rate"]
+    for steps, (share, falling) in enumerate([(0.0, 1.0), (0.5, 0.5), (0.5, 0.5), (1.2, 0.0)]):
+        take(share)
+        rate = peak * falling * steps / ours.WARMUP
+        np.testing.assert_allclose(optimizer.learning_rate, rate, atol=1e-9)
 
 
 @pytest.mark.slow
