@@ -24,7 +24,9 @@ MADE = {"command", "commit", "changed", "versions", "date"}
 
 COMMENT = re.compile(r"<!-- from: (\S+)\n?(.*?)-->\n(.*?)(?:\n\n|\Z)", re.DOTALL)
 CODE_OR_LINK = re.compile(r"`[^`]*`|\]\([^)]*\)")
-NUMBER = re.compile(r"(?<![\w.])-?(\d{1,3}(?:,\d{3})+|\d+)(\.\d+)?( ?%)?")
+NUMBER = re.compile(r"(?<![\w.])-?(\d{1,3}(?:,\d{3})+|\d+)(\.\d+)?( ?%)?|never|not reached")
+# First cells of the tables with numbers that have no file: they explain, and report nothing.
+EXPLANATIONS = {"word", "step", "split", ""}
 
 
 def marked_tables(text):
@@ -74,8 +76,12 @@ def mismatches(report, lines, rows):
             wrong.append(f"{row[0].strip()}: {len(numbers)} numbers, {len(names)} figures")
             continue
         for match, name in zip(numbers, names):
-            value = figure(report, name)
-            if value is None or not prints(match, value):
+            try:
+                value = figure(report, name)
+            except LookupError:
+                wrong.append(f"{row[0].strip()}: there is no {name}")
+                continue
+            if not prints(match, value):
                 wrong.append(f"{row[0].strip()}: {match[0]} is not {name}, {value}")
     if len(lines) > bool(repeats):
         wrong.append(f"{len(lines)} lines of figures are left over")
@@ -83,7 +89,7 @@ def mismatches(report, lines, rows):
 
 
 def figure(report, name):
-    """Look up `key.key.2`, divided by 8 if `/8` follows; None if it is not there.
+    """Look up `key.key.2`, divided by 8 if `/8` follows.
 
     An entry is named by its key or by its place. A number stands for itself.
     """
@@ -97,12 +103,14 @@ def figure(report, name):
         elif key.isdigit() and int(key) < len(value):
             value = list(value.values() if isinstance(value, dict) else value)[int(key)]
         else:
-            return None
+            raise LookupError(name)
     return value / float(divisor) if divisor else value
 
 
 def prints(match, value):
-    """Whether a printed number is this value, rounded to the digits that are printed."""
+    """Whether a printed number is this value, rounded to its digits. "Never" is no value."""
+    if value is None or not match[1]:
+        return value is None and not match[1]
     whole, decimals, percent = match.groups()
     printed = float(match[0].rstrip("% ").replace(",", ""))
     digits = len(decimals) - 1 if decimals else 0
@@ -119,9 +127,71 @@ def test_tables_hold_the_figures_of_their_files(document):
         assert mismatches(read(ROOT / source), lines, rows) == [], source
 
 
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_a_table_without_a_file_reports_nothing(document):
+    rest = COMMENT.sub("", (ROOT / document).read_text())
+    for table in re.findall(r"(?:^\|.*\n)+", rest, re.MULTILINE):
+        head, _, *rows = table.splitlines()
+        if NUMBER.search(CODE_OR_LINK.sub("", "\n".join(rows))):
+            assert head.split("|")[1].strip() in EXPLANATIONS, head
+
+
 def test_the_results_of_the_readme_are_held():
     (table,) = marked_tables((ROOT / "README.md").read_text())
     assert table[0] == "pretrained"
+
+
+JUDGES = "oasis-256-fine.generation.judges"
+SENTENCES = [  # of README, with # for a number; where its figures are
+    (
+        "in # bytes a slice, with an SSIM of #.",
+        "pretrained",
+        ["oasis-256.rate.prior_bytes", "oasis-256.ssim.mean"],
+    ),
+    (
+        "the VQ-VAE has SSIM #, and that of keras.io's tutorial #",
+        "benchmarks/results/rivals-30.json",
+        ["contenders.ours.ssim", "contenders.tutorial.ssim"],
+    ),
+    ("0.914 (# after 45", "benchmarks/results/rivals-90.json", ["contenders.tutorial.ssim"]),
+    (
+        "from real slices (accuracy #), and drawn slices in most cases (#; inside #)",
+        "pretrained",
+        [
+            f"{JUDGES}.{name}"
+            for name in ("reconstructions.pyramid", "samples.pyramid", "samples.pyramid_inside")
+        ],
+    ),
+]
+
+
+def readme():
+    return " ".join((ROOT / "README.md").read_text().split())
+
+
+@pytest.mark.parametrize("sentence, source, names", SENTENCES)
+def test_sentences_of_the_readme_hold_the_figures_of_their_files(sentence, source, names):
+    (match,) = re.finditer(re.escape(sentence).replace(r"\#", r"([\d.]*\d)"), readme())
+    report = read(ROOT / source)
+    for number, name in zip(match.groups(), names, strict=True):
+        assert prints(NUMBER.fullmatch(number), figure(report, name)), name
+
+
+def test_ratios_in_the_readme_are_those_of_the_files():
+    sampling = read(ROOT / "benchmarks/results/sampling.json")
+    times = sampling["naive_whole_seconds"] / sampling["cached_seconds"]
+    assert f"16 maps of 32 x 32 codes {times:.0f} times as fast" in readme()
+    rates = read(ROOT / "benchmarks/results/rates.json")
+    ratios = {
+        measure: {
+            row[measure]: row["models"] / row["payload_bytes"]["AVIF sequences"] for row in rows
+        }
+        for measure, rows in rates["at_equal"].items()
+    }
+    low, high = (round(100 * pick(ratios["ssim"].values())) for pick in (min, max))
+    assert f"files of brains take {low} to {high} % of the bytes of AVIF sequences" in readme()
+    above = min(level for level, ratio in ratios["brain_psnr"].items() if ratio > 1)
+    assert f"inside the brain, AVIF is smaller from {above:.0f} dB on" in readme()
 
 
 def test_the_data_of_the_results_have_the_digest_of_the_documents():
@@ -152,6 +222,7 @@ cases.*.naive cases.*.cached/1000 share
 REPORT = {
     "cases": [{"naive": 12.345, "cached": 1_234_500}, {"naive": 4.0, "cached": 1040}],
     "share": 0.0415,
+    "minutes": None,
 }
 
 
@@ -192,6 +263,12 @@ def test_rows_of_named_entries_bear_their_names():
     rows = "| one | 1 |\n", "| another with a comma | 2 |\n"
     assert wrong(table + rows[0] + rows[1], report) == []
     assert wrong(table + rows[0].replace("one", "two") + rows[1], report)
+
+
+def test_never_is_a_figure_without_a_value():
+    table = "<!-- from: a.json\nminutes\n-->\n|  | x |\n| --- | --- |\n| one | never |\n"
+    assert wrong(table) == [] and wrong(table, {"minutes": 5.0}) and wrong(table, {})
+    assert wrong(table.replace("never", "5"))
 
 
 def test_a_figure_or_table_that_is_gone_fails():
