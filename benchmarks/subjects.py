@@ -11,7 +11,8 @@ subjects. Validation and test splits are the same for all. There are two sets of
   weights, or from a run on the synthetic cohort, which is trained first.
 
 SSIM, bits and bytes are measured on all three splits. Of the training split that is a part, as
-large as the test split. `predict.py` measures in the same way.
+large as the test split, and the same for all trainings of the curve: its people are in the smallest
+set. `predict.py` measures in the same way.
 
 Each training writes its figures into --out when it has finished. A later call with the same folder
 goes on from there, and does not train it again.
@@ -36,10 +37,11 @@ from fitting.run_directory import RunDirectory
 from measures import evaluation, metrics
 from sources.folder import Slices, Split, find_slices, open_slices
 from sources.layout import SPLITS, split_folder
-from utils import Parser, command, command_line, read_json, write_json
+from utils import Parser, command, command_line, read_json
 
 TRAIN = ROOT / "train.py"
-SUBJECTS = 148  # of the learning curve, at most; a smaller set has all of its subjects
+# Subjects of the learning curve, at least and at most; a smaller data folder has all of its own.
+FEWEST, SUBJECTS = 37, 148
 # One rate weight for all, because a run that starts from another one takes that of the other.
 PASSES_FLAGS = "--draft-epochs {0} --epochs {1} --prior-epochs {2}"
 FEW = f"--texture-epochs 0 --rate-weight 0.35 {PASSES_FLAGS}"
@@ -74,11 +76,11 @@ def curve(subjects: int, seed: int = 0) -> Training:
 
 
 TRAININGS = {
-    "148 subjects": curve(148),
-    "148 subjects, seed 1": curve(148, 1),
-    "148 subjects, seed 2": curve(148, 2),
+    "148 subjects": curve(SUBJECTS),
+    "148 subjects, seed 1": curve(SUBJECTS, 1),
+    "148 subjects, seed 2": curve(SUBJECTS, 2),
     "74 subjects": curve(74),
-    "37 subjects": curve(37),
+    "37 subjects": curve(FEWEST),
     BASE: Training(0, "--image-size 256 --texture-epochs 0 --width 128 --prior-width 128"),
     "20 subjects, short": Training(20, FEW.format(*SHORT)),
     "20 subjects, short, from the cohort": Training(20, FEW.format(*SHORT), start=BASE),
@@ -112,7 +114,7 @@ def main(args):
     for name in args.only:
         if not figures_file(args.out, name).exists():
             report = measure(TRAININGS[name], args.out / slug(name), args, slices)
-            write_json(figures_file(args.out, name), report)
+            recorded.write(figures_file(args.out, name), report)
     reports = {
         name: read_json(figures_file(args.out, name), advice="remove it")
         for name in TRAININGS
@@ -152,12 +154,24 @@ def measure(training: Training, run: pathlib.Path, args, slices: Slices) -> dict
     subprocess.run([sys.executable, TRAIN, *flags], check=True)
     report["minutes"] = (time.perf_counter() - begin) / 60
     if training.subjects:
-        seen = np.flatnonzero(np.isin(slices.splits["train"].subjects, chosen))
-        splits = {**slices.splits, "train": slices.splits["train"].pick(seen)}
-        splits["train"] = splits["train"].pick(range(min(len(seen), len(splits["test"]))))
+        count = len(slices.splits["test"])
+        known = measured_slices(slices.splits["train"], training.subjects, count)
+        splits = {**slices.splits, "train": known}
         models = checkpoints.load_models(RunDirectory(run))
         report["splits"] = {name: quality(models, splits[name]) for name in SPLITS}
     return report
+
+
+def measured_slices(split: Split, subjects: int, count: int) -> Split:
+    """Part of the training split that a training is measured on: of people in the smallest set.
+
+    Args:
+        split: The training split.
+        subjects: Training subjects of this training.
+        count: Slices to measure, at most.
+    """
+    shared = choose_subjects(split, min(subjects, FEWEST))
+    return split.pick(np.flatnonzero(np.isin(split.subjects, shared))[:count])
 
 
 def choose_subjects(split: Split, count: int) -> np.ndarray:

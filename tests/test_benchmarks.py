@@ -11,6 +11,7 @@ from conftest import CODES, IMAGE_SIZE
 from contenders import timing
 from contenders.remote import Failure
 
+import modules
 from utils import read_json
 
 NETWORK = training.Network(
@@ -18,7 +19,19 @@ NETWORK = training.Network(
 )
 
 
-def test_quantizers_both_learn_and_are_timed():
+@pytest.mark.parametrize("quantizer", [modules.VectorQuantizer, training.OneHotQuantizer])
+def test_quantizers_learn(quantizer):
+    layer, latents = quantizer(CODES, 4), tf.random.stateless_normal((16, 32, 2, 4), (0, 1))
+    step = training.quantizer_step(layer, latents)
+    errors = []
+    for _ in range(2):
+        errors.append(float(tf.reduce_mean((layer(latents) - latents) ** 2)))
+        for _ in range(50):
+            step()
+    assert errors[1] < 0.95 * errors[0]
+
+
+def test_quantizers_are_timed():
     timers = training.quantizers(codebook_size=CODES, code_dim=4, vectors=1024)
     figures = timing.in_turn(timers, "ours", rounds=2)
     assert list(figures) == ["ours", "one-hot"]

@@ -130,6 +130,15 @@ def test_invented_detail_has_energy_and_no_correlation():
     assert abs(invented["fine_correlation"]) < 0.1
 
 
+def test_the_outline_that_both_share_is_hardly_detail_in_phase():
+    """The sharp edge of a brain has fine frequencies too, and they are the same in both images."""
+    y, x = np.mgrid[:128, :128] - 64
+    brain = np.hypot(y / 50, x / 42) < 1
+    folds = np.random.default_rng(0).integers(60, 200, (2, 3, *brain.shape))
+    images, others = np.where(brain, folds, 0).astype("uint8")
+    assert abs(metrics.detail(images, others)["fine_correlation"]) < 0.1
+
+
 def test_baselines_against_hand_counts():
     training = np.array([[[0, 1]], [[0, 1]], [[0, 2]], [[0, 2]]])
     counts = metrics.code_counts(training, 4)

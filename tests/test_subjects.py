@@ -11,7 +11,9 @@ from conftest import STAGES, TINY
 import train
 from fitting import checkpoints
 from fitting.run_directory import RunDirectory
-from sources.folder import open_slices
+from sources.folder import Split, open_slices
+
+CURVE = (37, 74, 148)  # subjects
 
 
 def arguments(data, out, *more):
@@ -40,8 +42,20 @@ def test_a_folder_of_some_subjects_has_their_slices_and_all_others_to_evaluate(
     ]
 
 
+def test_all_sets_of_the_curve_are_measured_on_the_same_people_of_theirs():
+    cases = np.repeat(np.arange(subjects.SUBJECTS), 2)
+    levels = np.tile([0, 1], subjects.SUBJECTS)
+    split = Split("train", ("",) * len(cases), cases, levels, np.char.mod("%03d", cases))
+    for count in CURVE:
+        known = subjects.measured_slices(split, count, 32)
+        assert known.cases.tolist() == np.repeat(np.arange(0, 64, 4), 2).tolist()
+        assert set(known.subjects) <= set(subjects.choose_subjects(split, count))
+    few = subjects.measured_slices(split, 20, 32)
+    assert set(few.subjects) <= set(subjects.choose_subjects(split, 20)) and len(few) == 32
+
+
 def test_trainings_of_the_curve_take_as_many_steps():
-    passes = {n: train.parse(shlex.split(subjects.curve(n).flags)) for n in (37, 74, 148)}
+    passes = {n: train.parse(shlex.split(subjects.curve(n).flags)) for n in CURVE}
     for stage in ("epochs", "prior_epochs", "draft_epochs"):
         assert len({n * getattr(args, stage) for n, args in passes.items()}) == 1
     measured = [training for training in subjects.TRAININGS.values() if training.subjects]
@@ -62,7 +76,7 @@ def test_a_training_is_measured_once(trained_run, slices_folder, tmp_path, monke
     report = json.loads((tmp_path / "all.json").read_text())
     assert list(report["trainings"]) == ["of-two"]
     own = report["trainings"]["of-two"]
-    assert own["minutes"] > 0 and str(tmp_path) not in own["command"]
+    assert own["made"]["commit"] and own["minutes"] > 0 and str(tmp_path) not in own["command"]
     for split in own["splits"].values():
         assert 0 < split["ssim"] < 1 and split["bits_per_code"] > 0 and split["slices"] > 0
     start = checkpoints.load_models(RunDirectory(trained_run))
