@@ -211,13 +211,27 @@ def test_results_say_how_they_were_made(path):
         assert script.startswith("benchmarks/") and (ROOT / script).is_file()
 
 
+def test_the_packages_of_rivals_have_the_versions_of_their_figures():
+    files = (ROOT / "benchmarks").glob("requirements-*.txt")
+    pins = set(re.findall(r"^[\w-]+==[\d.]+", "\n".join(map(pathlib.Path.read_text, files)), re.M))
+    packages = {pin.partition("==")[0] for pin in pins}
+    measured = {
+        f"{package}=={version.partition('+')[0]}"
+        for package in packages
+        for path in RESULTS
+        for version in every(package, json.loads(path.read_text()))
+        if isinstance(version, str)
+    }
+    assert measured == pins
+
+
 def every(key, report):
     """Values of a key in a report, at any depth."""
     entries = report.items() if isinstance(report, dict) else enumerate(report)
     for name, value in entries:
         if name == key:
             yield value
-        elif isinstance(value, (dict, list)):
+        if isinstance(value, (dict, list)):
             yield from every(key, value)
 
 
