@@ -64,7 +64,10 @@ CODECS = {
         optimize=True,
     ),
     "AVIF sequences": _settings(
-        (0, 5, 10, 15, 20, 30), {"advanced": {"tune": "psnr"}}, save_all=True, **_AVIF
+        (0, 2, 5, 7, 10, 12, 15, 20, 25, 30),
+        {"advanced": {"tune": "psnr"}},
+        save_all=True,
+        **_AVIF,
     ),
     "AVIF": _settings((0, 5, 10, 15, 20, 25, 30, 40), {"advanced": {"tune": "ssim"}}, **_AVIF),
 }
