@@ -154,7 +154,7 @@ SENTENCES = [  # of README, with # for a number; where its figures are
         ["contenders.ours.ssim", "contenders.tutorial.ssim"],
     ),
     (
-        "After 45 they have # and # (with",
+        "After 45 they have # and #, the tutorial",
         "benchmarks/results/rivals-90.json",
         ["contenders.ours.ssim", "contenders.tutorial.ssim"],
     ),
