@@ -64,7 +64,7 @@ CODECS = {
         optimize=True,
     ),
     "AVIF sequences": _settings(
-        (0, 2, 5, 7, 10, 12, 15, 20, 25, 30),
+        (0, 2, 5, 7, 10, 12, 15, 20, 30),
         {"advanced": {"tune": "psnr"}},
         save_all=True,
         **_AVIF,
