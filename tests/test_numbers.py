@@ -154,9 +154,13 @@ SENTENCES = [  # of README, with # for a number; where its figures are
         ["contenders.ours.ssim", "contenders.tutorial.ssim"],
     ),
     (
-        "After 45 they have # and #, the tutorial",
+        "After 45 they have # and # (inside the brain # and #), the tutorial",
         "benchmarks/results/rivals-90.json",
-        ["contenders.ours.ssim", "contenders.tutorial.ssim"],
+        [
+            f"contenders.{name}.{measure}"
+            for measure in ("ssim", "brain_ssim")
+            for name in ("ours", "tutorial")
+        ],
     ),
     (
         "from real slices (accuracy #), and drawn slices in most cases (#; inside #)",
