@@ -26,6 +26,7 @@ from utils import progress
 SHOWN = 8  # images that TensorBoard shows after each epoch
 DECODED_AT_ONCE = 32  # slices
 TEXTURE_LEARNING_RATE = 4e-3
+WARMUP = 200  # steps in which the learning rate rises, at most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,7 +214,7 @@ def learning_rates(peak: float, steps: int) -> keras.optimizers.schedules.Cosine
     decay = keras.optimizers.schedules.CosineDecay
     if steps == 1:
         return decay(peak, decay_steps=1)
-    warmup = max(1, min(200, steps // 10))
+    warmup = max(1, min(WARMUP, steps // 10))
     return decay(0.0, steps - warmup, warmup_target=peak, warmup_steps=warmup)
 
 

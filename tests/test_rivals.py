@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import rivals
 from conftest import CODES, IMAGE_SIZE, TINY
-from contenders import contender, keras_rivals, ours
+from contenders import contender, keras_rivals
 from contenders.ours import Ours
 from contenders.remote import Failure, Remote
 
+from fitting import stages
 from fitting.run_directory import RunDirectory
 from sources.folder import open_slices
 from utils import InputError
@@ -146,7 +147,7 @@ def test_the_pixelcnn_sees_earlier_places_alone_and_a_window_is_enough():
 
 
 def test_ours_learns_by_the_minute(images, slices_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(ours, "WARMUP", 5)  # steps of 15
+    monkeypatch.setattr(stages, "WARMUP", 5)  # steps of 15
     run = RunDirectory(tmp_path)
     rival = Ours(images, 1, open_slices(slices_folder), TINY, run)
     assert learns(rival, "vqvae", 15) and learns(rival, "prior", 15)
@@ -165,7 +166,7 @@ def test_a_slow_first_step_leaves_the_warm_up_of_ours_whole(images, slices_folde
     peak = rival.settings["learning_rate"]
     for steps, (share, falling) in enumerate([(0.0, 1.0), (0.5, 0.5), (0.5, 0.5), (1.2, 0.0)]):
         take(share)
-        rate = peak * falling * steps / ours.WARMUP
+        rate = peak * falling * steps / stages.WARMUP
         np.testing.assert_allclose(optimizer.learning_rate, rate, atol=1e-9)
 
 

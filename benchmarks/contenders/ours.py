@@ -17,15 +17,14 @@ from measures.images import to_grey, to_unit
 from measures.samples import SamplingOptions, draw_all, spread_levels
 from sources.folder import Slices
 
-WARMUP = 200  # steps, as in train.py; minutes would not do, since the first step alone takes many
-
 
 class Ours(Contender):
     """VQ-VAE and PixelCNN of this repository, with the settings of train.py.
 
     Codes are the nearest ones, as those of the rivals are. So there is no draft, and no time goes
-    into a choice. The learning rate rises over 200 steps and falls along a cosine, as in train.py.
-    It falls over the minutes of a stage, because nobody knows its steps in advance.
+    into a choice. The learning rate rises over some steps and falls along a cosine, as in train.py.
+    It falls over the minutes of a stage, because nobody knows its steps in advance. It does not
+    rise over minutes, because the first step alone takes many seconds.
 
     Args:
         images: See `Contender`.
@@ -69,7 +68,7 @@ class Ours(Contender):
         take, steps = stepper(model, self._batches(stage.training)), itertools.count()
 
         def take_at(share):
-            rising = min(1.0, next(steps) / WARMUP)
+            rising = min(1.0, next(steps) / stages.WARMUP)
             model.optimizer.learning_rate = rising * falling(share)
             return take()
 
