@@ -15,6 +15,7 @@ References:
 import functools
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import keras
 import tensorflow as tf
@@ -31,7 +32,7 @@ from networks.residual import DepthToSpace, Policy, convolution, residual_blocks
 from networks.texture import Texture
 
 __all__ = [
-    "VQVAE", "CodebookUsage", "DepthToSpace", "GatedBlock", "PixelCNN", "Texture",
+    "VQVAE", "CodebookUsage", "DepthToSpace", "GatedBlock", "Models", "PixelCNN", "Texture",
     "VectorQuantizer", "decoder", "encoder",
 ]  # fmt: skip
 
@@ -181,7 +182,6 @@ class VQVAE(keras.Model):
         self.quantizer = VectorQuantizer(codebook_size, code_dim, seed=seed, dtype=policy)
         self.decoder = decoder(*shape, decoder_blocks, code_dim, policy)
         self.quantizer.build(self.encoder.output_shape)
-        self._texture = lambda: None
         self.built = True
 
     def call(self, frames, training=False):
@@ -200,27 +200,12 @@ class VQVAE(keras.Model):
         """
         return self.quantizer.distances(self.encoder(cut(images, self.frame)))
 
-    def decode(self, codes: tf.Tensor, texture=None, below=None) -> tf.Tensor:
+    @graph_function
+    def decode(self, codes: tf.Tensor) -> tf.Tensor:
         """Codes, int32 `(B, H, W)` -> slices `(B, S, S, 1)` in [0, 1], exactly 0 outside the frame.
 
-        It is the inverse of `encode` up to what the codes lose. With `texture`, one seed or int32
-        `(B,)`, `Texture.draw` adds what they lose, given the slices `below` or None.
+        It is the inverse of `encode` up to what the codes lose. `Texture.draw` adds that.
         """
-        restored = self._decode(codes)
-        return restored if texture is None else self.texture.draw(restored, texture, below)
-
-    def attach(self, texture: Texture) -> None:
-        """Let `decode` draw with this texture."""
-        # A function, because Keras would take the weights of a model for its own.
-        self._texture = lambda: texture
-
-    @property
-    def texture(self) -> Texture | None:
-        """What was attached, or None."""
-        return self._texture()
-
-    @graph_function
-    def _decode(self, codes):
         frames = ops.clip(self.decoder(self.quantizer.embed(codes)), 0.0, 1.0)
         return fill(frames, self.frame, self.settings["image_size"])
 
@@ -397,3 +382,20 @@ class PixelCNN(RasterPrior):
 
     def get_config(self):
         return {**super().get_config(), **self.settings}
+
+
+# ---- all of them -------------------------------------------------------------------------------
+
+
+class Models(NamedTuple):
+    """The networks of a run, as `fitting.checkpoints.load_models` gives them.
+
+    Attributes:
+        vqvae: Images to codes and back.
+        prior: Probability of codes.
+        texture: What adds the fine grain that codes lose, or None.
+    """
+
+    vqvae: VQVAE
+    prior: RasterPrior
+    texture: Texture | None = None

@@ -8,8 +8,8 @@ import time
 
 import numpy as np
 
+from evaluation.saved import FIGURES_OF_STAGES
 from fitting.run_directory import RunDirectory, read_config, read_history
-from measures.saved import FIGURES_OF_STAGES
 from sources.folder import find_slices, open_folder, open_slice, open_slices, synthetic_slices
 from sources.layout import DEFAULT_DIRECTORY, MAX_SUBJECTS, SPLITS
 from utils import (
@@ -33,8 +33,6 @@ def parse(arguments=None):
     _add_sample_flags(parser)
     _add_anomaly_flags(parser)
     args = parser.parse_args(arguments)
-    if args.ensemble and args.anomaly is None:
-        parser.error("argument --ensemble: it is for --anomaly, which is not given")
     if args.redraw and args.anomaly is not None:
         parser.error("argument --redraw: it draws the saved anomalies too, leave --anomaly out")
     return args
@@ -92,9 +90,6 @@ def _add_anomaly_flags(parser):
     add("--anomaly", metavar="DIR", nargs="?", const="",
         help="instead of all else, map what is unusual in the slices of a folder, or without DIR "
         "in those of the split; --slice and --seed apply")
-    add("--ensemble", metavar="DIR", type=RunDirectory, action="append", default=[],
-        help="another run that reads the slices too, and the readings are averaged; "
-        "may be given again")
 # fmt: on
 
 
@@ -121,25 +116,25 @@ def main(args):
 def import_report():
     """Load what draws figures, which needs no TensorFlow."""
     global report
-    from reports import report  # noqa: PLC0415
+    from evaluation import report  # noqa: PLC0415
 
 
 def import_rooms():
     """Load TensorFlow and the rooms that need it, which takes seconds, now that all is checked."""
     global brains, checkpoints, device
-    global evaluation, generation, healing, samples, selection, stacks
+    global reconstruction, comparison, anomalies, samples, selection, stacks
     import_tensorflow()
     import_report()
-    from fitting import checkpoints, device  # noqa: PLC0415
-    from measures import (  # noqa: PLC0415
+    from evaluation import (  # noqa: PLC0415
+        anomalies,
         brains,
-        evaluation,
-        generation,
-        healing,
+        comparison,
+        reconstruction,
         samples,
         selection,
         stacks,
     )
+    from fitting import checkpoints, device  # noqa: PLC0415
 
 
 # ---- evaluation and samples --------------------------------------------------------------------
@@ -148,18 +143,18 @@ def import_rooms():
 def predict(run, config, slices, args):
     """Load, evaluate, sample, report: everything but `--anomaly`. Without slices, sample only."""
     made = how_made()
-    models = vqvae, prior = checkpoints.load_models(run)
+    models = vqvae, prior, texture = checkpoints.load_models(run)
     split = slices.splits[args.split] if slices else None
     known_levels = np.arange(prior.settings["num_levels"])
     if split:
-        evaluation.check_levels(run, prior, split)
+        reconstruction.check_levels(run, prior, split)
         known_levels = np.unique(split.levels)
     levels = samples.spread_levels(args.samples, args.slice, known_levels)
     options = samples.SamplingOptions(
         args.seed, args.temperature, args.top_k, args.top_p, not args.no_texture
     )
     first = open_slice(args.from_slice, args.slice) if args.from_slice else None
-    num_brains, begin = brains.plan(*models, run, args.brains, first, args.walk)
+    num_brains, begin = brains.plan(models, run, args.brains, first, args.walk)
     parts = {}
     if split:
         code_counts, parts = read_training(run, vqvae)
@@ -176,16 +171,16 @@ def predict(run, config, slices, args):
             parts |= selection.evaluation_parts(results, split, codebook, code_counts, vqvae.frame)
         real = results, split
         metrics["samples"], shown = samples.sample(
-            *models, levels, options, *real, folder / "samples"
+            models, levels, options, *real, folder / "samples"
         )
         parts |= shown
         if num_brains:
             metrics["brains"], shown = brains.brains(
-                *models, num_brains, options, begin, *real, folder / "brains", args.walk
+                models, num_brains, options, begin, *real, folder / "brains", args.walk
             )
             parts |= shown
         if args.complete:
-            parts |= samples.complete(*models, parts["reconstructions"], options)
+            parts |= samples.complete(models, parts["reconstructions"], options)
         if args.evaluate_samples:
             metrics["generation"], shown = evaluate_drawn(
                 models, slices, results, split, options, args
@@ -199,19 +194,19 @@ def predict(run, config, slices, args):
 
 def evaluate_drawn(models, slices, results, split, options, args):
     """Compare samples, and brains where the prior draws any, with real ones."""
-    vqvae, prior = models
+    vqvae = models.vqvae
     other = "test" if split.name == "validate" else "validate"
     training, other = (
-        generation.Held.load(slices.splits[name], vqvae.settings["image_size"])
+        comparison.Held.load(slices.splits[name], vqvae.settings["image_size"])
         for name in ("train", other)
     )
     real = results, split
-    report, parts = generation.evaluate_samples(
-        *models, *real, training, other, args.evaluate_samples, options
+    report, parts = comparison.evaluate_samples(
+        models, *real, training, other, args.evaluate_samples, options
     )
-    if prior.settings["reads_below"]:
+    if models.prior.settings["reads_below"]:
         learned = training.images, slices.splits["train"]
-        report["brains"] = stacks.evaluate_brains(*models, *real, *learned, options)
+        report["brains"] = stacks.evaluate_brains(models, *real, *learned, options)
         if "ventricles" in report["brains"]:
             parts |= selection.ventricle_parts(report["brains"]["ventricles"])
     return report, parts
@@ -237,15 +232,17 @@ def announce(vqvae, config, slices, split):
 def evaluate(models, slices, split, code_counts, args, folder):
     """Measure every slice of a split: the results, and what `metrics.json` says about them."""
     reconstructions = folder / "reconstructions" if args.write_reconstructions else None
-    results = evaluation.evaluate(*models, split, args.rate_weight, reconstructions)
-    vqvae, prior = models
+    results = reconstruction.evaluate(
+        models.vqvae, models.prior, split, args.rate_weight, reconstructions
+    )
+    vqvae, prior, texture = models
     weight = prior.settings["rate_weight"] if args.rate_weight is None else args.rate_weight
     metrics = {
-        "data": evaluation.describe_data(slices, split, results, vqvae.frame),
-        **evaluation.measures(results, split, code_counts, weight, vqvae.frame),
+        "data": reconstruction.describe_data(slices, split, results, vqvae.frame),
+        **reconstruction.measures(results, split, code_counts, weight, vqvae.frame),
     }
-    if vqvae.texture:
-        metrics["texture"] = evaluation.texture_measures(vqvae.texture, results, split)
+    if texture:
+        metrics["texture"] = reconstruction.texture_measures(texture, results, split)
     return results, metrics
 
 
@@ -264,7 +261,7 @@ def warn_of_masking(vqvae, split):
 def read_training(run, vqvae):
     """Read counts of the training codes, and the learning curves that a figure shows."""
     shape = (*vqvae.grid, vqvae.settings["codebook_size"])
-    code_counts = evaluation.read_code_counts(run.code_counts, shape)
+    code_counts = reconstruction.read_code_counts(run.code_counts, shape)
     histories = {}
     for stage, figures in FIGURES_OF_STAGES.items():
         path = run.history(stage)
@@ -297,27 +294,27 @@ def check_evaluation_of_samples(slices, config, args):
 
 def map_anomalies(run, config, split, name, args):
     """Load, map, report: `--anomaly` scores slices, the most unusual first."""
-    made, runs = how_made(), [run, *args.ensemble]
-    models = checkpoints.load_ensemble(runs, [split])
+    made, models = how_made(), [checkpoints.load_models(run)]
+    reconstruction.check_levels(run, models[0].prior, split)
     split = selection.at_level(split, args.slice)
-    images = healing.load_slices(models, split)
+    images = anomalies.load_slices(models, split)
     kind, _ = device.compute_device()
     print(f"{name}: {len(split)} slices on the {kind}.", flush=True)
-    for vqvae, _ in models:
+    for vqvae, *_ in models:
         warn_of_masking(vqvae, split)
 
     with replacing_results(run.predictions, report.OWNED_ANOMALIES) as folder:
         begin = time.perf_counter()
-        results = healing.analyse(models, images, split, args.seed)
+        results = anomalies.analyse(models, images, split, args.seed)
         seconds = (time.perf_counter() - begin) / len(split)
         header = {
             "made": made,
             "data": name,
-            "runs": [str(run) for run in runs],
-            **healing.settings(len(runs), args.seed),
+            "runs": [str(run)],
+            **anomalies.settings(1, args.seed),
             "seconds_a_slice": seconds,
         }
-        model = {"trained_on": config["data"]["name"], "grid": models[0][0].grid}
+        model = {"trained_on": config["data"]["name"], "grid": models[0].vqvae.grid}
         scores = report.save_anomalies(folder, header, split, images, results, model)
         report.draw_anomalies(folder, folder)
     report.print_scores(scores)

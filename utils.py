@@ -21,9 +21,11 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 # Keras imports these where they are installed, for functions that nothing here calls.
@@ -31,6 +33,7 @@ UNUSED_BY_KERAS = ("matplotlib", "pandas", "sklearn")
 PARTIAL_FILES = ".*.partial-*"  # glob pattern of what `replacing` leaves behind when it is killed
 PROGRESS_DELAY = 5.0  # seconds; what is done sooner needs no bar
 MAX_JSON_BYTES = 2**24
+MAX_UNPACKED_BYTES = 2**31  # of an archive
 MAX_NAME_LENGTH = 80
 ROOT = pathlib.Path(__file__).resolve().parent
 RESULTS = "benchmarks/results"  # files that a benchmark may have just written
@@ -261,6 +264,65 @@ def _signals_held():
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def reading(path: str | os.PathLike, remedy: str) -> Iterator[None]:
+    """Guard a block that reads a file which may come from a stranger.
+
+    Readers of damaged files raise almost anything. Whatever it is becomes one line that names the
+    file, the reason and the remedy.
+
+    Args:
+        path: The file.
+        remedy: What the user can do about it.
+
+    Raises:
+        InputError: The block raised. An `InputError` of the block passes as it is.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except FileNotFoundError:
+        raise InputError(f"{path} is not there: {remedy}.") from None
+    except PermissionError:
+        raise InputError(f"{path} may not be read: ask its owner for the right to.") from None
+    except Exception as error:
+        reason = (str(error).splitlines() or ["it ends too early"])[0]
+        raise InputError(f"{path} cannot be read ({reason}): {remedy}.") from error
+
+
+def open_archive(path: str | os.PathLike) -> zipfile.ZipFile:
+    """Open a zip archive, which `.npz` and `.keras` files are, before anything is unpacked.
+
+    Raises:
+        ValueError: It declares to unpack to more than `MAX_UNPACKED_BYTES`, or two entries have
+            one name.
+    """
+    archive = zipfile.ZipFile(path)
+    entries = archive.infolist()
+    if len({entry.filename for entry in entries}) < len(entries):
+        raise ValueError("it has two entries of one name")
+    if sum(entry.file_size for entry in entries) > MAX_UNPACKED_BYTES:
+        raise ValueError(f"it unpacks to more than {MAX_UNPACKED_BYTES} bytes")
+    return archive
+
+
+def read_arrays(path: str | os.PathLike, remedy: str) -> dict[str, np.ndarray]:
+    """Read all arrays of an `.npz` file by name. Nothing is unpickled.
+
+    Args:
+        path: The file, which may come from a stranger.
+        remedy: What the user can do about a missing or damaged file.
+
+    Raises:
+        InputError: The file is missing or damaged.
+    """
+    with reading(path, remedy):
+        open_archive(path).close()
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:

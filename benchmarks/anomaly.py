@@ -15,8 +15,8 @@ the control, and under `beside` with those of slices above and below the body in
 Average precision is over the brain pixels of slices with a lesion and of the control. Intervals are
 95 % bootstraps over subjects.
 
---limits measures healing with several limits instead, `measures.healing.LIMITS` among them. It does
-so on validation slices, with bodies of other seeds.
+--limits measures healing with several limits instead, `evaluation.anomalies.LIMITS` among them.
+It does so on validation slices, with bodies of other seeds.
 """
 
 import collections
@@ -38,12 +38,12 @@ from planting.cohort import Planted, plant_split
 from planting.lesions import KINDS, STRENGTHS
 
 from dataset import load_images
-from fitting.checkpoints import load_ensemble
+from evaluation import plots
+from evaluation.anomalies import METHODS, analyse
+from fitting.checkpoints import load_models
 from fitting.run_directory import RunDirectory
-from measures.healing import METHODS, analyse
-from measures.images import to_unit
-from reports import plots
 from sources.folder import find_slices, open_slices
+from sources.images import to_unit
 from utils import Parser, between, command_line
 
 SPLITS = ("validate", "test")
@@ -97,7 +97,7 @@ def main(args):
     """Plant and map lesions, report how well each method shows them, and draw some."""
     slices = open_slices(find_slices(args.data))
     runs = [RunDirectory(path) for path in (args.run, *args.ensemble)]
-    models = load_ensemble(runs, [slices.splits[name] for name in SPLITS])
+    models = [load_models(run) for run in runs]
     data = {"name": slices.name, "fingerprint": slices.fingerprint, "seeds": args.seeds}
     if args.limits:
         report = compare_limits(slices, models, args.seeds)
@@ -114,13 +114,13 @@ def main(args):
 
 def read_split(slices, name, models):
     """Images of a split, `(N, S, S)` in [0, 1] at the size of the models, and the split."""
-    split, size = slices.splits[name], models[0][0].settings["image_size"]
+    split, size = slices.splits[name], models[0].vqvae.settings["image_size"]
     return to_unit(load_images(split, size)), split
 
 
 def compare_methods(slices, models, denoiser, seeds):
     """Choose each method on validation slices and measure it on test slices."""
-    training, size = slices.splits["train"], models[0][0].settings["image_size"]
+    training, size = slices.splits["train"], models[0].vqvae.settings["image_size"]
     statistics = LevelStatistics(load_images(training, size), training.levels)
     mapped = functools.partial(map_slices, models, statistics, denoiser)
     validation, test = (

@@ -99,7 +99,7 @@ def measure(codec: slices.Codec, split: Split, rate_weight: float | None) -> dic
 
 def sampler_seconds(run: RunDirectory) -> float:
     """Seconds in which predict.py's sampler draws a slice, in batches of the same size."""
-    _, prior = load_models(run)
+    prior = load_models(run).prior
     levels = tf.range(slices.BATCH) % prior.settings["num_levels"]
     seconds = []
     for number in progress(range(1 + SAMPLED), "sampling"):  # the first compiles

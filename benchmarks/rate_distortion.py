@@ -52,11 +52,11 @@ from rates.learned import WEIGHTS, Learned
 
 from coding.slices import BATCH, Codec
 from dataset import load_images
+from evaluation import curves
+from evaluation.metrics import quality
 from fitting.run_directory import RunDirectory
-from measures.images import to_grey
-from measures.metrics import quality
-from reports import curves
 from sources.folder import Split, find_slices, open_slices
+from sources.images import to_grey
 from sources.layout import SPLITS
 from utils import InputError, Parser, between, command_line, read_json
 

@@ -38,12 +38,12 @@ from contenders.ours import Ours
 from contenders.remote import Remote
 
 from dataset import load_images
+from evaluation.metrics import mean_ssim, quality
+from evaluation.panels import GREY_SCALE, brain_box, make_panels, save_figure, show_row
 from fitting.device import compute_device
 from fitting.run_directory import RunDirectory
-from measures.images import to_unit
-from measures.metrics import mean_ssim, quality
-from reports.panels import GREY_SCALE, brain_box, make_panels, save_figure, show_row
 from sources.folder import Slices, find_slices, open_slices
+from sources.images import to_unit
 from utils import InputError, Parser, between, command_line, read_json, replacing
 
 # Flags of train.py. Those of the finer model are the sizes of the shipped one.

@@ -32,9 +32,9 @@ from house import ROOT
 import numpy as np
 from contenders import recorded
 
+from evaluation import metrics, reconstruction
 from fitting import checkpoints
 from fitting.run_directory import RunDirectory
-from measures import evaluation, metrics
 from sources.folder import Slices, Split, find_slices, open_slices
 from sources.layout import SPLITS, split_folder
 from utils import Parser, command, command_line, read_json
@@ -198,7 +198,7 @@ def link_slices(args, split: Split, chosen: np.ndarray) -> pathlib.Path:
 
 def quality(models, split: Split) -> dict:
     """Measure a run on a split, each slice with the codes that the prior would choose."""
-    results = evaluation.evaluate(*models, split)
+    results = reconstruction.evaluate(*models, split)
     bits = results["bits"].sum((1, 2))  # (N,)
     return {
         "slices": len(split),

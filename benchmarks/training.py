@@ -42,7 +42,7 @@ from tensorflow.tsl.profiler.protobuf import xplane_pb2  # TensorFlow has no rea
 
 import modules
 from fitting.device import compute_device, use_precision
-from measures import metrics
+from networks import losses
 from utils import Parser, command_line
 
 PRECISIONS = ("auto", "float32", "bfloat16")
@@ -217,7 +217,7 @@ def quantizer_step(layer, latents):
 def vqvae_step(network: Network):
     """Make a function that takes one training step of the VQ-VAE and returns its loss."""
     images = network.images()
-    return model_step(network.vqvae(), images, images, metrics.ReconstructionLoss())
+    return model_step(network.vqvae(), images, images, losses.ReconstructionLoss())
 
 
 def one_hot_step(network: Network):
@@ -226,7 +226,7 @@ def one_hot_step(network: Network):
     ours = network.vqvae()
     quantizer = OneHotQuantizer(network.codebook_size, network.code_dim)
     model = keras.Sequential([ours.encoder, quantizer, ours.decoder])
-    return model_step(model, images, images, metrics.ReconstructionLoss())
+    return model_step(model, images, images, losses.ReconstructionLoss())
 
 
 def prior_step(network: Network):
@@ -252,7 +252,7 @@ def torch_vqvae(dtype: str, network: Network, compiled: bool = False) -> Remote:
     names = ("codebook_size", "code_dim", "width", "encoder_blocks", "decoder_blocks")
     arguments = {
         "images": network.images().numpy(),
-        "ssim": (*map(metrics._window_matrix, network.size), metrics.C1, metrics.C2),
+        "ssim": (*map(losses._window_matrix, network.size), losses.C1, losses.C2),
         **{name: model.settings[name] for name in names},
     }
     return torch_training(model, "vqvae", dtype, compiled, arguments)

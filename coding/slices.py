@@ -7,12 +7,12 @@ import numpy as np
 from coding import container
 from coding.entropy import Decoder, Encoder
 from dataset import ImageSource, codes_below, upward_images
+from evaluation.reconstruction import check_levels
 from fitting.checkpoints import fingerprint, load_models
 from fitting.run_directory import RunDirectory
-from measures.evaluation import check_levels
-from measures.images import to_grey, write_png
 from networks.exact import exact
 from sources.folder import Split
+from sources.images import to_grey, write_png
 from utils import InputError, progress
 
 BATCH = 16  # slices that go through the networks together; bytes do not depend on it
@@ -29,7 +29,7 @@ class Codec:
     """
 
     def __init__(self, run: RunDirectory):
-        self.run, (vqvae, prior) = run, load_models(run)
+        self.run, (vqvae, prior, _) = run, load_models(run)
         self.models = container.digest(fingerprint(vqvae), fingerprint(prior))
         self.vqvae, self.prior = exact(vqvae), exact(prior)
 

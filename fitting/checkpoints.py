@@ -12,19 +12,15 @@ import pathlib
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterable
 
 import h5py
 import keras
 import numpy as np
 
 from fitting.run_directory import RunDirectory
-from measures.evaluation import check_levels
-from measures.saved import read_arrays
-from modules import VQVAE, Texture  # which also registers the classes that a file may name
+from modules import VQVAE, Models, Texture  # which also registers the classes that a file may name
 from networks.raster import RasterPrior
-from sources.folder import Split
-from utils import InputError, replacing
+from utils import InputError, read_arrays, replacing
 
 # What each file may hold, by its name: a class of ours, or one that is derived from it.
 KINDS = {"vqvae": VQVAE, "draft": RasterPrior, "prior": RasterPrior, "texture": Texture}
@@ -106,8 +102,8 @@ def load_model(path: pathlib.Path) -> keras.Model:
         ) from None
 
 
-def load_models(run: RunDirectory) -> tuple[keras.Model, keras.Model]:
-    """VQ-VAE and prior of a run. Where the run has a texture, the VQ-VAE can draw it.
+def load_models(run: RunDirectory) -> Models:
+    """The networks of a run: VQ-VAE, prior, and texture where it has one.
 
     Raises:
         InputError: One cannot be loaded, or belongs to another VQ-VAE.
@@ -119,6 +115,7 @@ def load_models(run: RunDirectory) -> tuple[keras.Model, keras.Model]:
             f"{run.model('prior')} was trained on the codes of another VQ-VAE than "
             f"{run.model('vqvae')}: keep the two of one run together."
         )
+    texture = None
     if run.model("texture").is_file():
         texture = load_model(run.model("texture"))
         place = vqvae.settings["image_size"], list(vqvae.frame)
@@ -128,35 +125,7 @@ def load_models(run: RunDirectory) -> tuple[keras.Model, keras.Model]:
                 f"{run.model('texture')} was trained with another VQ-VAE than "
                 f"{run.model('vqvae')}: keep the two of one run together, or remove it."
             )
-        vqvae.attach(texture)
-    return vqvae, prior
-
-
-def load_ensemble(
-    runs: list[RunDirectory], splits: Iterable[Split]
-) -> list[tuple[VQVAE, RasterPrior]]:
-    """Load the VQ-VAE and the prior of each run.
-
-    Args:
-        runs: Run directories, the one of `--run` first.
-        splits: Slices that the models will read.
-
-    Raises:
-        InputError: A model cannot be loaded, does not know the levels of the splits, or has
-            another image size than the first.
-    """
-    splits = list(splits)
-    models = [load_models(run) for run in runs]
-    size = models[0][0].settings["image_size"]
-    for run, (vqvae, prior) in zip(runs, models):
-        for split in splits:
-            check_levels(run, prior, split)
-        if vqvae.settings["image_size"] != size:
-            raise InputError(
-                f"--ensemble must be of image size {size}, that of --run. "
-                f"Received: {run} of {vqvae.settings['image_size']}"
-            )
-    return models
+    return Models(vqvae, prior, texture)
 
 
 def _check(path):
@@ -296,12 +265,10 @@ def load_state(model: keras.Model, path: pathlib.Path) -> None:
         InputError: The file is damaged or belongs to another model.
     """
     variables = _variables(model)
-    advice = f"remove it and {path.stem}_history.csv to begin this stage again"
-    specs = {}
-    for number, variable in enumerate(variables):
-        specs[f"arr_{number}"] = " ".join(map(str, (variable.dtype, *variable.shape)))
-    arrays = read_arrays(path, specs, advice)
-    if len(arrays) != len(variables):
-        raise InputError(f"{path} is of another model: {advice}.")
-    for name, variable in zip(specs, variables):
-        variable.assign(arrays[name])
+    remedy = f"remove it and {path.stem}_history.csv to begin this stage again"
+    arrays = list(read_arrays(path, remedy).values())
+    shapes = [(array.dtype, array.shape) for array in arrays]
+    if shapes != [(np.dtype(variable.dtype), tuple(variable.shape)) for variable in variables]:
+        raise InputError(f"{path} is of another model: {remedy}.")
+    for variable, array in zip(variables, arrays):
+        variable.assign(array)

@@ -10,18 +10,10 @@ from fitting import checkpoints
 from fitting.device import restart_keras
 from fitting.run_directory import RunDirectory
 from fitting.training_data import TrainingData
-from measures import metrics
-from measures.saved import read_arrays
 from networks.raster import mirrored_level
 from sources.layout import FITTED_SPLITS
-from utils import InputError, replacing
+from utils import InputError, read_arrays, replacing
 
-# Type and shape of each array of a file of codes, see `measures.saved.read_arrays`.
-CODES_LAYOUT = {
-    "made_of": "str",  # digests of the models and of the slices
-    "train": "uint16 2 N H W",
-    "validate": "uint16 2 M H W",
-}
 MAX_BATCH = 64  # slices whose codes are chosen together
 MAX_DISTANCE_BYTES = 2**29  # memory of one array of distances to all codes; a few exist at once
 
@@ -57,7 +49,7 @@ def choose_codes(run: RunDirectory, data: TrainingData, settings: dict) -> None:
         _choose_nearest(run, data, settings, run.codes)
     codes = read_codes(run.codes)["train"][0]  # mirror images left out
     with replacing(run.code_counts) as temporary:
-        counts = metrics.code_counts(codes, settings["codebook_size"])
+        counts = code_counts(codes, settings["codebook_size"])
         np.savez_compressed(temporary, counts=counts)
 
 
@@ -91,10 +83,11 @@ def read_codes(path: pathlib.Path) -> dict[str, np.ndarray]:
     Returns:
         uint16 `(2, N, H, W)` by split: `[0]` the slices, `[1]` their mirror images.
     """
-    advice = "remove it and repeat the train.py command"
-    arrays = read_arrays(path, CODES_LAYOUT, advice)
-    if len(arrays) != len(CODES_LAYOUT):
-        raise InputError(f"{path} lacks the codes of a split: {advice}.")
+    remedy = "remove it and repeat the train.py command"
+    arrays = read_arrays(path, remedy)
+    for name in FITTED_SPLITS:
+        if name not in arrays or arrays[name].dtype != "uint16" or arrays[name].ndim != 4:
+            raise InputError(f"{path} lacks the codes of {name}: {remedy}.")
     return {name: arrays[name] for name in FITTED_SPLITS}
 
 
@@ -126,6 +119,15 @@ def _write_codes(path, made_of, vqvae, data, choose):
 
 def _is_made_of(path, made_of):
     try:
-        return read_arrays(path, CODES_LAYOUT, "")["made_of"] == made_of
+        return read_arrays(path, "")["made_of"] == made_of
     except (InputError, KeyError):
         return False  # it is missing or damaged, and is made again
+
+
+def code_counts(codes: np.ndarray, codebook_size: int) -> np.ndarray:
+    """Count each code at each position: codes `(N, H, W)` -> int32 `(H, W, K)`."""
+    _, height, width = codes.shape
+    place = np.arange(height * width).reshape(height, width)
+    size = height * width * codebook_size
+    flat = np.bincount((place * codebook_size + codes).ravel(), minlength=size)
+    return flat.reshape(height, width, codebook_size).astype("int32")

@@ -17,10 +17,11 @@ from fitting.run_directory import RunDirectory
 from fitting.start import Start
 from fitting.strategies import Adam
 from fitting.training_data import Examples, TrainingData
-from measures import metrics
-from measures.images import margins, to_grey, to_unit
 from modules import VQVAE, PixelCNN, Texture
+from networks import losses
+from networks.frames import margins
 from networks.raster import numbered_seed
+from sources.images import to_grey, to_unit
 from utils import progress
 
 SHOWN = 8  # images that TensorBoard shows after each epoch
@@ -170,13 +171,13 @@ def make_vqvae(settings: dict) -> VQVAE:
 def vqvae_objective(settings: dict) -> dict:
     """The first stage's loss and metrics, for `compile`."""
     place = {"frame": settings["frame"], "image_size": settings["image_size"]}
-    loss = metrics.ReconstructionLoss(
+    loss = losses.ReconstructionLoss(
         settings["ssim_weight"],
         settings["contrast_weight"],
-        margins(**place, most=metrics.SSIM_BORDER),
+        margins(**place, most=losses.SSIM_BORDER),
     )
     # An object, because a step on several devices cannot make the variables of a bare function.
-    ssim = keras.metrics.MeanMetricWrapper(metrics.frame_ssim, name="ssim", **place)
+    ssim = keras.metrics.MeanMetricWrapper(losses.frame_ssim, name="ssim", **place)
     return {"loss": loss, "metrics": [ssim]}
 
 

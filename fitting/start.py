@@ -48,7 +48,7 @@ def load(run: RunDirectory, data: TrainingData, settings: dict) -> Start:
         InputError: A model cannot be loaded, has another shape, another intensity or other levels,
             or its frame does not hold the slices.
     """
-    vqvae, prior = checkpoints.load_models(run)
+    vqvae, prior, _ = checkpoints.load_models(run)
     theirs = {**vqvae.settings, **_prior_shape(prior)}
     differences = [
         f"{name} is {settings[name]!r} here and {theirs[name]!r} there"

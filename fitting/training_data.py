@@ -6,7 +6,7 @@ import numpy as np
 
 import dataset
 from dataset import Example, ImageSource
-from measures.images import cut
+from networks.frames import cut
 from sources.folder import Slices
 from sources.layout import FITTED_SPLITS
 

@@ -199,7 +199,7 @@ def run_script(script, *arguments, cwd=None, process=False, **options):
         contextlib.redirect_stderr(errors),
         unittest.mock.patch("os._exit", sys.exit),
         unittest.mock.patch("fitting.checkpoints.load_models", load_models_once),
-        unittest.mock.patch("measures.evaluation.exact", exact_once),
+        unittest.mock.patch("evaluation.reconstruction.exact", exact_once),
     ):
         try:
             command_line(lambda: module.main(module.parse(arguments)))

@@ -11,16 +11,16 @@ import tensorflow as tf
 from conftest import IMAGE_SIZE, LEVELS, make_prior, predict, run_script
 from PIL import Image
 
+from evaluation import brains, comparison, selection
+from evaluation.samples import SamplingOptions
 from fitting import checkpoints
 from fitting.run_directory import RunDirectory
-from measures import brains, generation, selection
-from measures.images import to_grey
-from measures.samples import SamplingOptions
-from modules import PixelCNN
+from modules import Models, PixelCNN
 from networks.below import NO_CODE
 from networks.raster import numbered_seed
 from sources import volumes
 from sources.folder import make_split, open_folder
+from sources.images import to_grey
 from utils import InputError
 
 
@@ -38,20 +38,28 @@ class FakePrior:
         return below[:, :1] + 1 + np.arange(len(seeds))[:, None, None]
 
 
-def decode(codes, texture=None, below=None):
-    """Codes as images. With texture, what is below is added."""
-    images = np.asarray(codes)[..., None].astype("float32") / 10
-    return images if texture is None or below is None else images + below
+def decode(codes):
+    """Codes as images."""
+    return np.asarray(codes)[..., None].astype("float32") / 10
 
 
-FAKE_VQVAE = types.SimpleNamespace(decode=decode, texture=None)
+def draw_texture(restored, seeds, below):
+    """Images with what is below added."""
+    return restored if below is None else restored + below
+
+
+FAKE_VQVAE = types.SimpleNamespace(decode=decode)
 
 
 def test_the_texture_of_a_slice_is_given_the_drawn_slice_below():
-    with_texture = types.SimpleNamespace(decode=decode, texture=True)
+    with_texture = types.SimpleNamespace(draw=draw_texture)
     plain, drawn = (
-        np.concatenate(list(brains.draw_brains(vqvae, FakePrior(), 2, SamplingOptions(0))))
-        for vqvae in (FAKE_VQVAE, with_texture)
+        np.concatenate(
+            list(
+                brains.draw_brains(Models(FAKE_VQVAE, FakePrior(), texture), 2, SamplingOptions(0))
+            )
+        )
+        for texture in (None, with_texture)
     )
     np.testing.assert_allclose(drawn, np.cumsum(plain, axis=1), rtol=1e-6)
 
@@ -68,7 +76,7 @@ def test_every_slice_is_given_those_drawn_below_it():
 
 def test_brains_are_drawn_in_batches():
     prior = FakePrior()
-    drawn = list(brains.draw_brains(FAKE_VQVAE, prior, 18, SamplingOptions(0)))
+    drawn = list(brains.draw_brains(Models(FAKE_VQVAE, prior), 18, SamplingOptions(0)))
     assert [len(batch) for batch in drawn] == [16, 2]
     expected = (NO_CODE + 1 + np.arange(3)) / 10
     np.testing.assert_allclose(drawn[1][0, :, 0, 0], expected, atol=1e-6)
@@ -77,23 +85,23 @@ def test_brains_are_drawn_in_batches():
 
 def test_a_brain_grows_from_a_slice():
     prior, first = FakePrior(), np.full((4, 4), 5)
-    (brain,) = brains.draw_brains(FAKE_VQVAE, prior, 1, SamplingOptions(0), (1, first))
+    (brain,) = brains.draw_brains(Models(FAKE_VQVAE, prior), 1, SamplingOptions(0), (1, first))
     np.testing.assert_allclose(brain[0, :, 0, 0], [0.5, 0.6], atol=1e-6)
     assert prior.levels == [2]
-    (brain,) = brains.draw_brains(FAKE_VQVAE, prior, 1, SamplingOptions(0), (2, first))
+    (brain,) = brains.draw_brains(Models(FAKE_VQVAE, prior), 1, SamplingOptions(0), (2, first))
     assert brain.shape[1] == 1 and prior.levels == [2]
 
 
 def test_a_first_slice_at_an_unknown_level_is_refused():
     first = make_split("some", [(7, LEVELS, "case_007_slice_4.nii.png")], {})
     with pytest.raises(InputError, match=f"up to number {LEVELS}, and the prior of RUN knows 0 to"):
-        brains.plan(FAKE_VQVAE, make_prior(grid=4, blocks=2), "RUN", 1, first, False)
+        brains.plan(Models(FAKE_VQVAE, make_prior(grid=4, blocks=2)), "RUN", 1, first, False)
 
 
 def test_brains_do_not_depend_on_how_many_are_drawn(vqvae):
     prior, options = make_prior(IMAGE_SIZE // 8, blocks=2), SamplingOptions(3)
-    (two,) = brains.draw_brains(vqvae, prior, 2, options)
-    (one,) = brains.draw_brains(vqvae, prior, 1, options)
+    (two,) = brains.draw_brains(Models(vqvae, prior), 2, options)
+    (one,) = brains.draw_brains(Models(vqvae, prior), 1, options)
     assert two.shape == (2, LEVELS, IMAGE_SIZE, IMAGE_SIZE)
     np.testing.assert_allclose(one[0], two[0], atol=1e-5)
     assert np.abs(two[0] - two[1]).max() > 0.01
@@ -102,7 +110,7 @@ def test_brains_do_not_depend_on_how_many_are_drawn(vqvae):
 @pytest.mark.parametrize("reads_below", [True, False])
 def test_drawn_slices_are_judged_with_the_bits_of_their_own_codes(vqvae, reads_below):
     prior, known = make_prior(IMAGE_SIZE // 8, reads_below, blocks=2), np.array([1, 3])
-    drawn = generation.draw(vqvae, prior, 3, known, SamplingOptions(3))
+    drawn = comparison.draw(Models(vqvae, prior), 3, known, SamplingOptions(3))
     codes, groups = drawn.maps.codes, drawn.maps.groups
     np.testing.assert_array_equal(to_grey(vqvae.decode(codes))[..., 0], drawn.plain)
     if not reads_below:
@@ -110,7 +118,7 @@ def test_drawn_slices_are_judged_with_the_bits_of_their_own_codes(vqvae, reads_b
         np.testing.assert_allclose(drawn.maps.bits, prior.bits(codes, drawn.levels), rtol=1e-4)
         return
     assert drawn.levels.tolist() == [1, 3, 1] and len(set(groups)) == 2
-    first = generation.FIRST_EVALUATED
+    first = comparison.FIRST_EVALUATED
     (whole,) = brains.draw_brain_codes(prior, 2, SamplingOptions(3), first=first)
     np.testing.assert_array_equal(codes, whole[[0, 0, 1], [1, 3, 1]])
     below = np.stack([whole[0, 2], whole[0, 1]])[None]

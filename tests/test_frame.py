@@ -14,8 +14,8 @@ import dataset
 import modules
 from fitting import checkpoints
 from fitting.run_directory import RunDirectory
-from measures import metrics
-from measures.images import cut, fill, margins, per_pixel
+from networks import losses
+from networks.frames import cut, fill, margins, per_pixel
 from sources.folder import open_slices
 from sources.layout import split_folder
 from sources.masking import are_masked, frame_of, remove_residue, shows_scalp
@@ -99,13 +99,13 @@ def test_figures_of_frames_are_those_of_whole_slices(frame):
     noisy = (inside + rng.normal(0, 0.1, inside.shape)).astype("float32")
     whole = fill(noisy[..., 0], frame, SIZE)[..., None]
     np.testing.assert_allclose(
-        metrics.frame_ssim(inside, noisy, frame, SIZE), metrics.ssim(original, whole), atol=1e-5
+        losses.frame_ssim(inside, noisy, frame, SIZE), losses.ssim(original, whole), atol=1e-5
     )
     # The loss scores a window around each pixel of the frame, as far as the slice has one.
-    sides = margins(frame, SIZE, metrics.SSIM_BORDER)
-    loss = metrics.ReconstructionLoss(1.0, 0.0, sides).call(inside, noisy)
-    pixels = metrics.ReconstructionLoss(0.0, 0.0).call(inside, noisy)
-    maps = metrics.ssim_map(original, whole).numpy()
+    sides = margins(frame, SIZE, losses.SSIM_BORDER)
+    loss = losses.ReconstructionLoss(1.0, 0.0, sides).call(inside, noisy)
+    pixels = losses.ReconstructionLoss(0.0, 0.0).call(inside, noisy)
+    maps = losses.ssim_map(original, whole).numpy()
     top, left, bottom, right = frame
     rows = slice(max(top - 5, 0), min(bottom - 5, SIZE - 10))
     columns = slice(max(left - 5, 0), min(right - 5, SIZE - 10))
@@ -224,7 +224,7 @@ def run(slices_folder, tmp_path_factory):
 def test_everything_follows_the_frame(run, slices_folder, tmp_path):
     config = json.loads((run / "config.json").read_text())
     assert config["settings"]["frame"] == FRAMED and config["data"]["masked"] is True
-    vqvae, prior = checkpoints.load_models(RunDirectory(run))
+    vqvae, prior, _ = checkpoints.load_models(RunDirectory(run))
     assert vqvae.frame == tuple(FRAMED) and prior.settings["grid"] == vqvae.grid == (6, 6)
     done, report = predict(run, slices_folder, "--complete", "--walk")
     assert "WARNING" not in done.stdout and "reach out of the frame" not in done.stdout
@@ -262,13 +262,13 @@ def test_slices_with_scalp_are_warned_of(run_copy, tmp_path):
 
 def test_one_step_on_frames_trains():
     model = make_vqvae(frame=FRAME)
-    sides = margins(FRAME, SIZE, metrics.SSIM_BORDER)
+    sides = margins(FRAME, SIZE, losses.SSIM_BORDER)
     place = {"frame": FRAME, "image_size": SIZE}
-    ssim = keras.metrics.MeanMetricWrapper(metrics.frame_ssim, name="ssim", **place)
-    model.compile("adam", loss=metrics.ReconstructionLoss(sides=sides), metrics=[ssim])
+    ssim = keras.metrics.MeanMetricWrapper(losses.frame_ssim, name="ssim", **place)
+    model.compile("adam", loss=losses.ReconstructionLoss(sides=sides), metrics=[ssim])
     frames = cut(images()[..., 0], FRAME)[..., None]
-    losses = [model.train_on_batch(frames, frames, return_dict=True)["loss"] for _ in range(10)]
-    assert losses[-1] < losses[0] and np.isfinite(losses).all()
+    values = [model.train_on_batch(frames, frames, return_dict=True)["loss"] for _ in range(10)]
+    assert values[-1] < values[0] and np.isfinite(values).all()
 
 
 def test_a_split_says_whether_it_is_masked(slices_folder):

@@ -5,9 +5,8 @@ import pytest
 from conftest import LEVELS, draw_slice
 from scipy import ndimage
 
-from measures import generation, judges, selection, two_sample
-from measures.images import to_grey
-from reports import curves
+from evaluation import comparison, curves, judges, selection, two_sample
+from sources.images import to_grey
 
 
 @pytest.fixture(scope="module")
@@ -106,18 +105,18 @@ def test_mmd_grows_with_the_difference(real, blurred):
 def test_diversity_is_one_for_copies_of_one_image(real):
     images, _, levels = real
     one_each = np.stack([images[levels == level][0] for level in levels])
-    assert generation.diversity(one_each, levels) == pytest.approx(1.0, abs=1e-4)
-    assert generation.diversity(images, levels) < 0.98
-    assert np.isnan(generation.diversity(images[:1], levels[:1]))
+    assert comparison.diversity(one_each, levels) == pytest.approx(1.0, abs=1e-4)
+    assert comparison.diversity(images, levels) < 0.98
+    assert np.isnan(comparison.diversity(images[:1], levels[:1]))
 
 
 def test_copies_are_found(real):
     images, cases, _ = real
     even = halves(cases)
-    distances, which = generation.nearest(images[even], images)
+    distances, which = comparison.nearest(images[even], images)
     np.testing.assert_allclose(distances, 0, atol=1e-6)
     assert np.array_equal(images[which], images[even])
-    apart, _ = generation.nearest(images[even], images[~even])
+    apart, _ = comparison.nearest(images[even], images[~even])
     assert apart.min() > 0.01
 
 
@@ -125,16 +124,16 @@ def test_anatomy_of_a_known_head():
     image = np.zeros((256, 256), "float32")
     y, x = np.mgrid[:256, :256]
     image[(y - 128) ** 2 + (x - 128) ** 2 < 80**2] = 0.8
-    whole = generation.anatomy(image[None])
+    whole = comparison.anatomy(image[None])
     assert whole["brain_area"][0] == pytest.approx(np.pi * 80**2 / 256**2, rel=0.03)
     assert whole["ventricle_area"][0] == 0
     image[(y - 128) ** 2 + (x - 128) ** 2 < 20**2] = 0.1
-    with_ventricle = generation.anatomy(image[None])
+    with_ventricle = comparison.anatomy(image[None])
     assert with_ventricle["ventricle_area"][0] == pytest.approx(np.pi * 20**2 / 256**2, rel=0.1)
     assert with_ventricle["brain_area"][0] == pytest.approx(whole["brain_area"][0])
     lopsided = image.copy()
     lopsided[60:110, 100:160] = 0.3
-    assert generation.anatomy(lopsided[None])["symmetry"][0] < with_ventricle["symmetry"][0] - 0.05
+    assert comparison.anatomy(lopsided[None])["symmetry"][0] < with_ventricle["symmetry"][0] - 0.05
 
 
 def test_report_on_real_blurred_and_copied_slices(real, blurred, monkeypatch, tmp_path):
@@ -146,23 +145,23 @@ def test_report_on_real_blurred_and_copied_slices(real, blurred, monkeypatch, tm
         for name, rest in (("training", (0, 1)), ("other", (2,)), ("real", (3,)))
     }
     data = {
-        name: generation.Held(images[mask], levels[mask], cases[mask])
+        name: comparison.Held(images[mask], levels[mask], cases[mask])
         for name, mask in sets.items()
     }
     blurred = to_grey(blurred)
 
     def report(mask, pixels):
         maps = two_sample.CodeMaps(images[mask], images[mask], cases[mask].astype(str))
-        drawn = generation.Drawn(pixels[mask], blurred[mask], levels[mask], maps)
+        drawn = comparison.Drawn(pixels[mask], blurred[mask], levels[mask], maps)
         restored = {"reconstructions": blurred[sets["real"]]}
-        return generation.evaluate(drawn, **data, restored=restored)
+        return comparison.evaluate(drawn, **data, restored=restored)
 
     monkeypatch.setattr(judges, "SHARES", {"pyramid": (0.5,)})
     monkeypatch.setattr(judges, "FEATURE_NETWORKS", 2)
     monkeypatch.setattr(judges, "FEATURE_EPOCHS", 1)
     good, _ = report(sets["other"], images)
     for slow in ("feature_distances", "power", "_anatomy_report"):
-        monkeypatch.setattr(generation, slow, lambda *_: {})
+        monkeypatch.setattr(comparison, slow, lambda *_: {})
     bad, _ = report(sets["other"], blurred)
     copied, pairs = report(sets["training"], images)
     assert good["two_sample_accuracy"] < 0.75 < bad["two_sample_accuracy"]

@@ -1,16 +1,12 @@
 """Anomaly maps and their scores. The lesions of the benchmark have tests of their own."""
 
-from types import SimpleNamespace
-
 import numpy as np
-import pytest
 from conftest import IMAGE_SIZE, draw_slice, make_prior
 from PIL import Image
 
-from fitting import checkpoints
-from measures import healing
+from evaluation import anomalies
+from modules import Models
 from sources.folder import make_split
-from utils import InputError
 
 
 def images(count=3):
@@ -26,15 +22,15 @@ def make_stack(levels=(0, 1, 2)):
 
 
 def analyse(models):
-    return healing.analyse(models, images(), make_stack(), seed=1)
+    return anomalies.analyse(models, images(), make_stack(), seed=1)
 
 
 def test_analysis_of_slices(vqvae):
-    models = [(vqvae, make_prior(grid=4, blocks=2))]
+    models = [Models(vqvae, make_prior(grid=4, blocks=2))]
     results = analyse(models)
     shape = (3, IMAGE_SIZE, IMAGE_SIZE)
     assert results["healed"].shape == results["restored"].shape == shape
-    for method in healing.METHODS:
+    for method in anomalies.METHODS:
         maps, scores = results["maps"][method], results["scores"][method]
         assert maps.shape == shape
         assert maps.min() >= 0 and not maps[images() == 0].any()
@@ -42,7 +38,7 @@ def test_analysis_of_slices(vqvae):
     again = analyse(models)
     np.testing.assert_array_equal(results["maps"]["healing"], again["maps"]["healing"])
     twice = analyse(2 * models)  # a model is an ensemble with itself
-    for method in healing.METHODS:
+    for method in anomalies.METHODS:
         one, two = results["maps"][method], twice["maps"][method]
         np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-7)
 
@@ -50,20 +46,20 @@ def test_analysis_of_slices(vqvae):
 def test_a_slice_and_its_mirror_image_read_the_same(vqvae):
     """Each is read as it is and mirrored, and what the mirror image says is mirrored back."""
     prior, stack = make_prior(grid=4), make_stack([0, 2])  # each slice is alone
-    straight = healing.Reader(vqvae, prior, stack, seed=1)
-    swapped = healing.Reader(vqvae, prior, stack, seed=1)
+    straight = anomalies.Reader(vqvae, prior, stack, seed=1)
+    swapped = anomalies.Reader(vqvae, prior, stack, seed=1)
     swapped.levels = swapped.levels[::-1]
     pair, batch = images(2), np.arange(2)
     one, other = straight.read(pair, batch), swapped.read(pair[:, ::-1], batch)
     np.testing.assert_allclose(one.surprise, other.surprise[:, ::-1], atol=1e-5)
-    assert straight.healed.shape == (len(healing.LIMITS), 2, 2, 4, 4)
+    assert straight.healed.shape == (len(anomalies.LIMITS), 2, 2, 4, 4)
     first, second = straight.healed[:, 0], straight.healed[:, 1]
     assert (first != second).any()
 
 
 def test_each_version_has_its_own_limit(vqvae):
     prior, stack = make_prior(grid=4, blocks=2), make_stack()
-    reader = healing.Reader(vqvae, prior, stack, seed=1, limits=(1e6, -1e6))
+    reader = anomalies.Reader(vqvae, prior, stack, seed=1, limits=(1e6, -1e6))
     pair = images(1)
     reader.read(pair, np.arange(1))
     nearest = np.asarray(vqvae.encode(np.concatenate([pair, pair[:, ::-1]])[..., None]))
@@ -75,10 +71,10 @@ def test_each_version_has_its_own_limit(vqvae):
 def test_the_slice_below_is_the_healed_one(vqvae):
     """A lesion below changes what is read above only through what was healed."""
     prior, stack = make_prior(grid=4, blocks=2), make_stack()
-    reader = healing.Reader(vqvae, prior, stack, seed=1)
+    reader = anomalies.Reader(vqvae, prior, stack, seed=1)
     values = images()
     readings = [reader.read(values[i : i + 1], np.array([i])) for i in range(3)]
-    again = healing.Reader(vqvae, prior, stack, seed=1)
+    again = anomalies.Reader(vqvae, prior, stack, seed=1)
     again.healed[:, :, :2] = reader.healed[:, :, :2]
     above = again.read(values[2:], np.array([2]))
     np.testing.assert_array_equal(above.surprise, readings[2].surprise)
@@ -89,30 +85,17 @@ def test_the_slice_below_is_the_healed_one(vqvae):
 
 def test_slices_of_a_stack_are_mapped_in_their_order(vqvae):
     """Cases of other heights are read in batches that differ from the order of the split."""
-    models = [(vqvae, make_prior(grid=4, blocks=2))]
+    models = [Models(vqvae, make_prior(grid=4, blocks=2))]
     places = [(1, 0), (1, 1), (2, 0)]
     split = make_split("test", [(case, k, f"{case} {k}") for case, k in places], {})
-    results = healing.analyse(models, images(), split, seed=1)
-    lone = healing.analyse(models, images()[2:], split.pick([2]), seed=1)
+    results = anomalies.analyse(models, images(), split, seed=1)
+    lone = anomalies.analyse(models, images()[2:], split.pick([2]), seed=1)
     np.testing.assert_allclose(results["restored"][2], lone["restored"][0], atol=1e-5)
-
-
-def test_an_ensemble_is_of_one_image_size(monkeypatch):
-    def load(run):
-        vqvae = SimpleNamespace(settings={"image_size": int(run)})
-        return vqvae, SimpleNamespace(settings={"num_levels": 4})
-
-    monkeypatch.setattr(checkpoints, "load_models", load)
-    split = SimpleNamespace(levels=np.arange(4))
-    assert len(checkpoints.load_ensemble(["256", "256"], [split])) == 2
-    message = "--ensemble must be of image size 256, that of --run. Received: 160 of 160"
-    with pytest.raises(InputError, match=message):
-        checkpoints.load_ensemble(["256", "160"], [split])
 
 
 def test_scores_in_a_case_are_relative_to_its_other_slices():
     cases = np.array([1, 1, 1, 2])
-    relative = healing.scores_in_case(np.array([1.0, 2.0, 6.0, 5.0]), cases)
+    relative = anomalies.scores_in_case(np.array([1.0, 2.0, 6.0, 5.0]), cases)
     np.testing.assert_allclose(relative, [1 / 4, 2 / 3.5, 6 / 1.5, np.nan])
 
 
@@ -123,7 +106,7 @@ def test_a_residual_counts_less_at_an_edge():
     version = image.copy()
     version[:, 100:110, 60:70] -= 0.2
     version[:, 100:110, 123:133] -= 0.2
-    residual = healing.residual(image, version)[0]
+    residual = anomalies.residual(image, version)[0]
     assert residual[105, 65] > 1.5 * residual[105, 128] > 0
 
 
@@ -132,9 +115,9 @@ def test_surprise_is_smoothed_along_the_levels_of_a_case():
     split = make_split("test", [(case, k, f"{case} {k}") for case, k in places], {})
     maps = np.zeros((4, 2, 2), "float32")
     maps[0] = 1.0
-    smoothed = healing.along_levels(maps, split)[:, 0, 0]
-    near, far = np.exp(-0.5 * (np.array([1, 4]) / healing.LEVEL_SIGMA) ** 2)
-    next_to_both = np.exp(-0.5 * (3 / healing.LEVEL_SIGMA) ** 2)
+    smoothed = anomalies.along_levels(maps, split)[:, 0, 0]
+    near, far = np.exp(-0.5 * (np.array([1, 4]) / anomalies.LEVEL_SIGMA) ** 2)
+    next_to_both = np.exp(-0.5 * (3 / anomalies.LEVEL_SIGMA) ** 2)
     expected = [
         1 / (1 + near + far),
         near / (near + 1 + next_to_both),
@@ -143,16 +126,16 @@ def test_surprise_is_smoothed_along_the_levels_of_a_case():
     ]
     np.testing.assert_allclose(smoothed, expected, rtol=1e-5)
     same = np.ones_like(maps)
-    np.testing.assert_allclose(healing.along_levels(same, split), same, rtol=1e-6)
+    np.testing.assert_allclose(anomalies.along_levels(same, split), same, rtol=1e-6)
 
 
 def test_maps_take_the_surprise_along_the_levels(vqvae, monkeypatch):
-    models = [(vqvae, make_prior(grid=4, blocks=2))]
+    models = [Models(vqvae, make_prior(grid=4, blocks=2))]
     found = analyse(models)["surprise"]
-    monkeypatch.setattr(healing, "along_levels", lambda values, split: values)
+    monkeypatch.setattr(anomalies, "along_levels", lambda values, split: values)
     each = analyse(models)["surprise"]
     monkeypatch.undo()
-    np.testing.assert_allclose(found, healing.along_levels(each, make_stack()), rtol=1e-5)
+    np.testing.assert_allclose(found, anomalies.along_levels(each, make_stack()), rtol=1e-5)
     assert np.abs(found - each).max() > 1e-3
 
 
@@ -162,14 +145,14 @@ def test_surprise_is_read_above_no_slice_and_above_each_version(vqvae, monkeypat
     monkeypatch.setattr(
         prior, "surprise", lambda *inputs: given.append(inputs[-1]) or surprise(*inputs)
     )
-    reader, values = healing.Reader(vqvae, prior, make_stack(), seed=1), images()
+    reader, values = anomalies.Reader(vqvae, prior, make_stack(), seed=1), images()
     reader.read(values[:1], np.arange(1))
     assert len(given) == 2  # nothing lies below, so there is one context for both descriptions
     given.clear()
     reader.read(values[1:2], np.array([1]))
     contexts = given[::2]
-    assert len(contexts) == 1 + len(healing.LIMITS)
-    assert (contexts[0] == healing.NO_CODE).all()
+    assert len(contexts) == 1 + len(anomalies.LIMITS)
+    assert (contexts[0] == anomalies.NO_CODE).all()
     below = reader.healed[:, :, 0]
     for context, healed in zip(contexts[1:], below):
         np.testing.assert_array_equal(context[:, 0], healed)
@@ -181,7 +164,7 @@ def test_a_healed_version_below_can_raise_the_surprise_of_another(vqvae):
     values = images()
     readings = []
     for shift in (0, 1):
-        reader = healing.Reader(vqvae, prior, stack, seed=1, limits=(2.0, 6.0))
+        reader = anomalies.Reader(vqvae, prior, stack, seed=1, limits=(2.0, 6.0))
         reader.read(values[:1], np.arange(1))
         reader.healed[1, :, 0] = (reader.healed[1, :, 0] + shift) % 16
         readings.append(reader.read(values[1:2], np.array([1])))

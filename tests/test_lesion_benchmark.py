@@ -13,6 +13,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 import modules
 from fitting.run_directory import RunDirectory
+from modules import Models
 from sources.folder import make_split, open_slices
 from utils import InputError
 
@@ -167,7 +168,7 @@ def test_a_blind_map_that_likes_some_people_is_seen_through(planted):
 def test_every_method_is_measured(monkeypatch, capsys):
     blocks = {"encoder_blocks": (1, 1), "decoder_blocks": (1, 1)}
     vqvae = modules.VQVAE(SIDE, codebook_size=CODES, code_dim=4, width=8, **blocks)
-    models = [(vqvae, make_prior(grid=8, blocks=2))]
+    models = [Models(vqvae, make_prior(grid=8, blocks=2))]
     images = make_images()
     given = {name: (images, make_cohort(name)) for name in anomaly.SPLITS}
     monkeypatch.setattr(anomaly, "read_split", lambda _slices, name, _models: given[name])
@@ -195,7 +196,7 @@ def test_limits_are_compared_on_other_validation_bodies(vqvae, monkeypatch):
         anomaly, "plant_split", lambda *given: planted.append(given[-1]) or plant_split(*given)
     )
     monkeypatch.setattr(methods, "COMPARED_LIMITS", ((2.0,), (9.0, 9.0)))
-    report = anomaly.compare_limits(None, [(vqvae, make_prior(grid=4, blocks=2))], 2)
+    report = anomaly.compare_limits(None, [Models(vqvae, make_prior(grid=4, blocks=2))], 2)
     assert set(report) == {"2", "9 9"} and planted == [200, 201]
     assert all(own["variant"] == name for name, own in report.items())
 

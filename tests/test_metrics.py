@@ -5,7 +5,9 @@ from conftest import draw_slice
 from scipy import ndimage
 from skimage.metrics import structural_similarity
 
-from measures import metrics
+from evaluation import metrics
+from fitting.codes import code_counts
+from networks import losses
 
 
 def pair(sigma=0.05):
@@ -21,28 +23,28 @@ def test_ssim_equals_scikit_image():
         structural_similarity(a[..., 0], b[..., 0], use_sample_covariance=False, **settings)
         for a, b in zip(images.astype("float64"), noisy.astype("float64"))
     ]
-    np.testing.assert_allclose(metrics.ssim(images, noisy), expected, atol=1e-4)
+    np.testing.assert_allclose(losses.ssim(images, noisy), expected, atol=1e-4)
 
 
 def test_ssim_equals_tensorflow():
     images, noisy = pair()
     expected = tf.image.ssim(images, noisy, max_val=1.0)
-    np.testing.assert_allclose(metrics.ssim(images, noisy), expected, atol=1e-5)
+    np.testing.assert_allclose(losses.ssim(images, noisy), expected, atol=1e-5)
 
 
 def test_ssim_clips_the_reconstruction_and_is_one_for_equals():
     images, _ = pair()
-    np.testing.assert_allclose(metrics.ssim(images, images), 1.0, atol=1e-6)
+    np.testing.assert_allclose(losses.ssim(images, images), 1.0, atol=1e-6)
     overshoot = np.where(images == 0, -0.5, images)
-    np.testing.assert_allclose(metrics.ssim(images, overshoot.astype("float32")), 1.0, atol=1e-6)
+    np.testing.assert_allclose(losses.ssim(images, overshoot.astype("float32")), 1.0, atol=1e-6)
 
 
 def test_brain_ssim_ignores_the_background():
     images, _ = pair()
     spoilt = images.copy()
     spoilt[:, :40] += 0.2  # rows far above the head
-    maps = metrics.ssim_map(images, spoilt)
-    assert metrics.ssim(images, spoilt).numpy().max() < 0.95
+    maps = losses.ssim_map(images, spoilt)
+    assert losses.ssim(images, spoilt).numpy().max() < 0.95
     np.testing.assert_allclose(metrics.brain_ssim(images, maps), 1.0, atol=1e-4)
 
 
@@ -78,17 +80,17 @@ def test_loss_is_the_sum_of_its_terms():
     images, noisy = pair()
     error = images - noisy
     pixels = (3 * error**2 + 0.3 * np.abs(error)).mean((1, 2, 3))
-    without_windows = metrics.ReconstructionLoss(0.0, 0.0).call(images, noisy)
+    without_windows = losses.ReconstructionLoss(0.0, 0.0).call(images, noisy)
     np.testing.assert_allclose(without_windows, pixels, rtol=1e-5)
-    with_ssim = metrics.ReconstructionLoss(2.0, 0.0).call(images, noisy)
-    dissimilarity = 1 - metrics.ssim(images, noisy).numpy()
+    with_ssim = losses.ReconstructionLoss(2.0, 0.0).call(images, noisy)
+    dissimilarity = 1 - losses.ssim(images, noisy).numpy()
     np.testing.assert_allclose(with_ssim - pixels, 2 * dissimilarity, rtol=1e-4)
 
 
 def test_contrast_term_punishes_blur_and_asks_for_no_covariance():
     _, images = pair()
-    loss = metrics.ReconstructionLoss(0.0, 1.0)
-    pixels = metrics.ReconstructionLoss(0.0, 0.0)
+    loss = losses.ReconstructionLoss(0.0, 1.0)
+    pixels = losses.ReconstructionLoss(0.0, 0.0)
 
     def contrast(other):
         return np.asarray(loss.call(images, other) - pixels.call(images, other))
@@ -141,7 +143,7 @@ def test_the_outline_that_both_share_is_hardly_detail_in_phase():
 
 def test_baselines_against_hand_counts():
     training = np.array([[[0, 1]], [[0, 1]], [[0, 2]], [[0, 2]]])
-    counts = metrics.code_counts(training, 4)
+    counts = code_counts(training, 4)
     assert counts.shape == (1, 2, 4) and counts.sum() == 8
     np.testing.assert_array_equal(counts[0, 0], [4, 0, 0, 0])
     np.testing.assert_array_equal(counts[0, 1], [0, 2, 2, 0])

@@ -18,9 +18,9 @@ from rates.files import Alone, every_case, write_files
 from skimage.metrics import peak_signal_noise_ratio
 
 from coding import slices
+from evaluation import curves
+from evaluation.metrics import mean_ssim, quality
 from fitting.run_directory import RunDirectory
-from measures.metrics import mean_ssim, quality
-from reports import curves
 from sources.folder import open_folder
 from utils import InputError
 

@@ -12,10 +12,9 @@ import pytest
 from conftest import CODES, IMAGE_SIZE, ROOT, make_prior, one_line, run_script
 
 import modules
+from evaluation import panels, reconstruction, report, samples
 from fitting.checkpoints import fingerprint, save_model
 from fitting.run_directory import RunDirectory, write_history
-from measures import evaluation, samples
-from reports import panels, report
 from sources.folder import open_slices
 from utils import InputError, write_json
 
@@ -341,7 +340,7 @@ def test_damaged_counts_are_refused(kind, tmp_path):
     path = tmp_path / "code_counts.npz"
     spoil(path)
     with pytest.raises(InputError, match=expected) as error:
-        evaluation.read_code_counts(path, SHAPE)
+        reconstruction.read_code_counts(path, SHAPE)
     assert str(path) in str(error.value)
 
 

@@ -8,8 +8,8 @@ import pytest
 from keras import ops
 from PIL import Image
 
-from measures import samples, saved, selection
-from reports import captions, plots, report
+from evaluation import captions, plots, report, samples, saved, selection
+from modules import Models
 
 # ---- many samples ------------------------------------------------------------------------------
 
@@ -25,12 +25,11 @@ class FakePrior:
         return np.zeros((len(levels), 4, 4), "int32")
 
 
-def decode(codes, texture):
-    assert texture is None
+def decode(codes):
     return ops.zeros((len(codes), 8, 8, 1))
 
 
-FAKE_VQVAE = SimpleNamespace(decode=decode, texture=None)
+FAKE_VQVAE = SimpleNamespace(decode=decode)
 
 
 @pytest.mark.parametrize("how, expected", [
@@ -39,18 +38,18 @@ FAKE_VQVAE = SimpleNamespace(decode=decode, texture=None)
 ])  # fmt: skip
 def test_each_batch_has_a_seed_of_its_own(how, expected):
     prior, options = FakePrior(), samples.SamplingOptions(seed=5)
-    batches = samples.draw_slices(FAKE_VQVAE, prior, np.zeros(40, int), options, **how)
+    batches = samples.draw_slices(Models(FAKE_VQVAE, prior), np.zeros(40, int), options, **how)
     assert [len(batch) for batch in batches] == [16, 16, 8]
     assert prior.seeds == expected
     last = samples.SamplingOptions(seed=2**31 - 1)
-    list(samples.draw_slices(FAKE_VQVAE, prior, np.zeros(40, int), last, first=10**6))
+    list(samples.draw_slices(Models(FAKE_VQVAE, prior), np.zeros(40, int), last, first=10**6))
     assert all(0 <= seed < 2**31 for seed in prior.seeds)
 
 
 def test_samples_are_drawn_when_they_are_asked_for():
     prior = FakePrior()
     levels = np.zeros(10**5, int)
-    batches = samples.draw_slices(FAKE_VQVAE, prior, levels, samples.SamplingOptions(0))
+    batches = samples.draw_slices(Models(FAKE_VQVAE, prior), levels, samples.SamplingOptions(0))
     assert not prior.seeds
     next(batches)
     assert len(prior.seeds) == 1
@@ -60,7 +59,7 @@ def test_of_many_samples_a_few_are_kept(tmp_path):
     levels = samples.spread_levels(200, None, np.arange(4))
     kept = selection.kept_samples(200)
     options = samples.SamplingOptions(0)
-    images = samples.write_samples(FAKE_VQVAE, FakePrior(), levels, options, tmp_path, kept)
+    images = samples.write_samples(Models(FAKE_VQVAE, FakePrior()), levels, options, tmp_path, kept)
     assert len(list(tmp_path.iterdir())) == 200 and len(images) == len(kept) < 80
     numbered = np.zeros((len(kept), 8, 8), "uint8") + kept.astype("uint8")[:, None, None]
     split = SimpleNamespace(levels=np.arange(4))

@@ -27,7 +27,8 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import dataset
-from measures import metrics
+from evaluation import metrics
+from networks import losses
 
 
 def predict(run, data, *flags, **options):
@@ -173,7 +174,7 @@ def test_metrics_equal_those_of_the_written_reconstructions(run, report, slices_
         f"case_{case:03d}_slice_{level}.png" for case in (5, 6) for level in range(LEVELS)
     ]
     restored = np.stack([np.array(Image.open(file)) for file in files])[..., None] / 255.0
-    ssim = metrics.ssim(originals.astype("float32"), restored).numpy().mean()
+    ssim = losses.ssim(originals.astype("float32"), restored).numpy().mean()
     assert report["ssim"]["mean"] == pytest.approx(ssim, abs=2e-3)
     assert report["psnr"]["mean"] == pytest.approx(
         metrics.psnr(originals, restored).mean(), abs=0.02

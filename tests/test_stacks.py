@@ -7,9 +7,9 @@ import pytest
 from conftest import draw_slice
 from test_samples import facts
 
-from measures import selection, stacks, two_sample
-from measures.samples import SamplingOptions
-from reports import report
+from evaluation import report, selection, stacks, two_sample
+from evaluation.samples import SamplingOptions
+from modules import Models
 from sources.folder import make_split
 
 LEVELS, SIDE = 6, 64
@@ -76,7 +76,9 @@ def test_a_classifier_tells_mirrored_slices_by_their_cuts(evaluated):
 def test_few_cases_are_not_compared():
     split = make_split("test", [(1, level, f"{level}") for level in range(LEVELS)], {})
     prior = types.SimpleNamespace(settings={"num_levels": LEVELS})
-    measured = stacks.evaluate_brains(None, prior, {}, split, None, split, SamplingOptions(0))
+    measured = stacks.evaluate_brains(
+        Models(None, prior), {}, split, None, split, SamplingOptions(0)
+    )
     assert measured == {"reason": "1 cases of the split have all 6 levels"}
 
 

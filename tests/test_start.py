@@ -9,9 +9,10 @@ from conftest import LEVELS, STAGES, TINY, make_prior, one_line, run_script, wri
 
 import dataset
 import train
+from evaluation.saved import read_arrays
 from fitting import checkpoints, codes, start
 from fitting.run_directory import RunDirectory
-from measures.saved import read_arrays
+from modules import Models
 from sources.folder import open_slices
 from utils import InputError
 
@@ -104,7 +105,7 @@ def test_another_frame_mask_or_intensity_is_refused(change, reason, tmp_path, mo
     prior = make_prior(grid=4, blocks=2)
     here = {**shape, **start._prior_shape(prior)}
     low_high = change.get("intensity_range", dataset.INTENSITY_RANGE)
-    monkeypatch.setattr(checkpoints, "load_models", lambda run: (vqvae, prior))
+    monkeypatch.setattr(checkpoints, "load_models", lambda run: Models(vqvae, prior))
     monkeypatch.setattr(start, "read_config", lambda run: {"data": {"intensity_range": low_high}})
     slices = SimpleNamespace(masked=True, num_levels=prior.settings["num_levels"])
     data = SimpleNamespace(slices=slices, frame=whole)

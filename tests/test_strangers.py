@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from conftest import TINY, make_prior, one_line, run_script, train, write_slices
 
+from evaluation.reconstruction import read_code_counts
 from fitting import checkpoints
 from fitting.run_directory import RunDirectory, read_config, read_history
-from measures.evaluation import read_code_counts
 from utils import InputError, write_json
 
 

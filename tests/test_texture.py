@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from evaluation import reconstruction
 from fitting import checkpoints
 from fitting.run_directory import RunDirectory
-from measures import evaluation
 from networks.greys import GREYS, PARAMETERS, draw_greys, log_likelihood
 from networks.texture import ORDER, PATCH, STEPS, Texture, coarse_to_fine
 from sources.folder import make_split
@@ -136,16 +136,16 @@ def test_training_lowers_the_bits(slices):
 
 def test_a_run_draws_with_its_texture_alone(run_copy):
     directory = RunDirectory(run_copy)
-    vqvae, prior = checkpoints.load_models(directory)
+    vqvae, prior, texture = checkpoints.load_models(directory)
     codes = prior.sample(tf.constant([1, 2]), tf.constant(3))
-    plain, drawn = vqvae.decode(codes), vqvae.decode(codes, tf.constant([1, 2]))
-    assert vqvae.texture and not np.array_equal(plain, drawn)
-    other = Texture.from_config({**vqvae.texture.get_config(), "vqvae": "of another"})
+    plain, drawn = vqvae.decode(codes), texture.draw(vqvae.decode(codes), tf.constant([1, 2]))
+    assert not np.array_equal(plain, drawn)
+    other = Texture.from_config({**texture.get_config(), "vqvae": "of another"})
     checkpoints.save_model(other, directory.model("texture"))
     with pytest.raises(InputError, match="another VQ-VAE"):
         checkpoints.load_models(directory)
     directory.model("texture").unlink()
-    assert checkpoints.load_models(directory)[0].texture is None
+    assert checkpoints.load_models(directory).texture is None
 
 
 def test_a_baseline_that_knows_the_mask_pays_for_the_brain_alone(texture, slices):
@@ -155,7 +155,7 @@ def test_a_baseline_that_knows_the_mask_pays_for_the_brain_alone(texture, slices
     errors = np.round(np.random.default_rng(0).normal(0, 8, images.shape))
     results = {"images": images, "restored": images.astype(float) - errors * (images > 0)}
     split = make_split("test", [(case, 0, f"{case}") for case in range(3)], {})
-    found = evaluation.texture_measures(texture, results, split)
+    found = reconstruction.texture_measures(texture, results, split)
     share = (14 * 21) / (16 * 24)  # of the frame
     masked = found["masked_deviation_bits_per_pixel"]
     assert masked == pytest.approx(share * (3 + 2.047), rel=0.02)

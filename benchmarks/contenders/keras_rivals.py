@@ -23,8 +23,8 @@ from keras import layers, ops
 
 from contenders.contender import Contender, in_batches, shuffled
 from fitting.device import restart_keras
-from measures.images import to_grey, to_unit
 from networks.logits import bits
+from sources.images import to_grey, to_unit
 from utils import progress
 
 PRIOR_WIDTH, RESIDUAL_BLOCKS = 128, 2

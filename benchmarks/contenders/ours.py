@@ -9,13 +9,14 @@ import dataset
 import train
 from contenders.contender import Contender, in_batches
 from contenders.keras_rivals import stepper
+from evaluation.samples import SamplingOptions, draw_all, spread_levels
 from fitting import checkpoints, codes, stages
 from fitting.device import restart_keras, use_precision
 from fitting.run_directory import RunDirectory
 from fitting.training_data import TrainingData
-from measures.images import to_grey, to_unit
-from measures.samples import SamplingOptions, draw_all, spread_levels
+from modules import Models
 from sources.folder import Slices
+from sources.images import to_grey, to_unit
 
 
 class Ours(Contender):
@@ -108,6 +109,5 @@ class Ours(Contender):
     def draw(self, count):
         levels = spread_levels(count, None, np.unique(self.split.levels))
         options = SamplingOptions(seed=self.settings["seed"], texture=False)
-        return draw_all(
-            self.models["vqvae"], self.models["prior"], levels, options, "drawing slices"
-        )
+        models = Models(self.models["vqvae"], self.models["prior"])
+        return draw_all(models, levels, options, "drawing slices")

@@ -82,7 +82,7 @@ class VQVAE(nn.Module):
 
 
 class ReconstructionLoss(nn.Module):
-    """`metrics.ReconstructionLoss` with its default weights."""
+    """`losses.ReconstructionLoss` with its default weights."""
 
     def __init__(self, down, across, c1, c2):
         super().__init__()

@@ -13,14 +13,15 @@ import tensorflow as tf
 import dataset
 import modules
 from contenders.timing import fit
+from evaluation import metrics
+from evaluation.reconstruction import BATCH
 from fitting.codes import read_codes
 from fitting.run_directory import RunDirectory
 from fitting.stages import make_optimizer, make_vqvae, vqvae_objective
-from measures import metrics
-from measures.evaluation import BATCH
-from measures.images import to_grey
+from networks import losses
 from networks.below import NO_CODE, SLICES_BELOW
 from sources.folder import NO_SLICE, Slices, Split
+from sources.images import to_grey
 from sources.layout import FITTED_SPLITS
 from utils import InputError, progress
 
@@ -110,7 +111,7 @@ class AutoencoderBench(Bench):
         for images, _ in progress(batches, "scoring"):
             codes = model.encode(images)
             restored = model.decode(codes)
-            quality = metrics.ssim(images, restored), metrics.psnr(images, restored)
+            quality = losses.ssim(images, restored), metrics.psnr(images, restored)
             grey = (to_grey(values)[..., 0] for values in (images, restored))
             parts.append((*quality, codes, *grey))
         ssim, psnr, *arrays = (np.concatenate(values) for values in zip(*parts))

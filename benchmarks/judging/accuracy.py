@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from measures.healing import scores_in_case
+from evaluation.anomalies import scores_in_case
 from sources.folder import Split
 
 SHARES = (0.003, 0.01, 0.03)  # of the image's pixels, whose mean can be the score of a slice

@@ -15,7 +15,7 @@ import keras
 import numpy as np
 from scipy import ndimage
 
-from measures.healing import (
+from evaluation.anomalies import (
     LIMITS,
     MAP_SIGMA,
     SURPRISE_SIGMA,
@@ -24,9 +24,9 @@ from measures.healing import (
     residual,
     smooth,
 )
-from measures.images import to_unit
 from modules import VQVAE
 from sources.folder import Split
+from sources.images import to_unit
 
 SIGMAS = {f"sigma {factor * MAP_SIGMA:g}": factor * MAP_SIGMA for factor in (0.5, 1, 2)}
 COMPARED_LIMITS = (LIMITS, (4.5,), (2.2, 4.5), (4.5, 6.5), (4.5, 4.5, 6.5), (6.5, 6.5, 6.5))
@@ -70,7 +70,7 @@ def map_slices(
     """Map slices by all methods.
 
     Args:
-        models: Pairs of VQ-VAE and prior, as for `measures.healing.analyse`.
+        models: Pairs of VQ-VAE and prior, as for `evaluation.anomalies.analyse`.
         statistics: Of the training split.
         denoiser: Network from frames with noise to frames without, or None.
         images: `(N, S, S)` in [0, 1].
@@ -86,7 +86,9 @@ def map_slices(
     for factor in (0.5, 1, 2):
         sigma = factor * SURPRISE_SIGMA
         yield "surprise", f"sigma {sigma:g}", smooth(found["surprise"], sigma) * brain
-    for method, name, maps in map_without_prior(models[0][0], statistics, denoiser, images, split):
+    for method, name, maps in map_without_prior(
+        models[0].vqvae, statistics, denoiser, images, split
+    ):
         yield method, name, maps * brain
         yield method, f"{name}, along levels", along_levels(maps, split) * brain
 

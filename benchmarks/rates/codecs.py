@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageSequence, features
 
-from measures.metrics import mean_ssim, quality
+from evaluation.metrics import mean_ssim, quality
 from utils import progress
 
 try:

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from reports.curves import QUALITIES
+from evaluation.curves import QUALITIES
 
 # Where bytes are compared.
 LEVELS = {

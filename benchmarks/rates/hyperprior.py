@@ -141,7 +141,7 @@ class Hyperprior:
 
 
 def distortion(images: torch.Tensor, restored: torch.Tensor) -> torch.Tensor:
-    """Squared and absolute error and SSIM, weighted as in `metrics.ReconstructionLoss`."""
+    """Squared and absolute error and SSIM, weighted as in `losses.ReconstructionLoss`."""
     similar = ssim(images, restored, data_range=1.0)
     squared, absolute = functional.mse_loss(restored, images), functional.l1_loss(restored, images)
     return 3 * squared + 0.3 * absolute + 1 - similar

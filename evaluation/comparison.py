@@ -14,15 +14,14 @@ import tensorflow as tf
 from scipy import ndimage
 
 from dataset import codes_below, load_images
-from measures import selection
-from measures.brains import decode_all, draw_brain_codes
-from measures.evaluation import BATCH, draw_textures
-from measures.images import to_unit
-from measures.judges import Pictures, feature_distances, judge, power
-from measures.metrics import energy_ratios, quality, subject_interval
-from measures.samples import SamplingOptions, draw_slice_codes, spread_levels
-from measures.saved import ANATOMY, Parts
-from measures.two_sample import (
+from evaluation import selection
+from evaluation.brains import decode_all, draw_brain_codes
+from evaluation.judges import Pictures, feature_distances, judge, power
+from evaluation.metrics import energy_ratios, quality, subject_interval
+from evaluation.reconstruction import BATCH, draw_textures
+from evaluation.samples import SamplingOptions, draw_slice_codes, spread_levels
+from evaluation.saved import ANATOMY, Parts
+from evaluation.two_sample import (
     CodeMaps,
     features,
     judge_codes,
@@ -31,9 +30,9 @@ from measures.two_sample import (
     squared_distances,
     wasserstein,
 )
-from modules import VQVAE
-from networks.raster import RasterPrior
+from modules import Models
 from sources.folder import NO_SLICE, Split
+from sources.images import to_unit
 from utils import progress
 
 # Shares of the image's 95th percentile: fluid is darker than the first, the head is brighter than
@@ -189,18 +188,16 @@ class Held:
         return Pictures(self.images, self.subjects.astype(str))
 
 
-def draw(
-    vqvae: VQVAE, prior: RasterPrior, count: int, known: np.ndarray, options: SamplingOptions
-) -> Drawn:
+def draw(models: Models, count: int, known: np.ndarray, options: SamplingOptions) -> Drawn:
     """Draw slices at all levels: those of whole brains, if the prior draws any.
 
     Args:
-        vqvae: The model that decodes.
-        prior: The model that draws codes.
+        models: The networks.
         count: Number of slices.
         known: Levels of the real slices, in rising order.
         options: How codes are drawn.
     """
+    prior = models.prior
     if prior.settings["reads_below"]:
         num_levels = prior.settings["num_levels"]
         number = math.ceil(count / len(known))
@@ -218,11 +215,11 @@ def draw(
         num_levels, chosen = 1, np.arange(count)
 
     def images(how):
-        brains = decode_all(vqvae, codes, how, num_levels, FIRST_EVALUATED)
+        brains = decode_all(models, codes, how, num_levels, FIRST_EVALUATED)
         return brains.reshape(-1, *brains.shape[2:])[chosen]
 
     plain = images(dataclasses.replace(options, texture=False))
-    textured = images(options) if options.texture and vqvae.texture else plain
+    textured = images(options) if options.texture and models.texture else plain
     maps = _count_bits(prior, codes.reshape(-1, *codes.shape[2:]), levels, groups)
     return Drawn(textured, plain, levels[chosen], maps.pick(chosen))
 
@@ -239,8 +236,7 @@ def _count_bits(prior, codes, levels, groups):
 
 
 def evaluate_samples(
-    vqvae: VQVAE,
-    prior: RasterPrior,
+    models: Models,
     results: dict[str, np.ndarray],
     split: Split,
     training: Held,
@@ -251,9 +247,8 @@ def evaluate_samples(
     """Draw slices and compute all their figures.
 
     Args:
-        vqvae: The model that decodes.
-        prior: The model that draws codes.
-        results: What `measures.evaluation.evaluate` returned.
+        models: The networks.
+        results: What `evaluation.reconstruction.evaluate` returned.
         split: The split that was evaluated.
         training: Slices of the training split.
         other: Slices of a split that is neither.
@@ -264,10 +259,10 @@ def evaluate_samples(
         `(report, parts)`: `generation` of `metrics.json`, and what the figures of the closest pairs
         and of the anatomy show.
     """
-    drawn = draw(vqvae, prior, count, np.unique(split.levels), options)
+    drawn = draw(models, count, np.unique(split.levels), options)
     restored = {"reconstructions": results["restored"]}
-    if vqvae.texture:
-        textured = draw_textures(vqvae.texture, results["restored"], split, options.seed)
+    if models.texture:
+        textured = draw_textures(models.texture, results["restored"], split, options.seed)
         restored["textured_reconstructions"] = textured
     real = Held.of(results["images"], split)
     report, pairs = evaluate(drawn, real, training, other, restored)

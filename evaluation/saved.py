@@ -24,11 +24,11 @@ CURVES = {  # stage -> columns of its history that a figure shows
 ANATOMY = ("brain_area", "ventricle_area", "symmetry", "white_over_grey")  # in figures by level
 STACKS = ("generated", "reconstructions", "real", "training")  # whose ventricles are measured
 ANATOMY_CURVES = ("samples", "real", "validation", "wasserstein", "wasserstein_validation")
-METHODS = ("error", "healing")  # that map anomalies, see `measures.healing`
+METHODS = ("error", "healing")  # that map anomalies, see `evaluation.anomalies`
 
 
 def _cuts(count):
-    """Cuts of brains, see `measures.selection.cuts`, and the level of the lowest slice."""
+    """Cuts of brains, see `evaluation.selection.cuts`, and the level of the lowest slice."""
     planes = {"coronal": f"uint8 {count} Z S", "sagittal": f"uint8 {count} Z S"}
     return {"axial": f"uint8 {count} S S", **planes, "level": "int32"}
 

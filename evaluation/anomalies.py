@@ -15,13 +15,14 @@ import tensorflow as tf
 from scipy import ndimage
 
 from dataset import codes_below, load_images
-from measures.evaluation import BATCH
-from measures.images import per_pixel, to_unit
-from measures.saved import METHODS
-from modules import VQVAE
+from evaluation.reconstruction import BATCH
+from evaluation.saved import METHODS
+from modules import VQVAE, Models
 from networks.below import NO_CODE
+from networks.frames import per_pixel
 from networks.raster import RasterPrior, mirrored_level, numbered_seed
 from sources.folder import Split
+from sources.images import to_unit
 from utils import progress
 
 # Surprise above which a code is drawn anew, for each healed version. A low limit outlines a lesion
@@ -42,9 +43,9 @@ def settings(num_models: int, seed: int) -> dict:
     return {"methods": list(METHODS), "draws": draws, "limits": list(LIMITS), "seed": seed}
 
 
-def load_slices(models: list[tuple[VQVAE, RasterPrior]], split: Split) -> np.ndarray:
+def load_slices(models: list[Models], split: Split) -> np.ndarray:
     """Load the images of a split in the size that the models read, `(N, S, S)`."""
-    return to_unit(load_images(split, models[0][0].settings["image_size"]))
+    return to_unit(load_images(split, models[0].vqvae.settings["image_size"]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Reading:
 
 
 def analyse(
-    models: list[tuple[VQVAE, RasterPrior]],
+    models: list[Models],
     images: np.ndarray,
     split: Split,
     seed: int = 0,
@@ -89,7 +90,7 @@ def analyse(
     hide lesions. They are smoothed with their sign, so that displaced edges cancel.
 
     Args:
-        models: Pairs of VQ-VAE and prior, all of one image size.
+        models: The networks of each run, all of one image size.
         images: `(N, S, S)` of that image size.
         split: The slices of these images; the priors know all of their levels.
         seed: Seed of the draws.
@@ -101,7 +102,7 @@ def analyse(
         `(N, S, S)`, 0 or more and 0 outside the brain, and scores `(N,)`. `in_case` `(N,)` is what
         `scores_in_case` says of healing.
     """
-    readers = [Reader(*model, split, seed, limits) for model in models]
+    readers = [Reader(model.vqvae, model.prior, split, seed, limits) for model in models]
     parts, batches = [], split.upward(BATCH)
     for batch in progress(batches, "mapping anomalies"):
         readings = [vars(reader.read(images[batch], batch)) for reader in readers]

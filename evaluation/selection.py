@@ -1,6 +1,6 @@
 """Choose what the figures of predict.py show: which slices, samples, pairs and patches.
 
-Each function makes the arrays of parts of the results; `measures.saved` lists them. Images are
+Each function makes the arrays of parts of the results; `evaluation.saved` lists them. Images are
 uint8 `(N, S, S)`.
 """
 
@@ -8,9 +8,10 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from measures.images import cut, to_grey
-from measures.saved import ANATOMY, ANATOMY_CURVES, CURVES, MAX_NUMBER, STACKS, Parts
+from evaluation.saved import ANATOMY, ANATOMY_CURVES, CURVES, MAX_NUMBER, STACKS, Parts
+from networks.frames import cut
 from sources.folder import Split
+from sources.images import to_grey
 from utils import InputError
 
 SHOWN_SLICES = 6  # in figures with one column a slice
@@ -35,7 +36,7 @@ def evaluation_parts(
     """Choose slices of a split to show, and sum up the uses of the codes.
 
     Args:
-        results: What `measures.evaluation.evaluate` returned.
+        results: What `evaluation.reconstruction.evaluate` returned.
         split: The split.
         codebook: Codes of the VQ-VAE, `(K, D)`.
         training_counts: Count of each code at each place in training, `(H, W, K)`.
@@ -118,7 +119,7 @@ def sample_parts(
     Args:
         images: The samples of `kept_samples`, `(len(kept), S, S)`.
         levels: Level of every sample, `(N,)`.
-        results: What `measures.evaluation.evaluate` returned, or None without slices.
+        results: What `evaluation.reconstruction.evaluate` returned, or None without slices.
         split: The split of the real slices, or None.
     """
     count = len(levels)
@@ -151,7 +152,7 @@ def brain_parts(
         brains: Generated stacks, uint8 `(N, K, S, S)`.
         level: Level of their lowest slice.
         frame: Part of the slices that is not empty.
-        results: What `measures.evaluation.evaluate` returned, or None without slices.
+        results: What `evaluation.reconstruction.evaluate` returned, or None without slices.
         split: The split of the real slices, or None.
     """
     parts = {"brains": {**cuts(brains, frame), "level": level}}
@@ -164,12 +165,12 @@ def brain_parts(
 
 
 def ventricle_parts(areas: dict[str, dict]) -> Parts:
-    """Area of the ventricles by level, from `ventricles` of `measures.stacks.evaluate`."""
+    """Area of the ventricles by level, from `ventricles` of `evaluation.stacks.evaluate`."""
     return {"ventricles": {name: np.array(areas[name]["by_level"]) for name in STACKS}}
 
 
 def anatomy_parts(report: dict) -> Parts:
-    """Anatomy by level, from `anatomy` of `measures.generation.evaluate`.
+    """Anatomy by level, from `anatomy` of `evaluation.comparison.evaluate`.
 
     Levels at which a distance is undefined are left out. There is no part if none remains.
     """
@@ -271,7 +272,7 @@ def anomaly_parts(split: Split, images: np.ndarray, results: dict, order: np.nda
     Args:
         split: The slices that were mapped.
         images: Their images, `(N, S, S)` in [0, 1].
-        results: What `measures.healing.analyse` returned.
+        results: What `evaluation.anomalies.analyse` returned.
         order: Numbers of the slices, the highest score first.
     """
     shown = order[:SHOWN_SLICES]

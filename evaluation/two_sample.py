@@ -16,7 +16,7 @@ from sklearn.model_selection import GroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from measures.images import to_unit
+from sources.images import to_unit
 
 FOLDS = 5
 BIT_CELLS = 4  # of a side, over which bits are averaged

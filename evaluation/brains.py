@@ -10,15 +10,15 @@ import numpy as np
 import tensorflow as tf
 
 from dataset import load_images
-from measures import selection
-from measures.evaluation import BATCH, check_levels
-from measures.images import enlarge, to_grey, to_unit, write_png
-from measures.samples import SamplingOptions
-from measures.saved import Parts
-from modules import VQVAE
+from evaluation import selection
+from evaluation.reconstruction import BATCH, check_levels
+from evaluation.samples import SamplingOptions
+from evaluation.saved import Parts
+from modules import Models
 from networks.below import NO_CODE, SLICES_BELOW
 from networks.raster import RasterPrior, numbered_seed
 from sources.folder import Split
+from sources.images import enlarge, to_grey, to_unit, write_png
 from sources.layout import slice_name
 from sources.volumes import write_volume
 from utils import InputError, progress
@@ -28,8 +28,7 @@ SLICES, NAME = "slices", "brain_{:04d}.nii.gz"
 
 
 def plan(
-    vqvae: VQVAE,
-    prior: RasterPrior,
+    models: Models,
     run: os.PathLike | str,
     count: int | None,
     first: Split | None,
@@ -38,8 +37,7 @@ def plan(
     """Decide how many brains to draw, and what they begin with.
 
     Args:
-        vqvae: The model that codes `first`.
-        prior: The model that draws codes.
+        models: The networks.
         run: The run of both.
         count: Number of brains that is asked for, or None for the usual one.
         first: The one slice that all brains begin with, or None.
@@ -51,6 +49,7 @@ def plan(
     Raises:
         InputError: Brains are asked for, and the prior does not read the slices below.
     """
+    vqvae, prior, _ = models
     if not prior.settings["reads_below"]:
         if count or first or walk:
             raise InputError(
@@ -110,12 +109,12 @@ def draw_brain_codes(
 
 
 def decode_brains(
-    vqvae: VQVAE, codes: np.ndarray, options: SamplingOptions, num_levels: int, first: int
+    models: Models, codes: np.ndarray, options: SamplingOptions, num_levels: int, first: int
 ) -> np.ndarray:
     """Decode brains. The texture of a slice is drawn given the drawn slice below it.
 
     Args:
-        vqvae: The model that decodes.
+        models: The networks.
         codes: Codes of brains from some level up to the highest, `(B, K, H, W)`.
         options: How textures are drawn.
         num_levels: Number L of slice levels.
@@ -128,26 +127,24 @@ def decode_brains(
     below, slices, lowest = None, [], num_levels - codes.shape[1]
     upward = progress(np.moveaxis(codes, 1, 0), "decoding brains", codes.shape[1], "slice")
     for level, of_level in enumerate(upward, lowest):
-        texture = options.texture_seeds(vqvae, numbers + level)
-        below = vqvae.decode(of_level, texture, below)
+        below = options.decode(models, of_level, numbers + level, below)
         slices.append(np.asarray(below)[..., 0])
     return np.stack(slices, axis=1)
 
 
 def decode_all(
-    vqvae: VQVAE, codes: np.ndarray, options: SamplingOptions, num_levels: int, first: int
+    models: Models, codes: np.ndarray, options: SamplingOptions, num_levels: int, first: int
 ) -> np.ndarray:
     """Decode many brains, a batch at a time; see `decode_brains`. They are uint8."""
     batches = [
-        decode_brains(vqvae, codes[i : i + BATCH], options, num_levels, first + i * num_levels)
+        decode_brains(models, codes[i : i + BATCH], options, num_levels, first + i * num_levels)
         for i in range(0, len(codes), BATCH)
     ]
     return np.concatenate([to_grey(batch) for batch in batches])
 
 
 def draw_brains(
-    vqvae: VQVAE,
-    prior: RasterPrior,
+    models: Models,
     count: int,
     options: SamplingOptions,
     begin: tuple[int, np.ndarray] | None = None,
@@ -156,8 +153,7 @@ def draw_brains(
     """Draw brains from bottom to top, a batch of them at a time.
 
     Args:
-        vqvae: The model that decodes.
-        prior: See `draw_brain_codes`.
+        models: The networks.
         count: See `draw_brain_codes`.
         options: How codes and textures are drawn.
         begin: See `draw_brain_codes`.
@@ -166,9 +162,9 @@ def draw_brains(
     Yields:
         Brains in [0, 1], float32 `(B, L - k, S, S)`.
     """
-    num_levels, number = prior.settings["num_levels"], first
-    for codes in draw_brain_codes(prior, count, options, begin, first):
-        yield decode_brains(vqvae, codes, options, num_levels, number)
+    num_levels, number = models.prior.settings["num_levels"], first
+    for codes in draw_brain_codes(models.prior, count, options, begin, first):
+        yield decode_brains(models, codes, options, num_levels, number)
         number += len(codes) * num_levels
 
 
@@ -202,8 +198,7 @@ def write_brains(
 
 
 def brains(
-    vqvae: VQVAE,
-    prior: RasterPrior,
+    models: Models,
     count: int,
     options: SamplingOptions,
     begin: tuple[int, np.ndarray] | None,
@@ -215,12 +210,11 @@ def brains(
     """Draw and write brains, and choose what figures show.
 
     Args:
-        vqvae: See `draw_brains`.
-        prior: See `draw_brains`.
+        models: The networks.
         count: Number of brains, at least one.
         options: See `draw_brains`.
         begin: See `draw_brains`.
-        results: What `measures.evaluation.evaluate` returned, or None without slices.
+        results: What `evaluation.reconstruction.evaluate` returned, or None without slices.
         split: The split whose real brains stand beside them, or None.
         folder: Folder for volumes and slices.
         walk: Whether a figure shows every slice of the first brain.
@@ -229,9 +223,9 @@ def brains(
         `(metrics, parts)`: `brains` of `metrics.json`, and what figures show.
     """
     start, level = time.perf_counter(), begin[0] if begin else 0
-    drawn = draw_brains(vqvae, prior, count, options, begin)
+    drawn = draw_brains(models, count, options, begin)
     shown = write_brains(folder, drawn, level, selection.SHOWN_BRAINS)  # (N, K, S, S)
-    parts = selection.brain_parts(shown, level, vqvae.frame, results, split)
+    parts = selection.brain_parts(shown, level, models.vqvae.frame, results, split)
     if walk:
         levels = np.arange(level, level + shown.shape[1])
         parts["walk"] = {"images": shown[0], "levels": levels}

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from measures import selection
-from measures.images import enlarge, per_pixel, to_grey, to_unit, write_png
-from measures.saved import CURVES, METHODS, Parts, read_parts, write_parts
-from reports import captions, curves, plots
-from reports.captions import BASELINES, Facts, read_facts
+from evaluation import captions, curves, plots, selection
+from evaluation.captions import BASELINES, Facts, read_facts
+from evaluation.saved import CURVES, METHODS, Parts, read_parts, write_parts
+from networks.frames import per_pixel
 from sources.folder import Split
+from sources.images import enlarge, to_grey, to_unit, write_png
 from sources.layout import SLICE_SIDE
 from sources.volumes import write_volume
 from utils import InputError, clean_name, read_json, replacing_results, write_json
@@ -175,7 +175,7 @@ def save_anomalies(
         header: What `anomaly.json` says before the slices: data, runs, settings and time.
         split: The slices that were mapped.
         images: Their images, `(N, S, S)` in [0, 1].
-        results: What `measures.healing.analyse` returned.
+        results: What `evaluation.anomalies.analyse` returned.
         model: What `LAYOUT` says of the part "model".
 
     Returns:

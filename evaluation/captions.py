@@ -1,13 +1,13 @@
 """Captions of the figures of predict.py: data, model, levels, and how samples were drawn.
 
-The functions in `reports.plots` add the scale of what they draw.
+The functions in `evaluation.plots` add the scale of what they draw.
 """
 
 import dataclasses
 import math
 from typing import Any
 
-from measures.saved import Parts
+from evaluation.saved import Parts
 from utils import clean_name
 
 BASELINES = ("uniform", "unigram", "position")  # models without context

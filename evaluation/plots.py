@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 
-from reports.panels import (
+from evaluation.panels import (
     GREY,
     GREY_SCALE,
     ORANGE,

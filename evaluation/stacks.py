@@ -8,14 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from measures import generation, two_sample
-from measures.brains import FIRST_BRAIN, decode_all, draw_brain_codes
-from measures.images import to_unit
-from measures.metrics import ssim
-from measures.samples import SamplingOptions
-from modules import VQVAE
-from networks.raster import RasterPrior
+from evaluation import comparison, two_sample
+from evaluation.brains import FIRST_BRAIN, decode_all, draw_brain_codes
+from evaluation.samples import SamplingOptions
+from modules import Models
+from networks.losses import ssim
 from sources.folder import Split
+from sources.images import to_unit
 from utils import progress
 
 DRAWN = 32  # brains to evaluate
@@ -26,8 +25,7 @@ NEAREST_SIDE = 32  # pixels of a side to which slices are reduced before brains 
 
 
 def evaluate_brains(
-    vqvae: VQVAE,
-    prior: RasterPrior,
+    models: Models,
     results: dict[str, np.ndarray],
     split: Split,
     training_images: np.ndarray,
@@ -37,9 +35,8 @@ def evaluate_brains(
     """Draw `DRAWN` brains and compute all their figures.
 
     Args:
-        vqvae: The model that decodes.
-        prior: The model that draws codes. It reads the slices below.
-        results: What `measures.evaluation.evaluate` returned.
+        models: The networks. The prior reads the slices below.
+        results: What `evaluation.reconstruction.evaluate` returned.
         split: The split that was evaluated.
         training_images: Images of the training split, uint8 `(N, S, S)`.
         training: The training split.
@@ -48,22 +45,22 @@ def evaluate_brains(
     Returns:
         What `evaluate` returns, or only the `reason` why brains cannot be compared.
     """
-    levels = range(prior.settings["num_levels"])
+    levels = range(models.prior.settings["num_levels"])
     cases, training_cases = split.stacks(levels), training.stacks(levels)
     if len(cases) < two_sample.FOLDS or not len(training_cases):
         return {"reason": f"{len(cases)} cases of the split have all {len(levels)} levels"}
-    drawn = draw_brain_codes(prior, DRAWN, options, first=FIRST_EVALUATED)
+    drawn = draw_brain_codes(models.prior, DRAWN, options, first=FIRST_EVALUATED)
     codes = np.concatenate(list(drawn))
 
     def images(how):
-        return decode_all(vqvae, codes, how, len(levels), FIRST_EVALUATED)
+        return decode_all(models, codes, how, len(levels), FIRST_EVALUATED)
 
     # Without texture, because they are compared with reconstructions, which have none.
     plain = images(dataclasses.replace(options, texture=False))
-    textured = images(options) if options.texture and vqvae.texture else None
+    textured = images(options) if options.texture and models.texture else None
     known = training_images[training_cases]
     real = results["restored"][cases], results["images"][cases]
-    return evaluate(plain, *real, known, vqvae.frame, textured)
+    return evaluate(plain, *real, known, models.vqvae.frame, textured)
 
 
 def evaluate(
@@ -101,7 +98,7 @@ def evaluate(
             )
         },
         **_two_samples(sets, textured, frame),
-        "diversity": {name: generation.diversity(flat[name], levels[name]) for name in sets},
+        "diversity": {name: comparison.diversity(flat[name], levels[name]) for name in sets},
         "nearest": _nearest(sets, training),
     }
 
@@ -113,8 +110,8 @@ def neighbour_ssim(brains: np.ndarray) -> np.ndarray:
 
 
 def ventricles(brains: np.ndarray) -> np.ndarray:
-    """Share of each slice that the ventricles fill, `(N, L)`; see `generation.anatomy`."""
-    return np.stack([generation.anatomy(brain)["ventricle_area"] for brain in brains])
+    """Share of each slice that the ventricles fill, `(N, L)`; see `comparison.anatomy`."""
+    return np.stack([comparison.anatomy(brain)["ventricle_area"] for brain in brains])
 
 
 def _by_level(values):

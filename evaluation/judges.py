@@ -1,6 +1,6 @@
 """Judges of slices: two classifiers that try to tell two sets apart, in whole slices and inside.
 
-`pyramid` is the logistic regression of `measures.two_sample` on fixed features. `network` is a
+`pyramid` is the logistic regression of `evaluation.two_sample` on fixed features. `network` is a
 small convolutional network that sees the pixels. Both are tested on groups that they have not seen.
 Inside means the eroded brain: there the edge of the brain mask is no help. Beside them stand
 distances of features, as others report them.
@@ -15,8 +15,8 @@ import numpy as np
 from keras import layers
 from scipy import ndimage
 
-from measures.images import inner_brain, to_grey, to_unit
-from measures.two_sample import (
+from evaluation.metrics import inner_brain
+from evaluation.two_sample import (
     Classify,
     features,
     logistic,
@@ -24,6 +24,7 @@ from measures.two_sample import (
     squared_distances,
     two_sample,
 )
+from sources.images import to_grey, to_unit
 from utils import progress
 
 WIDTHS = (16, 32, 64, 64)  # channels of the network's convolutions, each of stride 2

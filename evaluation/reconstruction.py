@@ -10,14 +10,15 @@ import tensorflow as tf
 from scipy import special
 
 from dataset import ImageSource, codes_below, upward_images
-from measures import metrics
-from measures.images import cut, to_grey, to_unit, write_png
-from measures.saved import read_arrays
+from evaluation import metrics
 from modules import VQVAE, Texture
+from networks import losses
 from networks.exact import exact
+from networks.frames import cut
 from networks.raster import RasterPrior, numbered_seed
 from sources.folder import NO_SLICE, Slices, Split
-from utils import InputError, progress
+from sources.images import to_grey, to_unit, write_png
+from utils import InputError, progress, read_arrays
 
 BATCH = 16  # slices that go through the networks together
 
@@ -79,7 +80,7 @@ def evaluate(
 def _evaluate_batch(vqvae, prior, images, levels, below, rate_weight):
     codes = prior.describe(vqvae.distances(images), levels, rate_weight, below)  # (B, H, W)
     restored = tf.cast(vqvae.decode(codes), tf.float32)  # (B, S, S, 1)
-    maps = metrics.ssim_map(images, restored)
+    maps = losses.ssim_map(images, restored)
     return {
         "ssim": np.asarray(tf.reduce_mean(maps, (1, 2))),
         "brain_ssim": metrics.brain_ssim(images, maps),
@@ -273,8 +274,8 @@ def read_code_counts(path: pathlib.Path, shape: tuple[int, int, int]) -> np.ndar
         InputError: The file is missing, damaged, or of another run.
     """
     advice = "train the prior of this run again"
-    counts = read_arrays(path, {"counts": "int32 H W K"}, advice).get("counts")
-    if counts is None or not counts[0, 0].any():
+    counts = read_arrays(path, advice).get("counts")
+    if counts is None or counts.dtype != "int32" or counts.ndim != 3 or not counts.any():
         raise InputError(f"{path} cannot be read (it holds no counts): {advice}.")
     if counts.shape != shape:
         raise InputError(

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from measures import selection
-from measures.evaluation import BATCH
-from measures.images import to_grey, write_png
-from measures.saved import Parts
-from modules import VQVAE
+from evaluation import selection
+from evaluation.reconstruction import BATCH
+from evaluation.saved import Parts
+from modules import VQVAE, Models
 from networks.raster import RasterPrior, numbered_seed
 from sources.folder import Split
+from sources.images import to_grey, write_png
 from utils import InputError, progress
 
 COMPLETIONS = 3  # drawings of each missing half
@@ -40,9 +40,24 @@ class SamplingOptions:
     top_p: float = 1.0
     texture: bool = True
 
-    def texture_seeds(self, vqvae: VQVAE, numbers: np.ndarray) -> tf.Tensor | None:
-        """Seeds for `VQVAE.decode` of the slices of these numbers, or None for no texture."""
-        return numbered_seed(self.seed, numbers) if self.texture and vqvae.texture else None
+    def decode(
+        self, models: Models, codes: np.ndarray, numbers: np.ndarray, below: tf.Tensor | None = None
+    ) -> tf.Tensor:
+        """Decode drawn codes, and draw the texture where it is wanted and the run has one.
+
+        Args:
+            models: The networks.
+            codes: int32 `(B, H, W)`.
+            numbers: Number of each slice, which tells its random numbers apart, `(B,)`.
+            below: Drawn slices below, `(B, S, S, 1)`, or None.
+
+        Returns:
+            Slices in [0, 1], float32 `(B, S, S, 1)`.
+        """
+        restored = models.vqvae.decode(codes)
+        if not (self.texture and models.texture):
+            return restored
+        return models.texture.draw(restored, numbered_seed(self.seed, numbers), below)
 
 
 def spread_levels(count: int, level: int | None, known: np.ndarray) -> np.ndarray:
@@ -106,8 +121,7 @@ def draw_slice_codes(
 
 
 def draw_slices(
-    vqvae: VQVAE,
-    prior: RasterPrior,
+    models: Models,
     levels: np.ndarray,
     options: SamplingOptions,
     first: int = 0,
@@ -116,8 +130,7 @@ def draw_slices(
     """Generate slices batch by batch, so that memory does not grow with their number.
 
     Args:
-        vqvae: The model that decodes.
-        prior: See `draw_slice_codes`.
+        models: The networks.
         levels: See `draw_slice_codes`.
         options: How codes and textures are drawn.
         first: See `draw_slice_codes`.
@@ -126,15 +139,14 @@ def draw_slices(
     Yields:
         Images in [0, 1], float32 `(B, S, S)`.
     """
-    for codes in draw_slice_codes(prior, levels, options, first=first, **how):
+    for codes in draw_slice_codes(models.prior, levels, options, first=first, **how):
         numbers = first + np.arange(len(codes))
-        yield vqvae.decode(codes, options.texture_seeds(vqvae, numbers)).numpy()[..., 0]
+        yield options.decode(models, codes, numbers).numpy()[..., 0]
         first += len(codes)
 
 
 def draw_all(
-    vqvae: VQVAE,
-    prior: RasterPrior,
+    models: Models,
     levels: np.ndarray,
     options: SamplingOptions,
     title: str,
@@ -143,8 +155,7 @@ def draw_all(
     """Draw all slices at once and show progress.
 
     Args:
-        vqvae: See `draw_slices`.
-        prior: See `draw_slices`.
+        models: The networks.
         levels: See `draw_slices`; at least one.
         options: See `draw_slices`.
         title: Name of the work in the progress bar.
@@ -153,14 +164,13 @@ def draw_all(
     Returns:
         uint8 `(N, S, S)`.
     """
-    batches = draw_slices(vqvae, prior, levels, options, **how)
+    batches = draw_slices(models, levels, options, **how)
     steps = -(-len(levels) // BATCH)
     return np.concatenate([to_grey(batch) for batch in progress(batches, title, steps)])
 
 
 def write_samples(
-    vqvae: VQVAE,
-    prior: RasterPrior,
+    models: Models,
     levels: np.ndarray,
     options: SamplingOptions,
     folder: pathlib.Path,
@@ -169,8 +179,7 @@ def write_samples(
     """Draw slices, write each as a PNG, and keep a few of them in memory.
 
     Args:
-        vqvae: See `draw_slices`.
-        prior: See `draw_slices`.
+        models: The networks.
         levels: Level of each slice, `(N,)`; at least one.
         options: See `draw_slices`.
         folder: Folder for the PNGs.
@@ -180,7 +189,7 @@ def write_samples(
         The kept slices, uint8 `(len(kept), S, S)`.
     """
     number, wanted, images = 0, set(kept.tolist()), []
-    batches = draw_slices(vqvae, prior, levels, options)
+    batches = draw_slices(models, levels, options)
     for batch in progress(batches, "drawing samples", -(-len(levels) // BATCH)):
         for image in to_grey(batch):
             write_png(folder / f"sample_{number:04d}_slice_{levels[number]}.png", image)
@@ -191,8 +200,7 @@ def write_samples(
 
 
 def sample(
-    vqvae: VQVAE,
-    prior: RasterPrior,
+    models: Models,
     levels: np.ndarray,
     options: SamplingOptions,
     results: dict[str, np.ndarray] | None,
@@ -202,11 +210,10 @@ def sample(
     """Draw and write the samples, if any, and choose those that figures show.
 
     Args:
-        vqvae: See `draw_slices`.
-        prior: See `draw_slices`.
+        models: The networks.
         levels: Level of each sample, `(N,)`.
         options: See `draw_slices`.
-        results: What `measures.evaluation.evaluate` returned, or None without slices.
+        results: What `evaluation.reconstruction.evaluate` returned, or None without slices.
         split: The split whose real slices stand beside samples, or None.
         folder: Folder for the PNGs.
 
@@ -216,10 +223,10 @@ def sample(
     begin, parts = time.perf_counter(), {}
     if len(levels):
         kept = selection.kept_samples(len(levels))
-        images = write_samples(vqvae, prior, levels, options, folder, kept)
+        images = write_samples(models, levels, options, folder, kept)
         parts = selection.sample_parts(images, levels, results, split)
     seconds = time.perf_counter() - begin
-    how = {**dataclasses.asdict(options), "texture": options.texture and bool(vqvae.texture)}
+    how = {**dataclasses.asdict(options), "texture": options.texture and bool(models.texture)}
     return {"count": len(levels), "seconds": seconds, **how}, parts
 
 
@@ -230,14 +237,11 @@ def describe_model(vqvae: VQVAE) -> dict[str, Any]:
     return {"data": data, "codebook": {"size": codebook_size}}
 
 
-def complete(
-    vqvae: VQVAE, prior: RasterPrior, slices: dict[str, np.ndarray], options: SamplingOptions
-) -> Parts:
+def complete(models: Models, slices: dict[str, np.ndarray], options: SamplingOptions) -> Parts:
     """Draw the lower half of slices several times, without texture, as the upper half has none.
 
     Args:
-        vqvae: See `draw_slices`.
-        prior: See `draw_slices`.
+        models: The networks.
         slices: `codes` `(N, H, W)` and `levels` `(N,)` of the slices.
         options: See `draw_slices`.
     """
@@ -247,5 +251,5 @@ def complete(
     for number in range(COMPLETIONS):
         title, first = f"drawing completion {number + 1}", COMPLETION_STRIDE * number
         half = {"given": codes, "rows": rows, "first": first}
-        drawings.append(draw_all(vqvae, prior, levels, options, title, **half))
+        drawings.append(draw_all(models, levels, options, title, **half))
     return {"completions": {"drawings": np.stack(drawings), "rows": rows}}
