@@ -11,6 +11,7 @@ As a script, this file checks data folders and makes them from brain volumes:
     python dataset.py check DIR                      say what a data folder holds and what is wrong
 """
 
+import concurrent.futures
 import itertools
 import os
 import sys
@@ -18,8 +19,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from sources.folder import NO_SLICE, Slices, Split, find_slices, open_slices
-from sources.layout import SLICE_SIDE
+from sources.folder import NO_SLICE, Split
+from sources.images import allocate_images
 from sources.masking import frame_of, remove_residue
 from utils import command_line, progress
 
@@ -35,26 +36,8 @@ from networks.below import NO_CODE, SLICES_BELOW
 from networks.raster import mirrored_level
 from networks.texture import STEPS
 
-__all__ = [
-    "INTENSITY_RANGE",
-    "ImageSource",
-    "Slices",
-    "Split",
-    "code_examples",
-    "codes_below",
-    "evaluation_batches",
-    "find_slices",
-    "image_examples",
-    "load_images",
-    "open_slices",
-    "texture_examples",
-    "training_batches",
-    "upward_images",
-]
-
 INTENSITY_RANGE = (0.0, 1.0)  # what the grey values 0 and 255 become
-CACHE_BYTES = 2**31  # decoded slices stay in memory up to this size; else every epoch decodes them
-LOADED_AT_ONCE = 256  # slices
+RESIZED_AT_ONCE = 32  # slices
 AHEAD = 2  # batches made in advance
 
 # Training leaves slices below out: the lower one for this share of the examples, and both for as
@@ -68,63 +51,62 @@ Example = Callable[[tf.Tensor, tf.Tensor, tf.Tensor | None], tuple]
 # ---- images ------------------------------------------------------------------------------------
 
 
+def load_images(split: Split, image_size: int) -> np.ndarray:
+    """Bring the images of a split to the size of a model, without residue around masked brains.
+
+    Args:
+        split: Slices that were read.
+        image_size: Pixels S of a side. Smaller images are antialiased.
+
+    Returns:
+        uint8 `(N, S, S)`.
+    """
+    images = allocate_images(len(split), image_size)
+
+    def load(begin):
+        batch = split.images[begin : begin + RESIZED_AT_ONCE]
+        if split.masked:
+            batch = np.stack([remove_residue(image) for image in batch])
+        if image_size != batch.shape[1]:
+            with tf.device("CPU"):
+                sides = image_size, image_size
+                resized = tf.image.resize(batch[..., None], sides, antialias=True)[..., 0]
+                batch = tf.round(tf.clip_by_value(resized, 0, 255))
+        images[begin : begin + RESIZED_AT_ONCE] = batch
+
+    begins = range(0, len(split), RESIZED_AT_ONCE)
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        for _ in progress(pool.map(load, begins), f"loading {split.name}", len(begins)):
+            pass
+    return images
+
+
 class ImageSource:
     """Images of a split by the index of a slice: `source(index)` is uint8 `(S, S, 1)`.
 
-    It decodes all slices at once and keeps them if they fit into `CACHE_BYTES`. If they do not fit,
-    it decodes a slice at every call. Slices are resized with antialiasing. The residue around
-    masked brains is set to 0 (`sources.masking`).
-
     Args:
-        split: Slices to read.
+        split: Slices that were read.
         image_size: Pixels S of a side.
+
+    Attributes:
+        images: What `load_images` returned, uint8 `(N, S, S)`.
     """
 
     def __init__(self, split: Split, image_size: int):
         self.split, self.image_size = split, image_size
-        self._decode = _decoder(split, image_size)
-        self._images = None
-        if len(split) * image_size**2 <= CACHE_BYTES:
-            with tf.device("CPU"):  # `tf.data` reads it there
-                self._images = tf.constant(load_images(split, image_size)[..., None])
+        self.images = load_images(split, image_size)
+        # A tensor of the same memory. It needs the alignment that `allocate_images` gives.
+        self._tensor = tf.experimental.dlpack.from_dlpack(self.images[..., None].__dlpack__())
 
     def __len__(self):
         return len(self.split)
 
     def __call__(self, index):
-        return self._decode(index) if self._images is None else self._images[index]
+        return self._tensor[index]
 
     def find_frame(self, reduction: int) -> tuple[int, int, int, int]:
         """Find the frame of the slices, see `sources.masking.frame_of`."""
-        if self._images is None:
-            batches = image_batches(self.split, self.image_size)
-        else:
-            batches = [self._images[..., 0]]
-        return frame_of(np.any([np.any(batch, axis=0) for batch in batches], axis=0), reduction)
-
-
-def load_images(split: Split, image_size: int) -> np.ndarray:
-    """Decode all slices of a split as an `ImageSource` does.
-
-    Args:
-        split: Slices to read.
-        image_size: Pixels S of a side.
-
-    Returns:
-        uint8 `(N, S, S)`.
-    """
-    images = np.empty((len(split), image_size, image_size), "uint8")
-    for i, batch in enumerate(image_batches(split, image_size)):
-        images[i * LOADED_AT_ONCE : (i + 1) * LOADED_AT_ONCE] = batch
-    return images
-
-
-def image_batches(split: Split, image_size: int) -> Iterator[np.ndarray]:
-    """Decode the slices of a split in order, `LOADED_AT_ONCE` at a time: uint8 `(B, S, S)`."""
-    indices = tf.data.Dataset.range(len(split))
-    batches = _mapped(indices, _decoder(split, image_size)).batch(LOADED_AT_ONCE)
-    for batch in progress(batches, f"loading {split.name}"):
-        yield batch[..., 0].numpy()
+        return frame_of(self.images.any(axis=0), reduction)
 
 
 def _mapped(values, function):
@@ -135,27 +117,6 @@ def _mapped(values, function):
     options = tf.data.Options()
     options.autotune.enabled = False
     return values.map(function, os.cpu_count()).with_options(options)
-
-
-def _decoder(split, image_size):
-    paths = tf.constant(split.paths)
-
-    def decode(index):
-        image = tf.io.decode_png(tf.io.read_file(paths[index]), channels=1)
-        image.set_shape((SLICE_SIDE, SLICE_SIDE, 1))
-        if split.masked:
-            image = tf.numpy_function(_without_residue, [image], tf.uint8)
-            image.set_shape((SLICE_SIDE, SLICE_SIDE, 1))
-        if image_size != SLICE_SIDE:
-            resized = tf.image.resize(image, (image_size, image_size), antialias=True)
-            image = tf.cast(tf.round(tf.clip_by_value(resized, 0, 255)), tf.uint8)
-        return image
-
-    return decode
-
-
-def _without_residue(image):
-    return remove_residue(image[..., 0])[..., None]
 
 
 # ---- examples ----------------------------------------------------------------------------------

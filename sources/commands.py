@@ -7,7 +7,6 @@ of the slice, from bottom to top.
 
 import argparse
 import pathlib
-import re
 import sys
 from collections.abc import Sequence
 
@@ -27,13 +26,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = Parser(__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     options = _conversion_options()
-    discs = commands.add_parser(
+    commands.add_parser(
         "from-oasis1", parents=[options], help="write the slices of the OASIS-1 discs"
-    )
-    discs.add_argument(
-        "--from-nifti",
-        action="store_true",
-        help="DIR holds NIfTI volumes: the same as the command from-nifti",
     )
     commands.add_parser(
         "from-nifti",
@@ -54,7 +48,7 @@ def _conversion_options():
     add(
         "directory",
         metavar="DIR",
-        help="folder with the volumes, or with the discs (unpacked, .tar, .tar.gz or .tgz)",
+        help="folder with the volumes, or with the unpacked discs",
     )
     add(
         "--out",
@@ -69,8 +63,10 @@ def _conversion_options():
     )
     add(
         "--fractions",
-        nargs="+",
+        nargs=len(SPLITS),
+        type=float,
         metavar="F",
+        default=conversion.FRACTIONS,
         help="shares of the subjects in train, validate and test (default: 302 35 17)",
     )
     add("--seed", type=int, default=0, help="seed of the split (default: %(default)s)")
@@ -100,9 +96,9 @@ def _check(directory):
     if not pathlib.Path(directory).is_dir():
         raise InputError(f"{directory} is no folder: give the one that holds {SPLIT_FORMS}.")
     found = find_slices(directory)
-    inspection = inspect_slices(found)
-    print(found, *inspection.facts, *_listed(inspection.problems), sep="\n")
-    sys.exit(bool(inspection.problems))
+    facts, problems = inspect_slices(found)
+    print(found, *facts, *_listed(problems), sep="\n")
+    sys.exit(bool(problems))
 
 
 def _convert(args):
@@ -110,8 +106,8 @@ def _convert(args):
         masked=args.masked,
         first_slice=args.first_slice,
         seed=args.seed,
-        fractions=_shares(args.fractions),
-        nifti=args.command == "from-nifti" or args.from_nifti,
+        fractions=args.fractions,
+        nifti=args.command == "from-nifti",
     )
     scans, problems = conversion.convert(args.directory, args.out, settings)
     for name in SPLITS:
@@ -123,17 +119,6 @@ def _convert(args):
         if not inside:
             problems.append(f"{name} is empty: training needs all three splits.")
     print(f"{len(scans)} scans in {args.out}", *_listed(problems), sep="\n")
-
-
-def _shares(words):
-    """Numbers of `--fractions`, which may be separated by spaces, commas or colons."""
-    if not words:
-        return conversion.FRACTIONS
-    try:
-        return [float(share) for share in re.split(r"[\s:,]+", " ".join(words))]
-    except ValueError:
-        message = f"--fractions {' '.join(words)} are no numbers: give three, as in 302 35 17."
-        raise InputError(message) from None
 
 
 def _listed(problems):

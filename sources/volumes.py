@@ -8,7 +8,7 @@ Volumes of other studies come as NIfTI files in a standard space.
 """
 
 import gzip
-import io
+import math
 import pathlib
 
 import nibabel
@@ -47,14 +47,14 @@ FRAME_ORIGIN = (128, 147)  # row and column of the atlas origin
 
 NUM_CLASSES = 4
 GREY_PER_CLASS = 85  # tissue classes 0 to 3 become 0, 85, 170, 255
-MAX_BYTES = 2**31  # of a volume; a file that asks for more is damaged, or no brain
+MAX_BYTES = 2**31  # of a volume; a file that declares more is damaged, or no brain
 
 
-def load_volume(files: dict[str, bytes]) -> tuple[np.ndarray, np.ndarray]:
-    """Read a volume from the bytes of its files.
+def load_volume(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
+    """Read a volume.
 
     Args:
-        files: Bytes of each part: `hdr` and `img`, or `nii`, or `nii.gz`.
+        path: Header `.hdr` of an Analyze pair, or a file `.nii` or `.nii.gz`.
 
     Returns:
         Voxels `(X, Y, Z)`, and the affine `(4, 4)`, voxel -> millimetres.
@@ -63,32 +63,18 @@ def load_volume(files: dict[str, bytes]) -> tuple[np.ndarray, np.ndarray]:
         ValueError: The volume does not have three axes, or an Analyze volume another grid. For a
             damaged file nibabel may raise anything.
     """
-    is_analyze = "hdr" in files
-    image = _analyze_image(files) if is_analyze else _nifti_image(min(files.items())[1])
+    is_analyze = path.suffix == ".hdr"
+    # `nibabel.load` might take an Analyze header for one of SPM, which has a scale.
+    image = nibabel.AnalyzeImage.from_filename(path) if is_analyze else nibabel.load(path)
     shape, further = image.shape[:3], image.shape[3:]
     is_flat = len(shape) < 3
     if is_flat or any(length != 1 for length in further) or (is_analyze and shape != GRID):
         needed = " x ".join(map(str, GRID)) if is_analyze else "three axes"
         raise ValueError(f"it has {' x '.join(map(str, image.shape))} voxels, not {needed}")
+    if math.prod(shape) * image.get_data_dtype().itemsize > MAX_BYTES:  # before it is unpacked
+        raise ValueError(f"it unpacks to more than {MAX_BYTES} bytes")
     voxels = np.asanyarray(image.dataobj).reshape(shape)
     return voxels, ANALYZE_AFFINE if is_analyze else image.affine
-
-
-def _analyze_image(files):
-    holders = {
-        "header": nibabel.FileHolder(fileobj=io.BytesIO(files["hdr"])),
-        "image": nibabel.FileHolder(fileobj=io.BytesIO(files["img"])),
-    }
-    return nibabel.AnalyzeImage.from_file_map(holders)
-
-
-def _nifti_image(content):
-    if content[:2] == b"\x1f\x8b":
-        content = gzip.open(io.BytesIO(content)).read(MAX_BYTES)
-    # A file begins with the size of its header, 348 bytes or, in NIfTI-2, 540.
-    sizes = {int.from_bytes(content[:4], order) for order in ("little", "big")}
-    kind = nibabel.Nifti2Image if 540 in sizes else nibabel.Nifti1Image
-    return kind.from_bytes(content)
 
 
 def frame_slices(

@@ -1,6 +1,5 @@
 """Variants of the VQ-VAE and of the prior: trained for some steps, and scored on validation."""
 
-import dataclasses
 import functools
 import math
 import pathlib
@@ -51,11 +50,7 @@ class Bench:
     @functools.cached_property
     def validation(self) -> Split:
         """The validation slices that are scored."""
-        split = self.slices.splits["validate"]
-        paths = tuple(split.paths[index] for index in self.chosen)
-        names = ("cases", "levels", "subjects")
-        arrays = {name: getattr(split, name)[self.chosen] for name in names}
-        return dataclasses.replace(split, paths=paths, **arrays)
+        return self.slices.splits["validate"].pick(self.chosen)
 
 
 class AutoencoderBench(Bench):
