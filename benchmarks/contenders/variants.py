@@ -1,5 +1,6 @@
 """Variants of the VQ-VAE and of the prior: trained for some steps, and scored on validation."""
 
+import dataclasses
 import functools
 import math
 import pathlib
