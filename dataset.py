@@ -1,8 +1,7 @@
-"""Load and normalise slices, and feed all stages: files or codes -> `tf.data`.
+"""Slices and codes -> `tf.data`: examples of each stage, and batches of them.
 
-`find_slices` and `open_slices` find and check a data folder, which `sources.layout` describes. Then
-two functions feed a stage. `image_examples`, `code_examples` or `texture_examples` makes an example
-of it, and `training_batches` or `evaluation_batches` makes batches of them.
+`image_examples`, `code_examples` and `texture_examples` make the examples of a stage from slices
+that `sources.folder` has read, and `training_batches` and `evaluation_batches` batch them.
 
 As a script, this file checks data folders and makes them from brain volumes:
 
@@ -12,7 +11,6 @@ As a script, this file checks data folders and makes them from brain volumes:
 """
 
 import concurrent.futures
-import itertools
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -133,17 +131,21 @@ def image_examples(source: ImageSource, frame: Sequence[int] | None = None) -> E
         Function: index, mirror, chance -> image, image, float32 `(h, w, 1)` in `INTENSITY_RANGE`.
         A mirror image exchanges left and right, which are rows, because the nose is to the right.
     """
-    low, high = INTENSITY_RANGE
     top, left, bottom, right = frame or (0, 0, source.image_size, source.image_size)
 
     def example(index, mirror, _chance=None):
         image = source(index)
         image = tf.cond(mirror, lambda: tf.reverse(image, [0]), lambda: image)
         image = image[top:bottom, left:right]
-        image = tf.cast(image, tf.float32) * ((high - low) / 255.0) + low
+        image = _normalise(tf.cast(image, tf.float32))
         return image, image
 
     return example
+
+
+def _normalise(grey):
+    low, high = INTENSITY_RANGE
+    return grey * ((high - low) / 255.0) + low
 
 
 def code_examples(
@@ -281,20 +283,16 @@ def training_batches(
     mirrors = chances[0] < 0.5
     steps, size = count // batch_size, batch_size // replicas
 
-    def own(values):
+    def shared(values):
         batches = tf.reshape(values[: steps * batch_size], (steps, replicas, size))
         return tf.reshape(batches[skip:, replica], (-1,))  # ((steps - skip) * size,)
 
-    places = tf.data.Dataset.from_tensor_slices(tuple(map(own, (order, mirrors, chances[1]))))
+    places = tf.data.Dataset.from_tensor_slices(tuple(map(shared, (order, mirrors, chances[1]))))
     return _mapped(places, example).batch(size, drop_remainder=True).prefetch(AHEAD)
 
 
 def evaluation_batches(
-    example: Example,
-    count: int,
-    batch_size: int,
-    mirror: bool = False,
-    share: tuple[int, int] = (0, 1),
+    example: Example, count: int, batch_size: int, share: tuple[int, int] = (0, 1)
 ) -> tf.data.Dataset:
     """Go through all examples once, in order. The last batch is as long as it is.
 
@@ -302,7 +300,6 @@ def evaluation_batches(
         example: Function from `image_examples`, `code_examples` or `texture_examples`.
         count: Number of examples.
         batch_size: Examples of a batch.
-        mirror: Take the mirror images.
         share: `(replica, replicas)`: take this contiguous part of the examples, at least one. Every
             replica gets equally many batches.
     """
@@ -313,11 +310,11 @@ def evaluation_batches(
     # so the last batch of another replica may be one longer.
     last = begin + (count // replicas - 1) // size * size
 
-    def one_side(index):
-        return example(index, tf.constant(mirror))
+    def upright(index):
+        return example(index, tf.constant(False))
 
-    whole = _mapped(tf.data.Dataset.range(begin, last), one_side)
-    rest = _mapped(tf.data.Dataset.range(last, end), one_side)
+    whole = _mapped(tf.data.Dataset.range(begin, last), upright)
+    rest = _mapped(tf.data.Dataset.range(last, end), upright)
     return whole.batch(size).concatenate(rest.batch(size + 1)).prefetch(AHEAD)
 
 
@@ -335,9 +332,6 @@ def upward_images(
     Yields:
         Indices of the slices `(B,)`, and their images, float32 `(B, S, S, 1)`.
     """
-    example, batches = image_examples(source), source.split.upward(batch_size)
-    order = tf.data.Dataset.from_tensor_slices(np.concatenate(batches))
-    images = _mapped(order, lambda index: example(index, tf.constant(mirror))[0])
-    images = images.prefetch(AHEAD * batch_size).as_numpy_iterator()
-    for batch in progress(batches, title):
-        yield batch, np.stack(list(itertools.islice(images, len(batch))))
+    for batch in progress(source.split.upward(batch_size), title):
+        images = source.images[batch, ::-1] if mirror else source.images[batch]
+        yield batch, _normalise(images[..., None].astype("float32"))

@@ -10,7 +10,7 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from sources import conversion
+from sources.conversion import FRACTIONS, ConversionSettings, convert
 from sources.folder import find_slices
 from sources.inspection import inspect_slices
 from sources.layout import DEFAULT_DIRECTORY, SPLIT_FORMS, SPLITS
@@ -25,15 +25,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """
     parser = Parser(__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    options = _conversion_options()
-    commands.add_parser(
-        "from-oasis1", parents=[options], help="write the slices of the OASIS-1 discs"
-    )
-    commands.add_parser(
-        "from-nifti",
-        parents=[options],
-        help="write the slices of NIfTI volumes of 1 mm in a standard space",
-    )
+    options, from_nifti = [_conversion_options()], "slice NIfTI volumes of 1 mm in a standard space"
+    commands.add_parser("from-oasis1", parents=options, help="slice the volumes of OASIS-1 discs")
+    commands.add_parser("from-nifti", parents=options, help=from_nifti)
     check = commands.add_parser(
         "check",
         help="say what a data folder holds and what is wrong with it; status 1 if something is",
@@ -45,37 +39,17 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def _conversion_options():
     options = argparse.ArgumentParser(add_help=False)
     add = options.add_argument
-    add(
-        "directory",
-        metavar="DIR",
-        help="folder with the volumes, or with the unpacked discs",
-    )
-    add(
-        "--out",
-        type=pathlib.Path,
-        default=DEFAULT_DIRECTORY,
-        help="data folder to write (default: %(default)s)",
-    )
-    add(
-        "--masked",
-        action="store_true",
-        help="take the brain-masked volumes (masked_ in their name), not those with scalp",
-    )
-    add(
-        "--fractions",
-        nargs=len(SPLITS),
-        type=float,
-        metavar="F",
-        default=conversion.FRACTIONS,
-        help="shares of the subjects in train, validate and test (default: 302 35 17)",
-    )
+    add("directory", metavar="DIR", help="folder with the volumes, or with the unpacked discs")
+    out = "data folder to write (default: %(default)s)"
+    add("--out", type=pathlib.Path, default=DEFAULT_DIRECTORY, help=out)
+    masked = "take the brain-masked volumes (masked_ in their name), not those with scalp"
+    add("--masked", action="store_true", help=masked)
+    fractions = "shares of the subjects in train, validate and test (default: 302 35 17)"
+    shares = {"nargs": len(SPLITS), "type": float, "default": FRACTIONS, "metavar": "F"}
+    add("--fractions", **shares, help=fractions)
     add("--seed", type=int, default=0, help="seed of the split (default: %(default)s)")
-    add(
-        "--first-slice",
-        type=int,
-        metavar="VOXEL",
-        help="voxel level of slice 0, counted from 0 at the bottom (default: as published)",
-    )
+    first = "voxel level of slice 0, counted from 0 at the bottom (default: as published)"
+    add("--first-slice", type=int, metavar="VOXEL", help=first)
     return options
 
 
@@ -102,14 +76,14 @@ def _check(directory):
 
 
 def _convert(args):
-    settings = conversion.ConversionSettings(
+    settings = ConversionSettings(
         masked=args.masked,
         first_slice=args.first_slice,
         seed=args.seed,
         fractions=args.fractions,
         nifti=args.command == "from-nifti",
     )
-    scans, problems = conversion.convert(args.directory, args.out, settings)
+    scans, problems = convert(args.directory, args.out, settings)
     for name in SPLITS:
         inside = [scan for scan in scans if scan.split == name]
         subjects = {scan.subject for scan in inside}

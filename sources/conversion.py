@@ -271,11 +271,9 @@ def split_subjects(
     Raises:
         InputError: A setting makes no sense.
     """
-    is_usable = len(fractions) == len(SPLITS) and min(fractions) >= 0
-    if not (is_usable and 0 < sum(fractions) < float("inf")):
+    if not (min(fractions) >= 0 and 0 < sum(fractions) < float("inf")):
         given = " ".join(map(str, fractions))
-        advice = "give three numbers, as in 302 35 17 or 0.8 0.1 0.1"
-        raise InputError(f"--fractions {given} are no shares: {advice}.")
+        raise InputError(f"--fractions {given} are no shares: give 302 35 17 or 0.8 0.1 0.1.")
     if seed < 0:
         raise InputError(f"--seed {seed} is negative: give 0 or more.")
     subjects = sorted(set(subjects))

@@ -167,18 +167,16 @@ def find_slices(
     if data is not None:
         directory = pathlib.Path(data)
         if not directory.is_dir():
-            message = f"--data {data} is no folder: give the one that holds {SPLIT_FORMS}."
-            raise InputError(message)
+            raise InputError(f"--data {data} is no folder: give the one that holds {SPLIT_FORMS}.")
         inner = directory / DEFAULT_DIRECTORY.name
         return inner if inner.is_dir() else directory
     if DEFAULT_DIRECTORY.is_dir():
         return DEFAULT_DIRECTORY
-    nothing = f"(no --data, no {DEFAULT_DIRECTORY})"
+    nothing = f"slices found (no --data, no {DEFAULT_DIRECTORY}):"
     if subjects is None:
         advice = "name the folder that holds the three splits with --data DIR"
-        raise InputError(f"no slices found {nothing}: {advice}.")
-    cohort = f"the synthetic cohort of {subjects} subjects"
-    print(f"No OASIS slices found {nothing}: using {cohort}.", flush=True)
+        raise InputError(f"no {nothing} {advice}.")
+    print(f"No OASIS {nothing} using the synthetic cohort of {subjects} subjects.", flush=True)
     return synthetic_slices(subjects, seed)
 
 
@@ -221,7 +219,7 @@ def open_slices(directory: str | os.PathLike, report: Callable[[str], None] = _r
     listed = [_list_split(name, split_folder(directory, name), subjects, report) for name in SPLITS]
     listed = [split for split in listed if split]
     for leak in _leaks(listed):
-        report(f"leak: {leak} of {directory}: keep every subject in one split.")
+        report(f"{leak} of {directory}: keep every subject in one split.")
     splits, digests = _read_splits(listed, report)
     if not splits:
         raise InputError(f"{directory} holds no readable slice: {SPLIT_FORMS} hold slices.")
@@ -274,34 +272,33 @@ def _list_split(name, folder, subjects, report):
             report(f"{first} and {path} are the same case and level: remove one.")
     if not paths:
         state = f"holds no {SLICE_FORM}" if folder.is_dir() else "is missing"
-        report(f"{folder} {state}: {SPLIT_FORMS} hold slices.")
+        report(f"{folder} {state}: every split needs slices.")
         return None
     return make_split(name, [(*place, str(path)) for place, path in paths.items()], subjects)
 
 
 def _leaks(splits):
-    """Yield each case, and each subject of several cases, that is in more than one split."""
-    places = collections.defaultdict(list)
+    """Yield each subject that is in more than one split. One that is not noted is its case."""
+    names = collections.defaultdict(list)
     for split in splits:
-        pairs = set(zip(split.cases.tolist(), split.subjects.tolist()))
-        places_here = {f"case {case:03d} is" for case, _ in pairs}
-        # A subject that is not noted is named after its case.
-        noted = {subject for case, subject in pairs if subject != f"case {case:03d}"}
-        for place in places_here | {f"scans of subject {subject} are" for subject in noted}:
-            places[place].append(split.name)
-    for place, names in sorted(places.items()):
-        if len(names) > 1:
-            yield f"{place} in {' and '.join(names)}"
+        for subject in np.unique(split.subjects).tolist():
+            names[subject].append(split.name)
+    for subject, places in names.items():
+        if len(places) > 1:
+            yield f"leak: {subject} is in {' and '.join(places)}"
 
 
 def _read_splits(listed, report):
     """Read all files of some splits: those with their images, and the digests, by name."""
     splits, digests, with_scalp = {}, {}, []
     for split in listed:
+        folder = pathlib.Path(split.paths[0]).parent
         split, found = _read_files(split, report)
-        if found:
-            splits[split.name], digests[split.name] = split, found
-            with_scalp += map(shows_scalp, split.images)
+        if not found:
+            report(f"{folder} holds no readable slice: every split needs slices.")
+            continue
+        splits[split.name], digests[split.name] = split, found
+        with_scalp += map(shows_scalp, split.images)
     masked = bool(splits) and are_masked(with_scalp)
     splits = {name: dataclasses.replace(split, masked=masked) for name, split in splits.items()}
     return splits, digests

@@ -43,7 +43,7 @@ def read_slice(path: str | os.PathLike) -> tuple[np.ndarray, str]:
             raise ValueError(f"it has {status.st_size} bytes")
         content = pathlib.Path(path).read_bytes()
         with PngImageFile(io.BytesIO(content)) as image:
-            _check_format(path, image)  # before memory is taken for the pixels
+            _check_format(path, image, bits=content[24])  # before memory is taken for the pixels
             image.verify()  # the checksums; it leaves the image closed
         with PngImageFile(io.BytesIO(content)) as image:
             pixels = np.asarray(image)
@@ -55,8 +55,9 @@ def read_slice(path: str | os.PathLike) -> tuple[np.ndarray, str]:
     return pixels, hashlib.sha256(content).hexdigest()
 
 
-def _check_format(path, image):
+def _check_format(path, image, bits):
     form = f"{image.width} x {image.height} {image.mode}"
+    form += f", {bits} bits" if bits < 8 else ""
     form += ", transparent" if "transparency" in image.info else ""
     form += ", animated" if image.is_animated else ""
     if form != SLICE_FORMAT:

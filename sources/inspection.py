@@ -21,23 +21,14 @@ WIDEST_REDUCTION = 8  # pixels that share one code in the usual model
 
 
 class Measured(NamedTuple):
-    """What one slice shows.
-
-    Attributes:
-        path: File of the slice.
-        pixels: Hash of its pixels.
-        peak: Brightest grey value.
-        mean: Mean grey value without zeros.
-        with_scalp: Whether it shows scalp.
-        residue: Number of pixels of residue, 0 where the set is not brain-masked.
-    """
+    """What one slice shows."""
 
     path: pathlib.Path
-    pixels: bytes
-    peak: int
-    mean: float
+    pixels: bytes  # hash of the pixels
+    peak: int  # brightest grey value
+    mean: float  # mean grey value without zeros
     with_scalp: bool
-    residue: int
+    residue: int  # pixels of residue; 0 where the set is not brain-masked
 
 
 def inspect_slices(directory: str | os.PathLike) -> tuple[list[str], list[str]]:

@@ -336,33 +336,30 @@ def write_cohort(directory: str | os.PathLike, subjects: int, seed: int) -> path
     settings = {"subjects": subjects, "seed": seed, "version": VERSION}
     if _settings_of(directory) == settings:
         return directory
-    if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
+    if directory.is_file() or (directory.is_dir() and any(directory.iterdir())):
         raise InputError(
             f"{directory} holds something other than the synthetic cohort {settings}: "
             "remove it or work in another folder."
         )
-
     # It lies beside the target, so that the rename at the end is one step on one disk.
     partial = directory.with_name(f".{directory.name}-{uuid.uuid4().hex}")
-    partial.mkdir(parents=True)
     try:
         _write_subjects(partial, subjects, seed)
         (partial / COHORT_FILE).write_text(json.dumps(settings) + "\n")
         os.replace(partial, directory)
-    except BaseException as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        made_meanwhile = isinstance(error, OSError) and _settings_of(directory) == settings
-        if not made_meanwhile:  # by another process
+    except OSError:
+        if _settings_of(directory) != settings:  # else another process has made it meanwhile
             raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     return directory
 
 
 def _write_subjects(directory, subjects, seed):
     held_out = max(1, round(subjects / 10))
-    sizes = (subjects - 2 * held_out, held_out, held_out)
-    split_of_case = np.repeat(SPLITS, sizes).tolist()
+    split_of_case = np.repeat(SPLITS, (subjects - 2 * held_out, held_out, held_out)).tolist()
     for split in SPLITS:
-        split_folder(directory, split).mkdir()
+        split_folder(directory, split).mkdir(parents=True)
     for i in progress(range(subjects), "synthetic cohort", unit="subject"):
         case, folder = i + 1, split_folder(directory, split_of_case[i])
         for level, pixels in enumerate(subject(seed, case)):

@@ -17,32 +17,26 @@ import numpy as np
 from sources.layout import NUM_LEVELS, SLICE_SIDE
 from utils import replacing
 
-# Analyze 7.5 stores no orientation. Its own coordinate system is left-handed, and the first voxel
-# is right, back and bottom. The program behind these volumes writes it so (4dfptoanalyze: "right
-# occipital skull-base"). Programs of that family give this grid the centre (89, -85, -101) for
-# voxels of (1, -1, -1) mm, counted from 1, and mirror x and z before they use them. So the atlas
-# origin, the anterior commissure, is voxel (87, 123, 75) from the right, the back and the bottom,
-# counted from 0.
+# Analyze 7.5 stores no orientation. The program behind these volumes writes the first voxel right,
+# back and bottom (4dfptoanalyze: "right occipital skull-base"). Programs of that family give this
+# grid the centre (89, -85, -101) for voxels of (1, -1, -1) mm, counted from 1, and mirror x and z
+# before they use them. So the atlas origin, the anterior commissure, is voxel (87, 123, 75) from
+# the right, the back and the bottom, counted from 0.
 GRID = (176, 208, 176)
 ORIGIN = (88, 123, 75)  # that voxel, counted from the left
 ANALYZE_AFFINE = np.array(  # voxel -> atlas millimetres
     [[-1.0, 0, 0, 87], [0, 1, 0, -123], [0, 0, 1, -75], [0, 0, 0, 1]]
 )
 
-# Slice 0 is voxel 71 from the bottom, 4 mm below the origin. Two ways lead there.
-# 1. A public audit compared 6,400 brain-masked slices, 32 of each of 200 OASIS-1 subjects, with
-#    every level of the volumes. It found levels 71 to 102 (correlation above 0.9996).
-# 2. The mean of such slices matches the ICBM152 template with slice 0 at MNI z = -4.8 mm in the
-#    column of the commissure (the constants of `synthetic.py`). That is about z = -4.2 mm in
-#    Talairach space, voxel 70.8.
+# Slice 0 is voxel 71 from the bottom, 4 mm below the origin. A public audit compared 6,400
+# brain-masked slices of 200 OASIS-1 subjects with every level of the volumes, and found levels 71
+# to 102 (correlation above 0.9996). The match with the ICBM152 template in `synthetic.py` gives
+# voxel 70.8.
 FIRST_SLICE = 71
 
-# Rows run from the left of the head to its right, columns from the back to the nose. A volume on
-# the grid of the discs covers rows 40-215 and columns 24-231 of the frame. Two measures say that
-# the rows of real slices run this way:
-# 1. In the mean of 148 subjects the left-right asymmetry correlates at +0.49 with that of the
-#    fsaverage brain (-0.49 with its mirror image).
-# 2. The midline is row 128.45. This way x = 0 is row 128, the other way it would be row 127.
+# Rows run from the left of the head to its right, columns from the back to the nose. In the mean of
+# 148 subjects the left-right asymmetry correlates at +0.49 with that of the fsaverage brain (-0.49
+# with its mirror image), and the midline is row 128.45: x = 0 is row 128, not 127.
 FRAME_ORIGIN = (128, 147)  # row and column of the atlas origin
 
 NUM_CLASSES = 4

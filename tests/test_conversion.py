@@ -3,22 +3,20 @@
 Landmarks in the volumes would move with a wrong axis, flip or level.
 """
 
-import gzip
 import hashlib
-import io
 import os
-import pathlib
-import tarfile
 
 import nibabel
 import numpy as np
 import pytest
-from conftest import run_script, write_slices
+from conftest import one_line, run_script, write_slices
 from PIL import Image
 
-import dataset
 import utils
-from sources.conversion import convert
+from sources.conversion import FRACTIONS, ConversionSettings, convert, split_subjects
+from sources.folder import open_slices
+from sources.layout import SPLITS
+from sources.volumes import frame_slices, scale_to_grey
 
 GRID = (176, 208, 176)
 FIRST = 71
@@ -162,7 +160,7 @@ def test_segmentations_follow_their_images(converted):
 
 
 def test_training_reads_what_a_conversion_writes(converted):
-    slices = dataset.open_slices(converted)
+    slices = open_slices(converted)
     assert slices.num_levels == 32
     cases = {name: set(split.cases.tolist()) for name, split in slices.splits.items()}
     assert set().union(*cases.values()) == {1, 2, 1002, 7, 457}
@@ -171,40 +169,6 @@ def test_training_reads_what_a_conversion_writes(converted):
     assert done.returncode == 0, done.stdout
     assert "subjects   4, with 5 cases of up to 32 slices" in done.stdout
     assert "with scalp" in done.stdout
-
-
-def add_traps(archive, tmp_path):
-    """Members that would leave the archive's folder, and links and a pipe named like volumes."""
-    trap = FOLDER.format(scan="OAS1_0003_MR1", kind="gfc")
-    for name in ("../../../evil.txt", str(tmp_path / "evil.txt"), f"../../{trap}.txt"):
-        member = tarfile.TarInfo(name)
-        member.size = 4
-        archive.addfile(member, io.BytesIO(b"evil"))
-    links = {
-        f"disc1/{trap}.hdr": tarfile.SYMTYPE,
-        f"disc1/{trap}.img": tarfile.LNKTYPE,
-        "pipe.img": tarfile.FIFOTYPE,
-    }
-    for name, kind in links.items():
-        member = tarfile.TarInfo(name)
-        member.type, member.linkname = kind, "/etc/passwd"
-        archive.addfile(member)
-
-
-def test_archives_give_the_same_bytes_and_nothing_leaves_them(discs, converted, tmp_path):
-    packed = tmp_path / "packed" / "below"
-    packed.mkdir(parents=True)
-    with tarfile.open(packed / "disc1.tar.gz", "w:gz", compresslevel=1) as archive:
-        add_traps(archive, tmp_path)
-        archive.add(discs / "disc1", "disc1")
-    with tarfile.open(packed / "disc2.tar", "w") as archive:
-        archive.add(discs / "disc2", "disc2")
-    before, out = set(tmp_path.rglob("*")), tmp_path / "out"
-    done = run("from-oasis1", tmp_path / "packed", "--out", out, cwd=tmp_path)
-    assert done.returncode == 0 and "no problems" in done.stdout, done.stdout + done.stderr
-    assert written(out) == written(converted)
-    after = set(tmp_path.rglob("*")) - before
-    assert {path for path in after if out not in (path, *path.parents)} == set()
 
 
 def test_masked_volumes_are_those_with_masked_in_their_name(discs, tmp_path):
@@ -240,7 +204,7 @@ def test_an_interrupted_conversion_continues(discs, converted, tmp_path, monkeyp
     lost = [*out.glob("*/case_007_slice_1?.nii.png"), *out.glob("*/seg_457_slice_31.nii.png")]
     for path in lost:
         path.unlink()
-    leftover = lost[0].with_name(".case_007_slice_11.nii.123.png")
+    leftover = lost[0].with_name(".case_007_slice_11.nii.partial-123.png")
     leftover.write_bytes(b"half")
     times = {path: path.stat().st_mtime_ns for path in out.glob("*/case_00[12]*.png")}
     done = run(*arguments)
@@ -266,8 +230,7 @@ def test_what_cannot_be_read_is_listed_and_the_rest_is_written(tmp_path):
     part(stems[3], "img").unlink()
     write_pair(stems[4], np.ones((32, 32, 40), "int16"))
     write_pair(disc / CLASSES.format(scan="OAS1_0005_MR1"), np.full(GRID, 9, "uint8"))
-    with gzip.open(tmp_path / "disc2.tar.gz", "wb") as file:
-        file.write(b"no archive" * 1000)
+    (tmp_path / "disc2.tar.gz").write_bytes(b"an archive beside the volumes")
     done = run("from-oasis1", tmp_path, "--out", out)
     assert done.returncode == 0, done.stderr
     assert "3 scans in" in done.stdout
@@ -275,38 +238,10 @@ def test_what_cannot_be_read_is_listed_and_the_rest_is_written(tmp_path):
     problems = done.stdout.split("problems:")[1]
     for n in (1, 2, 3, 4, 5):
         assert f"OAS1_000{n}_MR1" in problems
-    assert "disc2.tar.gz is damaged" in problems
     assert "32 x 32 x 40 x 1 voxels, not 176 x 208 x 176" in problems
     assert "values other than 0, 1, 2 and 3" in problems
     assert {path.name[5:8] for path in out.glob("*/case*")} == {"005", "006", "007"}
     assert not list(out.glob("*/seg*"))
-
-
-def test_a_file_that_fails_costs_no_other(discs, tmp_path, monkeypatch):
-    read = pathlib.Path.read_bytes
-
-    def failing(path):
-        if path.name.startswith("OAS1_0002_MR2") and path.name.endswith("gfc.img"):
-            raise PermissionError(13, "Permission denied", str(path))
-        return read(path)
-
-    monkeypatch.setattr(pathlib.Path, "read_bytes", failing)
-    scans, problems = convert(discs, tmp_path / "out")
-    assert len(scans) == 4 and len(problems) == 1
-    assert "OAS1_0002_MR2" in problems[0] and "Permission denied" in problems[0]
-
-
-def test_a_cut_archive_gives_what_lies_before_the_cut(discs, tmp_path):
-    with tarfile.open(tmp_path / "whole.tar", "w") as archive:
-        for path in sorted((discs / "disc2").rglob("*.*")):
-            archive.add(path, path.relative_to(discs))
-    content = (tmp_path / "whole.tar").read_bytes()
-    (tmp_path / "cut").mkdir()
-    (tmp_path / "cut" / "disc2.tar").write_bytes(content[: len(content) * 5 // 6])
-    done = run("from-oasis1", tmp_path / "cut", "--out", tmp_path / "out")
-    assert done.returncode == 0, done.stderr
-    assert "2 scans in" in done.stdout and "disc2.tar is damaged" in done.stdout
-    assert "OAS1_0457_MR1" in done.stdout.split("problems:")[1]
 
 
 def test_commands_need_no_tensorflow(discs, tmp_path):
@@ -327,22 +262,39 @@ def test_commands_need_no_tensorflow(discs, tmp_path):
 
 def test_commands_say_what_is_wrong(discs, tmp_path):
     (tmp_path / "empty").mkdir()
+    (tmp_path / "packed").mkdir()
+    (tmp_path / "packed" / "disc1.tar.gz").write_bytes(b"")
+    collide = tmp_path / "collide"
+    for scan in ("OAS1_1001_MR1", "OAS1_0001_MR2"):
+        part(collide / FOLDER.format(scan=scan, kind="gfc"), "hdr").parent.mkdir(parents=True)
+        part(collide / FOLDER.format(scan=scan, kind="gfc"), "hdr").write_bytes(b"0")
     mistakes = {
         ("from-oasis1", tmp_path / "nothing"): "is no folder",
         ("from-oasis1", tmp_path / "empty"): "holds no OASIS-1 volumes",
         ("from-nifti", discs): "holds no NIfTI volumes",
-        ("from-oasis1", discs, "--fractions", "half", "half"): "no numbers",
-        ("from-oasis1", discs, "--fractions", "1", "2"): "three numbers",
+        ("from-oasis1", tmp_path / "packed"): "disc1.tar.gz and the like first",
+        ("from-oasis1", collide): "OAS1_0001_MR2 and OAS1_1001_MR1 would both become case 1001",
+        ("from-oasis1", discs, "--from-nifti"): "--from-nifti",
+        ("from-oasis1", discs, "--fractions", "half", "1", "1"): "invalid float value: 'half'",
+        ("from-oasis1", discs, "--fractions", "1", "2"): "expected 3 arguments",
+        ("from-oasis1", discs, "--fractions", "nan", "1", "1"): "are no shares",
         ("from-oasis1", discs, "--seed", "-1"): "negative",
-        ("from-oasis1", discs, "--first-slice", "150"): "no volume could be used",
         ("check", tmp_path / "nothing"): "is no folder",
         ("check", discs): "no readable slice",
     }
     for arguments, message in mistakes.items():
         out = () if arguments[0] == "check" else ("--out", tmp_path / "out")
         done = run(*arguments, *out)
-        assert done.returncode == 2 and message in done.stderr, done.stderr
-        assert "Traceback" not in done.stderr
+        one_line(done, message)
+    assert not (tmp_path / "out").exists()
+
+
+def declared_size(side):
+    """Header of a NIfTI file that claims so many voxels a side."""
+    header = nibabel.Nifti1Header()
+    header.set_data_dtype("uint8")
+    header.set_data_shape((side, side, side))
+    return header.binaryblock + bytes(4)
 
 
 def test_nifti_from_the_shell(discs, converted, tmp_path):
@@ -357,15 +309,126 @@ def test_nifti_from_the_shell(discs, converted, tmp_path):
     coarse = nibabel.Nifti1Image(np.ones((91, 109, 91), "uint8"), np.diag([-2, 2, 2, 1]))
     nibabel.save(coarse, source / "mni_2mm.nii")
     (source / "broken.nii.gz").write_bytes(b"\x1f\x8b broken")
-    flagged = run("from-oasis1", "--from-nifti", source, "--out", tmp_path / "flagged")
-    named = run("from-nifti", source, "--out", tmp_path / "named")
-    assert flagged.returncode == named.returncode == 0, flagged.stderr
-    assert "2 scans in" in named.stdout and "broken.nii.gz" in named.stdout
-    assert "mni_2mm.nii in " in named.stdout
-    assert "no upright 1 mm cubes: resample" in named.stdout  # volumes of 2 mm are not sliced
-    assert written(tmp_path / "flagged") == written(tmp_path / "named")
+    (source / "large.nii").write_bytes(declared_size(30000))
+    done = run("from-nifti", source, "--out", tmp_path / "named")
+    assert done.returncode == 0, done.stderr
+    assert "2 scans in" in done.stdout and "broken.nii.gz cannot be read" in done.stdout
+    assert "mni_2mm.nii cannot be read (voxels are no upright 1 mm cubes" in done.stdout
+    assert "large.nii cannot be read (it unpacks to more than" in done.stdout
     for prefix in ("case", "seg"):
         for k in (0, 17, 31):
             pattern = f"*/{prefix}_001_slice_{k}.nii.png"
             one, other = the_one(tmp_path / "named", pattern), the_one(converted, pattern)
             np.testing.assert_array_equal(pixels(one), pixels(other))
+
+
+# ---- volumes -----------------------------------------------------------------------------------
+
+
+def test_intensity():
+    slices = np.zeros((2, 256, 256))
+    slices[0, 0, :4] = -5, 2, 4, np.nan
+    np.testing.assert_array_equal(scale_to_grey(slices)[0, 0, :5], [0, 128, 255, 0, 0])
+    assert not scale_to_grey(slices)[1].any()
+
+
+def test_volumes_that_are_too_large_or_lie_elsewhere():
+    affine = np.eye(4)
+    affine[:3, 3] = -200, -200, -10
+    volume = np.arange(400 * 400, dtype="int32").reshape(400, 400, 1).repeat(60, 2)
+    frame = frame_slices(volume, affine)
+    cut = volume[200 - 128 : 456 - 128, 200 - 147 : 456 - 147, 7]  # to the frame
+    np.testing.assert_array_equal(frame[5], cut)
+    for shift in (1000, 0, 0), (0, -1000, 0), (0, 0, 100), (0, 0, -100):
+        moved = affine.copy()
+        moved[:3, 3] += shift
+        with pytest.raises(ValueError, match="commissure"):
+            frame_slices(volume, moved)
+
+
+@pytest.mark.parametrize("axes", ["RAS", "LAS", "LPI", "PSR", "IRP"])
+def test_nifti_volumes_are_turned_by_their_affine(tmp_path, axes):
+    """Volumes are stored in all sorts of orders.
+
+    Each level has a landmark at x = 30 (right), y = -50, z = K - 4.
+    """
+    volume, origin = np.full((90, 110, 70), 50, "float32"), np.array([-45, -70, -20])
+    for k in range(32):
+        volume[(*np.array([30, -50]) - origin[:2], k - 4 - origin[2])] = 500 + k
+    affine = np.eye(4)
+    affine[:3, 3] = origin
+    upright, turned = (nibabel.orientations.axcodes2ornt(codes) for codes in ("RAS", axes))
+    turn = nibabel.orientations.ornt_transform(upright, turned)
+    image = nibabel.Nifti1Image(volume, affine).as_reoriented(turn)
+    assert "".join(nibabel.aff2axcodes(image.affine)) == axes
+    (tmp_path / "in").mkdir()
+    for name in ("sub-01_ses-1_T1w.nii.gz", "sub-01_ses-2_T1w.nii", "sub-02_T1w.nii.gz"):
+        nibabel.save(image, tmp_path / "in" / name)
+    out = tmp_path / "out"
+    scans, problems = convert(tmp_path / "in", out, ConversionSettings(nifti=True))
+    assert not problems
+    numbered = [(scan.case, scan.subject) for scan in scans]
+    assert numbered == [(1, "sub-01"), (2, "sub-01"), (3, "sub-02")]
+    assert scans[0].split == scans[1].split
+    for k in range(32):
+        (path,) = out.glob(f"*/case_001_slice_{k}.nii.png")
+        picture = np.array(Image.open(path))
+        assert picture.shape == (256, 256) and picture.dtype == np.uint8
+        assert np.argwhere(picture == 255).tolist() == [[128 + 30, 147 - 50]]
+        rows, columns = np.nonzero(picture)
+        assert (rows.min(), rows.max()) == (128 - 45, 128 + 44)
+        assert (columns.min(), columns.max()) == (147 - 70, 147 + 39)
+
+
+def write_volume(path, values):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    affine = np.array([[1.0, 0, 0, -88], [0, 1, 0, -123], [0, 0, 1, -75], [0, 0, 0, 1]])
+    nibabel.Nifti1Image(values.astype("float32"), affine).to_filename(path)
+
+
+def test_empty_volumes_are_listed_as_unusable(tmp_path):
+    volume = np.random.default_rng(0).random((176, 208, 176))
+    half = volume.copy()
+    half[:, :, 80:] = 0
+    volumes = {"good": volume, "black": 0 * volume, "nan": np.nan * volume, "half": half}
+    for name, values in volumes.items():
+        write_volume(tmp_path / "in" / f"sub-{name}.nii.gz", values)
+    done = run("from-nifti", tmp_path / "in", "--out", tmp_path / "out")
+    assert done.returncode == 0 and "1 scans in" in done.stdout, done.stderr
+    for name in ("black", "nan", "half"):
+        assert f"sub-{name}.nii.gz cannot be read" in done.stdout
+    assert done.stdout.count("of its slices are all black or no numbers") == 3
+    assert len(list((tmp_path / "out").rglob("case_*.png"))) == 32
+
+
+# ---- splits ------------------------------------------------------------------------------------
+
+
+def subjects_of(count):
+    return [f"OAS1_{n:04d}" for n in range(1, count + 1)]
+
+
+def sizes_of(splits):
+    return [list(splits.values()).count(name) for name in SPLITS]
+
+
+def test_splits_are_by_subject_and_seeded():
+    subjects = subjects_of(354)
+    splits = split_subjects(subjects, FRACTIONS, seed=0)
+    assert sizes_of(splits) == [302, 35, 17]
+    assert split_subjects(subjects[::-1] + subjects[:20], FRACTIONS, seed=0) == splits
+    assert split_subjects(subjects, FRACTIONS, seed=1) != splits
+
+
+@pytest.mark.parametrize(
+    ("count", "fractions", "sizes"),
+    [
+        (416, FRACTIONS, [355, 41, 20]),
+        (10, (0.6, 0.2, 0.2), [6, 2, 2]),
+        (5, (1, 0, 1), [3, 0, 2]),
+        (3, FRACTIONS, [1, 1, 1]),
+        (1, FRACTIONS, [1, 0, 0]),
+    ],
+)
+def test_splits_have_the_right_sizes(count, fractions, sizes):
+    assert sizes_of(split_subjects(subjects_of(count), fractions, seed=3)) == sizes
