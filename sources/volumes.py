@@ -57,7 +57,9 @@ def load_volume(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
         ValueError: The volume does not have three axes, or an Analyze volume another grid. For a
             damaged file nibabel may raise anything.
     """
-    is_analyze = path.suffix == ".hdr"
+    is_analyze, pixels = path.suffix == ".hdr", path.with_suffix(".img")
+    if is_analyze and not pixels.is_file():
+        raise ValueError(f"{pixels.name} is missing")
     # `nibabel.load` might take an Analyze header for one of SPM, which has a scale.
     image = nibabel.AnalyzeImage.from_filename(path) if is_analyze else nibabel.load(path)
     shape, further = image.shape[:3], image.shape[3:]

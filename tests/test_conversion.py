@@ -3,13 +3,13 @@
 Landmarks in the volumes would move with a wrong axis, flip or level.
 """
 
-import hashlib
 import os
+import shutil
 
 import nibabel
 import numpy as np
 import pytest
-from conftest import one_line, run_script, write_slices
+from conftest import contents, one_line, run_script, write_slices
 from PIL import Image
 
 import utils
@@ -96,15 +96,6 @@ def pixels(path):
         return np.array(image)
 
 
-def written(out):
-    """{path in the folder: hash of the bytes} of all that a conversion wrote."""
-    return {
-        str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(out.rglob("*"))
-        if path.is_file()
-    }
-
-
 @pytest.fixture(scope="module")
 def discs(tmp_path_factory):
     """Two discs, unpacked: four subjects, one of them with a repeat scan on the other disc."""
@@ -181,9 +172,6 @@ def test_masked_volumes_and_another_first_slice(discs, tmp_path):
     assert np.argwhere(image == 255).tolist() == [[215 - i, 24 + j]]
     # Two subjects cannot fill three splits.
     assert "validate is empty" in done.stdout or "test is empty" in done.stdout
-    none = run("from-oasis1", discs / "disc2", "--out", tmp_path / "none", "--masked")
-    assert none.returncode == 2 and none.stderr.count("\n") == 1
-    assert "change --masked" in none.stderr
 
 
 # ---- what stops a conversion, and what does not ------------------------------------------------
@@ -193,7 +181,7 @@ def test_an_interrupted_conversion_continues(discs, converted, tmp_path, monkeyp
     monkeypatch.setattr(utils, "PROGRESS_DELAY", 0)
     out = tmp_path / "out"
     arguments = ("from-oasis1", discs, "--out", out)
-    assert run(*arguments).returncode == 0
+    shutil.copytree(converted, out)
     lost = [*out.glob("*/case_007_slice_1?.nii.png"), *out.glob("*/seg_457_slice_31.nii.png")]
     for path in lost:
         path.unlink()
@@ -202,15 +190,13 @@ def test_an_interrupted_conversion_continues(discs, converted, tmp_path, monkeyp
     times = {path: path.stat().st_mtime_ns for path in out.glob("*/case_00[12]*.png")}
     done = run(*arguments)
     assert done.returncode == 0 and "3/5" in done.stderr
-    assert written(out) == written(converted)
+    assert contents(out) == contents(converted)
     assert times and all(path.stat().st_mtime_ns == time for path, time in times.items())
 
-    other = run(*arguments, "--seed", 1)
-    assert other.returncode == 2 and "other settings" in other.stderr
-    assert written(out) == written(converted)
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "thesis.txt").write_text("mine")
-    assert run("from-oasis1", discs, "--out", tmp_path / "full").returncode == 2
+    one_line(run(*arguments, "--seed", 1), "other settings")
+    assert contents(out) == contents(converted)
+    (tmp_path / "thesis.txt").write_text("mine")
+    one_line(run("from-oasis1", discs, "--out", tmp_path), "is no unfinished conversion")
 
 
 def test_what_cannot_be_read_is_listed_and_the_rest_is_written(tmp_path):
@@ -229,8 +215,8 @@ def test_what_cannot_be_read_is_listed_and_the_rest_is_written(tmp_path):
     assert "1 scans in" in done.stdout
     assert "0 segmented\n" in done.stdout and "1 segmented\n" not in done.stdout
     problems = done.stdout.split("problems:")[1]
-    for n in (1, 2, 3, 4, 5):
-        assert f"OAS1_000{n}_MR1" in problems
+    assert all(scan in problems for scan in scans)
+    assert "OAS1_0003_MR1_mpr_n4_anon_111_t88_gfc.img is missing" in problems
     assert "32 x 32 x 40 x 1 voxels, not 176 x 208 x 176" in problems
     assert "values other than 0, 1, 2 and 3" in problems
     assert {path.name[5:8] for path in out.glob("*/case*")} == {"005"}
@@ -241,16 +227,10 @@ def test_commands_need_no_tensorflow(discs, tmp_path):
     """Each command answers as a process that cannot import TensorFlow."""
     (tmp_path / "tensorflow.py").write_text("raise ImportError('not installed')")
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    checked = run("check", write_slices(tmp_path / "data"), env=environment)
-    assert checked.returncode == 0, checked.stderr
-    assert "from-oasis1" in run("--help", env=environment).stdout
-    conversions = {
-        ("from-oasis1", discs, "--first-slice", "150"): "no volume could be used",
-        ("from-nifti", discs): "holds no NIfTI volumes",
-    }
-    for arguments, message in conversions.items():
-        done = run(*arguments, "--out", tmp_path / "out", env=environment)
-        assert done.returncode == 2 and message in done.stderr, done.stderr
+    data = write_slices(tmp_path / "data")
+    assert run("check", data, env=environment).returncode == 0
+    arguments = ("from-oasis1", discs, "--first-slice", "150", "--out", tmp_path / "out")
+    one_line(run(*arguments, env=environment), "no volume could be used")
 
 
 def test_commands_say_what_is_wrong(discs, tmp_path):
@@ -258,13 +238,14 @@ def test_commands_say_what_is_wrong(discs, tmp_path):
     (tmp_path / "packed").mkdir()
     (tmp_path / "packed" / "disc1.tar.gz").write_bytes(b"")
     collide = tmp_path / "collide"
-    for scan in ("OAS1_1001_MR1", "OAS1_0001_MR2"):
-        part(collide / FOLDER.format(scan=scan, kind="gfc"), "hdr").parent.mkdir(parents=True)
-        part(collide / FOLDER.format(scan=scan, kind="gfc"), "hdr").write_bytes(b"0")
+    collide.mkdir()
+    for scan in ("OAS1_1001_MR1", "OAS1_0001_MR2", "OAS1_0006_MR0"):  # the last is no scan
+        (collide / f"{scan}_mpr_n4_anon_111_t88_gfc.hdr").write_bytes(b"0")
     mistakes = {
         ("from-oasis1", tmp_path / "nothing"): "is no folder",
         ("from-oasis1", tmp_path / "empty"): "holds no OASIS-1 volumes",
         ("from-nifti", discs): "holds no NIfTI volumes",
+        ("from-oasis1", discs / "disc2", "--masked"): "change --masked",
         ("from-oasis1", tmp_path / "packed"): "disc1.tar.gz and the like first",
         ("from-oasis1", collide): "OAS1_0001_MR2 and OAS1_1001_MR1 would both become case 1001",
         ("from-oasis1", discs, "--from-nifti"): "--from-nifti",
@@ -282,14 +263,6 @@ def test_commands_say_what_is_wrong(discs, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def declared_size(side):
-    """Header of a NIfTI file that claims so many voxels a side."""
-    header = nibabel.Nifti1Header()
-    header.set_data_dtype("uint8")
-    header.set_data_shape((side, side, side))
-    return header.binaryblock + bytes(4)
-
-
 def test_nifti_from_the_shell(discs, converted, tmp_path):
     """A disc's volume that became a NIfTI file without its origin, and one of 2 mm."""
     source = tmp_path / "in"
@@ -302,7 +275,9 @@ def test_nifti_from_the_shell(discs, converted, tmp_path):
     coarse = nibabel.Nifti1Image(np.ones((91, 109, 91), "uint8"), np.diag([-2, 2, 2, 1]))
     nibabel.save(coarse, source / "mni_2mm.nii")
     (source / "broken.nii.gz").write_bytes(b"\x1f\x8b broken")
-    (source / "large.nii").write_bytes(declared_size(30000))
+    header = nibabel.Nifti1Header()
+    header.set_data_shape((30000, 30000, 30000))
+    (source / "large.nii").write_bytes(header.binaryblock + bytes(4))
     done = run("from-nifti", source, "--out", tmp_path / "named")
     assert done.returncode == 0, done.stderr
     assert "2 scans in" in done.stdout and "broken.nii.gz cannot be read" in done.stdout
@@ -322,7 +297,6 @@ def test_intensity():
     slices = np.zeros((2, 256, 256))
     slices[0, 0, :4] = -5, 2, 4, np.nan
     np.testing.assert_array_equal(scale_to_grey(slices)[0, 0, :5], [0, 128, 255, 0, 0])
-    assert not scale_to_grey(slices)[1].any()
 
 
 def test_volumes_that_are_too_large_or_lie_elsewhere():
