@@ -1,8 +1,7 @@
-"""Load and normalise slices, and feed all stages: files or codes -> `tf.data`.
+"""Slices and codes -> `tf.data`: examples of each stage, and batches of them.
 
-`find_slices` and `open_slices` find and check a data folder, which `sources.layout` describes. Then
-two functions feed a stage. `image_examples`, `code_examples` or `texture_examples` makes an example
-of it, and `training_batches` or `evaluation_batches` makes batches of them.
+`image_examples`, `code_examples` and `texture_examples` make the examples of a stage from slices
+that `sources.folder` has read, and `training_batches` and `evaluation_batches` batch them.
 
 As a script, this file checks data folders and makes them from brain volumes:
 
@@ -11,15 +10,15 @@ As a script, this file checks data folders and makes them from brain volumes:
     python dataset.py check DIR                      say what a data folder holds and what is wrong
 """
 
-import itertools
+import concurrent.futures
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from sources.folder import NO_SLICE, Slices, Split, find_slices, open_slices
-from sources.layout import SLICE_SIDE
+from sources.folder import NO_SLICE, Split
+from sources.images import allocate_images
 from sources.masking import frame_of, remove_residue
 from utils import command_line, progress
 
@@ -35,26 +34,8 @@ from networks.below import NO_CODE, SLICES_BELOW
 from networks.raster import mirrored_level
 from networks.texture import STEPS
 
-__all__ = [
-    "INTENSITY_RANGE",
-    "ImageSource",
-    "Slices",
-    "Split",
-    "code_examples",
-    "codes_below",
-    "evaluation_batches",
-    "find_slices",
-    "image_examples",
-    "load_images",
-    "open_slices",
-    "texture_examples",
-    "training_batches",
-    "upward_images",
-]
-
 INTENSITY_RANGE = (0.0, 1.0)  # what the grey values 0 and 255 become
-CACHE_BYTES = 2**31  # decoded slices stay in memory up to this size; else every epoch decodes them
-LOADED_AT_ONCE = 256  # slices
+RESIZED_AT_ONCE = 32  # slices
 AHEAD = 2  # batches made in advance
 
 # Training leaves slices below out: the lower one for this share of the examples, and both for as
@@ -68,63 +49,62 @@ Example = Callable[[tf.Tensor, tf.Tensor, tf.Tensor | None], tuple]
 # ---- images ------------------------------------------------------------------------------------
 
 
+def load_images(split: Split, image_size: int) -> np.ndarray:
+    """Bring the images of a split to the size of a model, without residue around masked brains.
+
+    Args:
+        split: Slices that were read.
+        image_size: Pixels S of a side. Smaller images are antialiased.
+
+    Returns:
+        uint8 `(N, S, S)`.
+    """
+    images = allocate_images(len(split), image_size)
+
+    def load(begin):
+        batch = split.images[begin : begin + RESIZED_AT_ONCE]
+        if split.masked:
+            batch = np.stack([remove_residue(image) for image in batch])
+        if image_size != batch.shape[1]:
+            with tf.device("CPU"):
+                sides = image_size, image_size
+                resized = tf.image.resize(batch[..., None], sides, antialias=True)[..., 0]
+                batch = tf.round(tf.clip_by_value(resized, 0, 255))
+        images[begin : begin + RESIZED_AT_ONCE] = batch
+
+    begins = range(0, len(split), RESIZED_AT_ONCE)
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        for _ in progress(pool.map(load, begins), f"loading {split.name}", len(begins)):
+            pass
+    return images
+
+
 class ImageSource:
     """Images of a split by the index of a slice: `source(index)` is uint8 `(S, S, 1)`.
 
-    It decodes all slices at once and keeps them if they fit into `CACHE_BYTES`. If they do not fit,
-    it decodes a slice at every call. Slices are resized with antialiasing. The residue around
-    masked brains is set to 0 (`sources.masking`).
-
     Args:
-        split: Slices to read.
+        split: Slices that were read.
         image_size: Pixels S of a side.
+
+    Attributes:
+        images: What `load_images` returned, uint8 `(N, S, S)`.
     """
 
     def __init__(self, split: Split, image_size: int):
         self.split, self.image_size = split, image_size
-        self._decode = _decoder(split, image_size)
-        self._images = None
-        if len(split) * image_size**2 <= CACHE_BYTES:
-            with tf.device("CPU"):  # `tf.data` reads it there
-                self._images = tf.constant(load_images(split, image_size)[..., None])
+        self.images = load_images(split, image_size)
+        # A tensor of the same memory. It needs the alignment that `allocate_images` gives.
+        self._tensor = tf.experimental.dlpack.from_dlpack(self.images[..., None].__dlpack__())
 
     def __len__(self):
         return len(self.split)
 
     def __call__(self, index):
-        return self._decode(index) if self._images is None else self._images[index]
+        return self._tensor[index]
 
     def find_frame(self, reduction: int) -> tuple[int, int, int, int]:
         """Find the frame of the slices, see `sources.masking.frame_of`."""
-        if self._images is None:
-            batches = image_batches(self.split, self.image_size)
-        else:
-            batches = [self._images[..., 0]]
-        return frame_of(np.any([np.any(batch, axis=0) for batch in batches], axis=0), reduction)
-
-
-def load_images(split: Split, image_size: int) -> np.ndarray:
-    """Decode all slices of a split as an `ImageSource` does.
-
-    Args:
-        split: Slices to read.
-        image_size: Pixels S of a side.
-
-    Returns:
-        uint8 `(N, S, S)`.
-    """
-    images = np.empty((len(split), image_size, image_size), "uint8")
-    for i, batch in enumerate(image_batches(split, image_size)):
-        images[i * LOADED_AT_ONCE : (i + 1) * LOADED_AT_ONCE] = batch
-    return images
-
-
-def image_batches(split: Split, image_size: int) -> Iterator[np.ndarray]:
-    """Decode the slices of a split in order, `LOADED_AT_ONCE` at a time: uint8 `(B, S, S)`."""
-    indices = tf.data.Dataset.range(len(split))
-    batches = _mapped(indices, _decoder(split, image_size)).batch(LOADED_AT_ONCE)
-    for batch in progress(batches, f"loading {split.name}"):
-        yield batch[..., 0].numpy()
+        return frame_of(self.images.any(axis=0), reduction)
 
 
 def _mapped(values, function):
@@ -135,27 +115,6 @@ def _mapped(values, function):
     options = tf.data.Options()
     options.autotune.enabled = False
     return values.map(function, os.cpu_count()).with_options(options)
-
-
-def _decoder(split, image_size):
-    paths = tf.constant(split.paths)
-
-    def decode(index):
-        image = tf.io.decode_png(tf.io.read_file(paths[index]), channels=1)
-        image.set_shape((SLICE_SIDE, SLICE_SIDE, 1))
-        if split.masked:
-            image = tf.numpy_function(_without_residue, [image], tf.uint8)
-            image.set_shape((SLICE_SIDE, SLICE_SIDE, 1))
-        if image_size != SLICE_SIDE:
-            resized = tf.image.resize(image, (image_size, image_size), antialias=True)
-            image = tf.cast(tf.round(tf.clip_by_value(resized, 0, 255)), tf.uint8)
-        return image
-
-    return decode
-
-
-def _without_residue(image):
-    return remove_residue(image[..., 0])[..., None]
 
 
 # ---- examples ----------------------------------------------------------------------------------
@@ -172,17 +131,21 @@ def image_examples(source: ImageSource, frame: Sequence[int] | None = None) -> E
         Function: index, mirror, chance -> image, image, float32 `(h, w, 1)` in `INTENSITY_RANGE`.
         A mirror image exchanges left and right, which are rows, because the nose is to the right.
     """
-    low, high = INTENSITY_RANGE
     top, left, bottom, right = frame or (0, 0, source.image_size, source.image_size)
 
     def example(index, mirror, _chance=None):
         image = source(index)
         image = tf.cond(mirror, lambda: tf.reverse(image, [0]), lambda: image)
         image = image[top:bottom, left:right]
-        image = tf.cast(image, tf.float32) * ((high - low) / 255.0) + low
+        image = _normalise(tf.cast(image, tf.float32))
         return image, image
 
     return example
+
+
+def _normalise(grey):
+    low, high = INTENSITY_RANGE
+    return grey * ((high - low) / 255.0) + low
 
 
 def code_examples(
@@ -320,20 +283,16 @@ def training_batches(
     mirrors = chances[0] < 0.5
     steps, size = count // batch_size, batch_size // replicas
 
-    def own(values):
+    def shared(values):
         batches = tf.reshape(values[: steps * batch_size], (steps, replicas, size))
         return tf.reshape(batches[skip:, replica], (-1,))  # ((steps - skip) * size,)
 
-    places = tf.data.Dataset.from_tensor_slices(tuple(map(own, (order, mirrors, chances[1]))))
+    places = tf.data.Dataset.from_tensor_slices(tuple(map(shared, (order, mirrors, chances[1]))))
     return _mapped(places, example).batch(size, drop_remainder=True).prefetch(AHEAD)
 
 
 def evaluation_batches(
-    example: Example,
-    count: int,
-    batch_size: int,
-    mirror: bool = False,
-    share: tuple[int, int] = (0, 1),
+    example: Example, count: int, batch_size: int, share: tuple[int, int] = (0, 1)
 ) -> tf.data.Dataset:
     """Go through all examples once, in order. The last batch is as long as it is.
 
@@ -341,7 +300,6 @@ def evaluation_batches(
         example: Function from `image_examples`, `code_examples` or `texture_examples`.
         count: Number of examples.
         batch_size: Examples of a batch.
-        mirror: Take the mirror images.
         share: `(replica, replicas)`: take this contiguous part of the examples, at least one. Every
             replica gets equally many batches.
     """
@@ -352,11 +310,11 @@ def evaluation_batches(
     # so the last batch of another replica may be one longer.
     last = begin + (count // replicas - 1) // size * size
 
-    def one_side(index):
-        return example(index, tf.constant(mirror))
+    def upright(index):
+        return example(index, tf.constant(False))
 
-    whole = _mapped(tf.data.Dataset.range(begin, last), one_side)
-    rest = _mapped(tf.data.Dataset.range(last, end), one_side)
+    whole = _mapped(tf.data.Dataset.range(begin, last), upright)
+    rest = _mapped(tf.data.Dataset.range(last, end), upright)
     return whole.batch(size).concatenate(rest.batch(size + 1)).prefetch(AHEAD)
 
 
@@ -374,9 +332,6 @@ def upward_images(
     Yields:
         Indices of the slices `(B,)`, and their images, float32 `(B, S, S, 1)`.
     """
-    example, batches = image_examples(source), source.split.upward(batch_size)
-    order = tf.data.Dataset.from_tensor_slices(np.concatenate(batches))
-    images = _mapped(order, lambda index: example(index, tf.constant(mirror))[0])
-    images = images.prefetch(AHEAD * batch_size).as_numpy_iterator()
-    for batch in progress(batches, title):
-        yield batch, np.stack(list(itertools.islice(images, len(batch))))
+    for batch in progress(source.split.upward(batch_size), title):
+        images = source.images[batch, ::-1] if mirror else source.images[batch]
+        yield batch, _normalise(images[..., None].astype("float32"))

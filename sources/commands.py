@@ -7,11 +7,10 @@ of the slice, from bottom to top.
 
 import argparse
 import pathlib
-import re
 import sys
 from collections.abc import Sequence
 
-from sources import conversion
+from sources.conversion import FRACTIONS, ConversionSettings, convert
 from sources.folder import find_slices
 from sources.inspection import inspect_slices
 from sources.layout import DEFAULT_DIRECTORY, SPLIT_FORMS, SPLITS
@@ -26,20 +25,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """
     parser = Parser(__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    options = _conversion_options()
-    discs = commands.add_parser(
-        "from-oasis1", parents=[options], help="write the slices of the OASIS-1 discs"
-    )
-    discs.add_argument(
-        "--from-nifti",
-        action="store_true",
-        help="DIR holds NIfTI volumes: the same as the command from-nifti",
-    )
-    commands.add_parser(
-        "from-nifti",
-        parents=[options],
-        help="write the slices of NIfTI volumes of 1 mm in a standard space",
-    )
+    options, from_nifti = [_conversion_options()], "slice NIfTI volumes of 1 mm in a standard space"
+    commands.add_parser("from-oasis1", parents=options, help="slice the volumes of OASIS-1 discs")
+    commands.add_parser("from-nifti", parents=options, help=from_nifti)
     check = commands.add_parser(
         "check",
         help="say what a data folder holds and what is wrong with it; status 1 if something is",
@@ -51,35 +39,17 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def _conversion_options():
     options = argparse.ArgumentParser(add_help=False)
     add = options.add_argument
-    add(
-        "directory",
-        metavar="DIR",
-        help="folder with the volumes, or with the discs (unpacked, .tar, .tar.gz or .tgz)",
-    )
-    add(
-        "--out",
-        type=pathlib.Path,
-        default=DEFAULT_DIRECTORY,
-        help="data folder to write (default: %(default)s)",
-    )
-    add(
-        "--masked",
-        action="store_true",
-        help="take the brain-masked volumes (masked_ in their name), not those with scalp",
-    )
-    add(
-        "--fractions",
-        nargs="+",
-        metavar="F",
-        help="shares of the subjects in train, validate and test (default: 302 35 17)",
-    )
+    add("directory", metavar="DIR", help="folder with the volumes, or with the unpacked discs")
+    out = "data folder to write (default: %(default)s)"
+    add("--out", type=pathlib.Path, default=DEFAULT_DIRECTORY, help=out)
+    masked = "take the brain-masked volumes (masked_ in their name), not those with scalp"
+    add("--masked", action="store_true", help=masked)
+    fractions = "shares of the subjects in train, validate and test (default: 302 35 17)"
+    shares = {"nargs": len(SPLITS), "type": float, "default": FRACTIONS, "metavar": "F"}
+    add("--fractions", **shares, help=fractions)
     add("--seed", type=int, default=0, help="seed of the split (default: %(default)s)")
-    add(
-        "--first-slice",
-        type=int,
-        metavar="VOXEL",
-        help="voxel level of slice 0, counted from 0 at the bottom (default: as published)",
-    )
+    first = "voxel level of slice 0, counted from 0 at the bottom (default: as published)"
+    add("--first-slice", type=int, metavar="VOXEL", help=first)
     return options
 
 
@@ -100,20 +70,20 @@ def _check(directory):
     if not pathlib.Path(directory).is_dir():
         raise InputError(f"{directory} is no folder: give the one that holds {SPLIT_FORMS}.")
     found = find_slices(directory)
-    inspection = inspect_slices(found)
-    print(found, *inspection.facts, *_listed(inspection.problems), sep="\n")
-    sys.exit(bool(inspection.problems))
+    facts, problems = inspect_slices(found)
+    print(found, *facts, *_listed(problems), sep="\n")
+    sys.exit(bool(problems))
 
 
 def _convert(args):
-    settings = conversion.ConversionSettings(
+    settings = ConversionSettings(
         masked=args.masked,
         first_slice=args.first_slice,
         seed=args.seed,
-        fractions=_shares(args.fractions),
-        nifti=args.command == "from-nifti" or args.from_nifti,
+        fractions=args.fractions,
+        nifti=args.command == "from-nifti",
     )
-    scans, problems = conversion.convert(args.directory, args.out, settings)
+    scans, problems = convert(args.directory, args.out, settings)
     for name in SPLITS:
         inside = [scan for scan in scans if scan.split == name]
         subjects = {scan.subject for scan in inside}
@@ -123,17 +93,6 @@ def _convert(args):
         if not inside:
             problems.append(f"{name} is empty: training needs all three splits.")
     print(f"{len(scans)} scans in {args.out}", *_listed(problems), sep="\n")
-
-
-def _shares(words):
-    """Numbers of `--fractions`, which may be separated by spaces, commas or colons."""
-    if not words:
-        return conversion.FRACTIONS
-    try:
-        return [float(share) for share in re.split(r"[\s:,]+", " ".join(words))]
-    except ValueError:
-        message = f"--fractions {' '.join(words)} are no numbers: give three, as in 302 35 17."
-        raise InputError(message) from None
 
 
 def _listed(problems):

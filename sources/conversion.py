@@ -1,31 +1,43 @@
-"""Volumes in folders and archives -> a data folder of slices.
+"""Brain volumes below a folder -> a data folder of slices.
 
 A conversion finds the scans, puts every subject into one split, and writes the slices of each scan.
-It leaves out what cannot be read, and lists it. `sources.scans` finds and reads the files,
-`sources.volumes` turns one volume into slices.
+It leaves out what cannot be read, and lists it. `sources.volumes` turns one volume into slices.
 """
 
+import collections
 import dataclasses
-import functools
 import os
 import pathlib
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 
 import numpy as np
-from PIL import Image
 
+from sources.images import write_png
 from sources.layout import (
     CONVERSION_FILE,
+    NUM_LEVELS,
     SPLITS,
     segmentation_folder,
+    segmentation_name,
     slice_name,
     split_folder,
 )
-from sources.scans import Scan, find_scans, read_scans
 from sources.volumes import classes_to_grey, frame_slices, load_volume, scale_to_grey
-from utils import InputError, progress, read_json, replacing, write_json
+from utils import PARTIAL_FILES, InputError, progress, read_json, reading, write_json
 
 FRACTIONS = (302.0, 35.0, 17.0)  # subjects of the splits in the set that this layout comes from
+REPEAT = 1000  # added to the case of a subject's second scan: OAS1_0061_MR2 is case 1061
+ARCHIVES = (".tar", ".tar.gz", ".tgz")
+
+# Files of volumes. On the OASIS-1 discs a volume is an Analyze 7.5 pair; its header stands for it.
+_OASIS1 = re.compile(
+    r"(?P<scan>OAS1_\d{4}_MR[1-9])_mpr_n\d+_anon_111_t88_(?:masked_)?gfc(?P<classes>_fseg)?\.hdr",
+    re.ASCII,
+)
+_NIFTI = re.compile(r"(?P<scan>[^.].*?)(?P<classes>_[fd]?seg)?\.nii(?:\.gz)?")
+# Names of subjects in BIDS, OASIS and ADNI. Without one, every volume is a subject.
+_SUBJECT = re.compile(r"sub-[A-Za-z0-9]+|OAS\d_?\d{4}|\d{3}_S_\d{4}", re.ASCII)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,9 +60,45 @@ class ConversionSettings:
     fractions: Sequence[float] = FRACTIONS
     nifti: bool = False
 
-    def as_json(self) -> dict:
-        """The settings as `conversion.json` holds them."""
-        return {**dataclasses.asdict(self), "fractions": list(self.fractions)}
+
+@dataclasses.dataclass(frozen=True)
+class Scan:
+    """A volume to slice.
+
+    Attributes:
+        name: Name of the scan.
+        subject: Who was scanned.
+        case: Number in the names of its slices.
+        split: Split of its subject.
+        volume: File of the volume.
+        classes: File of its tissue classes, or None where they are not known.
+    """
+
+    name: str
+    subject: str
+    case: int
+    split: str
+    volume: pathlib.Path
+    classes: pathlib.Path | None
+
+    def slice_paths(self, out: pathlib.Path) -> list[pathlib.Path]:
+        """Files of its slices in the data folder `out`."""
+        folder = split_folder(out, self.split)
+        return [folder / slice_name(self.case, level) for level in range(NUM_LEVELS)]
+
+    def segmentation_paths(self, out: pathlib.Path) -> list[pathlib.Path]:
+        """Files of the tissue classes of its slices in the data folder `out`."""
+        folder = segmentation_folder(out, self.split)
+        return [folder / segmentation_name(self.case, level) for level in range(NUM_LEVELS)]
+
+    def is_segmented(self, out: pathlib.Path) -> bool:
+        """Whether `out` holds its tissue classes."""
+        return all(path.is_file() for path in self.segmentation_paths(out))
+
+    def is_written(self, out: pathlib.Path) -> bool:
+        """Whether `out` holds all that the scan can give."""
+        has_slices = all(path.is_file() for path in self.slice_paths(out))
+        return has_slices and (self.classes is None or self.is_segmented(out))
 
 
 def convert(
@@ -65,7 +113,7 @@ def convert(
     and 255. `conversion.json` tells the scan, subject and split of each case.
 
     Args:
-        directory: Folder with OASIS-1 discs, unpacked or as archives, or with NIfTI volumes.
+        directory: Folder with unpacked OASIS-1 discs, or with NIfTI volumes.
         out: Folder to write. It is new, empty, or from the same conversion.
         settings: What to look for and how to slice it.
 
@@ -76,74 +124,163 @@ def convert(
         InputError: There is nothing to convert, a setting makes no sense, or `out` holds something
             else.
     """
-    directory, out = pathlib.Path(directory), pathlib.Path(out)
-    scans, problems = _find_some_scans(directory, settings)
-    assign_splits(scans, settings.fractions, settings.seed)
+    out = pathlib.Path(out)
+    scans = find_scans(pathlib.Path(directory), settings)
     _claim(out, scans, settings)
-
     written = [scan for scan in scans if scan.is_written(out)]
-    finished = {scan.name for scan in written}
-    waiting = [scan for scan in scans if scan.name not in finished]
-    loaded = _read_all(waiting, problems)
-    for scan, contents in progress(loaded, "slicing", len(scans), "scan", initial=len(written)):
-        if _write_scan(out, scan, contents, settings.first_slice, problems):
+    waiting = [scan for scan in scans if scan not in written]
+    problems, first = [], settings.first_slice
+    for scan in progress(waiting, "slicing", len(scans), "scan", initial=len(written)):
+        try:
+            _slice_volume(scan.volume, scan.slice_paths(out), _grey_without_gaps, first)
             written.append(scan)
+            if scan.classes:
+                _slice_volume(scan.classes, scan.segmentation_paths(out), classes_to_grey, first)
+        except InputError as error:
+            problems.append(str(error))
     if not written:
         raise InputError(f"{directory}: no volume could be used. {' '.join(problems)}")
     return written, problems
 
 
-def _read_all(scans, problems):
-    """Yield each scan with the bytes of its files, container by container."""
-    for container in sorted({scan.container for scan in scans}):
-        inside = [scan for scan in scans if scan.container == container]
-        yield from read_scans(container, inside, problems)
+def write_slices(volume: pathlib.Path, folder: pathlib.Path) -> None:
+    """Write the slices of one NIfTI volume as PNGs of case 0.
+
+    Args:
+        volume: File `.nii` or `.nii.gz`, of 1 mm in a standard space.
+        folder: Folder to write to.
+
+    Raises:
+        InputError: The volume cannot be read or does not hold the slices.
+    """
+    paths = [folder / slice_name(0, level) for level in range(NUM_LEVELS)]
+    _slice_volume(volume, paths, _grey_without_gaps)
 
 
-def _find_some_scans(directory, settings):
+def _slice_volume(volume, paths, to_grey, first_slice=None):
+    with reading(volume, "repair it or leave it out"):
+        images = to_grey(frame_slices(*load_volume(volume), first_slice))
+    for path, image in zip(paths, images, strict=True):
+        write_png(path, image)
+
+
+def _grey_without_gaps(slices):
+    """Grey slices, none of which is all black: training would refuse such a one."""
+    images = scale_to_grey(slices)
+    black = np.count_nonzero(~images.any((1, 2)))
+    if black:
+        raise ValueError(f"{black} of its slices are all black or no numbers")
+    return images
+
+
+# ---- finding -----------------------------------------------------------------------------------
+
+
+def find_scans(directory: pathlib.Path, settings: ConversionSettings) -> list[Scan]:
+    """Find the scans below a folder, number them, and put each subject into a split.
+
+    Args:
+        directory: Folder to look through.
+        settings: What to look for, and how to split it.
+
+    Returns:
+        The scans, sorted by name.
+
+    Raises:
+        InputError: There is none, two would get the same case, or a setting makes no sense.
+    """
+    volumes, classes = _find_volumes(directory, settings)
+    if not volumes:
+        raise InputError(_nothing_found(directory, settings))
+    subjects = {}
+    for name in sorted(volumes):
+        match = _SUBJECT.search(name)
+        subjects[name] = match[0] if match else name
+    split_of = split_subjects(subjects.values(), settings.fractions, settings.seed)
+    scans = []
+    for number, (name, subject) in enumerate(subjects.items(), 1):
+        case = number if settings.nifti else int(name[5:9]) + REPEAT * (int(name[-1]) - 1)
+        scans.append(Scan(name, subject, case, split_of[subject], volumes[name], classes.get(name)))
+    _refuse_shared_cases(scans)
+    return scans
+
+
+def _find_volumes(directory, settings):
+    """Files of volumes, and of their tissue classes, by the name of the scan."""
+    pattern = _NIFTI if settings.nifti else _OASIS1
+    volumes, classes = {}, {}
+    for path in sorted(directory.rglob("*")):  # of two files of one scan, the first is taken
+        match = pattern.fullmatch(path.name)
+        if match is None or not path.is_file():
+            continue
+        name = match["scan"]
+        if settings.nifti:
+            plain = path.with_name(name.replace("masked_", ""))
+            name = plain.relative_to(directory).as_posix()
+        if match["classes"]:
+            classes.setdefault(name, path)
+        elif ("masked_" in path.name) == settings.masked:
+            volumes.setdefault(name, path)
+
+    # Tissue classes may be in another folder than their volume, if there is one volume of the name.
+    by_stem = {pathlib.PurePath(name).name: path for name, path in classes.items()}
+    stems = collections.Counter(pathlib.PurePath(name).name for name in volumes)
+    for name in volumes.keys() - classes.keys():
+        stem = pathlib.PurePath(name).name
+        if stem in by_stem and stems[stem] == 1:
+            classes[name] = by_stem[stem]
+    return volumes, classes
+
+
+def _nothing_found(directory, settings):
+    analyze = "OASIS-1 volumes (OAS1_*_anon_111_t88_*gfc.hdr and .img)"
+    needed = "NIfTI volumes (*.nii, *.nii.gz)" if settings.nifti else analyze
     if not directory.is_dir():
-        needed = "NIfTI volumes" if settings.nifti else "OASIS-1 discs"
-        raise InputError(f"{directory} is no folder: give the one that holds the {needed}.")
-    scans, problems = find_scans(directory, settings.masked, settings.nifti)
-    if not scans:
-        analyze = "OASIS-1 volumes (OAS1_*_anon_111_t88_*gfc.hdr and .img)"
-        needed = "NIfTI volumes (*.nii, *.nii.gz)" if settings.nifti else analyze
-        kind = "with masked_ in the name" if settings.masked else "without masked_ in the name"
-        advice = "give the folder above them, or change --masked"
-        raise InputError(f"{directory} holds no {needed} {kind}: {advice}. {' '.join(problems)}")
-    return scans, problems
+        return f"{directory} is no folder: give the one that holds the {needed}."
+    archives = [path for path in directory.rglob("*") if path.name.endswith(ARCHIVES)]
+    if archives:
+        return f"{directory} holds archives: unpack {archives[0]} and the like first (tar -xf)."
+    kind = "with masked_ in the name" if settings.masked else "without masked_ in the name"
+    return f"{directory} holds no {needed} {kind}: give the folder above them, or change --masked."
 
 
-# ---- splits ------------------------------------------------------------------------------------
+def _refuse_shared_cases(scans):
+    """A case that stood for two scans could put a subject into two splits."""
+    owners = {}
+    for scan in scans:
+        other = owners.setdefault(scan.case, scan)
+        if other is not scan:
+            raise InputError(
+                f"{other.name} and {scan.name} would both become case {scan.case}: "
+                "convert them into different folders."
+            )
 
 
-def assign_splits(scans: Sequence[Scan], fractions: Sequence[float], seed: int) -> None:
-    """Put every subject, with all its scans, into one split.
+def split_subjects(
+    subjects: Iterable[str], fractions: Sequence[float], seed: int
+) -> dict[str, str]:
+    """Put every subject into one split.
 
     Sizes go by largest remainder. A split that has a share is not left empty if another can give.
 
     Args:
-        scans: Scans, whose `split` is set here.
+        subjects: Names, each as often as the subject was scanned.
         fractions: Shares of the subjects in the three splits, in any unit.
         seed: Seed of the order of the subjects, not negative.
 
     Raises:
         InputError: A setting makes no sense.
     """
-    is_usable = len(fractions) == len(SPLITS) and min(fractions) >= 0
-    if not (is_usable and 0 < sum(fractions) < float("inf")):
+    if not (min(fractions) >= 0 and 0 < sum(fractions) < float("inf")):
         given = " ".join(map(str, fractions))
-        advice = "give three numbers, as in 302 35 17 or 0.8 0.1 0.1"
-        raise InputError(f"--fractions {given} are no shares: {advice}.")
+        raise InputError(f"--fractions {given} are no shares: give 302 35 17 or 0.8 0.1 0.1.")
     if seed < 0:
         raise InputError(f"--seed {seed} is negative: give 0 or more.")
-    subjects = sorted({scan.subject for scan in scans})
+    subjects = sorted(set(subjects))
     sizes = _split_sizes(len(subjects), fractions)
     order = np.random.default_rng(seed).permutation(len(subjects))
     names = np.repeat(SPLITS, sizes).tolist()
-    split_of = {subjects[i]: name for i, name in zip(order, names)}
-    for scan in scans:
-        scan.split = split_of[scan.subject]
+    return {subjects[i]: name for i, name in zip(order, names)}
 
 
 def _split_sizes(count, fractions):
@@ -158,7 +295,7 @@ def _split_sizes(count, fractions):
     return sizes
 
 
-# ---- writing -----------------------------------------------------------------------------------
+# ---- the folder --------------------------------------------------------------------------------
 
 
 def _claim(out, scans, settings):
@@ -170,7 +307,8 @@ def _claim(out, scans, settings):
         f"{scan.case:03d}": {"scan": scan.name, "subject": scan.subject, "split": scan.split}
         for scan in scans
     }
-    manifest, path = {"settings": settings.as_json(), "cases": cases}, out / CONVERSION_FILE
+    as_json = {**dataclasses.asdict(settings), "fractions": list(settings.fractions)}
+    manifest, path = {"settings": as_json, "cases": cases}, out / CONVERSION_FILE
     if path.is_file():
         if read_json(path, advice="name another --out") != manifest:
             other = "a conversion of other volumes or with other settings"
@@ -179,75 +317,9 @@ def _claim(out, scans, settings):
         raise InputError(f"{out} exists and is no unfinished conversion: name another --out.")
     else:
         write_json(path, manifest)
-    _remove_leftovers(out)
-
-
-def _remove_leftovers(out):
-    """Remove the half-written files of a conversion that was killed."""
-    for folder_of in (split_folder, segmentation_folder):
-        for split in SPLITS:
-            for leftover in folder_of(out, split).glob(".*.png"):
-                leftover.unlink()
+    for leftover in out.glob(f"*/{PARTIAL_FILES}"):  # of a conversion that was killed
+        leftover.unlink()
 
 
 def _is_empty(folder):
     return all(entry.name.startswith(".") for entry in folder.iterdir())
-
-
-def _write_scan(out, scan, contents, first_slice, problems):
-    """Write the slices of a scan. Return False, and add to `problems`, if they cannot be made."""
-    make = functools.partial(_make_slices, scan, contents, first_slice, problems)
-    images = make(scan.files, _grey_without_gaps)
-    classes = make(scan.classes, classes_to_grey) if scan.classes else None
-    if images is None:
-        return False
-    _write_images(scan.slice_paths(out), images)
-    if classes is not None:
-        _write_images(scan.segmentation_paths(out), classes)
-    return True
-
-
-def _make_slices(scan, contents, first_slice, problems, files, to_grey):
-    """Grey slices of a volume, or None and a problem."""
-    try:
-        volume, affine = load_volume({part: contents[name] for part, name in files.items()})
-        return to_grey(frame_slices(volume, affine, first_slice))
-    except Exception as error:  # a damaged header can make nibabel raise anything
-        name = min(files.values())
-        problems.append(f"{name} in {scan.container} could not be used: {error}.")
-        return None
-
-
-def write_slices(volume: pathlib.Path, folder: pathlib.Path) -> None:
-    """Write the slices of one NIfTI volume as PNGs of case 0.
-
-    Args:
-        volume: File `.nii` or `.nii.gz`, of 1 mm in a standard space.
-        folder: Folder to write to.
-
-    Raises:
-        InputError: The volume cannot be read or does not hold the slices.
-    """
-    part = "nii.gz" if volume.name.endswith(".gz") else "nii"
-    content = volume.read_bytes()
-    try:
-        images = _grey_without_gaps(frame_slices(*load_volume({part: content})))
-    except Exception as error:  # a damaged header can make nibabel raise anything
-        raise InputError(f"{volume} could not be used: {error}.") from None
-    paths = [folder / slice_name(0, level) for level in range(len(images))]
-    _write_images(paths, images)
-
-
-def _grey_without_gaps(slices):
-    """Grey slices, none of which is all black: training would refuse such a one."""
-    images = scale_to_grey(slices)
-    black = np.flatnonzero(~images.any((1, 2)))
-    if len(black):
-        raise ValueError(f"{len(black)} of its slices are all black or no numbers")
-    return images
-
-
-def _write_images(paths, images):
-    for path, image in zip(paths, images):
-        with replacing(path) as temporary:
-            Image.fromarray(image).save(temporary, format="PNG")

@@ -1,22 +1,22 @@
-"""Find a data folder, check every file of it, and list its slices. `sources.layout` shows a folder.
+"""Find a data folder and read every slice of it. `sources.layout` shows such a folder.
 
-Training and evaluation open folders here. `sources.inspection` looks into one more closely.
+Training and evaluation open folders here. `sources.inspection` lists all that is wrong with one.
 """
 
 import collections
 import concurrent.futures
+import contextlib
 import dataclasses
 import hashlib
-import io
+import itertools
 import os
 import pathlib
-import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
-from PIL import Image
 
 from sources import synthetic
+from sources.images import allocate_images, read_slice
 from sources.layout import (
     COHORT_FILE,
     CONVERSION_FILE,
@@ -29,11 +29,8 @@ from sources.layout import (
     split_folder,
 )
 from sources.masking import are_masked, shows_scalp
-from sources.png import check_pixels, describe_png
-from utils import InputError, clean_name, progress, read_json
+from utils import InputError, clean_name, progress, read_json, reading
 
-SLICE_FORMAT = f"{SLICE_SIDE} x {SLICE_SIDE} L"  # as `describe_png` says it
-MAX_FILE_BYTES = 2**24  # of a slice
 NO_SLICE = -1  # index where there is no slice
 MAKE_AGAIN = "remove the folder and make it again"  # advice about a damaged JSON file in it
 
@@ -51,7 +48,8 @@ class Split:
         cases: Case of each slice, int32 (N,).
         levels: Level of each slice, int32 (N,).
         subjects: Subject of each slice, str (N,).
-        masked: Whether its set is brain-masked, so that residue is removed when slices are read.
+        images: Pixels as the files hold them, uint8 (N, 256, 256), or None where none were read.
+        masked: Whether its set is brain-masked, so that `dataset.load_images` removes residue.
     """
 
     name: str
@@ -59,6 +57,7 @@ class Split:
     cases: np.ndarray
     levels: np.ndarray
     subjects: np.ndarray
+    images: np.ndarray | None = None
     masked: bool = False
 
     def __len__(self):
@@ -73,13 +72,14 @@ class Split:
 
     def pick(self, indices: Sequence[int]) -> "Split":
         """Some of the slices, by their indices."""
-        indices = np.asarray(indices)
+        indices = np.asarray(indices, int)
         return dataclasses.replace(
             self,
             paths=tuple(self.paths[i] for i in indices),
             cases=self.cases[indices],
             levels=self.levels[indices],
             subjects=self.subjects[indices],
+            images=None if self.images is None else self.images[indices],
         )
 
     def upward(self, batch_size: int) -> list[np.ndarray]:
@@ -107,19 +107,24 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class Slices:
-    """A data folder whose files were all checked.
+    """A data folder whose files were all read.
 
     Attributes:
         name: What figures and reports call the data.
         splits: Each `Split` by its name.
-        fingerprint: SHA-256 of the names and bytes of all slices.
+        digests: For each split `folder/name/SHA-256` of its files, in order.
         cohort: `subjects` and `seed` of a synthetic cohort, else None.
     """
 
     name: str
     splits: dict[str, Split]
-    fingerprint: str
+    digests: dict[str, list[str]]
     cohort: dict | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the names and bytes of all slices."""
+        return fingerprint(itertools.chain.from_iterable(self.digests.values()))
 
     @property
     def masked(self) -> bool:
@@ -162,18 +167,16 @@ def find_slices(
     if data is not None:
         directory = pathlib.Path(data)
         if not directory.is_dir():
-            message = f"--data {data} is no folder: give the one that holds {SPLIT_FORMS}."
-            raise InputError(message)
+            raise InputError(f"--data {data} is no folder: give the one that holds {SPLIT_FORMS}.")
         inner = directory / DEFAULT_DIRECTORY.name
         return inner if inner.is_dir() else directory
     if DEFAULT_DIRECTORY.is_dir():
         return DEFAULT_DIRECTORY
-    nothing = f"(no --data, no {DEFAULT_DIRECTORY})"
+    nothing = f"slices found (no --data, no {DEFAULT_DIRECTORY}):"
     if subjects is None:
         advice = "name the folder that holds the three splits with --data DIR"
-        raise InputError(f"no slices found {nothing}: {advice}.")
-    cohort = f"the synthetic cohort of {subjects} subjects"
-    print(f"No OASIS slices found {nothing}: using {cohort}.", flush=True)
+        raise InputError(f"no {nothing} {advice}.")
+    print(f"No OASIS {nothing} using the synthetic cohort of {subjects} subjects.", flush=True)
     return synthetic_slices(subjects, seed)
 
 
@@ -188,42 +191,43 @@ def synthetic_slices(subjects: int, seed: int) -> pathlib.Path:
         InputError: The cohort cannot be made.
     """
     directory = DEFAULT_DIRECTORY.with_name(f"synthetic_{subjects}_subjects_seed_{seed}")
-    try:
-        return synthetic.write_cohort(directory, subjects, seed)
-    except (ValueError, FileExistsError) as error:
-        raise InputError(error) from None
+    return synthetic.write_cohort(directory, subjects, seed)
 
 
-def open_slices(directory: str | os.PathLike) -> Slices:
-    """Check every file of a data folder and list its slices.
+# ---- reading -----------------------------------------------------------------------------------
+
+
+def _refuse(problem):
+    raise InputError(problem)
+
+
+def open_slices(directory: str | os.PathLike, report: Callable[[str], None] = _refuse) -> Slices:
+    """Read a data folder.
 
     Args:
         directory: Folder that holds the three splits.
+        report: Is called with one line for each problem: a split is missing or empty, a file name
+            has no case and level, `read_slice` refuses a file, or a subject is in two splits.
+            If it returns, the file or split is left out.
 
     Raises:
-        InputError: A split is missing or empty, a file name has no case and level, a file is no
-            readable 8-bit grey 256 x 256 PNG, or a subject is in two splits.
+        InputError: There is a problem, and no other `report` was given. Or no slice can be read,
+            or a JSON file of the folder is damaged.
     """
     directory = pathlib.Path(directory)
-    manifest = read_manifest(directory)
-    splits = {
-        name: _list_split(name, split_folder(directory, name), manifest["cases"]) for name in SPLITS
-    }
-    _refuse_shared_subjects(directory, splits.values())
-    name, cohort = _describe(directory, manifest)
-    checked = _check_slices([path for split in splits.values() for path in split.paths])
-    masked = are_masked(with_scalp for _, with_scalp in checked)
-    splits = {name: dataclasses.replace(split, masked=masked) for name, split in splits.items()}
-    return Slices(name, splits, fingerprint(digest for digest, _ in checked), cohort)
-
-
-def fingerprint(digests: Iterable[str]) -> str:
-    """SHA-256 of the digests that `check_slice` gives, in order of split, case and level."""
-    return hashlib.sha256("\n".join(digests).encode()).hexdigest()
+    name, cohort, subjects = _read_notes(directory)
+    listed = [_list_split(name, split_folder(directory, name), subjects, report) for name in SPLITS]
+    listed = [split for split in listed if split]
+    for leak in _leaks(listed):
+        report(f"{leak} of {directory}: keep every subject in one split.")
+    splits, digests = _read_splits(listed, report)
+    if not splits:
+        raise InputError(f"{directory} holds no readable slice: {SPLIT_FORMS} hold slices.")
+    return Slices(name, splits, digests, cohort)
 
 
 def open_folder(directory: str | os.PathLike) -> Split:
-    """Check every file of one folder of slices and list them as a `Split` named like the folder.
+    """Read one folder of slices as a `Split` named like the folder.
 
     Raises:
         InputError: The folder is missing or empty, or `open_slices` would refuse a name or a file.
@@ -231,169 +235,137 @@ def open_folder(directory: str | os.PathLike) -> Split:
     directory = pathlib.Path(directory)
     if not directory.is_dir():
         raise InputError(f"{directory} is no folder: give one that holds {SLICE_FORM}.")
-    split = _list_split(directory.resolve().name, directory, {})
-    masked = are_masked(with_scalp for _, with_scalp in _check_slices(split.paths))
-    return dataclasses.replace(split, masked=masked)
+    listed = _list_split(directory.resolve().name, directory, {}, _refuse)
+    splits, _ = _read_splits([listed], _refuse)
+    return splits[listed.name]
 
 
 def open_slice(path: str | os.PathLike, level: int | None = None) -> Split:
-    """Check one slice and list it as a `Split`.
+    """Read one slice as a `Split`.
 
     Args:
         path: The file.
         level: Its level, if the file name does not say it.
 
     Raises:
-        InputError: `check_slice` refuses the file, or its level is not known.
+        InputError: `read_slice` refuses the file, or its level is not known.
     """
     path = pathlib.Path(path)
-    _, with_scalp = check_slice(path)
     match = SLICE_NAME.fullmatch(path.name)
     if match is None and level is None:
         raise InputError(f"{path} has no level in its name: name it {SLICE_FORM}.")
     place = (int(match[1]), int(match[2])) if match else (0, level)
-    split = make_split(path.name, [(*place, str(path))], {})
-    return dataclasses.replace(split, masked=not with_scalp)
+    splits, _ = _read_splits([make_split(path.name, [(*place, str(path))], {})], _refuse)
+    return splits[path.name]
 
 
-def check_slice(path: str | os.PathLike) -> tuple[str, bool]:
-    """Check that a file is a whole 8-bit grey slice with something on it.
-
-    Nothing is converted. A folder with colour, 16-bit, palette or transparent files was not
-    written for this project, and the user must judge what a conversion would lose.
-
-    Returns:
-        `(digest, with_scalp)`: `folder/name/SHA-256` of the slice, and whether it shows scalp.
-
-    Raises:
-        InputError: The file cannot be used.
-    """
-    path = pathlib.Path(path)
-    try:
-        status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):  # to open a named pipe would wait for ever
-            raise InputError(f"{path} is no regular file: put a slice there or remove it.")
-        if status.st_size > MAX_FILE_BYTES:
-            raise ValueError(f"it has {status.st_size} bytes")
-        content = path.read_bytes()
-        form = describe_png(content)
-        if form != SLICE_FORMAT:  # before a pixel is unpacked
-            advice = "convert or remove it"
-            raise InputError(f"{path} is {form}, not {SLICE_FORMAT} (8-bit grey): {advice}.")
-        check_pixels(content)
-        with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
-            pixels = np.array(image)
-    except InputError:
-        raise
-    except (OSError, SyntaxError, ValueError) as error:
-        message = f"{path} is no readable PNG ({error}): restore or remove it."
-        raise InputError(message) from None
-    if not pixels.any():
-        raise InputError(f"{path} is all black: restore or remove it.")
-    digest = "/".join((*path.parts[-2:], hashlib.sha256(content).hexdigest()))
-    return digest, shows_scalp(pixels)
+def _list_split(name, folder, subjects, report):
+    """The slices that the files of a folder are named after, or None. No file is read."""
+    paths = {}
+    for path in sorted(folder.glob("*.png")):
+        match = SLICE_NAME.fullmatch(path.name)
+        if not match:
+            report(f"{path} has no case and slice number: name it {SLICE_FORM}.")
+            continue
+        first = paths.setdefault((int(match[1]), int(match[2])), path)
+        if first is not path:  # such as case_1_slice_5 and case_01_slice_05
+            report(f"{first} and {path} are the same case and level: remove one.")
+    if not paths:
+        state = f"holds no {SLICE_FORM}" if folder.is_dir() else "is missing"
+        report(f"{folder} {state}: every split needs slices.")
+        return None
+    return make_split(name, [(*place, str(path)) for place, path in paths.items()], subjects)
 
 
-def read_manifest(directory: str | os.PathLike) -> dict:
-    """Read what a conversion noted about a data folder: its `settings` and its `cases`.
-
-    `cases` holds the scan, subject and split of each case. It is empty for other folders.
-
-    Raises:
-        InputError: The file is damaged.
-    """
-    path = pathlib.Path(directory) / CONVERSION_FILE
-    if not path.is_file():
-        return {"settings": {}, "cases": {}}
-    manifest = {"settings": {}, **read_json(path, ("cases",), MAKE_AGAIN)}
-    settings, cases = manifest["settings"], manifest["cases"]
-    if not isinstance(settings, dict) or not isinstance(cases, dict):
-        raise InputError(f"{path} holds no settings and cases: {MAKE_AGAIN}.")
-    if not all(isinstance(case, dict) for case in cases.values()):
-        raise InputError(f"{path} holds a case without a subject: {MAKE_AGAIN}.")
-    return manifest
+def _leaks(splits):
+    """Yield each subject that is in more than one split. One that is not noted is its case."""
+    names = collections.defaultdict(list)
+    for split in splits:
+        for subject in np.unique(split.subjects).tolist():
+            names[subject].append(split.name)
+    for subject, places in names.items():
+        if len(places) > 1:
+            yield f"leak: {subject} is in {' and '.join(places)}"
 
 
-def subject_of(case: int, noted: dict) -> str:
-    """Subject of a case: as noted in the `cases` of a manifest, else a subject of its own."""
-    return clean_name(noted.get(f"{case:03d}", {}).get("subject", f"case {case:03d}"))
+def _read_splits(listed, report):
+    """Read all files of some splits: those with their images, and the digests, by name."""
+    splits, digests, with_scalp = {}, {}, []
+    for split in listed:
+        folder = pathlib.Path(split.paths[0]).parent
+        split, found = _read_files(split, report)
+        if not found:
+            report(f"{folder} holds no readable slice: every split needs slices.")
+            continue
+        splits[split.name], digests[split.name] = split, found
+        with_scalp += map(shows_scalp, split.images)
+    masked = bool(splits) and are_masked(with_scalp)
+    splits = {name: dataclasses.replace(split, masked=masked) for name, split in splits.items()}
+    return splits, digests
 
 
-def make_split(name: str, slices: Iterable[tuple[int, int, str]], noted: dict) -> Split:
-    """Make the `Split` of some slices, at least one.
+def _read_files(split, report):
+    """The slices of a split that can be read, with their images, and the digests of the files."""
+    images, digests = allocate_images(len(split), SLICE_SIDE), {}
+
+    def read(index):
+        path = pathlib.Path(split.paths[index])
+        try:
+            images[index], digest = read_slice(path)
+        except InputError as error:
+            return None, str(error)
+        return "/".join((*path.parts[-2:], digest)), None
+
+    with (
+        concurrent.futures.ThreadPoolExecutor() as pool,
+        contextlib.closing(pool.map(read, range(len(split)))) as results,  # ends if `report` raises
+    ):
+        results = progress(results, f"reading {split.name}", len(split), "slice")
+        for index, (digest, problem) in enumerate(results):
+            if problem:
+                report(problem)
+            else:
+                digests[index] = digest
+    split = dataclasses.replace(split, images=images)
+    if len(digests) < len(split):
+        split = split.pick(list(digests))
+    return split, list(digests.values())
+
+
+def fingerprint(digests: Iterable[str]) -> str:
+    """SHA-256 of digests as `Slices` holds them."""
+    return hashlib.sha256("\n".join(digests).encode()).hexdigest()
+
+
+def make_split(
+    name: str, slices: Iterable[tuple[int, int, str]], subjects: dict[int, str]
+) -> Split:
+    """Make the `Split` of some slices, at least one. Nothing is read.
 
     Args:
         name: Name of the split.
         slices: `(case, level, path)` of each slice.
-        noted: `cases` of the folder's manifest.
+        subjects: Subjects of cases, where they are known. Another case is a subject of its own.
     """
-    places = {}
-    for case, level, path in slices:
-        refuse_same_place(places.setdefault((case, level), path), path)
     cases, levels, paths = zip(*sorted(slices))
-    subjects = [subject_of(case, noted) for case in cases]
-    return Split(
-        name, paths, np.array(cases, "int32"), np.array(levels, "int32"), np.array(subjects)
-    )
+    names = np.array([subjects.get(case, f"case {case:03d}") for case in cases])
+    return Split(name, paths, np.array(cases, "int32"), np.array(levels, "int32"), names)
 
 
-def case_and_level(path: pathlib.Path) -> tuple[int, int]:
-    """Case and level of a slice, read from its file name.
-
-    Raises:
-        InputError: The name does not hold them.
-    """
-    match = SLICE_NAME.fullmatch(path.name)
-    if not match:
-        raise InputError(f"{path} has no case and slice number: name it {SLICE_FORM}.")
-    return int(match[1]), int(match[2])
-
-
-def refuse_same_place(first: str | os.PathLike, second: str | os.PathLike) -> None:
-    """Refuse two files for one case and level, such as case_1_slice_5 and case_01_slice_05.
-
-    Raises:
-        InputError: They are two files.
-    """
-    if os.fspath(first) != os.fspath(second):
-        raise InputError(f"{first} and {second} are the same case and level: remove one.")
-
-
-def _list_split(name, folder, noted):
-    if not folder.is_dir():
-        raise InputError(f"{folder} is missing: --data must hold {SPLIT_FORMS}.")
-    slices = [(*case_and_level(path), str(path)) for path in folder.glob("*.png")]
-    if not slices:
-        raise InputError(f"{folder} holds no {SLICE_FORM}: slices are needed there.")
-    return make_split(name, slices, noted)
-
-
-def _refuse_shared_subjects(directory, splits):
-    first_split = {}
-    for split in splits:
-        for subject in set(split.subjects.tolist()):
-            other = first_split.setdefault(subject, split.name)
-            if other != split.name:
-                raise InputError(
-                    f"{directory}: {subject} is in both {other} and {split.name}, so scores would "
-                    "leak: keep every subject in one split."
-                )
-
-
-def _check_slices(paths):
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        return list(progress(pool.map(check_slice, paths), "checking slices", len(paths), "slice"))
-
-
-def _describe(directory, manifest):
-    """What figures call the data, and the settings of a synthetic cohort or None."""
+def _read_notes(directory):
+    """What figures call the data, settings of a synthetic cohort or None, subjects of cases."""
     path = directory / COHORT_FILE
     if path.is_file():
-        cohort = read_json(path, ("subjects", "seed"), MAKE_AGAIN)
-        if not all(isinstance(cohort[key], int) for key in ("subjects", "seed")):
-            raise InputError(f"{path} holds no whole numbers: {MAKE_AGAIN}.")
-        name = f"synthetic cohort ({cohort['subjects']} subjects, seed {cohort['seed']})"
-        return name, cohort
-    settings = manifest["settings"]
-    kind = clean_name(directory.resolve().name) if settings.get("nifti") else "OASIS"
-    return f"{kind}, brain-masked" if settings.get("masked") else kind, None
+        with reading(path, MAKE_AGAIN):
+            cohort = read_json(path, advice=MAKE_AGAIN)
+            name = "synthetic cohort ({subjects:d} subjects, seed {seed:d})".format(**cohort)
+            return clean_name(name), cohort, {}
+    path = directory / CONVERSION_FILE
+    if not path.is_file():
+        return "OASIS", None, {}
+    with reading(path, MAKE_AGAIN):
+        notes = {"settings": {}, **read_json(path, advice=MAKE_AGAIN)}
+        subjects = {int(case): clean_name(of["subject"]) for case, of in notes["cases"].items()}
+        name = directory.resolve().name if notes["settings"].get("nifti") else "OASIS"
+        masked = ", brain-masked" if notes["settings"].get("masked") else ""
+        return clean_name(name) + masked, None, subjects

@@ -1,12 +1,103 @@
-"""Grey images as arrays and as files: conversions between [0, 255] and [0, 1], and 8-bit PNGs."""
+"""Grey images in memory and as 8-bit PNG files, with values in [0, 255] or in [0, 1]."""
 
+import hashlib
+import io
+import mmap
+import os
 import pathlib
+import stat
+import struct
+import tempfile
+import zlib
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 from sources.layout import SLICE_SIDE
-from utils import replacing
+from utils import InputError, reading, replacing
+
+SLICE_FORMAT = f"{SLICE_SIDE} x {SLICE_SIDE} L"  # size and mode, as Pillow names it
+UNPACKED_BYTES = SLICE_SIDE * (SLICE_SIDE + 1)  # of a slice; each row begins with its filter
+MAX_FILE_BYTES = 2**24  # of a slice
+MEMORY_SHARE = 0.25  # larger arrays of images lie in a temporary file
+
+
+def read_slice(path: str | os.PathLike) -> tuple[np.ndarray, str]:
+    """Read a slice. What cannot be trained on as it is, is refused: nothing is converted.
+
+    Args:
+        path: An 8-bit grey PNG of 256 x 256 pixels.
+
+    Returns:
+        Pixels, uint8 `(256, 256)`, and the SHA-256 of the file.
+
+    Raises:
+        InputError: The file is damaged, of another kind or size, or all black.
+    """
+    with reading(path, "restore or remove it"):
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):  # to open a named pipe would wait for ever
+            raise InputError(f"{path} is no regular file: put a slice there or remove it.")
+        if status.st_size > MAX_FILE_BYTES:
+            raise ValueError(f"it has {status.st_size} bytes")
+        content = pathlib.Path(path).read_bytes()
+        with PngImageFile(io.BytesIO(content)) as image:
+            _check_format(path, image, bits=content[24])  # before memory is taken for the pixels
+            image.verify()  # the checksums; it leaves the image closed
+        with PngImageFile(io.BytesIO(content)) as image:
+            pixels = np.asarray(image)
+        # Pillow takes rows that are missing at the end for black ones.
+        if len(_unpack(content)) < UNPACKED_BYTES:
+            raise ValueError("it lacks pixels")
+    if not pixels.any():
+        raise InputError(f"{path} is all black: restore or remove it.")
+    return pixels, hashlib.sha256(content).hexdigest()
+
+
+def _check_format(path, image, bits):
+    form = f"{image.width} x {image.height} {image.mode}"
+    form += f", {bits} bits" if bits < 8 else ""
+    form += ", transparent" if "transparency" in image.info else ""
+    form += ", animated" if image.is_animated else ""
+    if form != SLICE_FORMAT:
+        advice = "convert or remove it"
+        raise InputError(f"{path} is {form}, not {SLICE_FORMAT} (8-bit grey): {advice}.")
+
+
+def _unpack(content):
+    """Filtered rows of a PNG whose chunks are whole, as many as a slice has."""
+    place, packed = 8, []
+    while place < len(content):
+        length, kind = struct.unpack(">I4s", content[place : place + 8])
+        if kind == b"IDAT":
+            packed.append(content[place + 8 : place + 8 + length])
+        place += length + 12
+        if kind == b"IEND":
+            break
+    return zlib.decompressobj().decompress(b"".join(packed), UNPACKED_BYTES)
+
+
+def write_png(path: pathlib.Path, image) -> None:
+    """Write an image `(S, S)`, float in [0, 1] or uint8, as an 8-bit grey PNG."""
+    with replacing(path) as temporary:
+        Image.fromarray(to_grey(image)).save(temporary)
+
+
+def allocate_images(count: int, size: int) -> np.ndarray:
+    """Allocate black images, uint8 `(count, size, size)`, at the start of a page of memory.
+
+    Arrays of more than `MEMORY_SHARE` of the machine's memory lie in a file without a name, in the
+    folder for temporary files (`TMPDIR`). The system reads and writes it as it has memory to spare.
+    """
+    num_bytes = count * size * size
+    if num_bytes <= MEMORY_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"):
+        memory = mmap.mmap(-1, num_bytes)
+    else:
+        with tempfile.TemporaryFile() as file:
+            os.posix_fallocate(file.fileno(), 0, num_bytes)  # a full disk is found here
+            memory = mmap.mmap(file.fileno(), num_bytes)
+    return np.frombuffer(memory, "uint8").reshape(count, size, size)
 
 
 def to_grey(images) -> np.ndarray:
@@ -23,12 +114,6 @@ def to_unit(images) -> np.ndarray:
     if images.dtype == np.uint8:
         return images.astype("float32") / 255.0
     return images.astype("float32")
-
-
-def write_png(path: pathlib.Path, image) -> None:
-    """Write an image `(S, S)`, float in [0, 1] or uint8, as an 8-bit grey PNG."""
-    with replacing(path) as temporary:
-        Image.fromarray(to_grey(image)).save(temporary)
 
 
 def enlarge(image: np.ndarray) -> np.ndarray:

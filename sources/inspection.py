@@ -1,71 +1,37 @@
 """Look closely at a data folder: what it holds, and everything that is wrong with it.
 
-`sources.folder.open_slices` stops at the first problem. An inspection lists them all. It also finds
-what a training would not notice: copies of an image, missing levels, scalp among brain masks.
+It is opened as for a training, but no problem ends it. Some are found that a training would not
+notice: copies of an image, missing levels, tissue classes without a slice.
 """
 
 import collections
-import dataclasses
 import hashlib
 import os
 import pathlib
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
-from sources.folder import (
-    Slices,
-    Split,
-    case_and_level,
-    check_slice,
-    fingerprint,
-    make_split,
-    read_manifest,
-    refuse_same_place,
-    subject_of,
-)
-from sources.layout import SLICE_SIDE, SPLITS, segmentation_folder, split_folder
-from sources.masking import are_masked, frame_of, remove_residue, shows_scalp
-from utils import InputError, progress
+from sources.folder import fingerprint, open_slices
+from sources.layout import SPLITS, segmentation_folder
+from sources.masking import frame_of, remove_residue, shows_scalp
+from utils import progress
 
 WIDEST_REDUCTION = 8  # pixels that share one code in the usual model
 
 
-@dataclasses.dataclass(frozen=True)
-class Inspection:
-    """What `inspect_slices` found, as lines to print.
+class Measured(NamedTuple):
+    """What one slice shows."""
 
-    Attributes:
-        facts: Counts, subjects, digests, intensity, and whether the slices show scalp.
-        problems: Everything that is wrong, one line each.
-    """
-
-    facts: list[str]
-    problems: list[str]
+    path: pathlib.Path
+    pixels: bytes  # hash of the pixels
+    peak: int  # brightest grey value
+    mean: float  # mean grey value without zeros
+    with_scalp: bool
+    residue: int  # pixels of residue; 0 where the set is not brain-masked
 
 
-def _nothing():
-    return np.zeros((SLICE_SIDE, SLICE_SIDE), bool)
-
-
-@dataclasses.dataclass
-class _Contents:
-    """What one pass over the files of a data folder gathers."""
-
-    noted: dict  # `cases` of the folder's manifest
-    splits: dict[str, Split] = dataclasses.field(default_factory=dict)
-    segmented: dict[str, int] = dataclasses.field(default_factory=dict)  # images of each split
-    digests: dict[str, str] = dataclasses.field(default_factory=dict)  # of each path
-    copies: dict = dataclasses.field(default_factory=dict)  # hash of the pixels: paths
-    peaks: list[int] = dataclasses.field(default_factory=list)  # of each slice
-    means: list[float] = dataclasses.field(default_factory=list)  # of each slice, without zeros
-    with_scalp: list[bool] = dataclasses.field(default_factory=list)  # of each slice
-    residue: list[int] = dataclasses.field(default_factory=list)  # pixels of residue in each slice
-    occupied: np.ndarray = dataclasses.field(default_factory=_nothing)  # in any training slice
-    problems: list[str] = dataclasses.field(default_factory=list)
-
-
-def inspect_slices(directory: str | os.PathLike) -> Inspection:
+def inspect_slices(directory: str | os.PathLike) -> tuple[list[str], list[str]]:
     """Inspect a data folder and go on after a problem.
 
     Problems are: a folder or level that is missing, a file name that does not parse, an image that
@@ -74,70 +40,53 @@ def inspect_slices(directory: str | os.PathLike) -> Inspection:
     Args:
         directory: Folder that holds the three splits.
 
+    Returns:
+        Facts, and problems: lines to print.
+
     Raises:
         InputError: There is no readable slice at all.
     """
-    directory = pathlib.Path(directory)
-    contents = _Contents(read_manifest(directory)["cases"])
+    problems = []
+    slices = open_slices(directory, problems.append)
+    segmented = _count_segmentations(directory, slices, problems)
+    measured, occupied = _measure(slices)
+    problems += [*_missing_levels(slices), *_duplicates(measured)]
+    return list(_facts(slices, segmented, measured, occupied)), problems
+
+
+def _count_segmentations(directory, slices, problems):
+    """Number of tissue-class images of each split. Those without a slice are problems."""
+    counts = {}
     for name in SPLITS:
-        slices = _gather_images(contents, name, split_folder(directory, name))
-        _count_segmentations(contents, name, segmentation_folder(directory, name), slices)
-    if not contents.splits:
-        raise InputError(f"{directory} holds no readable slice. {' '.join(contents.problems)}")
-
-    slices = Slices(directory.name, contents.splits, fingerprint="")
-    problems = [
-        *contents.problems,
-        *_missing_levels(slices),
-        *_leaks(slices, contents.noted),
-        *_duplicates(contents.copies.values()),
-    ]
-    return Inspection(_facts(slices, contents), problems)
+        folder = segmentation_folder(directory, name)
+        masks = {path.name.removeprefix("seg_") for path in folder.glob("seg_*.png")}
+        paths = slices.splits[name].paths if name in slices.splits else ()
+        lone = masks - {pathlib.Path(path).name.removeprefix("case_") for path in paths}
+        problems += [f"{folder.name}/seg_{mask} has no image." for mask in sorted(lone)]
+        counts[name] = len(masks)
+    return counts
 
 
-def _gather_images(contents, name, folder):
-    """Read the images of a split into `contents`; return `(case, level, path)` of the usable."""
-    slices, places = [], {}
-    for path in progress(sorted(folder.glob("*.png")), name, unit="image"):
-        try:
-            place = case_and_level(path)
-            digest, _ = check_slice(path)
-            refuse_same_place(places.setdefault(place, path), path)
-        except InputError as error:
-            contents.problems.append(str(error))
-            continue
-        slices.append((*place, str(path)))
-        contents.digests[str(path)] = digest
-        cleaned = _measure_image(contents, path)
-        if name == SPLITS[0]:
-            contents.occupied |= cleaned > 0
-    if slices:
-        contents.splits[name] = make_split(name, slices, contents.noted)
-    else:
-        state = "holds no readable slice" if folder.is_dir() else "is missing"
-        contents.problems.append(f"{folder} {state}: every split needs slices.")
-    return slices
-
-
-def _measure_image(contents, path):
-    """Add the figures of an image to `contents`; return it without residue."""
-    with Image.open(path, formats=["PNG"]) as image:
-        pixels = np.array(image)  # (256, 256)
-    contents.copies.setdefault(hashlib.sha256(pixels).digest(), []).append(path)
-    contents.peaks.append(int(pixels.max()))
-    contents.means.append(pixels.sum() / max(1, np.count_nonzero(pixels)))
-    contents.with_scalp.append(shows_scalp(pixels))
-    cleaned = remove_residue(pixels)
-    contents.residue.append(np.count_nonzero(pixels) - np.count_nonzero(cleaned))
-    return cleaned
-
-
-def _count_segmentations(contents, name, folder, slices):
-    masks = {path.name.removeprefix("seg_") for path in folder.glob("seg_*.png")}
-    images = {pathlib.Path(path).name.removeprefix("case_") for _, _, path in slices}
-    contents.segmented[name] = len(masks)
-    lone = sorted(masks - images)
-    contents.problems += [f"{folder.name}/seg_{mask} has no image." for mask in lone]
+def _measure(slices):
+    """A `Measured` for each slice, and the pixels that any training slice occupies."""
+    measured, occupied = [], False
+    for name, split in slices.splits.items():
+        pairs = zip(split.paths, split.images)
+        for path, image in progress(pairs, f"measuring {name}", len(split), "slice"):
+            clean = remove_residue(image) if slices.masked else image
+            lit, lit_clean = np.count_nonzero(image), np.count_nonzero(clean)
+            row = Measured(
+                path=pathlib.Path(path),
+                pixels=hashlib.sha256(image).digest(),
+                peak=int(image.max()),
+                mean=image.sum() / lit,
+                with_scalp=shows_scalp(image),
+                residue=lit - lit_clean,
+            )
+            measured.append(row)
+            if name == SPLITS[0]:
+                occupied = occupied | (clean > 0)
+    return measured, occupied
 
 
 def _missing_levels(slices):
@@ -150,91 +99,64 @@ def _missing_levels(slices):
                 yield f"case {case:03d} of {split.name} lacks slices {listed}."
 
 
-def _leaks(slices, noted):
-    """Problems: cases, and subjects with several cases, that are in more than one split."""
-    splits_of_case = collections.defaultdict(list)
-    splits_of_subject = collections.defaultdict(set)
-    for split in slices.splits.values():
-        for case in np.unique(split.cases).tolist():
-            splits_of_case[case].append(split.name)
-            subject = subject_of(case, noted)
-            if subject != subject_of(case, {}):  # else the subject is this case alone
-                splits_of_subject[subject].add(split.name)
-    for case, names in splits_of_case.items():
-        if len(names) > 1:
-            yield f"leak: case {case:03d} is in {' and '.join(names)}."
-    for subject, names in splits_of_subject.items():
-        if len(names) > 1:
-            places = " and ".join(sorted(names, key=SPLITS.index))
-            yield f"leak: scans of subject {subject} are in {places}."
-
-
-def _duplicates(groups):
-    """Problems: groups of paths whose images have the same pixels."""
-    for paths in groups:
+def _duplicates(measured):
+    groups = collections.defaultdict(list)
+    for row in measured:
+        groups[row.pixels].append(row.path)
+    for paths in groups.values():
         if len(paths) > 1:
             leak = "leak, " if len({path.parent for path in paths}) > 1 else ""
             listed = ", ".join("/".join(path.parts[-2:]) for path in paths)
             yield f"{leak}duplicates: {listed} are one image."
 
 
-def _facts(slices, contents):
+def _facts(slices, segmented, measured, occupied):
     splits = slices.splits.values()
     cases = {case for split in splits for case in split.cases.tolist()}
     subjects = {subject for split in splits for subject in split.subjects.tolist()}
-    segmented = ", ".join(f"{count} {name}" for name, count in contents.segmented.items())
+    peaks, means = [row.peak for row in measured], [row.mean for row in measured]
+    yield from slices.summary()
     case_count = f"{len(cases)} cases of up to {slices.num_levels} slices"
-    peaks, means = contents.peaks, contents.means
-    peak = f"brightest pixel of a slice {min(peaks)}-{max(peaks)}"
-    full = f"255 in {peaks.count(255)} of {len(peaks)} slices"
-    mean = f"mean without background {min(means):.0f}-{max(means):.0f}"
-    return [
-        *slices.summary(),
-        f"  subjects   {len(subjects)}, with {case_count}",
-        f"  segmented  {segmented}",
-        *_digests(slices, contents),
-        f"  intensity  {peak}, {full}; {mean}",
-        f"  {_scalp(contents.with_scalp)}",
-        *(_masked_facts(contents) if are_masked(contents.with_scalp) else ()),
-    ]
-
-
-def _digests(slices, contents):
-    """Digest of each split, and of all slices: the fingerprint that a run keeps of its data."""
-    lists = {
-        split.name: [contents.digests[path] for path in split.paths]
-        for split in slices.splits.values()
-    }
-    yield from (f"  digest     {fingerprint(some)} {name}" for name, some in lists.items())
-    yield f"  digest     {fingerprint(sum(lists.values(), []))} all"
-
-
-def _masked_facts(contents):
-    """What a training will do with brain-masked slices: remove residue, and cut to the frame."""
-    residue = np.array(contents.residue)
+    yield f"  subjects   {len(subjects)}, with {case_count}"
+    yield f"  segmented  {', '.join(f'{count} {name}' for name, count in segmented.items())}"
+    for name, digests in slices.digests.items():
+        yield f"  digest     {fingerprint(digests)} {name}"
+    yield f"  digest     {slices.fingerprint} all"
     yield (
-        f"  residue    in {np.count_nonzero(residue)} of {len(residue)} slices around the brain, "
-        f"{residue.mean():.0f} pixels a slice; it is set to 0 when slices are read"
+        f"  intensity  brightest pixel of a slice {min(peaks)}-{max(peaks)}, "
+        f"255 in {peaks.count(255)} of {len(peaks)} slices; "
+        f"mean without background {min(means):.0f}-{max(means):.0f}"
     )
-    if contents.occupied.any():
-        top, left, bottom, right = frame_of(contents.occupied, WIDEST_REDUCTION)
-        share = (bottom - top) * (right - left) / contents.occupied.size
-        yield (
-            f"  frame      rows {top}-{bottom - 1} and columns {left}-{right - 1} hold all of the "
-            f"training slices, {share:.0%} of the pixels"
-        )
+    yield f"  {_scalp(slices, measured)}"
+    if slices.masked:
+        yield from _masked_facts(measured, occupied)
 
 
-def _scalp(with_scalp):
-    """Say whether slices show scalp, from what `shows_scalp` says of each."""
-    share = np.mean(with_scalp)
-    if are_masked(with_scalp):
+def _scalp(slices, measured):
+    count = sum(row.with_scalp for row in measured)
+    if slices.masked:
         kind = "brain-masked"
-    elif share > 0.5:
+    elif count > 0.5 * len(measured):
         kind = "with scalp"
     else:
         kind = "mixed, brain-masked and with scalp"
     return (
-        f"looks {kind} ({sum(with_scalp)} of {len(with_scalp)} slices have more than noise outside "
+        f"looks {kind} ({count} of {len(measured)} slices have more than noise outside "
         "the rows and columns of the brain)"
     )
+
+
+def _masked_facts(measured, occupied):
+    """What a training will do with brain-masked slices: remove residue, and cut to the frame."""
+    residue = np.array([row.residue for row in measured])
+    yield (
+        f"  residue    in {np.count_nonzero(residue)} of {len(residue)} slices around the brain, "
+        f"{residue.mean():.0f} pixels a slice; it is set to 0 when slices are read"
+    )
+    if np.any(occupied):
+        top, left, bottom, right = frame_of(occupied, WIDEST_REDUCTION)
+        share = (bottom - top) * (right - left) / occupied.size
+        yield (
+            f"  frame      rows {top}-{bottom - 1} and columns {left}-{right - 1} hold all of the "
+            f"training slices, {share:.0%} of the pixels"
+        )

@@ -15,6 +15,7 @@ SPLITS = ("train", "validate", "test")
 FITTED_SPLITS = SPLITS[:2]  # a training reads these; the test split is for `predict.py` alone
 
 SLICE_SIDE = 256  # pixels
+TOP, BOTTOM, LEFT, RIGHT = 52, 206, 36, 222  # these rows and columns hold every brain
 NUM_LEVELS = 32  # slices of a scan: in the published set, in conversions, in synthetic cohorts
 MAX_SUBJECTS = 10**4  # in a synthetic cohort
 

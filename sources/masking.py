@@ -10,10 +10,8 @@ from collections.abc import Iterable
 import numpy as np
 import scipy  # which loads `ndimage` at its first use
 
-from sources import synthetic
+from sources.layout import BOTTOM, LEFT, RIGHT, TOP
 
-# Rows and columns that hold every brain in the frame of the slices.
-BRAIN = (slice(synthetic.TOP, synthetic.BOTTOM), slice(synthetic.LEFT, synthetic.RIGHT))
 NOISE = 8  # grey values up to this may be noise of the air around a head
 SCALP_PIXELS = 50  # a slice with more bright pixels beyond the brain shows scalp
 FEW_WITH_SCALP = 0.05  # share of the slices, below which a set is brain-masked
@@ -26,7 +24,9 @@ EIGHT_NEIGHBOURS = np.ones((3, 3))
 def shows_scalp(image: np.ndarray) -> bool:
     """Whether a slice, uint8 `(256, 256)`, is bright outside the rows and columns of the brain."""
     bright = image > NOISE
-    return np.count_nonzero(bright) - np.count_nonzero(bright[BRAIN]) > SCALP_PIXELS
+    return (
+        np.count_nonzero(bright) - np.count_nonzero(bright[TOP:BOTTOM, LEFT:RIGHT]) > SCALP_PIXELS
+    )
 
 
 def are_masked(with_scalp: Iterable[bool]) -> bool:

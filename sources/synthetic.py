@@ -17,8 +17,19 @@ import numpy as np
 import scipy  # loads `scipy.ndimage` at its first use
 from PIL import Image
 
-from sources.layout import COHORT_FILE, NUM_LEVELS, SLICE_SIDE, SPLITS, slice_name, split_folder
-from utils import progress
+from sources.layout import (
+    BOTTOM,
+    COHORT_FILE,
+    LEFT,
+    NUM_LEVELS,
+    RIGHT,
+    SLICE_SIDE,
+    SPLITS,
+    TOP,
+    slice_name,
+    split_folder,
+)
+from utils import InputError, progress
 
 VERSION = 1  # goes up whenever the same seed gives other bytes
 
@@ -31,7 +42,6 @@ MNI_Y, MNI_Z = -16.16, -3.52
 MM_PER_LEVEL, MM_PER_ROW, MM_PER_COLUMN = 0.973, 1.055, 1.05
 TILT = -0.07
 
-TOP, BOTTOM, LEFT, RIGHT = 52, 206, 36, 222  # these rows and columns hold every brain
 BOX = (NUM_LEVELS, BOTTOM - TOP, RIGHT - LEFT)
 MARGIN = 10  # levels beyond both ends of the slices that a deformation may reach into
 
@@ -316,45 +326,40 @@ def write_cohort(directory: str | os.PathLike, subjects: int, seed: int) -> path
         `directory` as a `pathlib.Path`.
 
     Raises:
-        ValueError: `subjects` is below 3, or `seed` is negative.
-        FileExistsError: `directory` holds something other than this cohort.
+        InputError: There are less than 3 subjects, the seed is negative, or `directory` holds
+            something other than this cohort.
     """
-    if subjects < 3:
-        message = f"`subjects` must be at least 3 (one a split). Received: subjects={subjects}"
-        raise ValueError(message)
-    if seed < 0:
-        raise ValueError(f"`seed` must not be negative. Received: seed={seed}")
+    if subjects < 3 or seed < 0:
+        needed = "3 subjects or more, one a split, and a seed of 0 or more"
+        raise InputError(f"a cohort needs {needed}. Received: subjects={subjects}, seed={seed}")
     directory = pathlib.Path(directory)
     settings = {"subjects": subjects, "seed": seed, "version": VERSION}
     if _settings_of(directory) == settings:
         return directory
-    if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
-        raise FileExistsError(
+    if directory.is_file() or (directory.is_dir() and any(directory.iterdir())):
+        raise InputError(
             f"{directory} holds something other than the synthetic cohort {settings}: "
             "remove it or work in another folder."
         )
-
     # It lies beside the target, so that the rename at the end is one step on one disk.
     partial = directory.with_name(f".{directory.name}-{uuid.uuid4().hex}")
-    partial.mkdir(parents=True)
     try:
         _write_subjects(partial, subjects, seed)
         (partial / COHORT_FILE).write_text(json.dumps(settings) + "\n")
         os.replace(partial, directory)
-    except BaseException as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        made_meanwhile = isinstance(error, OSError) and _settings_of(directory) == settings
-        if not made_meanwhile:  # by another process
+    except OSError:
+        if _settings_of(directory) != settings:  # else another process has made it meanwhile
             raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     return directory
 
 
 def _write_subjects(directory, subjects, seed):
     held_out = max(1, round(subjects / 10))
-    sizes = (subjects - 2 * held_out, held_out, held_out)
-    split_of_case = np.repeat(SPLITS, sizes).tolist()
+    split_of_case = np.repeat(SPLITS, (subjects - 2 * held_out, held_out, held_out)).tolist()
     for split in SPLITS:
-        split_folder(directory, split).mkdir()
+        split_folder(directory, split).mkdir(parents=True)
     for i in progress(range(subjects), "synthetic cohort", unit="subject"):
         case, folder = i + 1, split_folder(directory, split_of_case[i])
         for level, pixels in enumerate(subject(seed, case)):

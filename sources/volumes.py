@@ -8,7 +8,7 @@ Volumes of other studies come as NIfTI files in a standard space.
 """
 
 import gzip
-import io
+import math
 import pathlib
 
 import nibabel
@@ -17,44 +17,38 @@ import numpy as np
 from sources.layout import NUM_LEVELS, SLICE_SIDE
 from utils import replacing
 
-# Analyze 7.5 stores no orientation. Its own coordinate system is left-handed, and the first voxel
-# is right, back and bottom. The program behind these volumes writes it so (4dfptoanalyze: "right
-# occipital skull-base"). Programs of that family give this grid the centre (89, -85, -101) for
-# voxels of (1, -1, -1) mm, counted from 1, and mirror x and z before they use them. So the atlas
-# origin, the anterior commissure, is voxel (87, 123, 75) from the right, the back and the bottom,
-# counted from 0.
+# Analyze 7.5 stores no orientation. The program behind these volumes writes the first voxel right,
+# back and bottom (4dfptoanalyze: "right occipital skull-base"). Programs of that family give this
+# grid the centre (89, -85, -101) for voxels of (1, -1, -1) mm, counted from 1, and mirror x and z
+# before they use them. So the atlas origin, the anterior commissure, is voxel (87, 123, 75) from
+# the right, the back and the bottom, counted from 0.
 GRID = (176, 208, 176)
 ORIGIN = (88, 123, 75)  # that voxel, counted from the left
 ANALYZE_AFFINE = np.array(  # voxel -> atlas millimetres
     [[-1.0, 0, 0, 87], [0, 1, 0, -123], [0, 0, 1, -75], [0, 0, 0, 1]]
 )
 
-# Slice 0 is voxel 71 from the bottom, 4 mm below the origin. Two ways lead there.
-# 1. A public audit compared 6,400 brain-masked slices, 32 of each of 200 OASIS-1 subjects, with
-#    every level of the volumes. It found levels 71 to 102 (correlation above 0.9996).
-# 2. The mean of such slices matches the ICBM152 template with slice 0 at MNI z = -4.8 mm in the
-#    column of the commissure (the constants of `synthetic.py`). That is about z = -4.2 mm in
-#    Talairach space, voxel 70.8.
+# Slice 0 is voxel 71 from the bottom, 4 mm below the origin. A public audit compared 6,400
+# brain-masked slices of 200 OASIS-1 subjects with every level of the volumes, and found levels 71
+# to 102 (correlation above 0.9996). The match with the ICBM152 template in `synthetic.py` gives
+# voxel 70.8.
 FIRST_SLICE = 71
 
-# Rows run from the left of the head to its right, columns from the back to the nose. A volume on
-# the grid of the discs covers rows 40-215 and columns 24-231 of the frame. Two measures say that
-# the rows of real slices run this way:
-# 1. In the mean of 148 subjects the left-right asymmetry correlates at +0.49 with that of the
-#    fsaverage brain (-0.49 with its mirror image).
-# 2. The midline is row 128.45. This way x = 0 is row 128, the other way it would be row 127.
+# Rows run from the left of the head to its right, columns from the back to the nose. In the mean of
+# 148 subjects the left-right asymmetry correlates at +0.49 with that of the fsaverage brain (-0.49
+# with its mirror image), and the midline is row 128.45: x = 0 is row 128, not 127.
 FRAME_ORIGIN = (128, 147)  # row and column of the atlas origin
 
 NUM_CLASSES = 4
 GREY_PER_CLASS = 85  # tissue classes 0 to 3 become 0, 85, 170, 255
-MAX_BYTES = 2**31  # of a volume; a file that asks for more is damaged, or no brain
+MAX_BYTES = 2**31  # of a volume; a file that declares more is damaged, or no brain
 
 
-def load_volume(files: dict[str, bytes]) -> tuple[np.ndarray, np.ndarray]:
-    """Read a volume from the bytes of its files.
+def load_volume(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
+    """Read a volume.
 
     Args:
-        files: Bytes of each part: `hdr` and `img`, or `nii`, or `nii.gz`.
+        path: Header `.hdr` of an Analyze pair, or a file `.nii` or `.nii.gz`.
 
     Returns:
         Voxels `(X, Y, Z)`, and the affine `(4, 4)`, voxel -> millimetres.
@@ -63,32 +57,20 @@ def load_volume(files: dict[str, bytes]) -> tuple[np.ndarray, np.ndarray]:
         ValueError: The volume does not have three axes, or an Analyze volume another grid. For a
             damaged file nibabel may raise anything.
     """
-    is_analyze = "hdr" in files
-    image = _analyze_image(files) if is_analyze else _nifti_image(min(files.items())[1])
+    is_analyze, pixels = path.suffix == ".hdr", path.with_suffix(".img")
+    if is_analyze and not pixels.is_file():
+        raise ValueError(f"{pixels.name} is missing")
+    # `nibabel.load` might take an Analyze header for one of SPM, which has a scale.
+    image = nibabel.AnalyzeImage.from_filename(path) if is_analyze else nibabel.load(path)
     shape, further = image.shape[:3], image.shape[3:]
     is_flat = len(shape) < 3
     if is_flat or any(length != 1 for length in further) or (is_analyze and shape != GRID):
         needed = " x ".join(map(str, GRID)) if is_analyze else "three axes"
         raise ValueError(f"it has {' x '.join(map(str, image.shape))} voxels, not {needed}")
+    if math.prod(shape) * image.get_data_dtype().itemsize > MAX_BYTES:  # before it is unpacked
+        raise ValueError(f"it unpacks to more than {MAX_BYTES} bytes")
     voxels = np.asanyarray(image.dataobj).reshape(shape)
     return voxels, ANALYZE_AFFINE if is_analyze else image.affine
-
-
-def _analyze_image(files):
-    holders = {
-        "header": nibabel.FileHolder(fileobj=io.BytesIO(files["hdr"])),
-        "image": nibabel.FileHolder(fileobj=io.BytesIO(files["img"])),
-    }
-    return nibabel.AnalyzeImage.from_file_map(holders)
-
-
-def _nifti_image(content):
-    if content[:2] == b"\x1f\x8b":
-        content = gzip.open(io.BytesIO(content)).read(MAX_BYTES)
-    # A file begins with the size of its header, 348 bytes or, in NIfTI-2, 540.
-    sizes = {int.from_bytes(content[:4], order) for order in ("little", "big")}
-    kind = nibabel.Nifti2Image if 540 in sizes else nibabel.Nifti1Image
-    return kind.from_bytes(content)
 
 
 def frame_slices(

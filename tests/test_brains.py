@@ -133,7 +133,7 @@ def test_volumes_go_there_and_back(tmp_path):
     written = nibabel.load(tmp_path / "brain.nii.gz")
     assert written.header.get_zooms() == (1, 1, 1)
     assert nibabel.aff2axcodes(written.affine) == ("R", "A", "S")
-    voxels, affine = volumes.load_volume({"nii.gz": (tmp_path / "brain.nii.gz").read_bytes()})
+    voxels, affine = volumes.load_volume(tmp_path / "brain.nii.gz")
     np.testing.assert_array_equal(volumes.frame_slices(voxels, affine), slices)
     commissure = np.linalg.inv(affine) @ [0, 0, 0, 1]
     np.testing.assert_allclose(commissure[:2], volumes.FRAME_ORIGIN)

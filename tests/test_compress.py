@@ -157,7 +157,7 @@ def test_a_volume_is_cut_into_slices(trained_run, tmp_path):
     done = encode(trained_run, tmp_path / "scan.nii.gz", tmp_path / "out.bvq")
     one_line(done, "slices up to number 31")
     (tmp_path / "bad.nii").write_bytes(b"no volume")
-    one_line(encode(trained_run, tmp_path / "bad.nii", tmp_path / "out.bvq"), "could not be used")
+    one_line(encode(trained_run, tmp_path / "bad.nii", tmp_path / "out.bvq"), "cannot be read")
     one_line(encode(trained_run, tmp_path / "no.nii", tmp_path / "out.bvq"), "no.nii")
 
 

@@ -3,22 +3,20 @@
 Landmarks in the volumes would move with a wrong axis, flip or level.
 """
 
-import gzip
-import hashlib
-import io
 import os
-import pathlib
-import tarfile
+import shutil
 
 import nibabel
 import numpy as np
 import pytest
-from conftest import run_script, write_slices
+from conftest import contents, one_line, run_script, write_slices
 from PIL import Image
 
-import dataset
 import utils
-from sources.conversion import convert
+from sources.conversion import FRACTIONS, ConversionSettings, convert, split_subjects
+from sources.folder import open_slices
+from sources.layout import SPLITS
+from sources.volumes import frame_slices, scale_to_grey
 
 GRID = (176, 208, 176)
 FIRST = 71
@@ -98,15 +96,6 @@ def pixels(path):
         return np.array(image)
 
 
-def written(out):
-    """{path in the folder: hash of the bytes} of all that a conversion wrote."""
-    return {
-        str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(out.rglob("*"))
-        if path.is_file()
-    }
-
-
 @pytest.fixture(scope="module")
 def discs(tmp_path_factory):
     """Two discs, unpacked: four subjects, one of them with a repeat scan on the other disc."""
@@ -162,7 +151,7 @@ def test_segmentations_follow_their_images(converted):
 
 
 def test_training_reads_what_a_conversion_writes(converted):
-    slices = dataset.open_slices(converted)
+    slices = open_slices(converted)
     assert slices.num_levels == 32
     cases = {name: set(split.cases.tolist()) for name, split in slices.splits.items()}
     assert set().union(*cases.values()) == {1, 2, 1002, 7, 457}
@@ -173,60 +162,16 @@ def test_training_reads_what_a_conversion_writes(converted):
     assert "with scalp" in done.stdout
 
 
-def add_traps(archive, tmp_path):
-    """Members that would leave the archive's folder, and links and a pipe named like volumes."""
-    trap = FOLDER.format(scan="OAS1_0003_MR1", kind="gfc")
-    for name in ("../../../evil.txt", str(tmp_path / "evil.txt"), f"../../{trap}.txt"):
-        member = tarfile.TarInfo(name)
-        member.size = 4
-        archive.addfile(member, io.BytesIO(b"evil"))
-    links = {
-        f"disc1/{trap}.hdr": tarfile.SYMTYPE,
-        f"disc1/{trap}.img": tarfile.LNKTYPE,
-        "pipe.img": tarfile.FIFOTYPE,
-    }
-    for name, kind in links.items():
-        member = tarfile.TarInfo(name)
-        member.type, member.linkname = kind, "/etc/passwd"
-        archive.addfile(member)
-
-
-def test_archives_give_the_same_bytes_and_nothing_leaves_them(discs, converted, tmp_path):
-    packed = tmp_path / "packed" / "below"
-    packed.mkdir(parents=True)
-    with tarfile.open(packed / "disc1.tar.gz", "w:gz", compresslevel=1) as archive:
-        add_traps(archive, tmp_path)
-        archive.add(discs / "disc1", "disc1")
-    with tarfile.open(packed / "disc2.tar", "w") as archive:
-        archive.add(discs / "disc2", "disc2")
-    before, out = set(tmp_path.rglob("*")), tmp_path / "out"
-    done = run("from-oasis1", tmp_path / "packed", "--out", out, cwd=tmp_path)
-    assert done.returncode == 0 and "no problems" in done.stdout, done.stdout + done.stderr
-    assert written(out) == written(converted)
-    after = set(tmp_path.rglob("*")) - before
-    assert {path for path in after if out not in (path, *path.parents)} == set()
-
-
-def test_masked_volumes_are_those_with_masked_in_their_name(discs, tmp_path):
-    out = tmp_path / "out"
-    done = run("from-oasis1", discs / "disc1", "--out", out, "--masked")
+def test_masked_volumes_and_another_first_slice(discs, tmp_path):
+    out, first = tmp_path / "out", FIRST + 1
+    done = run("from-oasis1", discs / "disc1", "--out", out, "--masked", "--first-slice", first)
     assert done.returncode == 0, done.stderr
     image = pixels(the_one(out, "*/case_001_slice_0.nii.png"))
-    assert image[100, 100] == round(300 * 255 / (1000 + FIRST))
+    assert image[100, 100] == round(300 * 255 / (1000 + first))
+    i, j = landmark(first)
+    assert np.argwhere(image == 255).tolist() == [[215 - i, 24 + j]]
     # Two subjects cannot fill three splits.
     assert "validate is empty" in done.stdout or "test is empty" in done.stdout
-    none = run("from-oasis1", discs / "disc2", "--out", tmp_path / "none", "--masked")
-    assert none.returncode == 2 and none.stderr.count("\n") == 1
-    assert "change --masked" in none.stderr
-
-
-def test_first_slice_moves_the_levels(discs, tmp_path):
-    out = tmp_path / "out"
-    done = run("from-oasis1", discs / "disc2", "--out", out, "--first-slice", FIRST + 1)
-    assert done.returncode == 0
-    image = pixels(the_one(out, "*/case_007_slice_0.nii.png"))
-    i, j = landmark(FIRST + 1)
-    assert np.argwhere(image == 255).tolist() == [[215 - i, 24 + j]]
 
 
 # ---- what stops a conversion, and what does not ------------------------------------------------
@@ -236,28 +181,26 @@ def test_an_interrupted_conversion_continues(discs, converted, tmp_path, monkeyp
     monkeypatch.setattr(utils, "PROGRESS_DELAY", 0)
     out = tmp_path / "out"
     arguments = ("from-oasis1", discs, "--out", out)
-    assert run(*arguments).returncode == 0
+    shutil.copytree(converted, out)
     lost = [*out.glob("*/case_007_slice_1?.nii.png"), *out.glob("*/seg_457_slice_31.nii.png")]
     for path in lost:
         path.unlink()
-    leftover = lost[0].with_name(".case_007_slice_11.nii.123.png")
+    leftover = lost[0].with_name(".case_007_slice_11.nii.partial-123.png")
     leftover.write_bytes(b"half")
     times = {path: path.stat().st_mtime_ns for path in out.glob("*/case_00[12]*.png")}
     done = run(*arguments)
     assert done.returncode == 0 and "3/5" in done.stderr
-    assert written(out) == written(converted)
+    assert contents(out) == contents(converted)
     assert times and all(path.stat().st_mtime_ns == time for path, time in times.items())
 
-    other = run(*arguments, "--seed", 1)
-    assert other.returncode == 2 and "other settings" in other.stderr
-    assert written(out) == written(converted)
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "thesis.txt").write_text("mine")
-    assert run("from-oasis1", discs, "--out", tmp_path / "full").returncode == 2
+    one_line(run(*arguments, "--seed", 1), "other settings")
+    assert contents(out) == contents(converted)
+    (tmp_path / "thesis.txt").write_text("mine")
+    one_line(run("from-oasis1", discs, "--out", tmp_path), "is no unfinished conversion")
 
 
 def test_what_cannot_be_read_is_listed_and_the_rest_is_written(tmp_path):
-    scans = [f"OAS1_000{n}_MR1" for n in range(1, 8)]
+    scans = [f"OAS1_000{n}_MR1" for n in range(1, 6)]
     disc, out = write_disc(tmp_path / "disc", scans, segment=False), tmp_path / "out"
     stems = [None, *(disc / FOLDER.format(scan=scan, kind="gfc") for scan in scans)]
     image = part(stems[1], "img")
@@ -266,83 +209,58 @@ def test_what_cannot_be_read_is_listed_and_the_rest_is_written(tmp_path):
     part(stems[3], "img").unlink()
     write_pair(stems[4], np.ones((32, 32, 40), "int16"))
     write_pair(disc / CLASSES.format(scan="OAS1_0005_MR1"), np.full(GRID, 9, "uint8"))
-    with gzip.open(tmp_path / "disc2.tar.gz", "wb") as file:
-        file.write(b"no archive" * 1000)
+    (tmp_path / "disc2.tar.gz").write_bytes(b"an archive beside the volumes")
     done = run("from-oasis1", tmp_path, "--out", out)
     assert done.returncode == 0, done.stderr
-    assert "3 scans in" in done.stdout
+    assert "1 scans in" in done.stdout
     assert "0 segmented\n" in done.stdout and "1 segmented\n" not in done.stdout
     problems = done.stdout.split("problems:")[1]
-    for n in (1, 2, 3, 4, 5):
-        assert f"OAS1_000{n}_MR1" in problems
-    assert "disc2.tar.gz is damaged" in problems
+    assert all(scan in problems for scan in scans)
+    assert "OAS1_0003_MR1_mpr_n4_anon_111_t88_gfc.img is missing" in problems
     assert "32 x 32 x 40 x 1 voxels, not 176 x 208 x 176" in problems
     assert "values other than 0, 1, 2 and 3" in problems
-    assert {path.name[5:8] for path in out.glob("*/case*")} == {"005", "006", "007"}
+    assert {path.name[5:8] for path in out.glob("*/case*")} == {"005"}
     assert not list(out.glob("*/seg*"))
-
-
-def test_a_file_that_fails_costs_no_other(discs, tmp_path, monkeypatch):
-    read = pathlib.Path.read_bytes
-
-    def failing(path):
-        if path.name.startswith("OAS1_0002_MR2") and path.name.endswith("gfc.img"):
-            raise PermissionError(13, "Permission denied", str(path))
-        return read(path)
-
-    monkeypatch.setattr(pathlib.Path, "read_bytes", failing)
-    scans, problems = convert(discs, tmp_path / "out")
-    assert len(scans) == 4 and len(problems) == 1
-    assert "OAS1_0002_MR2" in problems[0] and "Permission denied" in problems[0]
-
-
-def test_a_cut_archive_gives_what_lies_before_the_cut(discs, tmp_path):
-    with tarfile.open(tmp_path / "whole.tar", "w") as archive:
-        for path in sorted((discs / "disc2").rglob("*.*")):
-            archive.add(path, path.relative_to(discs))
-    content = (tmp_path / "whole.tar").read_bytes()
-    (tmp_path / "cut").mkdir()
-    (tmp_path / "cut" / "disc2.tar").write_bytes(content[: len(content) * 5 // 6])
-    done = run("from-oasis1", tmp_path / "cut", "--out", tmp_path / "out")
-    assert done.returncode == 0, done.stderr
-    assert "2 scans in" in done.stdout and "disc2.tar is damaged" in done.stdout
-    assert "OAS1_0457_MR1" in done.stdout.split("problems:")[1]
 
 
 def test_commands_need_no_tensorflow(discs, tmp_path):
     """Each command answers as a process that cannot import TensorFlow."""
     (tmp_path / "tensorflow.py").write_text("raise ImportError('not installed')")
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    checked = run("check", write_slices(tmp_path / "data"), env=environment)
-    assert checked.returncode == 0, checked.stderr
-    assert "from-oasis1" in run("--help", env=environment).stdout
-    conversions = {
-        ("from-oasis1", discs, "--first-slice", "150"): "no volume could be used",
-        ("from-nifti", discs): "holds no NIfTI volumes",
-    }
-    for arguments, message in conversions.items():
-        done = run(*arguments, "--out", tmp_path / "out", env=environment)
-        assert done.returncode == 2 and message in done.stderr, done.stderr
+    data = write_slices(tmp_path / "data")
+    assert run("check", data, env=environment).returncode == 0
+    arguments = ("from-oasis1", discs, "--first-slice", "150", "--out", tmp_path / "out")
+    one_line(run(*arguments, env=environment), "no volume could be used")
 
 
 def test_commands_say_what_is_wrong(discs, tmp_path):
     (tmp_path / "empty").mkdir()
+    (tmp_path / "packed").mkdir()
+    (tmp_path / "packed" / "disc1.tar.gz").write_bytes(b"")
+    collide = tmp_path / "collide"
+    collide.mkdir()
+    for scan in ("OAS1_1001_MR1", "OAS1_0001_MR2", "OAS1_0006_MR0"):  # the last is no scan
+        (collide / f"{scan}_mpr_n4_anon_111_t88_gfc.hdr").write_bytes(b"0")
     mistakes = {
         ("from-oasis1", tmp_path / "nothing"): "is no folder",
         ("from-oasis1", tmp_path / "empty"): "holds no OASIS-1 volumes",
         ("from-nifti", discs): "holds no NIfTI volumes",
-        ("from-oasis1", discs, "--fractions", "half", "half"): "no numbers",
-        ("from-oasis1", discs, "--fractions", "1", "2"): "three numbers",
+        ("from-oasis1", discs / "disc2", "--masked"): "change --masked",
+        ("from-oasis1", tmp_path / "packed"): "disc1.tar.gz and the like first",
+        ("from-oasis1", collide): "OAS1_0001_MR2 and OAS1_1001_MR1 would both become case 1001",
+        ("from-oasis1", discs, "--from-nifti"): "--from-nifti",
+        ("from-oasis1", discs, "--fractions", "half", "1", "1"): "invalid float value: 'half'",
+        ("from-oasis1", discs, "--fractions", "1", "2"): "expected 3 arguments",
+        ("from-oasis1", discs, "--fractions", "nan", "1", "1"): "are no shares",
         ("from-oasis1", discs, "--seed", "-1"): "negative",
-        ("from-oasis1", discs, "--first-slice", "150"): "no volume could be used",
         ("check", tmp_path / "nothing"): "is no folder",
         ("check", discs): "no readable slice",
     }
     for arguments, message in mistakes.items():
         out = () if arguments[0] == "check" else ("--out", tmp_path / "out")
         done = run(*arguments, *out)
-        assert done.returncode == 2 and message in done.stderr, done.stderr
-        assert "Traceback" not in done.stderr
+        one_line(done, message)
+    assert not (tmp_path / "out").exists()
 
 
 def test_nifti_from_the_shell(discs, converted, tmp_path):
@@ -357,15 +275,119 @@ def test_nifti_from_the_shell(discs, converted, tmp_path):
     coarse = nibabel.Nifti1Image(np.ones((91, 109, 91), "uint8"), np.diag([-2, 2, 2, 1]))
     nibabel.save(coarse, source / "mni_2mm.nii")
     (source / "broken.nii.gz").write_bytes(b"\x1f\x8b broken")
-    flagged = run("from-oasis1", "--from-nifti", source, "--out", tmp_path / "flagged")
-    named = run("from-nifti", source, "--out", tmp_path / "named")
-    assert flagged.returncode == named.returncode == 0, flagged.stderr
-    assert "2 scans in" in named.stdout and "broken.nii.gz" in named.stdout
-    assert "mni_2mm.nii in " in named.stdout
-    assert "no upright 1 mm cubes: resample" in named.stdout  # volumes of 2 mm are not sliced
-    assert written(tmp_path / "flagged") == written(tmp_path / "named")
+    header = nibabel.Nifti1Header()
+    header.set_data_shape((30000, 30000, 30000))
+    (source / "large.nii").write_bytes(header.binaryblock + bytes(4))
+    done = run("from-nifti", source, "--out", tmp_path / "named")
+    assert done.returncode == 0, done.stderr
+    assert "2 scans in" in done.stdout and "broken.nii.gz cannot be read" in done.stdout
+    assert "mni_2mm.nii cannot be read (voxels are no upright 1 mm cubes" in done.stdout
+    assert "large.nii cannot be read (it unpacks to more than" in done.stdout
     for prefix in ("case", "seg"):
         for k in (0, 17, 31):
             pattern = f"*/{prefix}_001_slice_{k}.nii.png"
             one, other = the_one(tmp_path / "named", pattern), the_one(converted, pattern)
             np.testing.assert_array_equal(pixels(one), pixels(other))
+
+
+# ---- volumes -----------------------------------------------------------------------------------
+
+
+def test_intensity():
+    slices = np.zeros((2, 256, 256))
+    slices[0, 0, :4] = -5, 2, 4, np.nan
+    np.testing.assert_array_equal(scale_to_grey(slices)[0, 0, :5], [0, 128, 255, 0, 0])
+
+
+def test_volumes_that_are_too_large_or_lie_elsewhere():
+    affine = np.eye(4)
+    affine[:3, 3] = -200, -200, -10
+    volume = np.arange(400 * 400, dtype="int32").reshape(400, 400, 1).repeat(60, 2)
+    frame = frame_slices(volume, affine)
+    cut = volume[200 - 128 : 456 - 128, 200 - 147 : 456 - 147, 7]  # to the frame
+    np.testing.assert_array_equal(frame[5], cut)
+    for shift in (1000, 0, 0), (0, -1000, 0), (0, 0, 100), (0, 0, -100):
+        moved = affine.copy()
+        moved[:3, 3] += shift
+        with pytest.raises(ValueError, match="commissure"):
+            frame_slices(volume, moved)
+
+
+def test_nifti_volumes_are_turned_by_their_affine(tmp_path):
+    """Volumes are stored in all sorts of orders, and some hold nothing.
+
+    Each level has a landmark at x = 30 (right), y = -50, z = K - 4.
+    """
+    volume, origin = np.full((90, 110, 70), 50, "float32"), np.array([-45, -70, -20])
+    for k in range(32):
+        volume[(*np.array([30, -50]) - origin[:2], k - 4 - origin[2])] = 500 + k
+    affine = np.eye(4)
+    affine[:3, 3] = origin
+    half = volume.copy()
+    half[:, :, 30:] = 0
+    (tmp_path / "in").mkdir()
+    volumes = {
+        "sub-01_ses-1_T1w.nii.gz": ("RAS", volume),
+        "sub-01_ses-2_T1w.nii": ("LAS", volume),
+        "sub-02_T1w.nii": ("LPI", volume),
+        "sub-03_T1w.nii": ("PSR", volume),
+        "sub-04_T1w.nii": ("IRP", volume),
+        "sub-05_black.nii": ("RAS", 0 * volume),
+        "sub-06_nan.nii": ("RAS", np.nan * volume),
+        "sub-07_half.nii": ("RAS", half),
+    }
+    for name, (axes, values) in volumes.items():
+        upright, turned = (nibabel.orientations.axcodes2ornt(codes) for codes in ("RAS", axes))
+        turn = nibabel.orientations.ornt_transform(upright, turned)
+        image = nibabel.Nifti1Image(values, affine).as_reoriented(turn)
+        assert "".join(nibabel.aff2axcodes(image.affine)) == axes
+        nibabel.save(image, tmp_path / "in" / name)
+    out = tmp_path / "out"
+    scans, problems = convert(tmp_path / "in", out, ConversionSettings(nifti=True))
+    subjects = [(scan.case, scan.subject) for scan in scans]
+    assert subjects == list(enumerate(["sub-01", "sub-01", "sub-02", "sub-03", "sub-04"], 1))
+    assert scans[0].split == scans[1].split
+    assert len(problems) == 3 and len(list(out.glob("*/case_*.png"))) == 5 * 32
+    for problem, name in zip(problems, ("black", "nan", "half")):
+        assert name in problem and "of its slices are all black or no numbers" in problem
+    for k in range(32):
+        paths = [the_one(out, f"*/case_00{case}_slice_{k}.nii.png") for case in range(1, 6)]
+        assert len({path.read_bytes() for path in paths}) == 1
+        picture = pixels(paths[0])
+        assert np.argwhere(picture == 255).tolist() == [[128 + 30, 147 - 50]]
+        rows, columns = np.nonzero(picture)
+        assert (rows.min(), rows.max()) == (128 - 45, 128 + 44)
+        assert (columns.min(), columns.max()) == (147 - 70, 147 + 39)
+
+
+# ---- splits ------------------------------------------------------------------------------------
+
+
+def subjects_of(count):
+    return [f"OAS1_{n:04d}" for n in range(1, count + 1)]
+
+
+def sizes_of(splits):
+    return [list(splits.values()).count(name) for name in SPLITS]
+
+
+def test_splits_are_by_subject_and_seeded():
+    subjects = subjects_of(354)
+    splits = split_subjects(subjects, FRACTIONS, seed=0)
+    assert sizes_of(splits) == [302, 35, 17]
+    assert split_subjects(subjects[::-1] + subjects[:20], FRACTIONS, seed=0) == splits
+    assert split_subjects(subjects, FRACTIONS, seed=1) != splits
+
+
+@pytest.mark.parametrize(
+    ("count", "fractions", "sizes"),
+    [
+        (416, FRACTIONS, [355, 41, 20]),
+        (10, (0.6, 0.2, 0.2), [6, 2, 2]),
+        (5, (1, 0, 1), [3, 0, 2]),
+        (3, FRACTIONS, [1, 1, 1]),
+        (1, FRACTIONS, [1, 0, 0]),
+    ],
+)
+def test_splits_have_the_right_sizes(count, fractions, sizes):
+    assert sizes_of(split_subjects(subjects_of(count), fractions, seed=3)) == sizes

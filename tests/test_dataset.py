@@ -1,4 +1,6 @@
-"""From a folder of slices to the batches of both stages."""
+"""From the slices of a folder to the batches of all stages."""
+
+import dataclasses
 
 import numpy as np
 import pytest
@@ -6,16 +8,19 @@ import tensorflow as tf
 from PIL import Image
 
 import dataset
-from sources.folder import NO_SLICE
+from sources import images as sources_images
+from sources.folder import NO_SLICE, open_slices
+from sources.masking import remove_residue
 
 
 @pytest.fixture(scope="module")
 def split(slices_folder):
-    return dataset.open_slices(slices_folder).splits["train"]
+    return open_slices(slices_folder).splits["train"]
 
 
 def test_pixels_and_range(split):
-    example = dataset.image_examples(dataset.ImageSource(split, 256))
+    source = dataset.ImageSource(split, 256)
+    example = dataset.image_examples(source)
     image, target = example(tf.constant(3, tf.int64), tf.constant(False))
     stored = np.array(Image.open(split.paths[3]))
     np.testing.assert_allclose(image[..., 0], stored / 255.0, atol=1e-6)
@@ -23,33 +28,34 @@ def test_pixels_and_range(split):
     mirrored, _ = example(tf.constant(3, tf.int64), tf.constant(True))
     # The nose is to the right, so left and right are rows.
     np.testing.assert_array_equal(mirrored, image[::-1])
+    for mirror, expected in ((False, image), (True, mirrored)):
+        batches = list(dataset.upward_images(source, 5, "upward", mirror))
+        pictures = {i: image for batch, images in batches for i, image in zip(batch, images)}
+        np.testing.assert_array_equal(pictures[3], expected)
 
 
 @pytest.mark.parametrize("size", [80, 128])
 def test_resizing_is_antialiased(size, split):
-    image = dataset.ImageSource(split, size)(0)
-    # Pillow's filter widens with the scale.
-    expected = Image.open(split.paths[0]).resize((size, size), Image.Resampling.BILINEAR)
-    assert image.shape == (size, size, 1) and image.dtype == tf.uint8
-    difference = np.asarray(expected, "int32") - np.asarray(image[..., 0], "int32")
-    assert np.abs(difference).max() <= 2
-
-
-def test_streamed_equals_cached(split, monkeypatch):
-    cached = dataset.ImageSource(split, 64)
-    monkeypatch.setattr(dataset, "CACHE_BYTES", 0)
-    streamed = dataset.ImageSource(split, 64)
-    for index in range(len(split)):
-        np.testing.assert_array_equal(cached(index), streamed(index))
-
-
-@pytest.mark.parametrize("at_once", [5, 256])
-def test_loads_all_images_in_order(at_once, split, monkeypatch):
-    monkeypatch.setattr(dataset, "LOADED_AT_ONCE", at_once)
-    images = dataset.load_images(split, 256)
-    assert images.shape == (len(split), 256, 256) and images.dtype == np.uint8
+    images = dataset.load_images(split, size)
+    assert images.shape == (len(split), size, size) and images.dtype == np.uint8
     for image, path in zip(images, split.paths, strict=True):
-        np.testing.assert_array_equal(image, np.array(Image.open(path)))
+        # Pillow's filter widens with the scale.
+        expected = Image.open(path).resize((size, size), Image.Resampling.BILINEAR)
+        difference = np.asarray(expected, "int32") - image.astype("int32")
+        assert np.abs(difference).max() <= 2
+
+
+def test_images_in_a_file_equal_those_in_memory(split, monkeypatch):
+    noisy = dataclasses.replace(split, images=np.maximum(split.images, 3))  # residue all around
+    monkeypatch.setattr(dataset, "RESIZED_AT_ONCE", 5)
+    in_memory = dataset.ImageSource(noisy, 64)
+    monkeypatch.setattr(sources_images, "MEMORY_SHARE", 0.0)
+    in_file = dataset.ImageSource(noisy, 64)
+    for index in range(len(split)):
+        np.testing.assert_array_equal(in_memory(index), in_file(index))
+    whole = dataset.load_images(noisy, 256)
+    np.testing.assert_array_equal(whole, [remove_residue(image) for image in noisy.images])
+    assert not whole[:, 0].any()
 
 
 def number(index, mirror, chance=None):

@@ -29,6 +29,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import dataset
 from evaluation import metrics
 from networks import losses
+from sources.folder import open_slices
 
 
 def predict(run, data, *flags, **options):
@@ -65,7 +66,7 @@ def read_samples(run):
 def test_run_directory_tells_how_it_was_made(trained_run, slices_folder):
     config = json.loads((trained_run / "config.json").read_text())
     assert config["settings"]["image_size"] == IMAGE_SIZE and config["settings"]["seed"] == 0
-    assert config["data"]["fingerprint"] == dataset.open_slices(slices_folder).fingerprint
+    assert config["data"]["fingerprint"] == open_slices(slices_folder).fingerprint
     assert config["data"]["intensity_range"] == [0.0, 1.0] and config["data"]["name"] == "OASIS"
     assert config["versions"]["keras"] == keras.__version__
     assert not list((trained_run / "resume").iterdir())
@@ -167,7 +168,7 @@ def test_metrics_have_the_promised_keys(report):
 
 def test_metrics_equal_those_of_the_written_reconstructions(run, report, slices_folder):
     """SSIM and PSNR once more, from nothing but the files on disk."""
-    split = dataset.open_slices(slices_folder).splits["test"]
+    split = open_slices(slices_folder).splits["test"]
     originals = dataset.load_images(split, IMAGE_SIZE)[..., None] / 255.0
     files = sorted((run / "predict" / "reconstructions").glob("*.png"))
     assert [file.name for file in files] == [

@@ -51,11 +51,7 @@ class Bench:
     @functools.cached_property
     def validation(self) -> Split:
         """The validation slices that are scored."""
-        split = self.slices.splits["validate"]
-        paths = tuple(split.paths[index] for index in self.chosen)
-        names = ("cases", "levels", "subjects")
-        arrays = {name: getattr(split, name)[self.chosen] for name in names}
-        return dataclasses.replace(split, paths=paths, **arrays)
+        return self.slices.splits["validate"].pick(self.chosen)
 
 
 class AutoencoderBench(Bench):
