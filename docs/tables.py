@@ -3,8 +3,8 @@
 python docs/tables.py            # write every table anew
 python docs/tables.py --check    # fail where a table is not that of its file
 
-The comment above a table calls a function of this module, and cogapp puts there what it returns. A
-figure is looked up by its name, so the words around it and the figure cannot drift apart.
+The comment above a table calls a function of this module, and cogapp puts there what it prints. A
+figure is looked up by its name, so a figure and the words beside it cannot drift apart.
 """
 
 import json
@@ -53,7 +53,7 @@ def cell(report, figure):
 
 
 def table(corner, reports, figures, by_column=False):
-    """Return a table in Markdown.
+    """Print a table in Markdown.
 
     Args:
         corner: Heading of the first column.
@@ -65,7 +65,8 @@ def table(corner, reports, figures, by_column=False):
     lines = [[corner, *figures], *([label, *row] for label, row in zip(reports, cells))]
     lines = list(zip(*lines)) if by_column else lines
     lines.insert(1, ["---"] * len(lines[0]))
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    for line in lines:
+        print(f"| {' | '.join(line)} |")
 
 
 def models(detailed=False):
@@ -89,7 +90,7 @@ def models(detailed=False):
             "bits per pixel of the texture": "texture/bits_per_pixel, .2f",
         }
     reports = {f"`{model}`": shipped(model) for model in MODELS}
-    return table("test split: 512 slices, 16 subjects", reports, figures, by_column=True)
+    table("test split: 512 slices, 16 subjects", reports, figures, by_column=True)
 
 
 def two_sample():
@@ -104,7 +105,7 @@ def two_sample():
     }
     figures = {label: f"{name}, {name}_null95, .2f" for label, name in sets.items()}
     reports = {"whole slice": whole, "inside the brain": inside}
-    return table("accuracy (null range)", reports, figures, by_column=True)
+    table("accuracy (null range)", reports, figures, by_column=True)
 
 
 def generation():
@@ -120,7 +121,7 @@ def generation():
         "ventricles, share of a brain": f"{fluid}/generated/mean, {fluid}/real/mean, .4f",
         "ventricles, training people": f"{fluid}/training/mean, .4f",
     }
-    return table("", {"drawn; real test": shipped()["generation"]}, figures, by_column=True)
+    table("", {"drawn; real test": shipped()["generation"]}, figures, by_column=True)
 
 
 def rates(measure, form, *levels):
@@ -131,7 +132,7 @@ def rates(measure, form, *levels):
     figures |= {codec: f"payload_bytes/{codec}, .0f" for codec in codecs}
     reports = {f"{row[measure]:{form}}": row for row in rows if row[measure] in levels}
     names = {"ssim": "SSIM", "brain_psnr": "PSNR inside the brain, dB"}
-    return table(names[measure], reports, figures)
+    table(names[measure], reports, figures)
 
 
 def rivals(**files):
@@ -148,7 +149,7 @@ def rivals(**files):
         "prior bits": "prior_bits, .0f",
         "minutes to SSIM 0.90": "minutes_to/0.90, .1f",
     }
-    return table("model, minutes", reports, figures)
+    table("model, minutes", reports, figures)
 
 
 def compression():
@@ -162,7 +163,7 @@ def compression():
         "seconds per slice to decode": "decoding_seconds_a_slice, .2f",
     }
     reports = {"a file per stack": report["cases"], "a file per slice": report["alone"]}
-    return table("`oasis-256`, test split", reports, figures, by_column=True)
+    table("`oasis-256`, test split", reports, figures, by_column=True)
 
 
 def anomaly():
@@ -176,7 +177,7 @@ def anomaly():
         "Dice, obvious": f"{obvious}/dice, .2f",
     }
     methods = {name: part for name, part in results("anomaly").items() if "auroc" in part}
-    return table("method", methods, figures)
+    table("method", methods, figures)
 
 
 def lesions(file, grouping):
@@ -185,7 +186,7 @@ def lesions(file, grouping):
     reports = {name.replace("_", " "): group for name, group in groups.items()}
     strengths = ("obvious", "moderate", "subtle")
     figures = {name: f"{name}/slices, {name}/auroc, {name}/dice, .2f" for name in strengths}
-    return table("slices; AUROC; Dice", reports, figures)
+    table("slices; AUROC; Dice", reports, figures)
 
 
 def ablation_vqvae():
@@ -196,7 +197,7 @@ def ablation_vqvae():
         "fine spectrum": "spectrum_ratio, .3f",
         "codes used": "codes_used, .0f",
     }
-    return table("VQ-VAE", results("ablation")["vqvae"]["variants"], figures)
+    table("VQ-VAE", results("ablation")["vqvae"]["variants"], figures)
 
 
 def ablation_prior():
@@ -208,7 +209,7 @@ def ablation_prior():
     variants = results("ablation-prior")["prior"]["variants"]
     reports = {plain.get(name, name): variant for name, variant in variants.items()}
     figures = {"bits per code": "bits_per_code, .3f", "inside": "brain_bits_per_code, .3f"}
-    return table("prior", reports, figures)
+    table("prior", reports, figures)
 
 
 def subjects():
@@ -221,7 +222,7 @@ def subjects():
     }
     trainings = results("subjects")["trainings"].items()
     reports = {name.replace("-", " "): report for name, report in trainings if name[0].isdigit()}
-    return table("training", reports, figures)
+    table("training", reports, figures)
 
 
 def training():
@@ -231,14 +232,14 @@ def training():
     reports |= {"VQ-VAE": report["vqvae"], "prior": report["prior"]}
     figures = {"ours, seconds per step": "ours/seconds, .3f"}
     figures |= {"one-hot quantizer": "one-hot/ratio, .2f", "PyTorch": "torch/ratio, .2f"}
-    return table("part", reports, figures | {"PyTorch, compiled": "compiled/ratio, .2f"})
+    table("part", reports, figures | {"PyTorch, compiled": "compiled/ratio, .2f"})
 
 
 def sampling():
     """Time of the cached sampler beside the naive loop."""
     figures = {"seconds, sampler": "cached_seconds, .2f", "naive loop": "naive_seconds, .0f"}
     cases = results("sampling")["cases"]
-    return table(
+    table(
         "code maps",
         {"{batch} of {grid} x {grid}".format(**c): c for c in cases},
         figures | {"ratio": "ratio, .0f"},
@@ -250,13 +251,13 @@ def stacks():
     figures = {"wavefront": "wavefront_seconds, .1f", "by slice": "slice_by_slice_seconds, .1f"}
     cases = results("stacks")["stacks"]
     reports = {"{} of {} x {}".format(case["batch"], *case["grid"]): case for case in cases}
-    return table("brains of code maps", reports, figures)
+    table("brains of code maps", reports, figures)
 
 
 def main(arguments):
     """Write or check every document."""
     files = [str(path) for pattern in DOCUMENTS for path in sorted(ROOT.glob(pattern))]
-    options = ["-r", "-I", str(ROOT / "docs"), "-p", "import cog, tables", *arguments]
+    options = ["-r", "-P", "-I", str(ROOT / "docs"), "-p", "import tables", *arguments]
     return Cog().main(["cog", *options, *files])
 
 
