@@ -180,9 +180,9 @@ def anomaly():
     table("method", methods, figures)
 
 
-def lesions(file, grouping):
+def lesions(grouping):
     """Slices, AUROC and Dice of healing by kind or size of the lesion."""
-    groups = results(file)["healing"][grouping]
+    groups = results("anomaly")["healing"][grouping]
     reports = {name.replace("_", " "): group for name, group in groups.items()}
     strengths = ("obvious", "moderate", "subtle")
     figures = {name: f"{name}/slices, {name}/auroc, {name}/dice, .2f" for name in strengths}
