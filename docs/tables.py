@@ -18,14 +18,14 @@ DOCUMENTS = ("README.md", "docs/*.md", "pretrained/README.md")
 MODELS = ("oasis-256", "oasis-256-fine")
 
 
-def results(name):
+def results(name, folder="benchmarks/results"):
     """Return a report of the benchmarks."""
-    return json.loads((ROOT / f"benchmarks/results/{name}.json").read_text())
+    return json.loads((ROOT / folder / f"{name}.json").read_text())
 
 
 def shipped(model="oasis-256-fine"):
     """Return the `metrics.json` of a shipped model."""
-    return json.loads((ROOT / f"pretrained/{model}/metrics.json").read_text())
+    return results("metrics", f"pretrained/{model}")
 
 
 def cell(report, figure):
@@ -45,10 +45,9 @@ def cell(report, figure):
         if isinstance(value, list):
             low, high = value
             texts[-1] += f" ({low:,{form}} to {high:,{form}})"
-        elif isinstance(value, float):
-            texts.append(f"{value:,{form}}")
         else:
-            texts.append("never" if value is None else str(value or ""))
+            text = "never" if value is None else str(value or "")
+            texts.append(f"{value:,{form}}" if isinstance(value, float) else text)
     return "; ".join(texts)
 
 
@@ -71,11 +70,12 @@ def table(corner, reports, figures, by_column=False):
 
 def models(detailed=False):
     """What the shipped models reach on the test split."""
+    code = "prior/bits_per_code"
     figures = {
         "SSIM (95 % interval over subjects)": "ssim/mean, ssim/ci95, .3f",
         "SSIM inside the brain": "ssim/brain_mean, .3f",
         "PSNR inside the brain, dB": "psnr/brain_mean, .1f",
-        "bits per code; unconditional": "prior/bits_per_code, prior/bits_per_code_alone, .2f",
+        "bits per code, conditional; unconditional": f"{code}, {code}_alone, .2f",
         "ideal bytes per slice": "rate/prior_bytes, .0f",
         "ideal bytes of a brain of 32 slices": "rate/brain_bytes, .0f",
     }
@@ -131,8 +131,7 @@ def rates(measure, form, *levels):
     figures = {"ours, stacks": "models, .0f", "ours, single slices": "single, .0f"}
     figures |= {codec: f"payload_bytes/{codec}, .0f" for codec in codecs}
     reports = {f"{row[measure]:{form}}": row for row in rows if row[measure] in levels}
-    names = {"ssim": "SSIM", "brain_psnr": "PSNR inside the brain, dB"}
-    table(names[measure], reports, figures)
+    table({"ssim": "SSIM", "brain_psnr": "PSNR inside, dB"}[measure], reports, figures)
 
 
 def rivals(**files):
@@ -176,8 +175,8 @@ def anomaly():
         "average precision": "average_precision, average_precision_ci95, .2f",
         "Dice, obvious": f"{obvious}/dice, .2f",
     }
-    methods = {name: part for name, part in results("anomaly").items() if "auroc" in part}
-    table("method", methods, figures)
+    methods = results("anomaly").items()
+    table("method", {name: part for name, part in methods if "auroc" in part}, figures)
 
 
 def lesions(grouping):
@@ -249,17 +248,11 @@ def sampling():
 def stacks():
     """Seconds of whole brains, drawn as a wavefront and slice by slice."""
     figures = {"wavefront": "wavefront_seconds, .1f", "by slice": "slice_by_slice_seconds, .1f"}
-    cases = results("stacks")["stacks"]
-    reports = {"{} of {} x {}".format(case["batch"], *case["grid"]): case for case in cases}
-    table("brains of code maps", reports, figures)
-
-
-def main(arguments):
-    """Write or check every document."""
-    files = [str(path) for pattern in DOCUMENTS for path in sorted(ROOT.glob(pattern))]
-    options = ["-r", "-P", "-I", str(ROOT / "docs"), "-p", "import tables", *arguments]
-    return Cog().main(["cog", *options, *files])
+    cases = {"{} of {} x {}".format(c["batch"], *c["grid"]): c for c in results("stacks")["stacks"]}
+    table("brains of code maps", cases, figures)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    files = [str(path) for pattern in DOCUMENTS for path in sorted(ROOT.glob(pattern))]
+    options = ["-r", "-P", "-I", str(ROOT / "docs"), "-p", "import tables", *sys.argv[1:]]
+    sys.exit(Cog().main(["cog", *options, *files]))

@@ -20,13 +20,13 @@ from PIL import Image
 from sources.folder import open_folder
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-# A package or file at the top imports only what stands before it; scripts do not import each other.
+# A package imports only what stands before it; scripts do not import each other.
 LAYERS = ("utils", "sources", "networks", "modules", "dataset", "fitting", "evaluation", "coding")
 SCRIPTS = ("train", "predict", "compress")
 ORDER = LAYERS + SCRIPTS
 OUTSIDE = ("tests", "benchmarks", "docs")  # they import anything, and nothing imports them
-FOLDERS = (ROOT, ROOT / "docs", ROOT / "pretrained")
-DOCUMENTS = [str(path.relative_to(ROOT)) for top in FOLDERS for path in sorted(top.glob("*.md"))]
+PLACES = ("*.md", "docs/*.md", "pretrained/*.md")
+DOCUMENTS = [str(p.relative_to(ROOT)) for place in PLACES for p in sorted(ROOT.glob(place))]
 COMMANDS = {"dataset.py": "sources.commands", "fitting.export": "fitting.export"}
 OTHER_FLAGS = {"--nodes", "--ntasks-per-node", "--gpus-per-node", "--cpus-per-task", "--check"}
 
@@ -39,7 +39,6 @@ def modules():
     return {name.removesuffix(".__init__"): path.read_text() for name, path in zip(names, paths)}
 
 
-@functools.cache
 def imports(name):
     """Dotted names that a module imports, a module of ours as deep as it can be."""
     found = set()
@@ -77,13 +76,10 @@ def test_networks_know_no_file_and_print_nothing():
 
 
 def test_scripts_read_their_flags_without_tensorflow():
-    code = f"import sys, sources.commands, {', '.join(SCRIPTS)}\nprint(*sys.modules)"
+    code = f"import sys, {', '.join(SCRIPTS)}, sources.commands\nprint(*sys.modules)"
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     assert not {"tensorflow", "keras", "matplotlib.pyplot"} & set(ended.stdout.split())
-
-
-# ---- documents ---------------------------------------------------------------------------------
 
 
 def anchors(path):
