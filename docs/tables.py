@@ -254,5 +254,14 @@ def stacks():
 
 if __name__ == "__main__":
     files = [str(path) for pattern in DOCUMENTS for path in sorted(ROOT.glob(pattern))]
-    options = ["-r", "-P", "-I", str(ROOT / "docs"), "-p", "import tables", *sys.argv[1:]]
+    options = [
+        "-r",
+        "-P",
+        "--verbosity=1",
+        "-I",
+        str(ROOT / "docs"),
+        "-p",
+        "import tables",
+        *sys.argv[1:],
+    ]
     sys.exit(Cog().main(["cog", *options, *files]))
