@@ -254,14 +254,5 @@ def stacks():
 
 if __name__ == "__main__":
     files = [str(path) for pattern in DOCUMENTS for path in sorted(ROOT.glob(pattern))]
-    options = [
-        "-r",
-        "-P",
-        "--verbosity=1",
-        "-I",
-        str(ROOT / "docs"),
-        "-p",
-        "import tables",
-        *sys.argv[1:],
-    ]
-    sys.exit(Cog().main(["cog", *options, *files]))
+    setup = ["-r", "-P", "--verbosity=1", "-I", str(ROOT / "docs"), "-p", "import tables"]
+    sys.exit(Cog().main(["cog", *setup, *sys.argv[1:], *files]))
