@@ -1,325 +1,171 @@
-"""The rules of the house: what may import what, how long things may be, what documents may name.
-
-docs/architecture.md explains the rooms and the arrows between them.
-"""
+"""What may import what, and whether documents name only what is there."""
 
 import ast
-import collections
+import contextlib
 import functools
 import graphlib
 import importlib
+import io
+import json
 import pathlib
 import re
 import shlex
+import subprocess
+import sys
 
+import numpy as np
 import pytest
+from PIL import Image
+
+from sources.folder import open_folder
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-
-# What each room may import beside itself. Arrows point down, so no room names a higher one.
-MAY_IMPORT = {
-    "utils": set(),
-    "sources": {"utils"},
-    "networks": {"utils"},
-    "modules": {"networks", "utils"},
-    "dataset": {"networks", "sources", "utils"},
-    "fitting": {"dataset", "modules", "networks", "sources", "utils"},
-    "evaluation": {"fitting", "dataset", "modules", "networks", "sources", "utils"},
-    "coding": {"evaluation", "fitting", "dataset", "modules", "networks", "sources", "utils"},
-    "compress": {"coding", "fitting", "sources", "utils"},
-    "train": {"fitting", "dataset", "modules", "networks", "sources", "utils"},
-    "predict": {
-        "fitting",
-        "evaluation",
-        "dataset",
-        "modules",
-        "networks",
-        "sources",
-        "utils",
-    },
-}
-OUTSIDE = ("tests", "benchmarks", "docs")  # they may import anything, and no room imports them
-WITHOUT_TENSORFLOW = ("utils", "sources", "fitting.run_directory")  # so that --help answers at once
-WITHOUT_FILES = ("modules", "networks")  # networks know no path and print nothing
-
-MAX_COLUMNS = 100
-MAX_FILE_LINES = 400
-MAX_FUNCTION_LINES = 60
-MAX_FUNCTION_IMPORTS = 10
-MAX_FOLDER_FILES = 12
-MAX_README_LINES = 170
-
-DOCUMENTS = (
-    "README.md",
-    "CONTRIBUTING.md",
-    "pretrained/README.md",
-    *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))),
-)
-OTHER_FLAGS = {"--nodes", "--ntasks-per-node", "--gpus-per-node", "--cpus-per-task"}  # SLURM's
-
-
-# ---- reading the code ------------------------------------------------------------------------
+# A package imports only what stands before it; scripts do not import each other.
+LAYERS = ("utils", "sources", "networks", "modules", "dataset", "fitting", "evaluation", "coding")
+SCRIPTS = ("train", "predict", "compress")
+ORDER = LAYERS + SCRIPTS
+OUTSIDE = ("tests", "benchmarks", "docs")  # they import anything, and nothing imports them
+PLACES = ("*.md", "docs/*.md", "pretrained/*.md")
+DOCUMENTS = [str(p.relative_to(ROOT)) for place in PLACES for p in sorted(ROOT.glob(place))]
+COMMANDS = {"dataset.py": "sources.commands", "fitting.export": "fitting.export"}
+OTHER_FLAGS = {"--nodes", "--ntasks-per-node", "--gpus-per-node", "--cpus-per-task", "--check"}
 
 
 @functools.cache
-def python_files():
-    """All Python files of the repository: relative path -> text."""
-    folders = [ROOT / name for name in (*MAY_IMPORT, *OUTSIDE)]
-    paths = [*ROOT.glob("*.py"), *(path for folder in folders for path in folder.rglob("*.py"))]
-    return {path.relative_to(ROOT): path.read_text() for path in sorted(paths)}
+def modules():
+    """Dotted name -> text of every Python file but those outside."""
+    paths = [*ROOT.glob("*.py"), *(path for top in ORDER for path in (ROOT / top).rglob("*.py"))]
+    names = (".".join(path.relative_to(ROOT).with_suffix("").parts) for path in paths)
+    return {name.removesuffix(".__init__"): path.read_text() for name, path in zip(names, paths)}
 
 
-@functools.cache
-def tree(path):
-    return ast.parse(python_files()[path], str(path))
+def imports(name):
+    """Dotted names that a module imports, a module of ours as deep as it can be."""
+    found = set()
+    for node in ast.walk(ast.parse(modules()[name])):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{name} has a relative import: name the package."
+            joined = (f"{node.module}.{alias.name}" for alias in node.names)
+            found |= {full if full in modules() else node.module for full in joined}
+    return found
 
 
-def is_test(path):
-    return path.parts[0] == "tests"
+def test_every_python_file_has_its_place():
+    tops = {path.relative_to(ROOT).parts[0] for path in ROOT.glob("[!.]*/*.py")}
+    assert tops | {name.split(".")[0] for name in modules()} <= {*ORDER, *OUTSIDE}
 
 
-def module_name(path):
-    """`measures/metrics.py` -> `measures.metrics`, `sources/__init__.py` -> `sources`."""
-    parts = path.with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
-
-@functools.cache
-def modules_of_rooms():
-    """Module name -> path of every file that belongs to a room."""
-    names = {module_name(path): path for path in python_files() if path.parts[0] not in OUTSIDE}
-    return {name: path for name, path in names.items() if name.split(".")[0] in MAY_IMPORT}
-
-
-def functions(path):
-    kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
-    return [node for node in ast.walk(tree(path)) if isinstance(node, kinds)]
-
-
-def import_statements(path):
-    """`(in_function, in_file)`: the import statements within functions, and all others."""
-    kinds = (ast.Import, ast.ImportFrom)
-    within = {
-        node
-        for function in functions(path)
-        for node in ast.walk(function)
-        if isinstance(node, kinds)
-    }
-    every = [node for node in ast.walk(tree(path)) if isinstance(node, kinds)]
-    return list(within), [node for node in every if node not in within]
-
-
-def imported(path, node):
-    """Dotted names that an import statement names, a module of a room as deep as it can be."""
-    if isinstance(node, ast.Import):
-        return [alias.name for alias in node.names]
-    assert not node.level, f"{path}:{node.lineno} is a relative import: name the room."
-    joined = [f"{node.module}.{alias.name}" for alias in node.names]
-    return [name if name in modules_of_rooms() else node.module for name in joined]
-
-
-def imported_in_file(path):
-    return {name for node in import_statements(path)[1] for name in imported(path, node)}
-
-
-# ---- what may import what --------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("room", MAY_IMPORT)
-def test_a_room_imports_only_rooms_below_it(room):
-    outside = {path.stem for path in python_files() if path.parts[0] in OUTSIDE}
-    forbidden = {*MAY_IMPORT, *OUTSIDE, *outside} - MAY_IMPORT[room] - {room}
-    for name, path in modules_of_rooms().items():
-        if name.split(".")[0] != room:
-            continue
-        for statements in import_statements(path):
-            for node in statements:
-                wrong = {top.split(".")[0] for top in imported(path, node)} & forbidden
-                assert not wrong, f"{path}:{node.lineno} imports {wrong}"
-
-
-def test_every_python_file_belongs_to_a_room():
-    known = (*MAY_IMPORT, *OUTSIDE)
-    strangers = [path for path in python_files() if path.with_suffix("").parts[0] not in known]
-    folders = {path.parent.relative_to(ROOT) for path in ROOT.glob("[!.]*/*.py")}
-    assert not strangers
-    assert {folder.parts[0] for folder in folders} <= set(known)
+@pytest.mark.parametrize("package", ORDER)
+def test_a_package_imports_only_what_is_below_it(package):
+    forbidden = {*ORDER, *OUTSIDE} - {package, *LAYERS[: ORDER.index(package)]}
+    for name in (name for name in modules() if name.split(".")[0] == package):
+        assert not {top.split(".")[0] for top in imports(name)} & forbidden, name
 
 
 def test_imports_have_no_circle():
-    graph = {
-        name: {other for other in imported_in_file(path) if other in modules_of_rooms()} - {name}
-        for name, path in modules_of_rooms().items()
-    }
+    graph = {name: imports(name) & {*modules()} - {name} for name in modules()}
     tuple(graphlib.TopologicalSorter(graph).static_order())  # raises where there is a circle
 
 
-@pytest.mark.parametrize("place", WITHOUT_TENSORFLOW)
-def test_what_scripts_load_first_has_no_tensorflow(place):
-    for name, path in modules_of_rooms().items():
-        if name == place or name.startswith(f"{place}."):
-            tops = {imported_name.split(".")[0] for imported_name in imported_in_file(path)}
-            assert not tops & {"tensorflow", "keras"}, path
+def test_networks_know_no_file_and_print_nothing():
+    for name in (name for name in modules() if name.split(".")[0] in ("networks", "modules")):
+        assert not imports(name) & {"os", "pathlib", "shutil", "sys"}, name
+        assert not re.search(r"(?<![\w.])(print|open)\(", modules()[name]), name
 
 
-@pytest.mark.parametrize("place", WITHOUT_FILES)
-def test_networks_know_no_file_and_print_nothing(place):
-    for name, path in modules_of_rooms().items():
-        if name.split(".")[0] != place:
-            continue
-        assert not imported_in_file(path) & {"os", "pathlib", "shutil", "sys"}, path
-        calls = {getattr(n.func, "id", "") for n in ast.walk(tree(path)) if isinstance(n, ast.Call)}
-        assert not calls & {"print", "open"}, path
+def test_scripts_read_their_flags_without_tensorflow():
+    code = f"import sys, {', '.join(SCRIPTS)}, sources.commands\nprint(*sys.modules)"
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert not {"tensorflow", "keras", "matplotlib.pyplot"} & set(ended.stdout.split())
 
 
-def test_at_most_ten_imports_stand_in_functions():
-    hidden = [
-        f"{path}:{node.lineno}"
-        for path in python_files()
-        if not is_test(path)
-        for node in import_statements(path)[0]
-    ]
-    assert len(hidden) <= MAX_FUNCTION_IMPORTS, hidden
-
-
-# ---- names and sizes -------------------------------------------------------------------------
-
-
-def test_no_two_modules_share_a_name():
-    names = [path.stem for path in python_files() if path.stem != "__init__"]
-    folders = {path.parts[0] for path in python_files() if len(path.parts) > 1}
-    counts = collections.Counter([*names, *folders])
-    assert [name for name, count in counts.items() if count > 1] == []
-
-
-def test_no_line_is_too_long():
-    long = [
-        f"{path}:{number}"
-        for path, text in python_files().items()
-        for number, line in enumerate(text.splitlines(), 1)
-        if len(line) > MAX_COLUMNS
-    ]
-    assert long == []
-
-
-def test_files_and_functions_are_short():
-    long = []
-    for path, text in python_files().items():
-        if is_test(path):
-            continue
-        if len(text.splitlines()) > MAX_FILE_LINES:
-            long.append(f"{path}: {len(text.splitlines())} lines")
-        for function in functions(path):
-            length = function.end_lineno - function.lineno + 1
-            if length > MAX_FUNCTION_LINES:
-                long.append(f"{path}, {function.name}: {length} lines")
-    assert long == []
-
-
-def test_folders_hold_at_most_a_dozen_python_files():
-    shown = [path for path in python_files() if path.stem != "__init__" and not is_test(path)]
-    counts = collections.Counter(path.parent for path in shown)
-    full = {str(folder): count for folder, count in counts.items() if count > MAX_FOLDER_FILES}
-    assert full == {}
-
-
-# ---- documents -------------------------------------------------------------------------------
-
-
-def test_readme_is_short():
-    shown = re.sub(r"<!--.*?-->\n", "", (ROOT / "README.md").read_text(), flags=re.DOTALL)
-    assert len(shown.splitlines()) <= MAX_README_LINES
-
-
-@pytest.mark.parametrize("document", DOCUMENTS)
-def test_links_and_file_names_exist(document):
-    path = ROOT / document
-    text = path.read_text()
-    links = [link for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
-    missing = []
-    for link in links:
-        file, _, anchor = link.partition("#")
-        target = path.parent / file if file else path
-        if not target.exists() or (anchor and anchor not in anchors(target.read_text())):
-            missing.append(link)
-    names = re.findall(r"(?<![\w./-])[\w./-]+\.(?:py|md|txt|toml|svg)\b", text)
-    missing += [n for n in names if not (ROOT / n).exists() and not (path.parent / n).exists()]
-    assert missing == []
-
-
-def anchors(text):
+def anchors(path):
     """What links may name in a document: its headings in lower case, with hyphens."""
-    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    headings = re.findall(r"^#+ (.+)$", path.read_text(), re.M) if path.suffix == ".md" else []
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
+def test_links_and_files_exist(document):
+    path = ROOT / document
+    text = path.read_text()
+    links = [link.split("#") for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
+    for file, *anchor in links:
+        target = path.parent / file if file else path
+        assert target.exists() and set(anchor) <= anchors(target), (file, anchor)
+    for name in re.findall(r"(?<![\w./-])[\w./-]+\.(?:py|md|txt|toml|svg)\b", text):
+        assert (ROOT / name).exists() or (path.parent / name).exists(), name
+
+
+@pytest.mark.parametrize("document", [name for name in DOCUMENTS if name != "CHANGELOG.md"])
 def test_names_and_flags_exist(document):
-    """Documents name only what is in the code: `room.module.Name` and `--flag`."""
     text = (ROOT / document).read_text()
-    missing = []
-    for dotted in re.findall(r"`(?:python -m )?((?:\w+\.)+\w+)[`( ]", text):
-        if (
-            dotted.split(".")[0] in MAY_IMPORT
-            and not dotted.endswith(".py")
-            and not defined(dotted)
-        ):
-            missing.append(dotted)
-    code = "\n".join(python_files().values())
-    flags = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", text)) - OTHER_FLAGS - {"--help"}
-    missing += [flag for flag in flags if f'"{flag}"' not in code]
-    assert missing == []
+    for name in re.findall(r"`((?:\w+\.)+\w+)[`( ]", text):
+        if name.split(".")[0] in ORDER and not name.endswith(".py"):
+            module = max(known for known in modules() if f"{name}.".startswith(f"{known}."))
+            for part in name.removeprefix(module).strip(".").split("."):
+                assert re.search(rf"\b{part}\b", modules()[module]), name
+    flags = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", text))
+    assert flags <= known_flags() | OTHER_FLAGS
 
 
-def commands(text):
-    """`(name of the script or module, arguments)` of each command of the shell in a document."""
-    blocks = re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    for line in "\n".join(blocks).replace("\\\n", " ").splitlines():
-        for words in map(shlex.split, line.partition("#")[0].split("&&")):
-            if words[:1] and words[0].endswith("python"):
-                script, *arguments = words[2:] if words[1] == "-m" else words[1:]
-                yield script, arguments
+@functools.cache
+def known_flags():
+    """All flags that --help of our scripts and of their commands names."""
+    benchmarks = (path.stem for path in (ROOT / "benchmarks").glob("*.py"))
+    scripts = [[name] for name in (*SCRIPTS, *COMMANDS.values(), *benchmarks)]
+    scripts += [["compress", "encode"], ["sources.commands", "from-nifti"]]
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        for name, *command in scripts:
+            if parse := getattr(importlib.import_module(name), "parse", None):
+                with contextlib.suppress(SystemExit):
+                    parse([*command, "--help"])
+    return set(re.findall(r"--[a-z][a-z0-9-]+", out.getvalue()))
+
+
+def blocks(document, language):
+    """The code blocks of a document in a language."""
+    text = (ROOT / document).read_text()
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.M | re.DOTALL)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_commands_are_understood(document):
-    """Each command of ours is read by the script that it names, so its flags and values exist."""
-    for script, arguments in commands((ROOT / document).read_text()):
-        name = {"dataset.py": "sources.commands"}.get(script, pathlib.Path(script).stem)
-        if script == "fitting.export":
-            name = script
-        elif not (ROOT / script).exists():
-            continue  # pytest, pip and the like
-        importlib.import_module(name).parse(arguments)
+    for line in "\n".join(blocks(document, "sh")).replace("\\\n", " ").splitlines():
+        for words in map(shlex.split, line.partition("#")[0].split("&&")):
+            if words[:1] and words[0].endswith("python"):
+                script, *arguments = words[2:] if words[1] == "-m" else words[1:]
+                ours = script in COMMANDS or (ROOT / script).is_file()
+                if ours and not script.startswith("docs/"):
+                    name = COMMANDS.get(script, pathlib.Path(script).stem)
+                    importlib.import_module(name).parse(arguments)
 
 
-def defined(dotted):
-    """Whether `room.module.Name.part` stands in the code: each part is bound within the last."""
-    parts = dotted.split(".")
-    deepest = [n for n in range(len(parts), 0, -1) if ".".join(parts[:n]) in modules_of_rooms()]
-    if not deepest:
-        return False
-    place = tree(modules_of_rooms()[".".join(parts[: deepest[0]])])
-    for part in parts[deepest[0] :]:
-        if place is None:
-            return True  # an attribute of a value, which only a run could look up
-        bound = bindings(place)
-        if part not in bound:
-            return False
-        place = bound[part]
-    return True
+def test_the_example_of_the_readme_runs(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    (code,) = blocks("README.md", "python")
+    images = np.zeros((1, 256, 256, 1), "float32")
+    names = {"images": images, "levels": np.array([9]), "seeds": np.array([1])}
+    exec(code.replace("oasis-256-fine", "oasis-256"), names)  # which has fewer codes
+    assert names["slices"].shape == names["restored"].shape == images.shape
+    assert names["codes"].shape == names["nearest"].shape
 
 
-def bindings(place):
-    """Names that a module or class body binds -> the class body, or None for anything else."""
-    bound = {}
-    for node in place.body:
-        if isinstance(node, ast.ClassDef):
-            bound[node.name] = node
-        elif isinstance(node, ast.FunctionDef):
-            bound[node.name] = None
-        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
-            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            names = [name for target in targets for name in ast.walk(target)]
-            bound.update({name.id: None for name in names if isinstance(name, ast.Name)})
-    return bound
+def test_own_slices_are_converted_as_the_document_says(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (code,) = blocks("docs/data.md", "python")
+    pathlib.Path("jpegs/train").mkdir(parents=True)
+    Image.linear_gradient("L").convert("RGB").save("jpegs/train/12_7.jpg")
+    exec(code, {})
+    split = open_folder("data/mine/keras_png_slices_train")
+    assert (split.cases.tolist(), split.levels.tolist()) == ([12], [7])
+
+
+def test_results_say_how_they_were_made():
+    for path in (ROOT / "benchmarks/results").glob("*.json"):
+        made = json.loads(path.read_text())["made"]
+        assert re.fullmatch("[0-9a-f]{40}", made["commit"]) and not made["changed"], path
+        assert (ROOT / made["command"].removeprefix("python ").split()[0]).is_file(), path
