@@ -41,10 +41,10 @@ def models(steps: np.ndarray) -> list[constriction.stream.model.Categorical]:
 
 
 class Encoder:
-    """Chooses the codes of slices, as `RasterPrior.describe` does, and writes them into streams.
+    """Chooses the codes of slices, as `RasterPrior.choose_codes` does, and writes them into streams.
 
     Args:
-        prior: A prior in float64, see `networks.exact`.
+        prior: A prior in float64, see `networks.layers`.
         count: Number of streams.
     """
 
@@ -64,9 +64,9 @@ class Encoder:
         """Append the codes of slices to different streams, and return them: int32 `(B, H, W)`.
 
         Args:
-            distances: See `RasterPrior.describe`, float64 `(B, H, W, K)`.
+            distances: See `RasterPrior.choose_codes`, float64 `(B, H, W, K)`.
             levels: int32 `(B,)`.
-            rate_weight: See `RasterPrior.describe`.
+            rate_weight: See `RasterPrior.choose_codes`.
             below: Codes of the slices below, see `RasterPrior.generate`.
             streams: Number of the stream of each slice, `(B,)`.
         """

@@ -10,7 +10,7 @@ from dataset import ImageSource, codes_below, upward_images
 from evaluation.reconstruction import check_levels
 from fitting.checkpoints import fingerprint, load_models
 from fitting.run_directory import RunDirectory
-from networks.exact import exact
+from networks.layers import exact
 from sources.folder import Split
 from sources.images import to_grey, write_png
 from utils import InputError, progress
@@ -38,7 +38,7 @@ class Codec:
 
         Args:
             split: The slices.
-            rate_weight: See `RasterPrior.describe`.
+            rate_weight: See `RasterPrior.choose_codes`.
 
         Raises:
             InputError: The prior does not know a level, or the bytes do not give the codes back.
@@ -58,7 +58,7 @@ class Codec:
         Args:
             split: The slices, N of them.
             numbers: Number of the stream of each slice, `(N,)`.
-            rate_weight: See `RasterPrior.describe`.
+            rate_weight: See `RasterPrior.choose_codes`.
 
         Returns:
             Codes, int32 `(N, H, W)`, and the bytes of each stream.

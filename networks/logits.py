@@ -48,7 +48,7 @@ def draw(
 
 
 def near_and_likely(distances: tf.Tensor, logits: tf.Tensor, price: tf.Tensor) -> tf.Tensor:
-    """Codes that minimise distance + price x nats, see `RasterPrior.describe`.
+    """Codes that minimise distance + price x nats, see `RasterPrior.choose_codes`.
 
     Args:
         distances: Distance to each code, `(B, K)`.
@@ -64,10 +64,10 @@ def near_and_likely(distances: tf.Tensor, logits: tf.Tensor, price: tf.Tensor) -
 
 def bits(logits: tf.Tensor, codes: tf.Tensor) -> tf.Tensor:
     """-log2 of the probability of `codes`: `(..., K)`, int32 `(...)` -> float32 `(...)`."""
-    # It loads for seconds, and the first stage of a training does without it.
-    import tensorflow_probability as tfp  # noqa: PLC0415
+    # It loads for a second, which the first stage of a training does without.
+    from tensorflow_probability import distributions  # noqa: PLC0415
 
-    return -tfp.distributions.Categorical(logits=logits).log_prob(codes) / math.log(2)
+    return -distributions.Categorical(logits=logits).log_prob(codes) / math.log(2)
 
 
 def surprise(logits: tf.Tensor, codes: tf.Tensor) -> tf.Tensor:
@@ -80,5 +80,5 @@ def surprise(logits: tf.Tensor, codes: tf.Tensor) -> tf.Tensor:
     probability = tf.nn.softmax(logits)
     expected = tf.reduce_sum(probability * information, -1)  # (...)
     variance = tf.reduce_sum(probability * (information - expected[..., None]) ** 2, -1)
-    own = tf.gather(information, codes, batch_dims=len(codes.shape))
-    return (own - expected) / tf.sqrt(variance + 1.0)
+    found = tf.gather(information, codes, batch_dims=len(codes.shape))
+    return (found - expected) / tf.sqrt(variance + 1.0)

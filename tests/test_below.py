@@ -6,8 +6,8 @@ import tensorflow as tf
 from conftest import CODES, LEVELS, codes, make_prior
 
 import dataset
-from networks.below import NO_CODE
 from networks.logits import draw
+from networks.neighbours import NO_CODE
 from sources.folder import NO_SLICE, make_split
 
 LEVEL = np.array([1, 2, 3])
@@ -60,7 +60,7 @@ def test_sampler_describing_and_healing_equal_the_naive_loop(prior):
     assert (drawn[:2] != prior.sample(levels, seed).numpy()[:2]).any()
 
     distances = np.random.default_rng(0).random((3, 8, 8, CODES)).astype("float32")
-    described = prior.describe(distances, levels, 0.5, below()).numpy()
+    described = prior.choose_codes(distances, levels, 0.5, below()).numpy()
 
     def cheapest(logits, y, x):
         return (distances[:, y, x] - 0.5 * np.log2(tf.nn.softmax(logits))).argmin(-1)
@@ -155,7 +155,7 @@ def test_a_slice_changes_only_slices_above_it():
         codes = np.zeros((8, 4, 4), "int32")
         for batch in split.upward(16):
             below = dataset.codes_below(codes, split.below, batch)
-            codes[batch] = prior.describe(distances[batch], split.levels[batch], 5.0, below)
+            codes[batch] = prior.choose_codes(distances[batch], split.levels[batch], 5.0, below)
         return codes
 
     before, changed = describe(distances), distances.copy()

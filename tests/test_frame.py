@@ -79,7 +79,7 @@ def test_a_rectangular_map_is_generated_as_by_the_naive_loop():
     for variable in prior.trainable_variables:
         variable.assign(variable + rng.normal(0, 0.3, variable.shape))
     levels, distances = tf.constant([0, 3]), rng.random((2, 6, 4, CODES)).astype("float32")
-    described = prior.describe(distances, levels, 0.5).numpy()
+    described = prior.choose_codes(distances, levels, 0.5).numpy()
     logits = prior.logits(described, levels)
     costs = distances - 0.5 * np.log2(tf.nn.softmax(logits))
     np.testing.assert_array_equal(described, costs.argmin(-1))

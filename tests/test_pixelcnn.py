@@ -7,9 +7,9 @@ from conftest import CODES, LEVELS, codes, make_prior
 from fitting import checkpoints
 from modules import PixelCNN
 from networks import raster, serializable
-from networks.below import NO_CODE
 from networks.gated import GatedBlock, shift
 from networks.logits import draw, surprise
+from networks.neighbours import NO_CODE
 from utils import InputError
 
 
@@ -116,7 +116,7 @@ def test_codes_are_described_as_the_naive_loop_would(prior):
         np.random.default_rng(0).random((2, 8, 8, CODES)).astype("float32"),
         np.array([0, 3]),
     )
-    described = prior.describe(distances, levels, 0.5).numpy()
+    described = prior.choose_codes(distances, levels, 0.5).numpy()
     logits = prior.logits(described, levels)
     for y in range(8):
         for x in range(8):
@@ -131,10 +131,10 @@ def test_rate_weight_buys_bits_with_distance(prior):
     )
     bits, distance = [], []
     for rate_weight in (0.0, 0.05, 0.5):
-        codes = prior.describe(distances, levels, rate_weight).numpy()
+        codes = prior.choose_codes(distances, levels, rate_weight).numpy()
         bits.append(np.mean(prior.bits(codes, levels)))
         distance.append(np.take_along_axis(distances, codes[..., None], -1).mean())
-    np.testing.assert_array_equal(prior.describe(distances, levels, 0.0), distances.argmin(-1))
+    np.testing.assert_array_equal(prior.choose_codes(distances, levels, 0.0), distances.argmin(-1))
     assert bits[0] > bits[1] > bits[2] and distance[0] < distance[1] < distance[2]
 
 
@@ -266,7 +266,7 @@ def test_another_prior_writes_call_and_step_and_gets_the_rest(smallest):
         expected = draw(logits[:, y, x], seed, y * 8 + x)
         np.testing.assert_array_equal(drawn[:, y, x], expected)
     distances = np.random.default_rng(0).random((2, 8, 8, CODES)).astype("float32")
-    nearest, described = distances.argmin(-1), prior.describe(distances, levels)
+    nearest, described = distances.argmin(-1), prior.choose_codes(distances, levels)
     bits = [np.mean(prior.bits(codes, levels)) for codes in (nearest, described)]
     assert bits[1] < bits[0]
     healed = prior.heal(drawn, levels, 1e6, seed)

@@ -56,7 +56,7 @@ def write_files(codec: Codec, split: Split, rate_weight: float | None = None) ->
     Args:
         codec: The codec of a run.
         split: The slices, N of them.
-        rate_weight: See `RasterPrior.describe`.
+        rate_weight: See `RasterPrior.choose_codes`.
     """
     if isinstance(split, Alone):
         files = numbers = np.arange(len(split))

@@ -1,4 +1,4 @@
-"""Layers of the encoder and of the decoder: convolutions, residual blocks, pixels from channels."""
+"""What all networks are built of: convolutions, residual blocks, and the precision of both."""
 
 import functools
 from collections.abc import Callable
@@ -41,3 +41,21 @@ def residual_blocks(x: keras.KerasTensor, count: int, dtype: Policy) -> keras.Ke
         h = conv(width, 1, kernel_initializer="zeros")(h)
         x = layers.Add(dtype=dtype)([x, h])
     return x
+
+
+def full_precision(policy: Policy) -> str:
+    """Precision of latents, distances, images and logits: float32, or float64 where all is."""
+    policy = keras.dtype_policies.get(policy)
+    return "float64" if policy.compute_dtype == "float64" else "float32"
+
+
+def exact(model: keras.Model) -> keras.Model:
+    """Copy of a model that computes in float64, so that its decisions are the same everywhere.
+
+    The last bits of a product depend on the batch, the number of threads, and what the process did
+    before. In float32 such bits decide a close choice between two codes, or between two grey
+    values. In float64 they are about a billion times smaller than any difference that matters.
+    """
+    copy = type(model).from_config({**model.get_config(), "dtype": "float64"})
+    copy.set_weights(model.get_weights())
+    return copy
