@@ -23,14 +23,14 @@ from keras import layers, ops
 from networks import check_range, graph_function, serializable
 from networks.frames import cut, fill
 from networks.gated import GatedBlock, shift
-from networks.layers import DepthToSpace, Policy, convolution, full_precision, residual_blocks
+from networks.layers import Policy, convolution, full_precision, residual_blocks
 from networks.neighbours import NO_CODE, SLICES_BELOW, SlicesBelow
 from networks.quantizer import CodebookUsage, VectorQuantizer
 from networks.raster import RasterPrior, plain_level
 from networks.texture import Texture
 
 __all__ = [
-    "PRIORS", "VQVAE", "CodebookUsage", "DepthToSpace", "GatedBlock", "Models", "PixelCNN",
+    "PRIORS", "VQVAE", "CodebookUsage", "GatedBlock", "Models", "PixelCNN",
     "Texture", "VectorQuantizer", "decoder", "encoder",
 ]  # fmt: skip
 
@@ -80,11 +80,12 @@ def decoder(
     latents = keras.Input((size[0] // reduction, size[1] // reduction, code_dim))
     x = residual_blocks(conv(width, 3)(latents), blocks[0], dtype)  # (B, H, W, C)
     if is_halved:
-        x = DepthToSpace(2, dtype=dtype)(conv(2 * width, 1)(x))
+        x = ops.depth_to_space(conv(2 * width, 1)(x), 2)
     x = residual_blocks(x, blocks[1], dtype)  # (B, h/4, w/4, ...)
-    # Each place becomes a patch of 4 x 4 pixels.
     x = conv(16, 5)(layers.Activation("relu", dtype=dtype)(x))
-    return keras.Model(latents, DepthToSpace(4, dtype=full_precision(dtype))(x), name="decoder")
+    # Each place becomes a patch of 4 x 4 pixels.
+    frames = ops.depth_to_space(ops.cast(x, full_precision(dtype)), 4)
+    return keras.Model(latents, frames, name="decoder")
 
 
 @serializable
@@ -201,12 +202,9 @@ class VQVAE(keras.Model):
 class PixelCNN(RasterPrior):
     """Gated PixelCNN over codes, given the level of the slice and the codes of the slices below.
 
-    Call: `{"codes": (B, H, W), "levels": (B,), "below": (B, SLICES_BELOW, H, W)}`, all int32 ->
-    logits, float32 `(B, H, W, K)`. `networks.raster` explains them. The loss is bits a code.
-
-    Arguments are those of `RasterPrior`. `width` is that of each stack. The dilations of the blocks
-    run through `DILATIONS`: eight blocks see 34 rows up and 34 columns aside, and every other block
-    has dilation 1.
+    Call and arguments are those of `RasterPrior`. `width` is that of each stack. The dilations of
+    the blocks run through `DILATIONS`: eight blocks see 34 rows up and 34 columns aside, and every
+    other block has dilation 1.
 
     Reference:
         van den Oord et al. 2016, Conditional Image Generation with PixelCNN Decoders.

@@ -35,13 +35,13 @@ def frequencies(steps: np.ndarray) -> np.ndarray:
     return TABLE[np.minimum(below, len(TABLE) - 1)] + 1  # no code is impossible
 
 
-def models(steps: np.ndarray) -> list[constriction.stream.model.Categorical]:
-    """What the range coder asks for each of the rows of rounded logits, int32 `(B, K)`."""
+def distributions(steps: np.ndarray) -> list[constriction.stream.model.Categorical]:
+    """Distributions of codes for the range coder, from rounded logits, int32 `(B, K)`."""
     return [constriction.stream.model.Categorical(row, lazy=True) for row in frequencies(steps)]
 
 
 class Encoder:
-    """Chooses the codes of slices, as `RasterPrior.choose_codes` does, and writes them into streams.
+    """Chooses the codes of slices as `RasterPrior.choose_codes` does, and writes them into streams.
 
     Args:
         prior: A prior in float64, see `networks.layers`.
@@ -84,8 +84,8 @@ class Encoder:
         return self.prior.generate(levels, choose, below)
 
     def _append(self, steps, codes):
-        for stream, code, model in zip(self.open, codes, models(steps)):
-            stream.encode(int(code), model)
+        for stream, code, distribution in zip(self.open, codes, distributions(steps)):
+            stream.encode(int(code), distribution)
         return codes
 
     def contents(self) -> list[bytes]:
@@ -102,16 +102,16 @@ def _shortest(stream):
     words = stream.get_compressed().astype(">u4").tobytes()
     number, (lower, width) = stream.pos()
     head, tail = words[: WORD * number], words[WORD * number :]
-    end = 2 ** (8 * 2 * WORD)
-    first, last = (int(lower), min(int(lower) + int(width), end))
-    if int.from_bytes(tail.ljust(2 * WORD, b"\0"), "big") < first:  # the coder carried into `head`
-        first, last = 0, int(lower) + int(width) - end
-    for count in range(2 * WORD + 1):
-        step = 2 ** (8 * (2 * WORD - count))
-        point = -(-first // step) * step
+    size, first, last = 2 * WORD, int(lower), int(lower) + int(width)
+    if int.from_bytes(tail.ljust(size, b"\0"), "big") < first:  # the coder carried into `head`
+        first, last = 0, last - 2 ** (8 * size)
+    last = min(last, 2 ** (8 * size))
+    for count in range(size + 1):
+        step = 2 ** (8 * (size - count))
+        point = -(-first // step) * step  # the least multiple of `step` from `first` on
         if point < last:
             break
-    return (head + point.to_bytes(2 * WORD, "big")[:count]).rstrip(b"\0")
+    return (head + point.to_bytes(size, "big")[:count]).rstrip(b"\0")
 
 
 class Decoder:
@@ -144,8 +144,8 @@ class Decoder:
         return self.prior.generate(levels, choose, below)
 
     def _next(self, steps):
-        pairs = zip(self.open, models(steps))
-        return np.array([stream.decode(model) for stream, model in pairs], "int32")
+        pairs = zip(self.open, distributions(steps))
+        return np.array([stream.decode(distribution) for stream, distribution in pairs], "int32")
 
 
 def _tensors(levels, below):

@@ -13,16 +13,14 @@ serializable = keras.saving.register_keras_serializable(package="brain_vqvae")
 # AutoGraph would take seconds to rewrite Python that has no loop or branch on a tensor.
 graph_function = functools.partial(tf.function, autograph=False)
 
-NUMBERS = {int: numbers.Integral, float: numbers.Real}
-
 
 def check_range(
     name: str, value: Any, kind: type, least: float, most: float, length: int | None = None
 ) -> None:
-    """Check the type and range of a setting, which may come from a stranger's model file.
+    """Check a setting, which may come from a stranger's model file.
 
     Args:
-        name: Name of the setting.
+        name: Its name.
         value: A number, or a sequence of numbers where `length` is given.
         kind: `int` or `float`.
         least: Least number that is allowed.
@@ -32,17 +30,14 @@ def check_range(
     Raises:
         ValueError: `value` is something else.
     """
-
-    def fits(number):
-        is_number = isinstance(number, NUMBERS[kind]) and not isinstance(number, bool)
-        return is_number and least <= number <= most
-
-    if length is None:
-        is_valid, wanted = fits(value), kind.__name__
-    else:
-        is_sequence = isinstance(value, (list, tuple)) and len(value) == length
-        is_valid, wanted = is_sequence and all(map(fits, value)), f"{length} {kind.__name__}s"
+    values = [value] if length is None else value
+    abstract = numbers.Integral if kind is int else numbers.Real
+    is_valid = isinstance(values, (list, tuple)) and len(values) == (length or 1)
+    for number in values if is_valid else ():
+        is_valid &= isinstance(number, abstract) and not isinstance(number, bool)
+        is_valid = is_valid and least <= number <= most
     if not is_valid:
         raise ValueError(
-            f"`{name}` must be {wanted} from {least} to {most}. Received: {name}={value!r:.100}"
+            f"`{name}` must be {length or 'one'} {kind.__name__} from {least} to {most}. "
+            f"Received: {name}={value!r:.100}"
         )

@@ -100,12 +100,6 @@ class GatedBlock(layers.Layer):
         left = shift(horizontal, columns=self.dilation)
         return vertical, self.horizontal(horizontal, left, message, training)
 
-    def get_config(self):
-        settings = {
-            "width": self.width, "dilation": self.dilation, "dropout": self.dropout_rate,
-        }  # fmt: skip
-        return {**super().get_config(), **settings}
-
 
 def shift(features: tf.Tensor, rows: int = 0, columns: int = 0) -> tf.Tensor:
     """Move `(B, H, W, C)` down and to the right. Zeros come in, and the shape stays."""

@@ -4,27 +4,9 @@ import functools
 from collections.abc import Callable
 
 import keras
-import tensorflow as tf
 from keras import layers
 
-from networks import serializable
-
 Policy = keras.DTypePolicy | str | None
-
-
-@serializable
-class DepthToSpace(layers.Layer):
-    """Pixels from channels: `(B, H, W, block^2 C)` -> `(B, block H, block W, C)`."""
-
-    def __init__(self, block: int, **kwargs):
-        super().__init__(**kwargs)
-        self.block = block
-
-    def call(self, x):
-        return tf.nn.depth_to_space(x, self.block)
-
-    def get_config(self):
-        return {**super().get_config(), "block": self.block}
 
 
 def convolution(dtype: Policy) -> Callable:

@@ -59,12 +59,6 @@ class SlicesBelow(layers.Layer):
         features = self.first_conv(ops.concatenate([nearer, lower], axis=-1) * is_inside)
         return self.second_conv(features * is_inside)
 
-    def get_config(self):
-        settings = {
-            "codebook_size": self.codebook_size, "width": self.width, "outputs": self.outputs,
-        }  # fmt: skip
-        return {**super().get_config(), **settings}
-
 
 class Wavefront:
     """Order in which stacks of slices are drawn: many slices at once, each behind the one below.

@@ -43,9 +43,6 @@ class CodebookUsage(keras.metrics.Metric):
         used = ops.sum(ops.cast(self.counts > 0, "float32"))
         return {"codes_used": used, "perplexity": ops.exp(entropy)}
 
-    def get_config(self):
-        return {**super().get_config(), "codebook_size": self.codebook_size}
-
 
 @serializable
 class VectorQuantizer(layers.Layer):
@@ -191,9 +188,3 @@ class VectorQuantizer(layers.Layer):
         keys = ops.log(errors + 1e-12) - ops.log(-ops.log(replicas.own_share(noise)))
         best = replicas.best(keys, vectors, self.codebook_size)
         return ops.take(best, ops.arange(self.codebook_size) % ops.shape(best)[0], axis=0)
-
-    def get_config(self):
-        names = (
-            "codebook_size", "code_dim", "decay", "commitment_weight", "restart_below", "seed",
-        )  # fmt: skip
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}}

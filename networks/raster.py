@@ -56,7 +56,17 @@ def numbered_seed(seed: int, number: int | np.ndarray) -> tf.Tensor:
 
 
 class RasterPrior(keras.Model):
-    """p(codes | level, slices below) in raster order. A subclass is a prior: `call` and `step`.
+    """p(codes | level, slices below) in raster order.
+
+    A prior is a subclass. Its constructor takes these arguments, hands them to this one, and builds
+    all weights. It must write `call` and `step`. If it needs more than the code to the left, it
+    also writes `start` and `start_row`, and if it reads the slices below, `read_below` and
+    `REACH_BELOW`. That is all. `step` must give the logits that `call` gives at that place for the
+    same earlier codes. AutoGraph is off: a branch on a tensor is `tf.cond`, a loop
+    `tf.while_loop`.
+
+    Call: `{"codes": (B, H, W), "levels": (B,), "below": (B, SLICES_BELOW, H, W)}`, all int32 ->
+    logits of all places, float32 `(B, H, W, K)`. The loss is bits per code.
 
     Args:
         grid: Rows H and columns W of the code map, 1 to 512. One number stands for both.
@@ -70,37 +80,14 @@ class RasterPrior(keras.Model):
         vqvae: Fingerprint of the VQ-VAE whose codes it models. Networks ignore it. Loading compares
             it.
 
+    Attributes:
+        settings: These arguments by name.
+
     Raises:
         ValueError: A setting is out of range.
-
-    This is all that a prior must provide. Its constructor takes these arguments, hands them to
-    this one, which keeps them in the dict `settings`, and builds all weights. It writes two
-    methods:
-
-    - `call({"codes": (B, H, W), "levels": (B,), "below": (B, SLICES_BELOW, H, W)})` gives the
-      logits of all places at once, float32 `(B, H, W, K)`. Training and `bits` use it.
-    - `step(state, left, y, x)` gives `(logits (B, K), state)` of one place in each row. `left` is
-      the code to the left, int32 `(B,)`, or `NO_CODE` at the start of a row. Rows y are int32
-      `(B,)`, and x is a scalar.
-
-    A prior that needs more than the code to the left also writes:
-
-    - `start(batch)` gives the state of that many maps before their first row: any structure of
-      tensors. Shapes stay the same throughout, so a cache has its full size from the start.
-    - `start_row(state, above, levels, read, y)` may change it at the start of rows y. `above` holds
-      the codes of the rows above, int32 `(B, W)`, or `NO_CODE` everywhere, and `read` what
-      `read_below` says of these rows. Maps take turns in a state: where y is 0, nothing of an
-      earlier one may stay.
-    - `read_below(below)` gives what the slices below say at each place of theirs: any structure of
-      tensors `(B, h, W, ...)`. It is also asked for windows of h rows. So it must not depend on
-      where in the map they lie, nor on more than `REACH_BELOW` rows above and below a row. Codes
-      beyond the map are `OUTSIDE`.
-
-    `step` must give the logits that `call` gives at that place for the same earlier codes.
-    AutoGraph is off, so a branch on a tensor is `tf.cond` and a loop is `tf.while_loop`.
     """
 
-    REACH_BELOW = 0
+    REACH_BELOW = 0  # rows above and below a row on which `read_below` depends
 
     def __init__(
         self,
@@ -137,25 +124,50 @@ class RasterPrior(keras.Model):
         """Mean bits a code."""
         return replicas.share_of_loss(ops.mean(bits(y_pred, y)))
 
-    def read_below(self, below: tf.Tensor) -> Any:
-        """What the slices below say, from their codes `(B, SLICES_BELOW, h, W)`."""
-        return ()
+    def step(
+        self, state: Any, left: tf.Tensor, y: tf.Tensor, x: tf.Tensor
+    ) -> tuple[tf.Tensor, Any]:
+        """Logits `(B, K)` of one place in each row, and the state after them.
+
+        Args:
+            state: What `start_row` or the last `step` returned.
+            left: Code to the left, int32 `(B,)`, or `NO_CODE` at the start of a row.
+            y: Row of each map, int32 `(B,)`.
+            x: Column, a scalar.
+        """
+        raise TypeError(f"{type(self).__name__} must define `step` to generate codes")
 
     def start(self, batch: int | tf.Tensor) -> Any:
-        """State of so many maps before their first row."""
+        """State of so many maps before their first row: any structure of tensors.
+
+        Shapes stay the same throughout, so a cache has its full size from the start.
+        """
         return ()
 
     def start_row(
         self, state: Any, above: tf.Tensor, levels: tf.Tensor, read: Any, y: tf.Tensor
     ) -> Any:
-        """State at the start of rows y."""
+        """State at the start of rows y, int32 `(B,)`.
+
+        Maps take turns in a state: where y is 0, nothing of an earlier one may stay.
+
+        Args:
+            state: What `start` or the last `step` returned.
+            above: Codes of the rows above, int32 `(B, W)`, or `NO_CODE` everywhere.
+            levels: int32 `(B,)`.
+            read: What `read_below` says of these rows.
+            y: The rows.
+        """
         return state
 
-    def step(
-        self, state: Any, left: tf.Tensor, y: tf.Tensor, x: tf.Tensor
-    ) -> tuple[tf.Tensor, Any]:
-        """Logits at places (y, x) and the state after them."""
-        raise TypeError(f"{type(self).__name__} must define `step` to generate codes")
+    def read_below(self, below: tf.Tensor) -> Any:
+        """What codes of the slices below say: any structure of tensors `(B, h, W, ...)`.
+
+        Args:
+            below: Windows of h rows of these slices, int32 `(B, SLICES_BELOW, h, W)`. Rows beyond
+                the map are `OUTSIDE`. Where in the map a window lies must not matter.
+        """
+        return ()
 
     def generate(
         self, levels: tf.Tensor, choose: Callable, below: tf.Tensor | None = None
