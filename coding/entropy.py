@@ -44,7 +44,7 @@ class Encoder:
     """Chooses the codes of slices as `RasterPrior.choose_codes` does, and writes them into streams.
 
     Args:
-        prior: A prior in float64, see `networks.layers`.
+        prior: A prior in float64, see `networks.layers.exact`.
         count: Number of streams.
     """
 
@@ -72,8 +72,7 @@ class Encoder:
         """
         self.open = [self.streams[number] for number in streams]
         price = self.prior.price(rate_weight)
-        levels, below = _tensors(levels, below)
-        return self._generate(distances, levels, price, below).numpy()
+        return self._generate(distances, tf.constant(levels, tf.int32), price, below).numpy()
 
     def _choose_codes(self, distances, levels, price, below):
         def choose(logits, y, x):
@@ -124,17 +123,15 @@ class Decoder:
 
     def __init__(self, prior: RasterPrior, contents: list[bytes]):
         self.prior = prior
-        self.streams = []
-        for content in contents:
-            padded = content + bytes(-len(content) % WORD)
-            words = np.frombuffer(padded, ">u4").astype("uint32")
-            self.streams.append(constriction.stream.queue.RangeDecoder(words))
+        padded = [content + bytes(-len(content) % WORD) for content in contents]
+        words = [np.frombuffer(content, ">u4").astype("uint32") for content in padded]
+        self.streams = [constriction.stream.queue.RangeDecoder(part) for part in words]
         self._generate = graph_function(self._read_codes)
 
     def read(self, levels: np.ndarray, below: np.ndarray, streams: np.ndarray) -> np.ndarray:
         """Read the next code map of different streams: int32 `(B, H, W)`. See `Encoder.write`."""
         self.open = [self.streams[number] for number in streams]
-        return self._generate(*_tensors(levels, below)).numpy()
+        return self._generate(tf.constant(levels, tf.int32), below).numpy()
 
     def _read_codes(self, levels, below):
         def choose(logits, y, x):
@@ -146,7 +143,3 @@ class Decoder:
     def _next(self, steps):
         pairs = zip(self.open, distributions(steps))
         return np.array([stream.decode(distribution) for stream, distribution in pairs], "int32")
-
-
-def _tensors(levels, below):
-    return tf.constant(levels, tf.int32), tf.constant(below, tf.int32)

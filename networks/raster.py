@@ -33,14 +33,10 @@ SEED_STRIDE = 7919  # a prime, so that streams of neighbouring seeds do not meet
 
 
 def mirrored_level(levels: Any, num_levels: int) -> Any:
-    """Level that stands for the mirror image of a slice at level k: k + L.
+    """Level that stands for the mirror image of a slice at level k in [0, L): k + L.
 
     Training sees both. Brains and scanners are not symmetric, so a prior that could not tell them
     apart would draw half of its slices mirrored.
-
-    Args:
-        levels: Level or levels k in [0, L).
-        num_levels: Number L of slice levels.
     """
     return levels + num_levels
 
@@ -172,15 +168,12 @@ class RasterPrior(keras.Model):
     def generate(
         self, levels: tf.Tensor, choose: Callable, below: tf.Tensor | None = None
     ) -> tf.Tensor:
-        """Code maps in raster order, computing each place once.
+        """Code maps in raster order, int32 `(B, H, W)`. Each place is computed once.
 
         Args:
             levels: Slice levels, int32 `(B,)`.
             choose: Rule `(logits (B, K), y, x) -> codes (B,)` that decides each code.
             below: Codes of the slices below, int32 `(B, SLICES_BELOW, H, W)`. None for none.
-
-        Returns:
-            codes, int32 `(B, H, W)`.
         """
         height, width = self.settings["grid"]
         levels = tf.cast(levels, tf.int32)
@@ -246,20 +239,17 @@ class RasterPrior(keras.Model):
         rows: int = 0,
         below: tf.Tensor | None = None,
     ) -> tf.Tensor:
-        """Draw code maps.
+        """Draw code maps, int32 `(B, H, W)`.
 
         Args:
             levels: Slice levels to draw at, int32 `(B,)`.
             seed: int32 scalar tensor. The same seed gives the same codes.
-            temperature: See `draw`.
-            top_k: See `draw`.
-            top_p: See `draw`.
+            temperature: See `draw`, as for `top_k` and `top_p`.
+            top_k: 0 or more.
+            top_p: In (0, 1].
             given: Codes to begin from, int32 `(B, H, W)`, or None.
             rows: Number of rows that are kept of `given`. The rest is drawn.
             below: See `generate`.
-
-        Returns:
-            codes, int32 `(B, H, W)`.
         """
 
         def choose(logits, y, x):
@@ -278,7 +268,7 @@ class RasterPrior(keras.Model):
         top_k: int = 0,
         top_p: float = 1.0,
     ) -> tf.Tensor:
-        """Draw stacks of slices from bottom to top, each slice given those drawn below it.
+        """Draw stacks of slices upward, each given those drawn below it: int32 `(B, S, H, W)`.
 
         Row y of a slice needs the slices below up to row y + `REACH_BELOW` only. So a slice begins
         as soon as these rows are drawn. When a slice is finished, a later one takes its place in
@@ -288,12 +278,9 @@ class RasterPrior(keras.Model):
             below: Codes of the slices below the lowest, int32 `(B, SLICES_BELOW, H, W)`.
             level: Level of the lowest slice, int32 scalar.
             seeds: Seed of each slice, int32 `(S,)`, for S slices in each stack.
-            temperature: See `draw`.
-            top_k: See `draw`.
-            top_p: See `draw`.
-
-        Returns:
-            codes, int32 `(B, S, H, W)`.
+            temperature: See `draw`, as for `top_k` and `top_p`.
+            top_k: 0 or more.
+            top_p: In (0, 1].
         """
         below, level, seeds = (tf.cast(part, tf.int32) for part in (below, level, seeds))
         front = Wavefront(below.shape, seeds.shape[0], self.REACH_BELOW)
@@ -323,7 +310,7 @@ class RasterPrior(keras.Model):
         rate_weight: float | None = None,
         below: tf.Tensor | None = None,
     ) -> tf.Tensor:
-        """Codes that are near and likely: each minimises distance + rate_weight x bits.
+        """Codes that are near and likely, int32 `(B, H, W)`: least distance + rate_weight x bits.
 
         The choice goes in raster order, so that the bits follow from the codes chosen before.
 
@@ -334,9 +321,6 @@ class RasterPrior(keras.Model):
             rate_weight: Price lambda of one bit, in units of distance. 0 gives the nearest codes,
                 and None the prior's own.
             below: See `generate`.
-
-        Returns:
-            codes, int32 `(B, H, W)`.
 
         Reference:
             Chou, Lookabaugh and Gray 1989, Entropy-Constrained Vector Quantization.
@@ -368,7 +352,7 @@ class RasterPrior(keras.Model):
         seed: tf.Tensor,
         below: tf.Tensor | None = None,
     ) -> tf.Tensor:
-        """Draw the surprising codes anew. Each is judged given the healed codes before it.
+        """Draw the surprising codes anew, each judged given the healed codes before it.
 
         Args:
             codes: int32 `(B, H, W)`.
@@ -378,7 +362,7 @@ class RasterPrior(keras.Model):
             below: See `generate`.
 
         Returns:
-            codes, int32 `(B, H, W)`, equal to those given where these did not surprise.
+            Codes, int32 `(B, H, W)`, equal to those given where these did not surprise.
 
         Reference:
             Pinaya et al. 2022, Unsupervised brain imaging 3D anomaly detection and segmentation
