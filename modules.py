@@ -140,6 +140,7 @@ class VQVAE(keras.Model):
             raise ValueError(
                 f"`image_size` must be a multiple of {reduction}. Received: image_size={image_size}"
             )
+        check_range("code_dim", code_dim, int, 1, 1024)
         check_range("width", width, int, 2, 1024)
         check_range("encoder_blocks", encoder_blocks, int, 0, 64, length=2)
         check_range("decoder_blocks", decoder_blocks, int, 0, 64, length=2)

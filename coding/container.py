@@ -34,13 +34,7 @@ MAX_SLICES = 10**5  # of a file; their codes fit into memory
 
 
 class Stack(NamedTuple):
-    """Slices of a case without gaps.
-
-    Attributes:
-        case: Case of the slices.
-        first: Level of the lowest.
-        count: Number of slices.
-    """
+    """Slices of a case without gaps: the level of the lowest, and their number."""
 
     case: int
     first: int
@@ -104,7 +98,7 @@ def pack(
 def unpack(
     content: bytes, name: str, num_levels: int
 ) -> tuple[bytes, bytes, list[Stack], list[bytes]]:
-    """Read a file that may come from a stranger.
+    """Read a file that may come from a stranger: the inverse of `pack`.
 
     Args:
         content: Its bytes.
@@ -112,8 +106,7 @@ def unpack(
         num_levels: Number of levels that the models know.
 
     Returns:
-        First bytes of the digest of the models and of the checksum, stacks, and the stream of each
-        stack.
+        First bytes of `models` and of `check`, stacks, and the stream of each stack.
 
     Raises:
         InputError: It is no such file, it is truncated, or its numbers make no sense.

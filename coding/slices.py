@@ -53,15 +53,12 @@ class Codec:
     def write_streams(
         self, split: Split, numbers: np.ndarray, rate_weight: float | None = None
     ) -> tuple[np.ndarray, list[bytes]]:
-        """Choose the codes of slices and write them into streams.
+        """Codes of slices, int32 `(N, H, W)`, and the bytes of the streams that hold them.
 
         Args:
             split: The slices, N of them.
             numbers: Number of the stream of each slice, `(N,)`.
             rate_weight: See `RasterPrior.choose_codes`.
-
-        Returns:
-            Codes, int32 `(N, H, W)`, and the bytes of each stream.
 
         Raises:
             InputError: The prior does not know a level.

@@ -60,15 +60,12 @@ class GatedBlock(layers.Layer):
         self.output_conv.build(vertical_shape)
 
     def vertical(self, here: tf.Tensor, above: tf.Tensor, condition: tf.Tensor) -> tf.Tensor:
-        """Next vertical features of rows from their own and those `dilation` rows above.
+        """Next vertical features of h rows, `(B, h, W, C)`.
 
         Args:
-            here: Features of h rows, `(B, h, W, C)`.
-            above: Features of the rows `dilation` above them, `(B, h, W, C)`.
+            here: Their features, `(B, h, W, C)`.
+            above: Features of the rows `dilation` above them, of the same shape.
             condition: `(B, h, W, 4C)`, or `(B, 1, 1, 4C)`.
-
-        Returns:
-            `(B, h, W, C)`.
         """
         seen = self.vertical_conv(ops.concatenate([here, above], axis=-1))
         return here + _gate(seen + condition[..., : 2 * self.width])
@@ -80,16 +77,13 @@ class GatedBlock(layers.Layer):
     def horizontal(
         self, here: tf.Tensor, left: tf.Tensor, vertical_message: tf.Tensor, training: bool = False
     ) -> tf.Tensor:
-        """Next horizontal features of places from their own and those `dilation` to the left.
+        """Next horizontal features of places, `(..., C)`.
 
         Args:
-            here: Features of the places, `(..., C)`.
+            here: Their features, `(..., C)`.
             left: Features of the places `dilation` to the left, `(..., C)`.
             vertical_message: `(..., 2C)`.
             training: Whether dropout acts.
-
-        Returns:
-            `(..., C)`.
         """
         seen = self.horizontal_conv(ops.concatenate([here, left], axis=-1)) + vertical_message
         return here + self.output_conv(self.dropout(_gate(seen), training=training))

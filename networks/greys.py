@@ -19,15 +19,12 @@ LOG_SCALES = -7.0, 2.0
 
 
 def log_likelihood(values: tf.Tensor, parameters: tf.Tensor, restored: tf.Tensor) -> tf.Tensor:
-    """Log-probability of grey values. The lowest and the highest one take the tails.
+    """Log-probability of grey values in nats, `(...)`. The lowest and the highest take the tails.
 
     Args:
         values: Grey values over 255, float32 `(..., 1)` in [0, 1].
         parameters: Float32 `(..., PARAMETERS)`.
         restored: What the means are relative to, float32 `(..., 1)` in [0, 1].
-
-    Returns:
-        Natural logarithms, float32 `(...)`.
     """
     # It loads for a second, which the first stage of a training does without.
     from tensorflow_probability import distributions  # noqa: PLC0415
@@ -48,7 +45,7 @@ def log_likelihood(values: tf.Tensor, parameters: tf.Tensor, restored: tf.Tensor
 
 
 def draw_greys(parameters: tf.Tensor, restored: tf.Tensor, uniforms: tf.Tensor) -> tf.Tensor:
-    """Draw grey values. A pixel is background where that is likelier than not.
+    """Draw grey values over 255, `(...)`. A pixel is background where that is likelier than not.
 
     That alone is not drawn. The pixels of one step would be drawn independently, which frays the
     edge of a brain and leaves single black pixels in it.
@@ -57,9 +54,6 @@ def draw_greys(parameters: tf.Tensor, restored: tf.Tensor, uniforms: tf.Tensor) 
         parameters: Float32 `(..., PARAMETERS)`.
         restored: What the means are relative to, float32 `(..., 1)` in [0, 1].
         uniforms: Independent random numbers, float32 `(..., 2)` in [0, 1).
-
-    Returns:
-        Grey values over 255, float32 `(...)` in [0, 1].
     """
     background, weights, means, scales = _split(parameters, restored)
     first, second = tf.unstack(uniforms, axis=-1)

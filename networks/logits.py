@@ -13,7 +13,7 @@ def draw(
     top_k: int = 0,
     top_p: float = 1.0,
 ) -> tf.Tensor:
-    """Draw from the categorical distribution of `logits` exactly, by the Gumbel-max trick.
+    """Draw codes `(B,)` from the categorical distribution of `logits`, by the Gumbel-max trick.
 
     Args:
         logits: float32 `(B, K)`.
@@ -22,9 +22,6 @@ def draw(
         temperature: Divisor of the logits. 1 leaves the distribution as it is.
         top_k: Number of likeliest codes to draw among, 0 for all.
         top_p: Probability that the codes to draw among reach together, the likeliest first.
-
-    Returns:
-        codes, int32 `(B,)`.
 
     Reference:
         Holtzman et al. 2020, The Curious Case of Neural Text Degeneration (top_p).
@@ -48,15 +45,12 @@ def draw(
 
 
 def near_and_likely(distances: tf.Tensor, logits: tf.Tensor, price: tf.Tensor) -> tf.Tensor:
-    """Codes that minimise distance + price x nats, see `RasterPrior.choose_codes`.
+    """Codes that minimise distance + price x nats; see `RasterPrior.choose_codes`.
 
     Args:
         distances: Distance to each code, `(B, K)`.
         logits: `(B, K)`, of the same type.
         price: Price of one nat, a scalar.
-
-    Returns:
-        codes, int32 `(B,)`.
     """
     costs = distances - tf.cast(price, logits.dtype) * tf.nn.log_softmax(logits)
     return tf.argmin(costs, axis=-1, output_type=tf.int32)

@@ -103,9 +103,8 @@ class Wavefront:
     def slots_at(self, step: tf.Tensor) -> tuple[tf.Tensor, ...]:
         """What each slot draws at a step, `(slots,)` each.
 
-        Returns:
-            Number of the slice, row y in it, place of this row among all rows, and whether the
-            slot draws at all.
+        They are number of the slice, row y in it, its place among all rows, and whether the slot
+        draws at all.
         """
         slots = tf.range(self.slots)
         since, period = step - self.lag * slots, self.lag * self.slices_under_way
@@ -121,10 +120,9 @@ class Wavefront:
         return tf.maximum(above, NO_CODE)
 
     def below(self, rows: tf.Tensor, place: tf.Tensor) -> tf.Tensor:
-        """Windows of the slices below, `reach` rows to each side of those at `place`.
+        """Windows of the slices below around those rows, `(slots B, SLICES_BELOW, h, W)`.
 
-        Returns:
-            `(slots B, SLICES_BELOW, 2 reach + 1, W)`.
+        They hold `reach` rows to each side, so h is 2 reach + 1.
         """
         down = -self.rows_per_slice * tf.range(1, SLICES_BELOW + 1)[:, None]
         aside = tf.range(-self.reach, self.reach + 1)

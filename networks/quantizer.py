@@ -60,14 +60,14 @@ class VectorQuantizer(layers.Layer):
 
     Args:
         codebook_size: Number of codes K, from 2 to 65,536.
-        code_dim: Dimension D of a code, from 1 to 1024.
+        code_dim: Dimension D of a code.
         decay: Decay of the moving averages.
         commitment_weight: Weight beta of the commitment loss.
         restart_below: Share of an even count below which a code restarts.
         seed: Seed of the start and the restarts.
 
     Raises:
-        ValueError: `codebook_size` or `code_dim` is out of range.
+        ValueError: `codebook_size` is out of range.
     """
 
     def __init__(
@@ -82,7 +82,6 @@ class VectorQuantizer(layers.Layer):
     ):
         super().__init__(**{**kwargs, "dtype": full_precision(kwargs.get("dtype"))})
         check_range("codebook_size", codebook_size, int, 2, 2**16)
-        check_range("code_dim", code_dim, int, 1, 1024)
         self.codebook_size = codebook_size
         self.code_dim = code_dim
         self.decay = decay
@@ -103,16 +102,10 @@ class VectorQuantizer(layers.Layer):
         self.error = state(name="error", shape=(), initializer="ones")
 
     def distances(self, latents: tf.Tensor) -> tf.Tensor:
-        """Squared distance of each vector to each code, minus |z|^2, which all codes share.
+        """Squared distance of vectors to each code, less |z|^2: float32 `(..., D)` -> `(..., K)`.
 
-        So it may be negative. Its unit is the mean squared distance to the nearest code in
-        training.
-
-        Args:
-            latents: float32 `(..., D)`.
-
-        Returns:
-            float32 `(..., K)`.
+        It may be negative, because |z|^2, which all codes share, is left out. Its unit is the mean
+        squared distance to the nearest code in training.
         """
         products = ops.matmul(latents, ops.transpose(self.codebook))
         return (ops.sum(self.codebook**2, axis=-1) - 2 * products) / self.error

@@ -155,11 +155,11 @@ class Texture(keras.Model):
             restored: Their reconstructions, of 8-bit grey values too.
             below: Slices below them, or None.
         """
-        batch = tf.shape(images)[0]
+        batch, frame = tf.shape(images)[0], self.settings["frame"]
         inputs = {
-            "images": self._cut(images),
-            "restored": self._cut(restored),
-            "below": self._cut(restored if below is None else below),
+            "images": cut(images, frame),
+            "restored": cut(restored, frame),
+            "below": cut(restored if below is None else below, frame),
             "has_below": tf.fill((batch,), 0 if below is None else 1),
         }
 
@@ -173,21 +173,19 @@ class Texture(keras.Model):
     def draw(
         self, restored: tf.Tensor, seeds: tf.Tensor, below: tf.Tensor | None = None
     ) -> tf.Tensor:
-        """Draw slices.
+        """Draw slices of 8-bit grey values, float32 `(B, S, S, 1)` in [0, 1].
 
         Args:
             restored: Reconstructions `(B, S, S, 1)` in [0, 1].
             seeds: int32 `(B,)`, or one for all. With the reconstruction it decides the slice,
                 whatever else is in the batch.
             below: Slices below, `(B, S, S, 1)`, or None.
-
-        Returns:
-            Slices of 8-bit grey values, float32 `(B, S, S, 1)` in [0, 1].
         """
-        frames = tf.round(self._cut(restored) * 255) / 255
+        place = self.settings["frame"]
+        frames = tf.round(cut(restored, place) * 255) / 255
         seeds = tf.broadcast_to(tf.cast(seeds, tf.int32), tf.shape(frames)[:1])
         has_below = tf.constant([int(below is not None)])
-        lower = frames if below is None else self._cut(below)
+        lower = frames if below is None else cut(below, place)
         channels = tf.constant([top * PATCH + left for top, left in ORDER])
 
         def draw_one(inputs):  # one by one, because last bits of sums depend on the batch size
@@ -208,10 +206,7 @@ class Texture(keras.Model):
             return tf.while_loop(lambda step, _: step < STEPS, draw_step, first)[1][0]
 
         drawn = tf.map_fn(draw_one, (frames, seeds, lower), fn_output_signature=tf.float32)
-        return fill(drawn, self.settings["frame"], self.settings["image_size"])
-
-    def _cut(self, images):
-        return cut(images, self.settings["frame"])
+        return fill(drawn, place, self.settings["image_size"])
 
     def get_config(self):
         config = super().get_config()
@@ -220,11 +215,7 @@ class Texture(keras.Model):
 
 
 def _patches_from(frames, step):
-    """Patches of frames `(B, h, w, 1)` that begin at the pixel of a step `(B,)`; 0 comes in.
-
-    Returns:
-        `(B, h / 4, w / 4, 16)`.
-    """
+    """Patches `(B, h / 4, w / 4, 16)` of frames that begin at the pixel of a step; 0 comes in."""
     height, width = frames.shape[1:3]
     padded = tf.pad(frames, [[0, 0], [0, PATCH], [0, PATCH], [0, 0]])
     start = tf.gather(tf.constant(np.array(ORDER, "int32")), step)  # (B, 2)
