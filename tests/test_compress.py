@@ -3,7 +3,6 @@
 import os
 import shutil
 
-import keras
 import nibabel
 import numpy as np
 import pytest
@@ -111,17 +110,6 @@ def test_threads_and_history_do_not_matter(threads, trained_run, folder, content
     assert decode(trained_run, tmp_path / "b.bvq", tmp_path / "here").returncode == 0
     for path in (tmp_path / "there").iterdir():
         assert path.read_bytes() == (tmp_path / "here" / path.name).read_bytes()
-
-
-def test_names_of_layers_do_not_matter(codec, folder, content):
-    keras.utils.clear_session()
-    fresh = slices.Codec(codec.run)  # with names as in a new process
-    one, other = (
-        [layer.name for layer in model._flatten_layers() if isinstance(layer, keras.layers.Dense)]
-        for model in (codec.prior, fresh.prior)
-    )
-    assert len(one) == len(other) > 4 and one != other
-    assert fresh.encode(open_folder(folder)) == content
 
 
 # ---- the script --------------------------------------------------------------------------------

@@ -267,7 +267,7 @@ REFUSED = {
     "a prior of another grid": (other_prior(grid=8), "trained with another VQ-VAE"),
     "a prior of another codebook": (other_prior(codebook_size=32), "trained with another VQ-VAE"),
     # What else a run holds.
-    "nested config": (config_is("[" * 10**5), "is no readable JSON"),
+    "nested config": (config_is("[" * 10**5), "config.json"),
     "settings are null": (config_is('{"settings": null, "data": {}}'), "is of another version"),
     "data is a list": (config_is('{"settings": {}, "data": []}'), "is of another version"),
     "fingerprint is no text": (
