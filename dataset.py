@@ -30,7 +30,7 @@ if __name__ == "__main__":
 
 import tensorflow as tf
 
-from networks.below import NO_CODE, SLICES_BELOW
+from networks.neighbours import NO_CODE, SLICES_BELOW
 from networks.raster import mirrored_level
 from networks.texture import STEPS
 

@@ -1,8 +1,8 @@
-"""All networks: encoder, vector quantizer, decoder, `VQVAE`, `PixelCNN` prior, and `Texture`.
+"""All networks: encoder, vector quantizer, decoder, `VQVAE`, the `PixelCNN` prior, and `Texture`.
 
-Their layers have rooms of their own: the quantizer in `networks/quantizer.py`, the gated block of
-masked convolutions in `networks/gated.py`, residual blocks in `networks/residual.py`. How a prior
-draws codes is in `networks/raster.py`, and the texture is in `networks/texture.py`.
+Their layers are in `networks/`: the quantizer in `quantizer.py`, the gated block of masked
+convolutions in `gated.py`, residual blocks in `layers.py`. How a prior draws codes is in
+`raster.py`, and the texture is in `texture.py`.
 
 Slices are float32 `(B, S, S, 1)` in [0, 1]. Networks see their frame, `(B, h, w, 1)`. Codes are
 int32 `(B, H, W)` in [0, K) with `H = h / R` and `W = w / R`, where the reduction R is 8 or 4.
@@ -13,7 +13,6 @@ References:
 """
 
 import functools
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -21,19 +20,18 @@ import keras
 import tensorflow as tf
 from keras import layers, ops
 
-from networks import graph_function, ranges, serializable
-from networks.below import NO_CODE, SLICES_BELOW, SlicesBelow
-from networks.exact import full_precision
+from networks import check_range, graph_function, serializable
 from networks.frames import cut, fill
 from networks.gated import GatedBlock, shift
+from networks.layers import Policy, convolution, full_precision, residual_blocks
+from networks.neighbours import NO_CODE, SLICES_BELOW, SlicesBelow
 from networks.quantizer import CodebookUsage, VectorQuantizer
 from networks.raster import RasterPrior, plain_level
-from networks.residual import DepthToSpace, Policy, convolution, residual_blocks
 from networks.texture import Texture
 
 __all__ = [
-    "VQVAE", "CodebookUsage", "DepthToSpace", "GatedBlock", "Models", "PixelCNN", "Texture",
-    "VectorQuantizer", "decoder", "encoder",
+    "PRIORS", "VQVAE", "CodebookUsage", "GatedBlock", "Models", "PixelCNN",
+    "Texture", "VectorQuantizer", "decoder", "encoder",
 ]  # fmt: skip
 
 REDUCTIONS = (8, 4)  # pixels of an image side that share one code
@@ -52,15 +50,15 @@ def encoder(
 ) -> keras.Model:
     """Frames `(B, h, w, 1)` -> latents `(B, H, W, D)`, float32, with H = h / R and W = w / R.
 
-    A convolution of stride 4 comes first, and one of stride 2 where R is 8. `size` is `(h, w)`,
-    and `blocks` counts residual blocks before and after the second. Others are as in `VQVAE`.
+    A convolution of stride 4 comes first. Where R is 8, a second one of stride 2 halves the sides
+    again and doubles the channels. `size` is `(h, w)`, and `blocks` counts residual blocks before
+    and after the second. Others are as in `VQVAE`.
     """
-    conv = convolution(dtype)
-    halving = reduction // 4
+    conv, is_halved = convolution(dtype), reduction == 8
     frames = keras.Input((*size, 1))
-    x = conv(width // halving, 8, strides=4)(frames)  # (B, h/4, w/4, 4 C/R)
+    x = conv(width // 2 if is_halved else width, 8, strides=4)(frames)  # (B, h/4, w/4, ...)
     x = residual_blocks(x, blocks[0], dtype)
-    if halving > 1:
+    if is_halved:
         x = conv(width, 4, strides=2)(x)
     x = residual_blocks(x, blocks[1], dtype)  # (B, H, W, C)
     return keras.Model(frames, conv(code_dim, 1, dtype=full_precision(dtype))(x), name="encoder")
@@ -78,15 +76,16 @@ def decoder(
 
     Arguments are those of `encoder`, but `blocks` counts residual blocks at H x W first.
     """
-    conv, halving = convolution(dtype), reduction // 4
+    conv, is_halved = convolution(dtype), reduction == 8
     latents = keras.Input((size[0] // reduction, size[1] // reduction, code_dim))
     x = residual_blocks(conv(width, 3)(latents), blocks[0], dtype)  # (B, H, W, C)
-    if halving > 1:
-        x = DepthToSpace(2, dtype=dtype)(conv(2 * width, 1)(x))
-    x = residual_blocks(x, blocks[1], dtype)  # (B, h/4, w/4, 4 C/R)
-    # Each place becomes a patch of 4 x 4 pixels.
+    if is_halved:
+        x = ops.depth_to_space(conv(2 * width, 1)(x), 2)
+    x = residual_blocks(x, blocks[1], dtype)  # (B, h/4, w/4, ...)
     x = conv(16, 5)(layers.Activation("relu", dtype=dtype)(x))
-    return keras.Model(latents, DepthToSpace(4, dtype=full_precision(dtype))(x), name="decoder")
+    # Each place becomes a patch of 4 x 4 pixels.
+    frames = ops.depth_to_space(ops.cast(x, full_precision(dtype)), 4)
+    return keras.Model(latents, frames, name="decoder")
 
 
 @serializable
@@ -98,14 +97,14 @@ class VQVAE(keras.Model):
     Call: frames `(B, h, w, 1)` in [0, 1], cut out of slices -> reconstructions of the same shape.
 
     Args:
-        image_size: Pixels S of a side of a slice, a multiple of the reduction.
-        codebook_size: Number of codes K.
-        code_dim: Dimension D of a code.
-        width: Channels C at the codes, an even number. At 4 pixels a place there are half as many
-            if R is 8.
+        image_size: Pixels S of a side of a slice, a multiple of the reduction, at most 2048.
+        codebook_size: Number of codes K, 2 to 65,536.
+        code_dim: Dimension D of a code, 1 to 1024.
+        width: Channels C at the codes, an even number from 2 to 1024. At 4 pixels a place there are
+            half as many if R is 8.
         reduction: Pixels R of an image side that share one code, 8 or 4.
-        encoder_blocks: Numbers of residual blocks at 4 pixels a place and at R.
-        decoder_blocks: Numbers of residual blocks at R pixels a place and at 4.
+        encoder_blocks: Numbers of residual blocks at 4 pixels a place and at R, 0 to 64 each.
+        decoder_blocks: Numbers of residual blocks at R pixels a place and at 4, 0 to 64 each.
         seed: Seed of the codebook's start and restarts.
         frame: First row, first column, and the row and column after the last, each a multiple of
             the reduction. None is the whole slice.
@@ -113,29 +112,9 @@ class VQVAE(keras.Model):
             of other slices. None is unknown.
 
     Raises:
-        ValueError: `reduction` is neither 8 nor 4, `image_size` is no positive multiple of it,
-            `frame` is no part of the slice, or `codebook_size` is below 2.
+        ValueError: `reduction` is neither 8 nor 4, `image_size` is no multiple of it, `frame` is no
+            part of the slice, or a number is out of range.
     """
-
-    SETTINGS = {
-        "image_size": ranges.SIDE,
-        "codebook_size": ranges.CODEBOOK_SIZE,
-        "code_dim": (int, 1, 1024),
-        "width": ranges.WIDTH,
-        "reduction": (int, 4, 8),
-        "encoder_blocks": [ranges.NUMBER_OF_BLOCKS, ranges.NUMBER_OF_BLOCKS],
-        "decoder_blocks": [ranges.NUMBER_OF_BLOCKS, ranges.NUMBER_OF_BLOCKS],
-        "seed": (int, 0, 2**31 - 1),
-        "frame": [ranges.EDGE] * 4,
-        "masked": bool,
-    }
-
-    @staticmethod
-    def least_weights(settings: dict) -> int:
-        """Number of weights that a model of these settings surely has."""
-        blocks = sum(settings["encoder_blocks"]) + sum(settings["decoder_blocks"])
-        convolutions = settings["width"] ** 2 * max(1, blocks)
-        return convolutions + settings["codebook_size"] * settings["code_dim"]
 
     def __init__(
         self,
@@ -156,20 +135,24 @@ class VQVAE(keras.Model):
             raise ValueError(
                 f"`reduction` must be one of {REDUCTIONS}. Received: reduction={reduction}"
             )
-        if image_size < reduction or image_size % reduction:
+        check_range("image_size", image_size, int, reduction, 2048)
+        if image_size % reduction:
             raise ValueError(
-                f"`image_size` must be a positive multiple of {reduction}. "
-                f"Received: image_size={image_size}"
+                f"`image_size` must be a multiple of {reduction}. Received: image_size={image_size}"
             )
+        check_range("code_dim", code_dim, int, 1, 1024)
+        check_range("width", width, int, 2, 1024)
+        check_range("encoder_blocks", encoder_blocks, int, 0, 64, length=2)
+        check_range("decoder_blocks", decoder_blocks, int, 0, 64, length=2)
         self.settings = dict(
             image_size=image_size, codebook_size=codebook_size, code_dim=code_dim, width=width,
             reduction=reduction, encoder_blocks=encoder_blocks, decoder_blocks=decoder_blocks,
             seed=seed, frame=frame, masked=masked,
         )  # fmt: skip
         self.frame = tuple(frame or (0, 0, image_size, image_size))
+        check_range("frame", self.frame, int, 0, image_size, length=4)
         top, left, bottom, right = self.frame
-        is_inside = 0 <= top < bottom <= image_size and 0 <= left < right <= image_size
-        if not is_inside or any(edge % reduction for edge in self.frame):
+        if top >= bottom or left >= right or any(edge % reduction for edge in self.frame):
             raise ValueError(
                 f"`frame` must be part of the slice, in steps of {reduction}. "
                 f"Received: frame={frame}"
@@ -220,21 +203,9 @@ class VQVAE(keras.Model):
 class PixelCNN(RasterPrior):
     """Gated PixelCNN over codes, given the level of the slice and the codes of the slices below.
 
-    Call: `{"codes": (B, H, W), "levels": (B,), "below": (B, SLICES_BELOW, H, W)}`, all int32 ->
-    logits, float32 `(B, H, W, K)`. `networks.raster` explains them. The loss is bits a code.
-
-    Args:
-        grid: Rows H and columns W of the code map. One number stands for both.
-        codebook_size: Number of codes K.
-        num_levels: Number L of slice levels.
-        width: Channels C of each stack.
-        blocks: Number of gated blocks. Their dilations run through `DILATIONS`. So eight blocks
-            see 34 rows up and 34 columns aside, and every other block has dilation 1.
-        dropout: Dropout rate within the blocks.
-        reads_below: Whether it reads the slices below. If not, every slice is alone.
-        rate_weight: Rate weight by which its codes were chosen; see `RasterPrior.describe`.
-        vqvae: Fingerprint of the VQ-VAE whose codes it models. Networks ignore it. Loading compares
-            it.
+    Call and arguments are those of `RasterPrior`. `width` is that of each stack. The dilations of
+    the blocks run through `DILATIONS`: eight blocks see 34 rows up and 34 columns aside, and every
+    other block has dilation 1.
 
     Reference:
         van den Oord et al. 2016, Conditional Image Generation with PixelCNN Decoders.
@@ -242,55 +213,22 @@ class PixelCNN(RasterPrior):
 
     DILATIONS = (1, 2, 1, 4, 1, 8, 1, 16)
     REACH_BELOW = SlicesBelow.REACH
-    SETTINGS = {
-        "grid": [ranges.SIDE_OF_GRID, ranges.SIDE_OF_GRID],
-        "codebook_size": ranges.CODEBOOK_SIZE,
-        "num_levels": (int, 1, 10**4),
-        "width": ranges.WIDTH,
-        "blocks": (int, 1, 64),
-        "dropout": (float, 0, 1),
-        "reads_below": bool,
-        "rate_weight": (float, 0, 1e6),
-        "vqvae": str,
-    }
 
-    @staticmethod
-    def least_weights(settings: dict) -> int:
-        """Number of weights that a model of these settings surely has."""
-        width, blocks, grid = settings["width"], settings["blocks"], settings["grid"]
-        places = grid**2 if isinstance(grid, int) else math.prod(grid)
-        levels = 4 * settings["num_levels"] * blocks
-        return width**2 * blocks + width * (settings["codebook_size"] + levels + places)
-
-    def __init__(
-        self,
-        grid: int | Sequence[int],
-        codebook_size: int,
-        num_levels: int,
-        width: int = 128,
-        blocks: int = 8,
-        dropout: float = 0.1,
-        reads_below: bool = False,
-        rate_weight: float = 0.0,
-        vqvae: str = "",
-        **kwargs,
-    ):
-        super().__init__(**kwargs)
-        grid = (grid, grid) if isinstance(grid, int) else tuple(grid)
-        self.settings = dict(
-            grid=grid, codebook_size=codebook_size, num_levels=num_levels, width=width,
-            blocks=blocks, dropout=dropout, reads_below=reads_below, rate_weight=rate_weight,
-            vqvae=vqvae,
-        )  # fmt: skip
-        policy = {"dtype": self.dtype_policy}
-        condition = dict(embeddings_initializer="zeros", **policy)
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        grid, width, blocks = (self.settings[name] for name in ("grid", "width", "blocks"))
+        codebook_size, policy = self.settings["codebook_size"], {"dtype": self.dtype_policy}
+        conditions = dict(output_dim=blocks * 4 * width, embeddings_initializer="zeros", **policy)
         self.embedding = layers.Embedding(codebook_size, width, **policy)
-        self.conditions = layers.Embedding(num_levels, blocks * 4 * width, **condition)
-        self.mirror = layers.Embedding(2, blocks * 4 * width, **condition)
+        self.conditions = layers.Embedding(self.settings["num_levels"], **conditions)
+        self.mirror = layers.Embedding(2, **conditions)
         dilations = [self.DILATIONS[i % len(self.DILATIONS)] for i in range(blocks)]
-        self.blocks = [GatedBlock(width, dilation, dropout, **policy) for dilation in dilations]
+        self.blocks = [
+            GatedBlock(width, dilation, self.settings["dropout"], **policy)
+            for dilation in dilations
+        ]
         self.slices_below = None
-        if reads_below:
+        if self.settings["reads_below"]:
             self.slices_below = SlicesBelow(codebook_size, width, blocks * 4 * width, **policy)
         self.hidden = layers.Dense(2 * width, activation="relu", **policy)
         self.out = layers.Dense(codebook_size, dtype=full_precision(self.dtype_policy))
@@ -380,9 +318,8 @@ class PixelCNN(RasterPrior):
         embedded = self.embedding(tf.maximum(codes, 0))
         return tf.where((codes == NO_CODE)[..., None], tf.zeros_like(embedded), embedded)
 
-    def get_config(self):
-        return {**super().get_config(), **self.settings}
 
+PRIORS = {"pixelcnn": PixelCNN}  # by the name that train.py --prior knows
 
 # ---- all of them -------------------------------------------------------------------------------
 

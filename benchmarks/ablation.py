@@ -27,7 +27,7 @@ from contenders.variants import AutoencoderBench, Bench, PriorBench
 import train
 from fitting.device import use_precision
 from fitting.run_directory import RunDirectory, read_config
-from networks.below import SLICES_BELOW
+from networks.neighbours import SLICES_BELOW
 from sources.folder import find_slices, open_slices
 from utils import InputError, Parser, between, command_line, read_json
 

@@ -76,7 +76,7 @@ def measure(codec: slices.Codec, split: Split, rate_weight: float | None) -> dic
     Args:
         codec: The codec of a run.
         split: The slices, N of them. An `Alone` has a file for each.
-        rate_weight: See `RasterPrior.describe`.
+        rate_weight: See `RasterPrior.choose_codes`.
     """
     written = write_files(codec, split, rate_weight)
     begin = time.perf_counter()

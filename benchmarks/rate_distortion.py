@@ -124,7 +124,7 @@ def main(args):
         measured = functools.partial(learned_points, args, slices, frame, measured_on, tuning)
         add("learned", "hyperprior", made_of, WEIGHTS, measured)
     for codec in runs:
-        made_of, name = {"models": codec.models.hex()}, run_name(codec)
+        made_of, name = {"models": codec.digest.hex()}, run_name(codec)
         report["weight_bytes"][name] = weight_bytes(codec.run)
         curves_of = {("models", name): split}
         if not args.models_alone:

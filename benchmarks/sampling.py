@@ -22,8 +22,8 @@ from contenders import recorded
 from contenders.timing import in_turn, timed
 
 import modules
-from networks.below import NO_CODE, SLICES_BELOW
 from networks.logits import draw
+from networks.neighbours import NO_CODE, SLICES_BELOW
 from utils import Parser, command_line, progress
 
 CODEBOOK_SIZE, NUM_LEVELS = 512, 32

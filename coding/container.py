@@ -1,69 +1,61 @@
 """The bytes of a `.bvq` file: which slices it holds, and the streams of their codes.
 
-A slice alone has a shorter head, because its codes take few bytes. All numbers without a size are
-variable-length integers (LEB128), lowest bits first.
+A file of a single slice has a shorter head, because its codes take few bytes. All numbers without a
+size are variable-length integers (LEB128), lowest bits first.
 
-| bytes, stacks | bytes, a slice alone | what |
+| bytes, stacks | bytes, a single slice | what |
 | --- | --- | --- |
-| 1 | 1 | `STACKS` or `ALONE`: the kind, and the version of the format |
+| 1 | 1 | `STACKS` or `SINGLE`: the kind, and the version of the format |
 | 4 | 2 | digest of the models; grid, codebook and levels follow from these |
 | 4 | 2 | checksum of the places and codes of all slices |
-| number | | number of runs; a run is a stack of slices without gaps |
-| numbers | | for each run: case, first level, number of slices, and bytes of its stream |
+| number | | number of stacks; a stack is slices of a case without gaps |
+| numbers | | for each stack: case, first level, number of slices, and bytes of its stream |
 | | number | case x levels + level |
 | rest | rest | the streams |
 """
 
-import dataclasses
 import hashlib
+import io
 import zlib
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from sources.folder import Split, make_split
 from sources.layout import slice_name
-from utils import InputError
+from utils import InputError, reading
 
 # First byte of a file: its kind, and version 1 of the format.
-ALONE, STACKS = 0xA1, 0xB1
-CHECK_BYTES = {ALONE: 2, STACKS: 4}  # of the digest, and of the checksum
+SINGLE, STACKS = 0xA1, 0xB1
+CHECK_BYTES = {SINGLE: 2, STACKS: 4}  # of the digest, and of the checksum
 MAX_CASE = 10**9 - 1  # that a name can hold
 MAX_SLICES = 10**5  # of a file; their codes fit into memory
 
 
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """A stack of slices without gaps.
-
-    Attributes:
-        case: Case of the slices.
-        first: Level of the lowest.
-        count: Number of slices.
-    """
+class Stack(NamedTuple):
+    """Slices of a case without gaps: the level of the lowest, and their number."""
 
     case: int
     first: int
     count: int
 
 
-def runs_of(split: Split) -> tuple[list[Run], np.ndarray]:
-    """Runs of a split, and the number of the run of each slice, `(N,)`."""
-    breaks = np.ones(len(split), bool)
-    breaks[1:] = (np.diff(split.cases) != 0) | (np.diff(split.levels) != 1)
-    numbers = np.cumsum(breaks) - 1
-    counts = np.bincount(numbers)
-    firsts = np.flatnonzero(breaks)
-    places = zip(split.cases[firsts], split.levels[firsts], counts)
-    return [Run(*map(int, place)) for place in places], numbers
+def stacks_of(split: Split) -> tuple[list[Stack], np.ndarray]:
+    """Stacks of a split, and the number of the stack of each slice, `(N,)`."""
+    is_first = np.ones(len(split), bool)
+    is_first[1:] = (np.diff(split.cases) != 0) | (np.diff(split.levels) != 1)
+    numbers = np.cumsum(is_first) - 1
+    places = zip(split.cases[is_first], split.levels[is_first], np.bincount(numbers))
+    return [Stack(*map(int, place)) for place in places], numbers
 
 
-def split_of(runs: Sequence[Run]) -> Split:
-    """The slices of some runs, named as in a data folder."""
+def split_of(stacks: Sequence[Stack]) -> Split:
+    """The slices of some stacks, named as in a data folder."""
     places = [
-        (run.case, level, slice_name(run.case, level))
-        for run in runs
-        for level in range(run.first, run.first + run.count)
+        (case, level, slice_name(case, level))
+        for case, first, count in stacks
+        for level in range(first, first + count)
     ]
     return make_split("decoded", places, {})
 
@@ -81,31 +73,32 @@ def checksum(split: Split, codes: np.ndarray) -> bytes:
 
 
 def pack(
-    models: bytes, check: bytes, runs: Sequence[Run], streams: Sequence[bytes], num_levels: int
+    models: bytes, check: bytes, stacks: Sequence[Stack], streams: Sequence[bytes], num_levels: int
 ) -> bytes:
     """Bytes of a file; `unpack` is the inverse.
 
     Args:
         models: What `digest` returned.
         check: What `checksum` returned.
-        runs: The stacks of slices.
-        streams: Bytes of the codes of each run.
+        stacks: Where the slices lie.
+        streams: Bytes of the codes of each stack.
         num_levels: Number of levels that the models know.
     """
-    if len(runs) == 1 and runs[0].count == 1:
-        kind, places = ALONE, [_varint(runs[0].case * num_levels + runs[0].first)]
+    if len(stacks) == 1 and stacks[0].count == 1:
+        kind, numbers = SINGLE, [stacks[0].case * num_levels + stacks[0].first]
     else:
-        kind, places = STACKS, [_varint(len(runs))]
-        for run, stream in zip(runs, streams, strict=True):
-            places += map(_varint, (run.case, run.first, run.count, len(stream)))
+        kind, numbers = STACKS, [len(stacks)]
+        for stack, stream in zip(stacks, streams, strict=True):
+            numbers += [*stack, len(stream)]
     size = CHECK_BYTES[kind]
-    return b"".join([bytes([kind]), models[:size], check[:size], *places, *streams])
+    head = bytes([kind]), models[:size], check[:size], *map(_varint, numbers)
+    return b"".join([*head, *streams])
 
 
 def unpack(
     content: bytes, name: str, num_levels: int
-) -> tuple[bytes, bytes, list[Run], list[bytes]]:
-    """Read a file that may come from a stranger.
+) -> tuple[bytes, bytes, list[Stack], list[bytes]]:
+    """Read a file that may come from a stranger: the inverse of `pack`.
 
     Args:
         content: Its bytes.
@@ -113,8 +106,7 @@ def unpack(
         num_levels: Number of levels that the models know.
 
     Returns:
-        First bytes of the digest of the models and of the checksum, runs, and the stream of each
-        run.
+        First bytes of `models` and of `check`, stacks, and the stream of each stack.
 
     Raises:
         InputError: It is no such file, it is truncated, or its numbers make no sense.
@@ -125,64 +117,41 @@ def unpack(
             f"{name} is no .bvq file that this program knows: "
             "name one that its compress.py encode wrote."
         )
-    reader = _Reader(content, 1, name)
-    models, check = reader.take(CHECK_BYTES[kind]), reader.take(CHECK_BYTES[kind])
-    if kind == ALONE:
-        case, level = divmod(reader.number((MAX_CASE + 1) * num_levels - 1), num_levels)
-        return models, check, [Run(case, level, 1)], [content[reader.place :]]
-    runs, sizes = _read_runs(reader, num_levels)
-    streams = [reader.take(size) for size in sizes]
-    if reader.place != len(content):
-        raise reader.damaged()
-    return models, check, runs, streams
+    with reading(name, "the file is damaged, copy it again"):
+        file = io.BytesIO(content[1:])
+        models, check = _take(file, CHECK_BYTES[kind]), _take(file, CHECK_BYTES[kind])
+        if kind == SINGLE:
+            place = _number(file, (MAX_CASE + 1) * num_levels - 1)
+            return models, check, [Stack(*divmod(place, num_levels), 1)], [file.read()]
+        stacks, sizes = _read_stacks(file, num_levels, len(content))
+        streams = [_take(file, size) for size in sizes]
+        if file.read():
+            raise ValueError("it goes on behind its end")
+    return models, check, stacks, streams
 
 
-def _read_runs(reader, num_levels):
-    """Runs, which are in order and do not touch, and the bytes of their streams."""
-    runs, sizes = [], []
-    for _ in range(reader.number(MAX_SLICES)):
-        case, first = reader.number(MAX_CASE), reader.number(num_levels - 1)
-        runs.append(Run(case, first, reader.number(num_levels - first)))
-        sizes.append(reader.number(len(reader.content)))
-        if not runs[-1].count:
-            raise reader.damaged()
+def _read_stacks(file, num_levels, most_bytes):
+    """Stacks, which are in order and do not touch, and the bytes of their streams."""
+    stacks, sizes = [], []
+    for _ in range(_number(file, MAX_SLICES)):
+        case, first = _number(file, MAX_CASE), _number(file, num_levels - 1)
+        stacks.append(Stack(case, first, _number(file, num_levels - first)))
+        sizes.append(_number(file, most_bytes))
     in_order = all(
         a.case < b.case or (a.case == b.case and a.first + a.count < b.first)
-        for a, b in zip(runs, runs[1:])
+        for a, b in zip(stacks, stacks[1:])
     )
-    if not runs or not in_order or sum(run.count for run in runs) > MAX_SLICES:
-        raise reader.damaged()
-    return runs, sizes
+    counts = [stack.count for stack in stacks]
+    if not in_order or not counts or not min(counts) or sum(counts) > MAX_SLICES:
+        raise ValueError("its stacks of slices make no sense")
+    return stacks, sizes
 
 
-class _Reader:
-    """Reads bytes and numbers, and refuses to read beyond the end."""
-
-    def __init__(self, content, place, name):
-        self.content, self.place, self.name = content, place, name
-
-    def damaged(self):
-        return InputError(f"{self.name} is damaged or ends too early: copy it again.")
-
-    def take(self, count):
-        begin, self.place = self.place, self.place + count
-        if self.place > len(self.content):
-            raise self.damaged()
-        return self.content[begin : self.place]
-
-    def number(self, most):
-        value = shift = 0
-        while True:
-            byte = self.take(1)[0]
-            value |= (byte & 0x7F) << shift
-            shift += 7
-            if byte < 0x80:
-                break
-            if shift > 63:
-                raise self.damaged()
-        if value > most:
-            raise self.damaged()
-        return value
+def _take(file, count):
+    content = file.read(count)
+    if len(content) < count:
+        raise ValueError("it ends too early")
+    return content
 
 
 def _varint(value):
@@ -191,3 +160,16 @@ def _varint(value):
         parts.append(value & 0x7F | 0x80)
         value >>= 7
     return bytes([*parts, value])
+
+
+def _number(file, most):
+    """Read what `_varint` wrote."""
+    value = 0
+    for shift in range(0, 64, 7):
+        byte = _take(file, 1)[0]
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            break
+    if byte >= 0x80 or value > most:
+        raise ValueError("one of its numbers makes no sense")
+    return value

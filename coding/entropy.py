@@ -35,16 +35,16 @@ def frequencies(steps: np.ndarray) -> np.ndarray:
     return TABLE[np.minimum(below, len(TABLE) - 1)] + 1  # no code is impossible
 
 
-def models(steps: np.ndarray) -> list[constriction.stream.model.Categorical]:
-    """What the range coder asks for each of the rows of rounded logits, int32 `(B, K)`."""
+def distributions(steps: np.ndarray) -> list[constriction.stream.model.Categorical]:
+    """Distributions of codes for the range coder, from rounded logits, int32 `(B, K)`."""
     return [constriction.stream.model.Categorical(row, lazy=True) for row in frequencies(steps)]
 
 
 class Encoder:
-    """Chooses the codes of slices, as `RasterPrior.describe` does, and writes them into streams.
+    """Chooses the codes of slices as `RasterPrior.choose_codes` does, and writes them into streams.
 
     Args:
-        prior: A prior in float64, see `networks.exact`.
+        prior: A prior in float64, see `networks.layers.exact`.
         count: Number of streams.
     """
 
@@ -64,16 +64,15 @@ class Encoder:
         """Append the codes of slices to different streams, and return them: int32 `(B, H, W)`.
 
         Args:
-            distances: See `RasterPrior.describe`, float64 `(B, H, W, K)`.
+            distances: See `RasterPrior.choose_codes`, float64 `(B, H, W, K)`.
             levels: int32 `(B,)`.
-            rate_weight: See `RasterPrior.describe`.
+            rate_weight: See `RasterPrior.choose_codes`.
             below: Codes of the slices below, see `RasterPrior.generate`.
             streams: Number of the stream of each slice, `(B,)`.
         """
         self.open = [self.streams[number] for number in streams]
         price = self.prior.price(rate_weight)
-        levels, below = _tensors(levels, below)
-        return self._generate(distances, levels, price, below).numpy()
+        return self._generate(distances, tf.constant(levels, tf.int32), price, below).numpy()
 
     def _choose_codes(self, distances, levels, price, below):
         def choose(logits, y, x):
@@ -84,8 +83,8 @@ class Encoder:
         return self.prior.generate(levels, choose, below)
 
     def _append(self, steps, codes):
-        for stream, code, model in zip(self.open, codes, models(steps)):
-            stream.encode(int(code), model)
+        for stream, code, distribution in zip(self.open, codes, distributions(steps)):
+            stream.encode(int(code), distribution)
         return codes
 
     def contents(self) -> list[bytes]:
@@ -102,16 +101,16 @@ def _shortest(stream):
     words = stream.get_compressed().astype(">u4").tobytes()
     number, (lower, width) = stream.pos()
     head, tail = words[: WORD * number], words[WORD * number :]
-    end = 2 ** (8 * 2 * WORD)
-    first, last = (int(lower), min(int(lower) + int(width), end))
-    if int.from_bytes(tail.ljust(2 * WORD, b"\0"), "big") < first:  # the coder carried into `head`
-        first, last = 0, int(lower) + int(width) - end
-    for count in range(2 * WORD + 1):
-        step = 2 ** (8 * (2 * WORD - count))
-        point = -(-first // step) * step
+    size, first, last = 2 * WORD, int(lower), int(lower) + int(width)
+    if int.from_bytes(tail.ljust(size, b"\0"), "big") < first:  # the coder carried into `head`
+        first, last = 0, last - 2 ** (8 * size)
+    last = min(last, 2 ** (8 * size))
+    for count in range(size + 1):
+        step = 2 ** (8 * (size - count))
+        point = -(-first // step) * step  # the least multiple of `step` from `first` on
         if point < last:
             break
-    return (head + point.to_bytes(2 * WORD, "big")[:count]).rstrip(b"\0")
+    return (head + point.to_bytes(size, "big")[:count]).rstrip(b"\0")
 
 
 class Decoder:
@@ -124,17 +123,15 @@ class Decoder:
 
     def __init__(self, prior: RasterPrior, contents: list[bytes]):
         self.prior = prior
-        self.streams = []
-        for content in contents:
-            padded = content + bytes(-len(content) % WORD)
-            words = np.frombuffer(padded, ">u4").astype("uint32")
-            self.streams.append(constriction.stream.queue.RangeDecoder(words))
+        padded = [content + bytes(-len(content) % WORD) for content in contents]
+        words = [np.frombuffer(content, ">u4").astype("uint32") for content in padded]
+        self.streams = [constriction.stream.queue.RangeDecoder(part) for part in words]
         self._generate = graph_function(self._read_codes)
 
     def read(self, levels: np.ndarray, below: np.ndarray, streams: np.ndarray) -> np.ndarray:
         """Read the next code map of different streams: int32 `(B, H, W)`. See `Encoder.write`."""
         self.open = [self.streams[number] for number in streams]
-        return self._generate(*_tensors(levels, below)).numpy()
+        return self._generate(tf.constant(levels, tf.int32), below).numpy()
 
     def _read_codes(self, levels, below):
         def choose(logits, y, x):
@@ -144,9 +141,5 @@ class Decoder:
         return self.prior.generate(levels, choose, below)
 
     def _next(self, steps):
-        pairs = zip(self.open, models(steps))
-        return np.array([stream.decode(model) for stream, model in pairs], "int32")
-
-
-def _tensors(levels, below):
-    return tf.constant(levels, tf.int32), tf.constant(below, tf.int32)
+        pairs = zip(self.open, distributions(steps))
+        return np.array([stream.decode(distribution) for stream, distribution in pairs], "int32")

@@ -10,7 +10,7 @@ from dataset import ImageSource, codes_below, upward_images
 from evaluation.reconstruction import check_levels
 from fitting.checkpoints import fingerprint, load_models
 from fitting.run_directory import RunDirectory
-from networks.exact import exact
+from networks.layers import exact
 from sources.folder import Split
 from sources.images import to_grey, write_png
 from utils import InputError, progress
@@ -30,7 +30,7 @@ class Codec:
 
     def __init__(self, run: RunDirectory):
         self.run, (vqvae, prior, _) = run, load_models(run)
-        self.models = container.digest(fingerprint(vqvae), fingerprint(prior))
+        self.digest = container.digest(fingerprint(vqvae), fingerprint(prior))
         self.vqvae, self.prior = exact(vqvae), exact(prior)
 
     def encode(self, split: Split, rate_weight: float | None = None) -> bytes:
@@ -38,30 +38,27 @@ class Codec:
 
         Args:
             split: The slices.
-            rate_weight: See `RasterPrior.describe`.
+            rate_weight: See `RasterPrior.choose_codes`.
 
         Raises:
             InputError: The prior does not know a level, or the bytes do not give the codes back.
         """
-        runs, numbers = container.runs_of(split)
+        stacks, numbers = container.stacks_of(split)
         codes, streams = self.write_streams(split, numbers, rate_weight)
         check, num_levels = container.checksum(split, codes), self.prior.settings["num_levels"]
-        content = container.pack(self.models, check, runs, streams, num_levels)
+        content = container.pack(self.digest, check, stacks, streams, num_levels)
         self.decode(content, "what was written")
         return content
 
     def write_streams(
         self, split: Split, numbers: np.ndarray, rate_weight: float | None = None
     ) -> tuple[np.ndarray, list[bytes]]:
-        """Choose the codes of slices and write them into streams.
+        """Codes of slices, int32 `(N, H, W)`, and the bytes of the streams that hold them.
 
         Args:
             split: The slices, N of them.
             numbers: Number of the stream of each slice, `(N,)`.
-            rate_weight: See `RasterPrior.describe`.
-
-        Returns:
-            Codes, int32 `(N, H, W)`, and the bytes of each stream.
+            rate_weight: See `RasterPrior.choose_codes`.
 
         Raises:
             InputError: The prior does not know a level.
@@ -93,14 +90,14 @@ class Codec:
             name: Its name, for messages.
 
         Raises:
-            InputError: It is damaged, or of other models, or these compute otherwise here.
+            InputError: It is damaged, or of other models, or these compute differently here.
         """
         num_levels = self.prior.settings["num_levels"]
-        models, check, runs, streams = container.unpack(content, name, num_levels)
-        if not self.models.startswith(models):
+        digest, check, stacks, streams = container.unpack(content, name, num_levels)
+        if not self.digest.startswith(digest):
             raise InputError(f"{name} was written with other models: name the --run that wrote it.")
-        split = container.split_of(runs)
-        _, numbers = container.runs_of(split)
+        split = container.split_of(stacks)
+        _, numbers = container.stacks_of(split)
         codes = self.read_streams(split, numbers, streams)
         if not container.checksum(split, codes).startswith(check):
             raise InputError(

@@ -18,8 +18,8 @@ from dataset import codes_below, load_images
 from evaluation.reconstruction import BATCH
 from evaluation.saved import METHODS
 from modules import VQVAE, Models
-from networks.below import NO_CODE
 from networks.frames import per_pixel
+from networks.neighbours import NO_CODE
 from networks.raster import RasterPrior, mirrored_level, numbered_seed
 from sources.folder import Split
 from sources.images import to_unit
@@ -212,7 +212,7 @@ class Reader:
         below = np.concatenate([codes_below(codes, self.below, batch) for codes in healed])
 
         distances = self.vqvae.distances(both[..., None])
-        nearest = self.prior.describe(distances, levels, 0.0)
+        nearest = self.prior.choose_codes(distances, levels, 0.0)
         surprise = self._surprise(distances, nearest, levels, below)
         seed = numbered_seed(self.seed, int(batch[0]))
         again = np.tile(nearest, (versions, 1, 1)), np.tile(levels, versions)
@@ -235,7 +235,7 @@ class Reader:
             contexts = np.concatenate([contexts, below])
         count = len(contexts) // len(levels)
         tiled = tf.tile(distances, (count, 1, 1, 1)), np.tile(levels, count)
-        likely = self.prior.describe(*tiled, None, contexts)
+        likely = self.prior.choose_codes(*tiled, None, contexts)
         readings = [
             np.maximum(self.prior.surprise(codes, levels, context), 0.0)
             for context, own in zip(np.split(contexts, count), np.split(likely, count))

@@ -15,7 +15,7 @@ from evaluation.reconstruction import BATCH, check_levels
 from evaluation.samples import SamplingOptions
 from evaluation.saved import Parts
 from modules import Models
-from networks.below import NO_CODE, SLICES_BELOW
+from networks.neighbours import NO_CODE, SLICES_BELOW
 from networks.raster import RasterPrior, numbered_seed
 from sources.folder import Split
 from sources.images import enlarge, to_grey, to_unit, write_png
@@ -62,7 +62,7 @@ def plan(
         return count, None
     check_levels(run, prior, first)
     images = to_unit(load_images(first, vqvae.settings["image_size"]))[..., None]
-    codes = prior.describe(vqvae.distances(images), first.levels)
+    codes = prior.choose_codes(vqvae.distances(images), first.levels)
     return max(count, 1), (int(first.levels[0]), np.asarray(codes)[0])
 
 

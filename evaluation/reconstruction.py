@@ -13,8 +13,8 @@ from dataset import ImageSource, codes_below, upward_images
 from evaluation import metrics
 from modules import VQVAE, Texture
 from networks import losses
-from networks.exact import exact
 from networks.frames import cut
+from networks.layers import exact
 from networks.raster import RasterPrior, numbered_seed
 from sources.folder import NO_SLICE, Slices, Split
 from sources.images import to_grey, to_unit, write_png
@@ -46,14 +46,14 @@ def evaluate(
 ) -> dict[str, np.ndarray]:
     """Measure every slice of a split.
 
-    The models compute in float64 (`networks.exact`), so that codes and images are those of a file
+    The models compute in float64 (`networks.layers`), so that codes and images are those of a file
     that `compress.py` writes, on any machine.
 
     Args:
         vqvae: The model that codes and reconstructs.
         prior: The model that chooses codes and counts their bits.
         split: The slices, N of them.
-        rate_weight: Price of one bit when codes are chosen; see `RasterPrior.describe`.
+        rate_weight: Price of one bit when codes are chosen; see `RasterPrior.choose_codes`.
         folder: Folder for the PNG of every reconstruction, or None for no PNGs.
 
     Returns:
@@ -78,7 +78,7 @@ def evaluate(
 
 
 def _evaluate_batch(vqvae, prior, images, levels, below, rate_weight):
-    codes = prior.describe(vqvae.distances(images), levels, rate_weight, below)  # (B, H, W)
+    codes = prior.choose_codes(vqvae.distances(images), levels, rate_weight, below)  # (B, H, W)
     restored = tf.cast(vqvae.decode(codes), tf.float32)  # (B, S, S, 1)
     maps = losses.ssim_map(images, restored)
     return {

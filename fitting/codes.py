@@ -72,7 +72,7 @@ def _choose_likely(run, data, settings, path):
     made_of = " ".join([*digests, data.slices.fingerprint])
 
     def choose(images, levels, below):
-        return draft.describe(vqvae.distances(images), levels, settings["rate_weight"], below)
+        return draft.choose_codes(vqvae.distances(images), levels, settings["rate_weight"], below)
 
     _write_codes(path, made_of, vqvae, data, choose)
 

@@ -9,7 +9,6 @@ import shutil
 import zipfile
 
 import h5py
-import numpy as np
 
 from fitting.run_directory import RunDirectory, read_config
 from utils import InputError, Parser, command_line, import_tensorflow, replacing
@@ -48,7 +47,7 @@ def export(run: RunDirectory, out: pathlib.Path) -> None:
 
 
 def _write_half_precision(path, copy):
-    """Copy a model file with its weights as float16."""
+    """Copy a model file with its float32 weights as float16."""
     with (
         zipfile.ZipFile(path) as whole,
         replacing(copy) as temporary,
@@ -60,22 +59,20 @@ def _write_half_precision(path, copy):
 
 
 def _halved(content):
-    """Bytes of an HDF5 file with its float32 arrays as float16."""
     written = io.BytesIO()
     with h5py.File(io.BytesIO(content)) as whole, h5py.File(written, "w") as half:
+
+        def copy(name, item):
+            if isinstance(item, h5py.Group):
+                target = half.require_group(name)
+            else:
+                dtype = "float16" if item.dtype == "float32" else item.dtype
+                target = half.create_dataset(name, data=item[()], dtype=dtype)
+            target.attrs.update(item.attrs)
+
         half.attrs.update(whole.attrs)
-        whole.visititems(lambda name, item: _copy_halved(name, item, half))
+        whole.visititems(copy)
     return written.getvalue()
-
-
-def _copy_halved(name, item, half):
-    if isinstance(item, h5py.Group):
-        copy = half.require_group(name)
-    else:
-        values = item[()]
-        is_single = item.dtype == np.float32
-        copy = half.create_dataset(name, data=values.astype("float16") if is_single else values)
-    copy.attrs.update(item.attrs)
 
 
 def main(args) -> None:

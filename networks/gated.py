@@ -59,52 +59,40 @@ class GatedBlock(layers.Layer):
         self.vertical_to_horizontal.build(vertical_shape)
         self.output_conv.build(vertical_shape)
 
-    def vertical(self, own: tf.Tensor, above: tf.Tensor, condition: tf.Tensor) -> tf.Tensor:
-        """Next vertical features of rows from their own and those `dilation` rows above.
+    def vertical(self, here: tf.Tensor, above: tf.Tensor, condition: tf.Tensor) -> tf.Tensor:
+        """Next vertical features of h rows, `(B, h, W, C)`.
 
         Args:
-            own: Features of h rows, `(B, h, W, C)`.
-            above: Features of the rows `dilation` above them, `(B, h, W, C)`.
+            here: Their features, `(B, h, W, C)`.
+            above: Features of the rows `dilation` above them, of the same shape.
             condition: `(B, h, W, 4C)`, or `(B, 1, 1, 4C)`.
-
-        Returns:
-            `(B, h, W, C)`.
         """
-        seen = self.vertical_conv(ops.concatenate([own, above], axis=-1))
-        return own + _gate(seen + condition[..., : 2 * self.width])
+        seen = self.vertical_conv(ops.concatenate([here, above], axis=-1))
+        return here + _gate(seen + condition[..., : 2 * self.width])
 
     def vertical_message(self, vertical: tf.Tensor, condition: tf.Tensor) -> tf.Tensor:
         """What the vertical stack and the condition add to the horizontal one, `(B, h, W, 2C)`."""
         return self.vertical_to_horizontal(vertical) + condition[..., 2 * self.width :]
 
     def horizontal(
-        self, own: tf.Tensor, left: tf.Tensor, vertical_message: tf.Tensor, training: bool = False
+        self, here: tf.Tensor, left: tf.Tensor, vertical_message: tf.Tensor, training: bool = False
     ) -> tf.Tensor:
-        """Next horizontal features of places from their own and those `dilation` to the left.
+        """Next horizontal features of places, `(..., C)`.
 
         Args:
-            own: Features of the places, `(..., C)`.
+            here: Their features, `(..., C)`.
             left: Features of the places `dilation` to the left, `(..., C)`.
             vertical_message: `(..., 2C)`.
             training: Whether dropout acts.
-
-        Returns:
-            `(..., C)`.
         """
-        seen = self.horizontal_conv(ops.concatenate([own, left], axis=-1)) + vertical_message
-        return own + self.output_conv(self.dropout(_gate(seen), training=training))
+        seen = self.horizontal_conv(ops.concatenate([here, left], axis=-1)) + vertical_message
+        return here + self.output_conv(self.dropout(_gate(seen), training=training))
 
     def call(self, vertical, horizontal, condition, training=False):
         vertical = self.vertical(vertical, shift(vertical, rows=self.dilation), condition)
         message = self.vertical_message(vertical, condition)
         left = shift(horizontal, columns=self.dilation)
         return vertical, self.horizontal(horizontal, left, message, training)
-
-    def get_config(self):
-        settings = {
-            "width": self.width, "dilation": self.dilation, "dropout": self.dropout_rate,
-        }  # fmt: skip
-        return {**super().get_config(), **settings}
 
 
 def shift(features: tf.Tensor, rows: int = 0, columns: int = 0) -> tf.Tensor:

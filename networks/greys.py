@@ -13,43 +13,39 @@ COMPONENTS = 3
 PARAMETERS = 1 + 3 * COMPONENTS  # of a pixel: logit of the background; weight, mean, log scale
 GREYS = 255  # steps from black to white
 FIRST_SCALE = math.log(0.03)  # log scale before any training, in units of the grey range
-LEAST_SCALE = -7.0  # narrower components are no better: this is a quarter of a grey value
+# Narrower components are no better than a quarter of a grey value. Of wider ones than seven grey
+# ranges, float32 could not tell the probability of a single grey value.
+LOG_SCALES = -7.0, 2.0
 
 
 def log_likelihood(values: tf.Tensor, parameters: tf.Tensor, restored: tf.Tensor) -> tf.Tensor:
-    """Log-probability of grey values.
+    """Log-probability of grey values in nats, `(...)`. The lowest and the highest take the tails.
 
     Args:
         values: Grey values over 255, float32 `(..., 1)` in [0, 1].
         parameters: Float32 `(..., PARAMETERS)`.
         restored: What the means are relative to, float32 `(..., 1)` in [0, 1].
-
-    Returns:
-        Natural logarithms, float32 `(...)`.
     """
+    # It loads for a second, which the first stage of a training does without.
+    from tensorflow_probability import distributions  # noqa: PLC0415
+
     background, weights, means, scales = _split(parameters, restored)
-    half = 0.5 / GREYS
-    upper, lower = (values + half - means) / scales, (values - half - means) / scales
-    # The lowest and the highest grey value take the tails, and 0 is the background.
-    is_lowest, is_highest = values < 1.5 / GREYS, values > 1 - half
-    log_below, log_above = tf.math.log_sigmoid(upper), tf.math.log_sigmoid(-lower)
-    mass = tf.sigmoid(upper) - tf.sigmoid(lower)
-    # Far out both sigmoids are equal in float32: there the density times the width is near enough.
-    middle = (values - means) / scales
-    log_density = middle - 2 * tf.math.softplus(middle) - tf.math.log(scales * GREYS)
-    log_mass = tf.where(mass > 1e-5, tf.math.log(tf.maximum(mass, 1e-12)), log_density)
-    log_mass = tf.where(is_lowest, log_below, tf.where(is_highest, log_above, log_mass))
-    log_head = tf.reduce_logsumexp(tf.nn.log_softmax(weights) + log_mass, axis=-1)
-    is_background = values[..., 0] < half
+    # A quantized distribution rounds up, hence the half.
+    logistic = distributions.Logistic(GREYS * means - 0.5, GREYS * scales)
+    brain = distributions.MixtureSameFamily(
+        distributions.Categorical(logits=weights),
+        distributions.QuantizedDistribution(logistic, low=1.0, high=GREYS),
+    )
+    greys = tf.round(GREYS * values[..., 0])
     return tf.where(
-        is_background,
+        greys == 0,
         tf.math.log_sigmoid(background),
-        tf.math.log_sigmoid(-background) + log_head,
+        tf.math.log_sigmoid(-background) + brain.log_prob(tf.maximum(greys, 1.0)),
     )
 
 
 def draw_greys(parameters: tf.Tensor, restored: tf.Tensor, uniforms: tf.Tensor) -> tf.Tensor:
-    """Draw grey values. A pixel is background where that is likelier than not.
+    """Draw grey values over 255, `(...)`. A pixel is background where that is likelier than not.
 
     That alone is not drawn. The pixels of one step would be drawn independently, which frays the
     edge of a brain and leaves single black pixels in it.
@@ -58,9 +54,6 @@ def draw_greys(parameters: tf.Tensor, restored: tf.Tensor, uniforms: tf.Tensor) 
         parameters: Float32 `(..., PARAMETERS)`.
         restored: What the means are relative to, float32 `(..., 1)` in [0, 1].
         uniforms: Independent random numbers, float32 `(..., 2)` in [0, 1).
-
-    Returns:
-        Grey values over 255, float32 `(...)` in [0, 1].
     """
     background, weights, means, scales = _split(parameters, restored)
     first, second = tf.unstack(uniforms, axis=-1)
@@ -76,6 +69,6 @@ def draw_greys(parameters: tf.Tensor, restored: tf.Tensor, uniforms: tf.Tensor) 
 def _split(parameters, restored):
     """Logit of the background `(...)`; weights, means and scales `(..., COMPONENTS)`."""
     background, rest = parameters[..., 0], parameters[..., 1:]
-    weights, means, scales = tf.split(rest, 3, axis=-1)
-    scales = tf.exp(tf.maximum(scales + FIRST_SCALE, LEAST_SCALE))
+    weights, means, log_scales = tf.split(rest, 3, axis=-1)
+    scales = tf.exp(tf.clip_by_value(log_scales + FIRST_SCALE, *LOG_SCALES))
     return background, weights, restored + 0.1 * means, scales

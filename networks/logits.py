@@ -13,7 +13,7 @@ def draw(
     top_k: int = 0,
     top_p: float = 1.0,
 ) -> tf.Tensor:
-    """Draw from the categorical distribution of `logits` exactly, by the Gumbel-max trick.
+    """Draw codes `(B,)` from the categorical distribution of `logits`, by the Gumbel-max trick.
 
     Args:
         logits: float32 `(B, K)`.
@@ -22,9 +22,6 @@ def draw(
         temperature: Divisor of the logits. 1 leaves the distribution as it is.
         top_k: Number of likeliest codes to draw among, 0 for all.
         top_p: Probability that the codes to draw among reach together, the likeliest first.
-
-    Returns:
-        codes, int32 `(B,)`.
 
     Reference:
         Holtzman et al. 2020, The Curious Case of Neural Text Degeneration (top_p).
@@ -48,15 +45,12 @@ def draw(
 
 
 def near_and_likely(distances: tf.Tensor, logits: tf.Tensor, price: tf.Tensor) -> tf.Tensor:
-    """Codes that minimise distance + price x nats, see `RasterPrior.describe`.
+    """Codes that minimise distance + price x nats; see `RasterPrior.choose_codes`.
 
     Args:
         distances: Distance to each code, `(B, K)`.
         logits: `(B, K)`, of the same type.
         price: Price of one nat, a scalar.
-
-    Returns:
-        codes, int32 `(B,)`.
     """
     costs = distances - tf.cast(price, logits.dtype) * tf.nn.log_softmax(logits)
     return tf.argmin(costs, axis=-1, output_type=tf.int32)
@@ -64,10 +58,10 @@ def near_and_likely(distances: tf.Tensor, logits: tf.Tensor, price: tf.Tensor) -
 
 def bits(logits: tf.Tensor, codes: tf.Tensor) -> tf.Tensor:
     """-log2 of the probability of `codes`: `(..., K)`, int32 `(...)` -> float32 `(...)`."""
-    # It loads for seconds, and the first stage of a training does without it.
-    import tensorflow_probability as tfp  # noqa: PLC0415
+    # It loads for a second, which the first stage of a training does without.
+    from tensorflow_probability import distributions  # noqa: PLC0415
 
-    return -tfp.distributions.Categorical(logits=logits).log_prob(codes) / math.log(2)
+    return -distributions.Categorical(logits=logits).log_prob(codes) / math.log(2)
 
 
 def surprise(logits: tf.Tensor, codes: tf.Tensor) -> tf.Tensor:
@@ -80,5 +74,5 @@ def surprise(logits: tf.Tensor, codes: tf.Tensor) -> tf.Tensor:
     probability = tf.nn.softmax(logits)
     expected = tf.reduce_sum(probability * information, -1)  # (...)
     variance = tf.reduce_sum(probability * (information - expected[..., None]) ** 2, -1)
-    own = tf.gather(information, codes, batch_dims=len(codes.shape))
-    return (own - expected) / tf.sqrt(variance + 1.0)
+    found = tf.gather(information, codes, batch_dims=len(codes.shape))
+    return (found - expected) / tf.sqrt(variance + 1.0)

@@ -59,14 +59,7 @@ def ssim_map(images, reconstructions) -> tf.Tensor:
     """Compute structural similarity at every pixel whose window lies inside the image.
 
     Data range 1, 11 x 11 Gaussian window of sigma 1.5, population moments (Wang et al. 2004,
-    equation 13).
-
-    Args:
-        images: Originals `(B, S, S, 1)` in [0, 1], S at least 11.
-        reconstructions: Images of the same shape.
-
-    Returns:
-        float32 `(B, S - 10, S - 10)`.
+    equation 13). Images `(B, S, S, 1)` with S at least 11 give float32 `(B, S - 10, S - 10)`.
     """
     return _ssim(*_moments(images, reconstructions))
 
@@ -84,7 +77,7 @@ def _with_margins(frames, sides):
 
 
 def frame_ssim(images, reconstructions, frame: Sequence[int], image_size: int) -> tf.Tensor:
-    """Compute the mean SSIM of whole slices from their frames, outside of which both are 0.
+    """Compute the mean SSIM of whole slices `(B,)` from their frames, outside of which both are 0.
 
     A window that does not reach the frame sees zeros on both sides, where SSIM is 1. So the figure
     is that of `ssim` on the whole slices.
@@ -94,9 +87,6 @@ def frame_ssim(images, reconstructions, frame: Sequence[int], image_size: int) -
         reconstructions: Frames of reconstructions. They are clipped.
         frame: First row, first column, and the row and column after the last.
         image_size: Pixels S of a side of the slices.
-
-    Returns:
-        float32 `(B,)`.
     """
     sides = margins(frame, image_size, SSIM_WINDOW - 1)
     clipped = tf.clip_by_value(reconstructions, 0.0, 1.0)

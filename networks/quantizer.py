@@ -10,8 +10,8 @@ import keras
 import tensorflow as tf
 from keras import layers, ops
 
-from networks import serializable
-from networks.exact import full_precision
+from networks import check_range, replicas, serializable
+from networks.layers import full_precision
 
 
 @serializable
@@ -43,9 +43,6 @@ class CodebookUsage(keras.metrics.Metric):
         used = ops.sum(ops.cast(self.counts > 0, "float32"))
         return {"codes_used": used, "perplexity": ops.exp(entropy)}
 
-    def get_config(self):
-        return {**super().get_config(), "codebook_size": self.codebook_size}
-
 
 @serializable
 class VectorQuantizer(layers.Layer):
@@ -62,7 +59,7 @@ class VectorQuantizer(layers.Layer):
     gradient. The commitment loss, beta times the mean squared distance (equation 3), is added.
 
     Args:
-        codebook_size: Number of codes K, at least 2.
+        codebook_size: Number of codes K, from 2 to 65,536.
         code_dim: Dimension D of a code.
         decay: Decay of the moving averages.
         commitment_weight: Weight beta of the commitment loss.
@@ -70,7 +67,7 @@ class VectorQuantizer(layers.Layer):
         seed: Seed of the start and the restarts.
 
     Raises:
-        ValueError: `codebook_size` is below 2.
+        ValueError: `codebook_size` is out of range.
     """
 
     def __init__(
@@ -84,10 +81,7 @@ class VectorQuantizer(layers.Layer):
         **kwargs,
     ):
         super().__init__(**{**kwargs, "dtype": full_precision(kwargs.get("dtype"))})
-        if codebook_size < 2:
-            raise ValueError(
-                f"`codebook_size` must be at least 2. Received: codebook_size={codebook_size}"
-            )
+        check_range("codebook_size", codebook_size, int, 2, 2**16)
         self.codebook_size = codebook_size
         self.code_dim = code_dim
         self.decay = decay
@@ -108,17 +102,10 @@ class VectorQuantizer(layers.Layer):
         self.error = state(name="error", shape=(), initializer="ones")
 
     def distances(self, latents: tf.Tensor) -> tf.Tensor:
-        """Squared distance of each vector to each code, minus |z|^2, which all codes share.
+        """Squared distance of vectors to each code, less |z|^2: float32 `(..., D)` -> `(..., K)`.
 
-        It may be negative.
-
-        The unit is the mean squared distance to the nearest code in training.
-
-        Args:
-            latents: float32 `(..., D)`.
-
-        Returns:
-            float32 `(..., K)`.
+        It may be negative, because |z|^2, which all codes share, is left out. Its unit is the mean
+        squared distance to the nearest code in training.
         """
         products = ops.matmul(latents, ops.transpose(self.codebook))
         return (ops.sum(self.codebook**2, axis=-1) - 2 * products) / self.error
@@ -155,61 +142,42 @@ class VectorQuantizer(layers.Layer):
         On several replicas the sums run over the vectors of all of them, and so do the draws.
         Each replica then moves its own copy of the codebook by the same numbers.
         """
-        context = tf.distribute.get_replica_context()
-        replicas = context.num_replicas_in_sync
-        vectors = ops.reshape(latents, (-1, self.code_dim))  # (N / replicas, D)
-        embeddings = ops.reshape(embeddings, (-1, self.code_dim))
-        errors = ops.sum((vectors - embeddings) ** 2, axis=-1)  # (N / replicas,)
-        codes = ops.reshape(codes, (-1,))  # (N / replicas,)
-        n = ops.segment_sum(ops.ones_like(errors), codes, self.codebook_size)  # (K,)
-        m = ops.segment_sum(vectors, codes, self.codebook_size)  # (K, D)
+        codes = ops.reshape(codes, (-1,))  # (N,)
+        vectors, embeddings = (
+            ops.reshape(values, (-1, self.code_dim)) for values in (latents, embeddings)
+        )
+        errors = ops.sum((vectors - embeddings) ** 2, axis=-1)  # (N,)
+        counts, sums, error = replicas.total(
+            ops.segment_sum(ops.ones_like(errors), codes, self.codebook_size),  # (K,)
+            ops.segment_sum(vectors, codes, self.codebook_size),  # (K, D)
+            ops.mean(errors),
+        )
+        counts = self.decay * self.counts + (1 - self.decay) * counts
+        sums = self.decay * self.sums + (1 - self.decay) * sums
+        error = self.decay * self.error + (1 - self.decay) * error / replicas.count()
 
-        proposals = self._propose_restarts(context, vectors, errors)
-        sums = [n, m, proposals, ops.mean(errors)]
-        n, m, proposals, error = context.all_reduce("sum", sums)
-        counts = self.decay * self.counts + (1 - self.decay) * n
-        sums = self.decay * self.sums + (1 - self.decay) * m
-
-        even_share = ops.cast(replicas * ops.shape(vectors)[0], "float32") / self.codebook_size
-        dead = self.counts < self.restart_below * even_share  # (K,)
-        restarts = self._pick_restarts(proposals)  # (K, D)
-        counts = ops.where(dead, even_share, counts)
-        sums = ops.where(dead[:, None], even_share * restarts, sums)
+        even_share = ops.cast(replicas.count() * ops.shape(vectors)[0], "float32")
+        even_share = even_share / self.codebook_size
+        is_dead = self.counts < self.restart_below * even_share  # (K,)
+        restarts = self._draw_restarts(vectors, errors)
+        counts = ops.where(is_dead, even_share, counts)
+        sums = ops.where(is_dead[:, None], even_share * restarts, sums)
 
         total = ops.sum(counts)
         smoothed = (counts + 1e-5) / (total + self.codebook_size * 1e-5) * total
         self.counts.assign(counts)
         self.sums.assign(sums)
         self.codebook.assign(sums / smoothed[:, None])
-        self.error.assign(self.decay * self.error + (1 - self.decay) * error / replicas)
+        self.error.assign(error)
 
-    def _propose_restarts(self, context, vectors, errors):
-        """Best vectors of this replica to restart on: `(replicas, K or fewer, 1 + D)`.
+    def _draw_restarts(self, vectors, errors):
+        """K vectors of the batch, without replacement and with probability as their error: (K, D).
 
-        Gumbel top-k makes K draws from the batch without replacement, with probability
-        proportional to the error. The first column is the key of a draw. The rows of other
-        replicas are 0, so that a sum over replicas puts all of them side by side.
+        Gumbel top-k draws so. A batch may hold fewer vectors than there are codes: then they
+        repeat.
         """
-        replicas, replica = context.num_replicas_in_sync, context.replica_id_in_sync_group
-        own = ops.shape(vectors)[0]
-        noise = keras.random.uniform((replicas * own,), 1e-6, 1 - 1e-6, seed=self.seed_generator)
-        noise = noise[replica * own : (replica + 1) * own]
-        keys = ops.log(errors + 1e-12) - ops.log(-ops.log(noise))
-        best = tf.math.top_k(keys, tf.minimum(self.codebook_size, own)).indices
-        rows = [ops.take(keys, best)[:, None], ops.take(vectors, best, axis=0)]
-        return tf.one_hot(replica, replicas)[:, None, None] * ops.concatenate(rows, axis=-1)
-
-    def _pick_restarts(self, proposals):
-        """The K vectors with the highest keys among the proposals of all replicas, `(K, D)`."""
-        proposals = ops.reshape(proposals, (-1, 1 + self.code_dim))
-        count = tf.minimum(self.codebook_size, tf.shape(proposals)[0])
-        draws = tf.math.top_k(proposals[:, 0], count).indices
-        # A batch may hold fewer vectors than there are codes.
-        draws = ops.take(draws, ops.arange(self.codebook_size) % ops.shape(draws)[0], axis=0)
-        return ops.take(proposals[:, 1:], draws, axis=0)
-
-    def get_config(self):
-        names = (
-            "codebook_size", "code_dim", "decay", "commitment_weight", "restart_below", "seed",
-        )  # fmt: skip
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+        size = replicas.count() * ops.shape(vectors)[0]
+        noise = keras.random.uniform((size,), 1e-6, 1 - 1e-6, seed=self.seed_generator)
+        keys = ops.log(errors + 1e-12) - ops.log(-ops.log(replicas.own_share(noise)))
+        best = replicas.best(keys, vectors, self.codebook_size)
+        return ops.take(best, ops.arange(self.codebook_size) % ops.shape(best)[0], axis=0)

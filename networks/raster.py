@@ -1,4 +1,4 @@
-"""Generation of code maps in raster order: the seam behind sampling, describing and healing.
+"""Generation of code maps in raster order: the loop behind sampling, choosing and healing codes.
 
 A prior models the codes of a slice as p(codes | level, slices below). It is the product of
 p(code | earlier codes, level, slices below) in raster order, row by row and from left to right.
@@ -17,7 +17,7 @@ mirror image has mirror images below it.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -25,22 +25,18 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from networks import graph_function
-from networks.below import NO_CODE, SLICES_BELOW, Wavefront
+from networks import check_range, graph_function, replicas
 from networks.logits import bits, draw, near_and_likely, surprise
+from networks.neighbours import NO_CODE, SLICES_BELOW, Wavefront
 
 SEED_STRIDE = 7919  # a prime, so that streams of neighbouring seeds do not meet soon
 
 
 def mirrored_level(levels: Any, num_levels: int) -> Any:
-    """Level that stands for the mirror image of a slice at level k: k + L.
+    """Level that stands for the mirror image of a slice at level k in [0, L): k + L.
 
     Training sees both. Brains and scanners are not symmetric, so a prior that could not tell them
     apart would draw half of its slices mirrored.
-
-    Args:
-        levels: Level or levels k in [0, L).
-        num_levels: Number L of slice levels.
     """
     return levels + num_levels
 
@@ -56,90 +52,144 @@ def numbered_seed(seed: int, number: int | np.ndarray) -> tf.Tensor:
 
 
 class RasterPrior(keras.Model):
-    """p(codes | level, slices below) in raster order. A subclass writes `call` and `step`.
+    """p(codes | level, slices below) in raster order.
 
-    A subclass has a dict `settings` with `grid` (rows H and columns W of the map),
-    `codebook_size`, `num_levels`, `reads_below`, `rate_weight` and `vqvae`, as `modules.PixelCNN`
-    explains them. A prior that does not read the slices below gets them all the same.
-    Its class attribute `SETTINGS` gives type and range of each, and `least_weights` the number of
-    weights that follow from them: files are checked by both. It writes:
+    A prior is a subclass. Its constructor takes these arguments, hands them to this one, and builds
+    all weights. It must write `call` and `step`. If it needs more than the code to the left, it
+    also writes `start` and `start_row`, and if it reads the slices below, `read_below` and
+    `REACH_BELOW`. That is all. `step` must give the logits that `call` gives at that place for the
+    same earlier codes. AutoGraph is off: a branch on a tensor is `tf.cond`, a loop
+    `tf.while_loop`.
 
-    - `call({"codes": (B, H, W), "levels": (B,), "below": (B, SLICES_BELOW, H, W)})` gives the
-      logits of all places at once, float32 `(B, H, W, K)`. Training and `bits` use it.
-    - `read_below(below)` gives what the slices below say at each place of theirs: any structure of
-      tensors `(B, h, W, ...)`. It is also asked for windows of h rows. So it must not depend on
-      where in the map they lie, nor on more than `REACH_BELOW` rows above and below a row. Codes
-      beyond the map are `OUTSIDE`.
-    - `start(batch)` gives the state of that many maps before their first row: any structure of
-      tensors. Shapes stay the same throughout, so a cache has its full size from the start.
-    - `start_row(state, above, levels, read, y)` may change it at the start of rows y, int32 `(B,)`.
-      `above` holds the codes of the rows above, int32 `(B, W)`, or `NO_CODE` everywhere, and `read`
-      what `read_below` says of these rows. Maps take turns in a state: where y is 0, nothing of an
-      earlier one may stay.
-    - `step(state, left, y, x)` gives `(logits (B, K), state)` of one place in each row. `left` is
-      the code to the left, int32 `(B,)`, or `NO_CODE` at the start of a row. `x` is a scalar.
+    Call: `{"codes": (B, H, W), "levels": (B,), "below": (B, SLICES_BELOW, H, W)}`, all int32 ->
+    logits of all places, float32 `(B, H, W, K)`. The loss is bits per code.
 
-    `step` must give the logits that `call` gives at that place for the same earlier codes.
-    AutoGraph is off, so a branch on a tensor is `tf.cond` and a loop is `tf.while_loop`.
+    Args:
+        grid: Rows H and columns W of the code map, 1 to 512. One number stands for both.
+        codebook_size: Number of codes K, 2 to 65,536.
+        num_levels: Number L of slice levels, 1 to 10,000.
+        width: Channels C, 2 to 1024.
+        blocks: Number of blocks, 1 to 64.
+        dropout: Dropout rate within the blocks, 0 to 1.
+        reads_below: Whether it reads the slices below. If not, it models each slice by itself.
+        rate_weight: Rate weight by which its codes were chosen; see `choose_codes`.
+        vqvae: Fingerprint of the VQ-VAE whose codes it models. Networks ignore it. Loading compares
+            it.
+
+    Attributes:
+        settings: These arguments by name.
+
+    Raises:
+        ValueError: A setting is out of range.
     """
 
-    REACH_BELOW = 0
+    REACH_BELOW = 0  # rows above and below a row on which `read_below` depends
+
+    def __init__(
+        self,
+        grid: int | Sequence[int],
+        codebook_size: int,
+        num_levels: int,
+        width: int = 128,
+        blocks: int = 8,
+        dropout: float = 0.1,
+        reads_below: bool = False,
+        rate_weight: float = 0.0,
+        vqvae: str = "",
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        grid = (grid, grid) if isinstance(grid, int) else tuple(grid)
+        check_range("grid", grid, int, 1, 512, length=2)
+        check_range("codebook_size", codebook_size, int, 2, 2**16)
+        check_range("num_levels", num_levels, int, 1, 10**4)
+        check_range("width", width, int, 2, 1024)
+        check_range("blocks", blocks, int, 1, 64)
+        check_range("dropout", dropout, float, 0, 1)
+        check_range("rate_weight", rate_weight, float, 0, 1e6)
+        self.settings = dict(
+            grid=grid, codebook_size=codebook_size, num_levels=num_levels, width=width,
+            blocks=blocks, dropout=dropout, reads_below=reads_below, rate_weight=rate_weight,
+            vqvae=vqvae,
+        )  # fmt: skip
+
+    def get_config(self):
+        return {**super().get_config(), **self.settings}
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """Mean bits a code."""
-        # Replicas sum their losses. Keras divides its own losses by the number of replicas, and
-        # this one is ours.
-        replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        return ops.mean(bits(y_pred, y)) / replicas
+        return replicas.share_of_loss(ops.mean(bits(y_pred, y)))
 
-    def read_below(self, below: tf.Tensor) -> Any:
-        """What the slices below say, from their codes `(B, SLICES_BELOW, h, W)`."""
-        return ()
+    def step(
+        self, state: Any, left: tf.Tensor, y: tf.Tensor, x: tf.Tensor
+    ) -> tuple[tf.Tensor, Any]:
+        """Logits `(B, K)` of one place in each row, and the state after them.
+
+        Args:
+            state: What `start_row` or the last `step` returned.
+            left: Code to the left, int32 `(B,)`, or `NO_CODE` at the start of a row.
+            y: Row of each map, int32 `(B,)`.
+            x: Column, a scalar.
+        """
+        raise TypeError(f"{type(self).__name__} must define `step` to generate codes")
 
     def start(self, batch: int | tf.Tensor) -> Any:
-        """State of so many maps before their first row."""
+        """State of so many maps before their first row: any structure of tensors.
+
+        Shapes stay the same throughout, so a cache has its full size from the start.
+        """
         return ()
 
     def start_row(
         self, state: Any, above: tf.Tensor, levels: tf.Tensor, read: Any, y: tf.Tensor
     ) -> Any:
-        """State at the start of rows y."""
+        """State at the start of rows y, int32 `(B,)`.
+
+        Maps take turns in a state: where y is 0, nothing of an earlier one may stay.
+
+        Args:
+            state: What `start` or the last `step` returned.
+            above: Codes of the rows above, int32 `(B, W)`, or `NO_CODE` everywhere.
+            levels: int32 `(B,)`.
+            read: What `read_below` says of these rows.
+            y: The rows.
+        """
         return state
 
-    def step(
-        self, state: Any, left: tf.Tensor, y: tf.Tensor, x: tf.Tensor
-    ) -> tuple[tf.Tensor, Any]:
-        """Logits at places (y, x) and the state after them."""
-        raise TypeError(f"{type(self).__name__} must define `step` to generate codes")
+    def read_below(self, below: tf.Tensor) -> Any:
+        """What codes of the slices below say: any structure of tensors `(B, h, W, ...)`.
+
+        Args:
+            below: Windows of h rows of these slices, int32 `(B, SLICES_BELOW, h, W)`. Rows beyond
+                the map are `OUTSIDE`. Where in the map a window lies must not matter.
+        """
+        return ()
 
     def generate(
         self, levels: tf.Tensor, choose: Callable, below: tf.Tensor | None = None
     ) -> tf.Tensor:
-        """Code maps in raster order, computing each place once.
+        """Code maps in raster order, int32 `(B, H, W)`. Each place is computed once.
 
         Args:
             levels: Slice levels, int32 `(B,)`.
             choose: Rule `(logits (B, K), y, x) -> codes (B,)` that decides each code.
             below: Codes of the slices below, int32 `(B, SLICES_BELOW, H, W)`. None for none.
-
-        Returns:
-            codes, int32 `(B, H, W)`.
         """
         height, width = self.settings["grid"]
         levels = tf.cast(levels, tf.int32)
-        read = self.read_below(self._or_none(below, levels))
+        read = self.read_below(self._codes_below(below, levels))
 
         def line(y, state, above, rows):
-            of_row = tf.nest.map_structure(lambda part: part[:, y], read)
-            same = tf.zeros_like(levels) + y
-            state = self.start_row(state, above, levels, of_row, same)
-            codes, state = self._row(state, same, lambda logits, x: choose(logits, y, x))
+            row_read = tf.nest.map_structure(lambda part: part[:, y], read)
+            ys = tf.zeros_like(levels) + y
+            state = self.start_row(state, above, levels, row_read, ys)
+            codes, state = self._row(state, ys, lambda logits, x: choose(logits, y, x))
             return y + 1, state, codes, rows.write(y, codes)
 
         above = tf.fill((tf.shape(levels)[0], width), NO_CODE)
         rows = tf.TensorArray(tf.int32, height, element_shape=(levels.shape[0], width))
-        begin = (0, self.start(tf.shape(levels)[0]), above, rows)
-        rows = tf.while_loop(lambda y, *_: y < height, line, begin)[-1]
+        first = (0, self.start(tf.shape(levels)[0]), above, rows)
+        rows = tf.while_loop(lambda y, *_: y < height, line, first)[-1]
         return tf.transpose(rows.stack(), (1, 0, 2))  # (B, H, W)
 
     def _row(self, state, y, choose):
@@ -160,7 +210,7 @@ class RasterPrior(keras.Model):
         self, codes: tf.Tensor, levels: tf.Tensor, below: tf.Tensor | None = None
     ) -> tf.Tensor:
         """Logits of all places at once, float32 `(B, H, W, K)`. `below` as in `generate`."""
-        below = self._or_none(below, levels)
+        below = self._codes_below(below, levels)
         return self({"codes": codes, "levels": levels, "below": below})
 
     @graph_function
@@ -189,20 +239,17 @@ class RasterPrior(keras.Model):
         rows: int = 0,
         below: tf.Tensor | None = None,
     ) -> tf.Tensor:
-        """Draw code maps.
+        """Draw code maps, int32 `(B, H, W)`.
 
         Args:
             levels: Slice levels to draw at, int32 `(B,)`.
             seed: int32 scalar tensor. The same seed gives the same codes.
-            temperature: See `draw`.
-            top_k: See `draw`.
-            top_p: See `draw`.
+            temperature: See `draw`, as for `top_k` and `top_p`.
+            top_k: 0 or more.
+            top_p: In (0, 1].
             given: Codes to begin from, int32 `(B, H, W)`, or None.
             rows: Number of rows that are kept of `given`. The rest is drawn.
             below: See `generate`.
-
-        Returns:
-            codes, int32 `(B, H, W)`.
         """
 
         def choose(logits, y, x):
@@ -221,7 +268,7 @@ class RasterPrior(keras.Model):
         top_k: int = 0,
         top_p: float = 1.0,
     ) -> tf.Tensor:
-        """Draw stacks of slices from bottom to top, each slice given those drawn below it.
+        """Draw stacks of slices upward, each given those drawn below it: int32 `(B, S, H, W)`.
 
         Row y of a slice needs the slices below up to row y + `REACH_BELOW` only. So a slice begins
         as soon as these rows are drawn. When a slice is finished, a later one takes its place in
@@ -231,42 +278,39 @@ class RasterPrior(keras.Model):
             below: Codes of the slices below the lowest, int32 `(B, SLICES_BELOW, H, W)`.
             level: Level of the lowest slice, int32 scalar.
             seeds: Seed of each slice, int32 `(S,)`, for S slices in each stack.
-            temperature: See `draw`.
-            top_k: See `draw`.
-            top_p: See `draw`.
-
-        Returns:
-            codes, int32 `(B, S, H, W)`.
+            temperature: See `draw`, as for `top_k` and `top_p`.
+            top_k: 0 or more.
+            top_p: In (0, 1].
         """
         below, level, seeds = (tf.cast(part, tf.int32) for part in (below, level, seeds))
         front = Wavefront(below.shape, seeds.shape[0], self.REACH_BELOW)
 
         def line(step, state, rows):
-            number, y, own, is_drawn = front.at(step)
-            read = self.read_below(front.around(rows, own))
+            number, y, place, is_drawn = front.slots_at(step)
+            read = self.read_below(front.below(rows, place))
             read = tf.nest.map_structure(lambda part: part[:, self.REACH_BELOW], read)
-            levels, own_y = (tf.repeat(part, front.batch) for part in (level + number, y))
-            state = self.start_row(state, front.above(rows, own), levels, read, own_y)
-            of_slices = tf.gather(seeds, number)
+            levels, ys = (tf.repeat(part, front.batch) for part in (level + number, y))
+            state = self.start_row(state, front.above(rows, place), levels, read, ys)
+            slot_seeds = tf.gather(seeds, number)
 
             def choose(logits, x):
-                return draw(logits, of_slices, self._place(y, x), temperature, top_k, top_p)
+                return draw(logits, slot_seeds, self._place(y, x), temperature, top_k, top_p)
 
-            codes, state = self._row(state, own_y, choose)
-            return step + 1, state, front.write(rows, own, is_drawn, codes)
+            codes, state = self._row(state, ys, choose)
+            return step + 1, state, front.write(rows, place, is_drawn, codes)
 
-        begin = (0, self.start(front.slots * front.batch), front.begin(below))
-        rows = tf.while_loop(lambda step, *_: step < front.steps, line, begin)[-1]
+        first = (0, self.start(front.slots * front.batch), front.first_rows(below))
+        rows = tf.while_loop(lambda step, *_: step < front.steps, line, first)[-1]
         return front.maps(rows)
 
-    def describe(
+    def choose_codes(
         self,
         distances: tf.Tensor,
         levels: tf.Tensor,
         rate_weight: float | None = None,
         below: tf.Tensor | None = None,
     ) -> tf.Tensor:
-        """Codes that are near and likely: each minimises distance + rate_weight x bits.
+        """Codes that are near and likely, int32 `(B, H, W)`: least distance + rate_weight x bits.
 
         The choice goes in raster order, so that the bits follow from the codes chosen before.
 
@@ -278,25 +322,22 @@ class RasterPrior(keras.Model):
                 and None the prior's own.
             below: See `generate`.
 
-        Returns:
-            codes, int32 `(B, H, W)`.
-
         Reference:
             Chou, Lookabaugh and Gray 1989, Entropy-Constrained Vector Quantization.
         """
         price = self.price(rate_weight)
         if not price.numpy():
             return tf.argmin(distances, axis=-1, output_type=tf.int32)
-        return self._describe(distances, levels, price, self._or_none(below, levels))
+        return self._choose_codes(distances, levels, price, self._codes_below(below, levels))
 
     def price(self, rate_weight: float | None = None) -> tf.Tensor:
-        """Price of one nat, a float32 scalar, for the price of one bit; see `describe`."""
+        """Price of one nat, a float32 scalar, for the price of one bit; see `choose_codes`."""
         rate_weight = self.settings["rate_weight"] if rate_weight is None else rate_weight
         # As a tensor, because all rate weights then share one graph.
         return tf.constant(rate_weight / math.log(2), tf.float32)
 
     @graph_function
-    def _describe(self, distances, levels, price, below):
+    def _choose_codes(self, distances, levels, price, below):
         def choose(logits, y, x):
             return near_and_likely(distances[:, y, x], logits, price)
 
@@ -311,7 +352,7 @@ class RasterPrior(keras.Model):
         seed: tf.Tensor,
         below: tf.Tensor | None = None,
     ) -> tf.Tensor:
-        """Draw the surprising codes anew. Each is judged after the healed codes before it.
+        """Draw the surprising codes anew, each judged given the healed codes before it.
 
         Args:
             codes: int32 `(B, H, W)`.
@@ -321,7 +362,7 @@ class RasterPrior(keras.Model):
             below: See `generate`.
 
         Returns:
-            codes, int32 `(B, H, W)`, equal to those given where these did not surprise.
+            Codes, int32 `(B, H, W)`, equal to those given where these did not surprise.
 
         Reference:
             Pinaya et al. 2022, Unsupervised brain imaging 3D anomaly detection and segmentation
@@ -329,13 +370,13 @@ class RasterPrior(keras.Model):
         """
 
         def choose(logits, y, x):
-            own = codes[:, y, x]
-            surprises = surprise(logits, own) > limit
-            return tf.where(surprises, draw(logits, seed, self._place(y, x)), own)
+            given = codes[:, y, x]
+            is_surprising = surprise(logits, given) > limit
+            return tf.where(is_surprising, draw(logits, seed, self._place(y, x)), given)
 
         return self.generate(levels, choose, below)
 
-    def _or_none(self, below, levels):
+    def _codes_below(self, below, levels):
         """Codes of the slices below; without them `NO_CODE` everywhere."""
         if below is None:
             return tf.fill((tf.shape(levels)[0], SLICES_BELOW, *self.settings["grid"]), NO_CODE)

@@ -1,4 +1,4 @@
-"""The third network: the fine grain that codes lose, drawn given a reconstruction.
+"""The texture: the fine grain that codes lose, drawn given a reconstruction.
 
 References:
     Reed et al. 2017, Parallel Multiscale Autoregressive Density Estimation: many pixels a step.
@@ -13,11 +13,10 @@ import numpy as np
 import tensorflow as tf
 from keras import layers, ops
 
-from networks import graph_function, ranges, serializable
-from networks.exact import full_precision
+from networks import check_range, graph_function, replicas, serializable
 from networks.frames import cut, fill
 from networks.greys import PARAMETERS, draw_greys, log_likelihood
-from networks.residual import convolution
+from networks.layers import convolution, full_precision
 
 FIRST_KEY = 10**6  # of the random numbers; the keys of codes are their places, which are fewer
 PATCH = 4  # pixels of a side of the patches of which each step draws one pixel
@@ -35,13 +34,15 @@ ORDER = coarse_to_fine(PATCH)
 STEPS = len(ORDER)
 
 
-def _known(step):
-    """Which pixels of a patch whose first pixel is that of a step are drawn before it: 0 or 1."""
-    rank = {place: number for number, place in enumerate(ORDER)}
+def _is_drawn_before(step):
+    """1 for each pixel of a patch that is drawn before this step, and else 0.
+
+    The patch begins with the pixel that is drawn in this step.
+    """
+    number = {place: number for number, place in enumerate(ORDER)}
     top, left = ORDER[step]
-    side = range(PATCH)
-    ranks = [rank[(top + y) % PATCH, (left + x) % PATCH] for y in side for x in side]
-    return [float(number < step) for number in ranks]
+    places = [((top + y) % PATCH, (left + x) % PATCH) for y in range(PATCH) for x in range(PATCH)]
+    return [float(number[place] < step) for place in places]
 
 
 @serializable
@@ -64,19 +65,6 @@ class Texture(keras.Model):
             compares it.
     """
 
-    SETTINGS = {
-        "image_size": ranges.SIDE,
-        "frame": [ranges.EDGE] * 4,
-        "width": ranges.WIDTH,
-        "blocks": (int, 1, 64),
-        "vqvae": str,
-    }
-
-    @staticmethod
-    def least_weights(settings: dict) -> int:
-        """Number of weights that a model of these settings surely has."""
-        return settings["blocks"] * 10 * settings["width"] ** 2
-
     def __init__(
         self,
         image_size: int,
@@ -91,6 +79,10 @@ class Texture(keras.Model):
         self.settings = dict(
             image_size=image_size, frame=list(frame), width=width, blocks=blocks, vqvae=vqvae
         )
+        check_range("image_size", image_size, int, PATCH, 2048)
+        check_range("frame", frame, int, 0, image_size, length=4)
+        check_range("width", width, int, 2, 1024)
+        check_range("blocks", blocks, int, 1, 64)
         top, left, bottom, right = frame
         if bottom <= top or right <= left or (bottom - top) % PATCH or (right - left) % PATCH:
             raise ValueError(
@@ -124,7 +116,7 @@ class Texture(keras.Model):
     def call(self, inputs, training=False):
         step = inputs["step"]
         images, restored, below = (
-            _patches(_begin_at(inputs[name], step)) for name in ("images", "restored", "below")
+            _patches_from(inputs[name], step) for name in ("images", "restored", "below")
         )
         parameters = self._parameters(images, restored, below, inputs["has_below"], step)
         nats = log_likelihood(images[..., :1], parameters, restored[..., :1])
@@ -132,11 +124,14 @@ class Texture(keras.Model):
 
     def _parameters(self, images, restored, below, has_below, step):
         """Distribution of the first pixel of all patches: `(B, H, W, PARAMETERS)`."""
-        known = tf.gather(tf.constant([_known(s) for s in range(STEPS)]), step)[:, None, None]
-        # What is left of a reconstruction is small beside a grey value.
-        rest, is_black = 10.0 * (images - restored) * known, known * tf.cast(images == 0, "float32")
-        has = tf.cast(has_below, tf.float32)[:, None, None, None]
-        x = tf.concat([restored, rest, is_black, 10.0 * (below - restored) * has], axis=-1)
+        is_known = tf.constant([_is_drawn_before(number) for number in range(STEPS)])
+        is_known = tf.gather(is_known, step)[:, None, None]
+        # Differences from a reconstruction are small beside a grey value.
+        detail = 10.0 * (images - restored) * is_known
+        is_black = is_known * tf.cast(images == 0, "float32")
+        detail_below = 10.0 * (below - restored)
+        detail_below *= tf.cast(has_below, tf.float32)[:, None, None, None]
+        x = tf.concat([restored, detail, is_black, detail_below], axis=-1)
         of_step = self.of_step(step)[:, None, None]
         conditions = ops.split(of_step, len(self.inner) + 1, axis=-1)
         x = self.head(ops.cast(x, self.compute_dtype)) + conditions[0]
@@ -147,8 +142,7 @@ class Texture(keras.Model):
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """Mean bits a pixel."""
-        replicas = tf.distribute.get_strategy().num_replicas_in_sync  # see `RasterPrior`
-        return ops.mean(y_pred) / replicas
+        return replicas.share_of_loss(ops.mean(y_pred))
 
     @graph_function
     def bits(
@@ -161,11 +155,11 @@ class Texture(keras.Model):
             restored: Their reconstructions, of 8-bit grey values too.
             below: Slices below them, or None.
         """
-        batch = tf.shape(images)[0]
+        batch, frame = tf.shape(images)[0], self.settings["frame"]
         inputs = {
-            "images": self._cut(images),
-            "restored": self._cut(restored),
-            "below": self._cut(restored if below is None else below),
+            "images": cut(images, frame),
+            "restored": cut(restored, frame),
+            "below": cut(restored if below is None else below, frame),
             "has_below": tf.fill((batch,), 0 if below is None else 1),
         }
 
@@ -179,45 +173,40 @@ class Texture(keras.Model):
     def draw(
         self, restored: tf.Tensor, seeds: tf.Tensor, below: tf.Tensor | None = None
     ) -> tf.Tensor:
-        """Draw slices.
+        """Draw slices of 8-bit grey values, float32 `(B, S, S, 1)` in [0, 1].
 
         Args:
             restored: Reconstructions `(B, S, S, 1)` in [0, 1].
             seeds: int32 `(B,)`, or one for all. With the reconstruction it decides the slice,
                 whatever else is in the batch.
             below: Slices below, `(B, S, S, 1)`, or None.
-
-        Returns:
-            Slices of 8-bit grey values, float32 `(B, S, S, 1)` in [0, 1].
         """
-        frames = tf.round(self._cut(restored) * 255) / 255
+        place = self.settings["frame"]
+        frames = tf.round(cut(restored, place) * 255) / 255
         seeds = tf.broadcast_to(tf.cast(seeds, tf.int32), tf.shape(frames)[:1])
         has_below = tf.constant([int(below is not None)])
-        lower = frames if below is None else self._cut(below)
+        lower = frames if below is None else cut(below, place)
         channels = tf.constant([top * PATCH + left for top, left in ORDER])
 
-        def one(inputs):  # alone, because the last bits of sums depend on the size of a batch
-            frame, seed, under = inputs
-            frame, under = frame[None], under[None]
+        def draw_one(inputs):  # one by one, because last bits of sums depend on the batch size
+            frame, seed, frame_below = inputs
+            frame, frame_below = frame[None], frame_below[None]
 
             def draw_step(step, drawn):
-                place = step[None]
-                parts = [_patches(_begin_at(x, place)) for x in (drawn, frame, under)]
-                parameters = self._parameters(*parts, has_below, place)
+                steps = step[None]
+                parts = [_patches_from(x, steps) for x in (drawn, frame, frame_below)]
+                parameters = self._parameters(*parts, has_below, steps)
                 shape = (*parameters.shape[:-1], 2)
                 uniforms = tf.random.stateless_uniform(shape, tf.stack([seed, FIRST_KEY + step]))
                 pixels = draw_greys(parameters, parts[1][..., :1], uniforms)
                 spread = pixels[..., None] * tf.one_hot(channels[step], STEPS)
                 return step + 1, drawn + tf.nn.depth_to_space(spread, PATCH)
 
-            begin = (tf.constant(0), tf.zeros_like(frame))
-            return tf.while_loop(lambda step, _: step < STEPS, draw_step, begin)[1][0]
+            first = (tf.constant(0), tf.zeros_like(frame))
+            return tf.while_loop(lambda step, _: step < STEPS, draw_step, first)[1][0]
 
-        drawn = tf.map_fn(one, (frames, seeds, lower), fn_output_signature=tf.float32)
-        return fill(drawn, self.settings["frame"], self.settings["image_size"])
-
-    def _cut(self, images):
-        return cut(images, self.settings["frame"])
+        drawn = tf.map_fn(draw_one, (frames, seeds, lower), fn_output_signature=tf.float32)
+        return fill(drawn, place, self.settings["image_size"])
 
     def get_config(self):
         config = super().get_config()
@@ -225,14 +214,11 @@ class Texture(keras.Model):
         return {**config, **self.settings}
 
 
-def _patches(frames):
-    return tf.nn.space_to_depth(frames, PATCH)
-
-
-def _begin_at(frames, step):
-    """Frames `(B, h, w, 1)` moved so that they begin at the pixel of a step `(B,)`; 0 comes in."""
+def _patches_from(frames, step):
+    """Patches `(B, h / 4, w / 4, 16)` of frames that begin at the pixel of a step; 0 comes in."""
     height, width = frames.shape[1:3]
     padded = tf.pad(frames, [[0, 0], [0, PATCH], [0, PATCH], [0, 0]])
     start = tf.gather(tf.constant(np.array(ORDER, "int32")), step)  # (B, 2)
     rows = tf.gather(padded, start[:, :1] + tf.range(height), axis=1, batch_dims=1)
-    return tf.gather(rows, start[:, 1:] + tf.range(width), axis=2, batch_dims=1)
+    moved = tf.gather(rows, start[:, 1:] + tf.range(width), axis=2, batch_dims=1)
+    return tf.nn.space_to_depth(moved, PATCH)

@@ -31,7 +31,7 @@ from trainings import Trainings
 
 import modules
 from fitting import checkpoints
-from networks.exact import exact
+from networks.layers import exact
 from utils import command_line
 
 # A training makes and drops objects by the million, beside those of TensorFlow that stay. Looking

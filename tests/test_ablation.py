@@ -17,7 +17,7 @@ import train
 from fitting import device, stages
 from fitting.run_directory import RunDirectory
 from fitting.stages import make_optimizer
-from networks.below import NO_CODE
+from networks.neighbours import NO_CODE
 from sources.folder import make_split, open_slices
 from sources.layout import FITTED_SPLITS
 from utils import InputError, read_json, write_json

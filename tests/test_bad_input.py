@@ -214,18 +214,18 @@ RUNS = {
     "first stage only": (lambda r: (r / "prior.keras").unlink(), "prior.keras is not there"),
     "truncated model": (
         lambda r: change_bytes(r / "vqvae.keras", lambda content: content[:9999]),
-        "vqvae.keras cannot be loaded",
+        "vqvae.keras cannot be read",
     ),
-    "empty model": (lambda r: (r / "prior.keras").write_bytes(b""), "prior.keras cannot be loaded"),
+    "empty model": (lambda r: (r / "prior.keras").write_bytes(b""), "prior.keras cannot be read"),
     "corrupted model": (
         lambda r: change_bytes(r / "vqvae.keras", lambda content: blank(content, 9000, 100)),
-        "vqvae.keras cannot be loaded",
+        "vqvae.keras cannot be read",
     ),
     "models exchanged": (
         lambda r: shutil.copy(r / "prior.keras", r / "vqvae.keras"),
-        "vqvae.keras cannot be loaded (it holds no VQVAE)",
+        "vqvae.keras cannot be read (it holds no VQVAE)",
     ),
-    "another vqvae": (another_vqvae, "on the codes of another VQ-VAE"),
+    "another vqvae": (another_vqvae, "was trained with another VQ-VAE"),
     "damaged history": (
         lambda r: (r / "prior_history.csv").write_text("epoch,loss\n1,much\n"),
         "prior_history.csv is damaged",
@@ -233,7 +233,7 @@ RUNS = {
     "no history": (lambda r: (r / "vqvae_history.csv").unlink(), "lacks vqvae_history.csv"),
     "model packed in an unknown way": (
         lambda r: change_bytes(r / "vqvae.keras", pack_in_an_unknown_way),
-        "vqvae.keras cannot be loaded",
+        "vqvae.keras cannot be read",
     ),
     "damaged counts": (
         lambda r: (r / "code_counts.npz").write_bytes(b"PK"),

@@ -16,7 +16,7 @@ from evaluation.samples import SamplingOptions
 from fitting import checkpoints
 from fitting.run_directory import RunDirectory
 from modules import Models, PixelCNN
-from networks.below import NO_CODE
+from networks.neighbours import NO_CODE
 from networks.raster import numbered_seed
 from sources import volumes
 from sources.folder import make_split, open_folder

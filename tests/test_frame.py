@@ -1,6 +1,5 @@
 """The frame: computing only where slices hold something changes nothing else."""
 
-import dataclasses
 import json
 
 import keras
@@ -30,8 +29,8 @@ def make_vqvae(**options):
 
 
 def images(count=3, frame=FRAME):
-    values = np.random.default_rng(0).random((count, SIZE, SIZE)).astype("float32")
-    return fill(cut(values, frame), frame, SIZE)[..., None]
+    values = np.random.default_rng(0).random((count, SIZE, SIZE, 1)).astype("float32")
+    return fill(cut(values, frame), frame, SIZE).numpy()
 
 
 # ---- networks ----------------------------------------------------------------------------------
@@ -44,60 +43,36 @@ def test_whole_slices_go_in_and_come_out():
     assert model.distances(images()).shape == (3, 6, 4, CODES)
     restored = model.decode(codes).numpy()
     assert restored.shape == (3, SIZE, SIZE, 1)
-    inside = cut(restored[..., 0], FRAME)
-    np.testing.assert_array_equal(restored[..., 0], fill(inside, FRAME, SIZE))  # else exactly 0
-    frames = cut(images()[..., 0], FRAME)[..., None]
-    np.testing.assert_allclose(inside[..., None], np.clip(model(frames), 0, 1), atol=1e-6)
+    inside = cut(restored, FRAME)
+    np.testing.assert_array_equal(restored, fill(inside, FRAME, SIZE))  # else exactly 0
+    np.testing.assert_allclose(inside, np.clip(model(cut(images(), FRAME)), 0, 1), atol=1e-6)
 
 
-def test_what_lies_outside_the_frame_is_not_seen():
-    model, whole = make_vqvae(frame=FRAME), images(frame=(0, 0, SIZE, SIZE))
+def test_what_lies_outside_the_frame_is_not_seen_and_a_frame_reloads(tmp_path):
+    model, whole = make_vqvae(frame=FRAME, masked=True), images(frame=(0, 0, SIZE, SIZE))
     np.testing.assert_array_equal(model.encode(whole), model.encode(images()))
-
-
-def test_a_model_with_a_frame_reloads(tmp_path):
-    model = make_vqvae(frame=FRAME, masked=True)
     checkpoints.save_model(model, tmp_path / "vqvae.keras")
     again = checkpoints.load_model(tmp_path / "vqvae.keras")
     assert again.frame == FRAME and again.settings["masked"] is True
     np.testing.assert_array_equal(model.encode(images()), again.encode(images()))
-    prior = modules.PixelCNN((6, 4), CODES, 4, width=8, blocks=2)
-    checkpoints.save_model(prior, tmp_path / "prior.keras")
-    drawn = checkpoints.load_model(tmp_path / "prior.keras").sample(tf.range(2), tf.constant(0))
-    assert drawn.shape == (2, 6, 4)
 
 
 @pytest.mark.parametrize("frame", [(0, 0, 60, 64), (8, 8, 8, 16), (0, 0, 72, 64), (-8, 0, 64, 64)])
 def test_a_frame_that_is_no_part_of_the_slice(frame):
-    with pytest.raises(ValueError, match="`frame` must be part of the slice, in steps of 8"):
+    with pytest.raises(ValueError, match="`frame` must be .* Received: frame="):
         make_vqvae(frame=frame)
-
-
-def test_a_rectangular_map_is_generated_as_by_the_naive_loop():
-    prior = modules.PixelCNN((6, 4), CODES, 4, width=8, blocks=4, dropout=0.0)
-    rng = np.random.default_rng(0)
-    for variable in prior.trainable_variables:
-        variable.assign(variable + rng.normal(0, 0.3, variable.shape))
-    levels, distances = tf.constant([0, 3]), rng.random((2, 6, 4, CODES)).astype("float32")
-    described = prior.describe(distances, levels, 0.5).numpy()
-    logits = prior.logits(described, levels)
-    costs = distances - 0.5 * np.log2(tf.nn.softmax(logits))
-    np.testing.assert_array_equal(described, costs.argmin(-1))
-    given = described.copy()
-    drawn = prior.sample(levels, tf.constant(1), given=given, rows=3).numpy()
-    np.testing.assert_array_equal(drawn[:, :3], given[:, :3])
 
 
 # ---- measures ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("frame", [FRAME, (0, 0, 64, 64), (0, 8, 56, 64), (16, 16, 48, 48)])
+@pytest.mark.parametrize("frame", [FRAME, (0, 0, 64, 64), (0, 8, 56, 64)])
 def test_figures_of_frames_are_those_of_whole_slices(frame):
     original = images(frame=frame)
-    inside = cut(original[..., 0], frame)[..., None]
+    inside = cut(original, frame)
     rng = np.random.default_rng(1)
     noisy = (inside + rng.normal(0, 0.1, inside.shape)).astype("float32")
-    whole = fill(noisy[..., 0], frame, SIZE)[..., None]
+    whole = fill(noisy, frame, SIZE)
     np.testing.assert_allclose(
         losses.frame_ssim(inside, noisy, frame, SIZE), losses.ssim(original, whole), atol=1e-5
     )
@@ -114,9 +89,10 @@ def test_figures_of_frames_are_those_of_whole_slices(frame):
 
 
 def test_cut_and_fill_are_inverses():
-    values = np.arange(2 * 48 * 32).reshape(2, 48, 32)
-    np.testing.assert_array_equal(cut(fill(values, FRAME, SIZE), FRAME), values)
-    assert fill(values, FRAME, SIZE).sum() == values.sum()
+    values = np.arange(2 * 48 * 32).reshape(2, 48, 32, 1)
+    whole = fill(values, FRAME, SIZE).numpy()
+    np.testing.assert_array_equal(cut(whole, FRAME), values)
+    assert whole.shape == (2, SIZE, SIZE, 1) and whole.sum() == values.sum()
     spread = per_pixel(np.arange(24).reshape(1, 6, 4), FRAME, SIZE)
     assert spread.shape == (1, SIZE, SIZE) and spread.sum() == 64 * np.arange(24).sum()
     assert spread[0, 8 + 8, 16 + 24] == 4 + 3
@@ -186,7 +162,7 @@ def test_masked_slices_are_read_without_residue(tmp_path):
     source = dataset.ImageSource(split, 64)
     whole = dataset.image_examples(source)(tf.constant(0, tf.int64), tf.constant(True))[0]
     framed, _ = dataset.image_examples(source, FRAME)(tf.constant(0, tf.int64), tf.constant(True))
-    np.testing.assert_array_equal(framed, cut(whole[None, ..., 0], FRAME)[0, ..., None])
+    np.testing.assert_array_equal(framed, cut(whole[None], FRAME)[0])
     top, left, bottom, right = source.find_frame(8)
     assert top == 64 - bottom and 0 < top < bottom and 0 <= left < right <= 64
     done = run_script("dataset.py", "check", data)
@@ -266,11 +242,6 @@ def test_one_step_on_frames_trains():
     place = {"frame": FRAME, "image_size": SIZE}
     ssim = keras.metrics.MeanMetricWrapper(losses.frame_ssim, name="ssim", **place)
     model.compile("adam", loss=losses.ReconstructionLoss(sides=sides), metrics=[ssim])
-    frames = cut(images()[..., 0], FRAME)[..., None]
+    frames = cut(images(), FRAME)
     values = [model.train_on_batch(frames, frames, return_dict=True)["loss"] for _ in range(10)]
     assert values[-1] < values[0] and np.isfinite(values).all()
-
-
-def test_a_split_says_whether_it_is_masked(slices_folder):
-    split = open_slices(slices_folder).splits["train"]
-    assert split.masked and not dataclasses.replace(split, masked=False).masked

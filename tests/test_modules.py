@@ -21,22 +21,17 @@ def quantizer(size=CODES, dim=3, **options):
 
 
 def test_codes_are_the_nearest_neighbours():
-    layer = quantizer()
-    table, latents = (
-        np.random.default_rng(0).normal(size=(CODES, 3)),
-        np.random.default_rng(1).normal(size=(2, 5, 5, 3)),
-    )
+    layer, rng = quantizer(), np.random.default_rng(0)
+    table, latents = rng.normal(size=(CODES, 3)), rng.normal(size=(2, 5, 5, 3))
     layer.codebook.assign(table)
     distances = np.linalg.norm(latents[..., None, :] - table, axis=-1)
     np.testing.assert_array_equal(layer.codes(latents.astype("float32")), distances.argmin(-1))
 
 
-@pytest.mark.parametrize("size", [512, 1031])
-def test_codes_are_the_nearest_neighbours_to_the_last_digits(size):
+def test_codes_are_the_nearest_neighbours_to_the_last_digits():
     """Of vectors far from the origin, where |c|^2 - 2 z.c loses most to rounding."""
-    layer = quantizer(size, 16)
-    rng = np.random.default_rng(0)
-    table, latents = (rng.normal(3, 1, (count, 16)).astype("float32") for count in (size, 1000))
+    layer, rng = quantizer(1031, 16), np.random.default_rng(0)
+    table, latents = (rng.normal(3, 1, (count, 16)).astype("float32") for count in (1031, 1000))
     layer.codebook.assign(table)
     distances = np.linalg.norm(latents[:, None].astype("float64") - table, axis=-1)
     chosen = distances[np.arange(1000), layer.codes(latents)]
@@ -68,10 +63,8 @@ def test_codebook_follows_the_moving_average_of_its_vectors():
     layer.counts.assign([4.0, 4.0])
     layer.sums.assign([[0.0], [40.0]])
     layer(np.array([1.0, 1.0, 1.0, 8.0], "float32").reshape(1, 2, 2, 1), training=True)
-    counts, sums = (
-        np.array([0.9 * 4 + 0.1 * 3, 0.9 * 4 + 0.1 * 1]),
-        np.array([0.1 * 3.0, 0.9 * 40 + 0.1 * 8]),
-    )
+    counts = np.array([0.9 * 4 + 0.1 * 3, 0.9 * 4 + 0.1 * 1])
+    sums = np.array([0.1 * 3.0, 0.9 * 40 + 0.1 * 8])
     np.testing.assert_allclose(layer.counts, counts, rtol=1e-5)
     smoothed = (counts + 1e-5) / (counts.sum() + 2e-5) * counts.sum()
     np.testing.assert_allclose(layer.codebook[:, 0], sums / smoothed, rtol=1e-4)
@@ -103,14 +96,7 @@ def test_codebook_starts_from_data_and_dead_codes_restart_on_it():
 def test_quantizer_works_in_float32_under_any_policy():
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
-        model = modules.VQVAE(
-            IMAGE_SIZE,
-            codebook_size=CODES,
-            code_dim=4,
-            width=8,
-            encoder_blocks=(1, 1),
-            decoder_blocks=(1, 1),
-        )
+        model = modules.VQVAE(IMAGE_SIZE, CODES, 4, 8, encoder_blocks=(1, 1))
     finally:
         keras.config.set_dtype_policy("float32")
     assert model.encoder.layers[1].compute_dtype == "bfloat16"
@@ -130,44 +116,33 @@ def test_usage_is_counted_over_an_epoch_not_a_batch():
 @pytest.mark.parametrize("reduction", [8, 4])
 def test_encode_and_decode(reduction):
     vqvae = modules.VQVAE(IMAGE_SIZE, codebook_size=CODES, code_dim=4, width=8, reduction=reduction)
-    map_ = vqvae.encode(images())
-    assert (
-        map_.shape == (6, IMAGE_SIZE // reduction, IMAGE_SIZE // reduction)
-        and map_.dtype == tf.int32
-    )
-    restored = vqvae.decode(map_).numpy()
-    assert (
-        restored.shape == (6, IMAGE_SIZE, IMAGE_SIZE, 1)
-        and restored.min() >= 0
-        and restored.max() <= 1
-    )
+    codes = vqvae.encode(images())
+    side = IMAGE_SIZE // reduction
+    assert codes.shape == (6, side, side) and codes.dtype == tf.int32
+    restored = vqvae.decode(codes).numpy()
+    assert restored.shape == (6, IMAGE_SIZE, IMAGE_SIZE, 1)
+    assert restored.min() >= 0 and restored.max() <= 1
     np.testing.assert_allclose(restored, np.clip(vqvae(images()), 0, 1), atol=1e-5)
 
 
-@pytest.mark.parametrize("size", [80, 128, 256])
-def test_published_image_sizes(size):
-    model = modules.VQVAE(
-        size, codebook_size=CODES, code_dim=4, width=8, encoder_blocks=(0, 0), decoder_blocks=(0, 0)
-    )
-    assert model(np.zeros((1, size, size, 1), "float32")).shape == (1, size, size, 1)
-
-
-@pytest.mark.parametrize("size", [0, 60, -8])
-def test_image_size_must_fit_the_grid(size):
-    with pytest.raises(ValueError, match=f"Received: image_size={size}"):
-        modules.VQVAE(size)
-
-
-def test_a_code_stands_for_8_or_4_pixels():
-    with pytest.raises(ValueError, match="Received: reduction=2"):
-        modules.VQVAE(32, reduction=2)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"image_size": 0}, {"image_size": 60}, {"image_size": -8}, {"reduction": 2},
+        {"width": -8}, {"codebook_size": 1}, {"code_dim": 0}, {"encoder_blocks": ()},
+        {"decoder_blocks": (1, 65)}, {"frame": (0, 0, 8)},
+    ],
+)  # fmt: skip
+def test_settings_out_of_range(settings):
+    (name,) = settings
+    with pytest.raises(ValueError, match=f"`{name}` must be .* Received: {name}="):
+        modules.VQVAE(**{"image_size": 32, **settings})
 
 
 def test_one_step_moves_what_must_move_and_nothing_else(vqvae):
     vqvae.compile(keras.optimizers.Adam(1e-2), loss="mse")
-    vqvae.train_on_batch(
-        images(), images()
-    )  # residual branches end in zeros, so gradients reach all weights at the second step
+    # Residual branches end in zeros, so gradients reach all weights at the second step.
+    vqvae.train_on_batch(images(), images())
     before = [w.numpy() for w in vqvae.weights]
     vqvae.train_on_batch(images(seed=1), images(seed=1))
     still = [w.path for w, old in zip(vqvae.weights, before) if np.array_equal(w, old)]
@@ -213,9 +188,6 @@ def test_models_reload_in_a_fresh_process(vqvae, prior, tmp_path):
     subprocess.run([sys.executable, "-c", RELOAD, ROOT, tmp_path], check=True)
     out = np.load(tmp_path / "out.npz")
     np.testing.assert_allclose(out["restored"], vqvae(images()), atol=1e-6)
-    np.testing.assert_allclose(
-        out["logits"],
-        prior.logits(codes(), np.array([0, 1, 2]), np.stack([codes(), codes()], 1)),
-        atol=1e-5,
-    )
+    logits = prior.logits(codes(), np.array([0, 1, 2]), np.stack([codes(), codes()], 1))
+    np.testing.assert_allclose(out["logits"], logits, atol=1e-5)
     np.testing.assert_array_equal(out["counts"], vqvae.quantizer.counts)

@@ -5,11 +5,11 @@ import tensorflow as tf
 from conftest import CODES, LEVELS, codes, make_prior
 
 from fitting import checkpoints
-from modules import PixelCNN
+from modules import PRIORS, PixelCNN
 from networks import raster, serializable
-from networks.below import NO_CODE
 from networks.gated import GatedBlock, shift
 from networks.logits import draw, surprise
+from networks.neighbours import NO_CODE
 from utils import InputError
 
 
@@ -22,14 +22,6 @@ def test_prior_learns_in_bits(prior):
     np.testing.assert_allclose(first, np.mean(prior.bits(data, inputs["levels"])), rtol=1e-4)
     prior.fit(inputs, data, batch_size=8, epochs=20, verbose=0)
     assert prior.evaluate(inputs, data, verbose=0) < 0.3 * first
-
-
-def test_bits_equal_the_softmax_oracle(prior):
-    data, levels = codes(), np.array([0, 1, 3])
-    logits = prior.logits(data, levels).numpy().astype("float64")
-    log = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-    oracle = -np.take_along_axis(log, data[..., None], -1)[..., 0] / np.log(2)
-    np.testing.assert_allclose(prior.bits(data, levels), oracle, atol=1e-4)
 
 
 @pytest.mark.parametrize("place", [(0, 0), (0, 7), (3, 4), (7, 7)])
@@ -61,22 +53,6 @@ def test_level_and_mirroring_are_conditions(prior):
     )
     assert np.abs(one - other).max() > 1e-3
     assert np.abs(one - mirrored).max() > 1e-3
-
-
-def test_sampler_equals_the_naive_loop(prior):
-    levels, seed = tf.constant([0, 1, 3]), tf.constant(5)
-    drawn = prior.sample(levels, seed).numpy()
-    naive, forward = np.zeros((3, 8, 8), "int32"), tf.function(prior.logits)
-    for y in range(8):
-        for x in range(8):
-            logits = forward(naive, levels)[:, y, x]
-            naive[:, y, x] = draw(logits, seed, y * 8 + x)
-    np.testing.assert_array_equal(drawn, naive)
-    np.testing.assert_array_equal(drawn, prior.sample(levels, seed))
-    assert (drawn != prior.sample(levels, tf.constant(6)).numpy()).any()
-    np.testing.assert_array_equal(
-        drawn[:1], prior.sample(levels[:1], seed)
-    )  # a sample does not depend on those beside it
 
 
 def shares(probability, **options):
@@ -111,19 +87,6 @@ def test_completion_keeps_what_is_given_and_draws_the_rest(prior):
     np.testing.assert_array_equal(prior.sample(levels, seed, given=given, rows=8), given)
 
 
-def test_codes_are_described_as_the_naive_loop_would(prior):
-    distances, levels = (
-        np.random.default_rng(0).random((2, 8, 8, CODES)).astype("float32"),
-        np.array([0, 3]),
-    )
-    described = prior.describe(distances, levels, 0.5).numpy()
-    logits = prior.logits(described, levels)
-    for y in range(8):
-        for x in range(8):
-            costs = distances[:, y, x] - 0.5 * np.log2(tf.nn.softmax(logits[:, y, x]))
-            np.testing.assert_array_equal(described[:, y, x], costs.argmin(-1))
-
-
 def test_rate_weight_buys_bits_with_distance(prior):
     distances, levels = (
         np.random.default_rng(0).random((4, 8, 8, CODES)).astype("float32"),
@@ -131,10 +94,10 @@ def test_rate_weight_buys_bits_with_distance(prior):
     )
     bits, distance = [], []
     for rate_weight in (0.0, 0.05, 0.5):
-        codes = prior.describe(distances, levels, rate_weight).numpy()
+        codes = prior.choose_codes(distances, levels, rate_weight).numpy()
         bits.append(np.mean(prior.bits(codes, levels)))
         distance.append(np.take_along_axis(distances, codes[..., None], -1).mean())
-    np.testing.assert_array_equal(prior.describe(distances, levels, 0.0), distances.argmin(-1))
+    np.testing.assert_array_equal(prior.choose_codes(distances, levels, 0.0), distances.argmin(-1))
     assert bits[0] > bits[1] > bits[2] and distance[0] < distance[1] < distance[2]
 
 
@@ -167,57 +130,44 @@ def test_surprise_of_a_known_distribution():
 # ---- shifted convolutions are masked ones ------------------------------------------------------
 
 
-def features(channels=4):
-    return np.random.default_rng(0).normal(size=(2, 9, 7, channels)).astype("float32")
-
-
-def block(dilation, channels=4):
-    layer = GatedBlock(channels, dilation)
-    layer.build((None, 9, 7, channels))
-    return layer
+def seen(conv, *inputs):
+    """What a convolution of the block makes of its inputs, without the bias."""
+    return conv(np.concatenate(inputs, axis=-1)) - conv.bias
 
 
 def masked_convolution(x, taps, mask, dilation):
-    """Plain convolution with a kernel `(h, w, C, D)` of which a mask `(h, w)` sets taps to 0."""
+    """Plain convolution with taps `(h, ...)` of which a mask `(h, w)` sets some to 0."""
     taps = np.where(np.array(mask)[..., None, None], taps, 0.0).astype("float32")
     return tf.nn.conv2d(x, taps, 1, "SAME", dilations=dilation)
 
 
 @pytest.mark.parametrize("dilation", [1, 2, 4])
-def test_vertical_convolution_has_mask_b(dilation):
-    """It sees the row `dilation` above and its own. A 3 x 3 kernel would see the row below too."""
-    layer, x = block(dilation), features()
-    own, above = np.split(layer.vertical_conv.kernel.numpy()[0], 2, axis=1)  # (3, C, 2C) each
-    taps = np.stack([above, own, np.ones_like(own)])
-    expected = masked_convolution(x, taps, [[1, 1, 1], [1, 1, 1], [0, 0, 0]], dilation)
-    seen = layer.vertical_conv(np.concatenate([x, shift(x, rows=dilation)], axis=-1))
-    np.testing.assert_allclose(seen - layer.vertical_conv.bias, expected, atol=1e-5)
+def test_shifted_convolutions_are_masked_ones(dilation):
+    """Mask B sees its own place and what is before it, and the shift of the input makes it mask A.
 
+    A vertical kernel of 3 x 3 would see the row below too, a horizontal one the column to the
+    right.
+    """
+    layer = GatedBlock(4, dilation)
+    layer.build((None, 9, 7, 4))
+    x = np.random.default_rng(0).normal(size=(2, 9, 7, 4)).astype("float32")
+    here, above = np.split(layer.vertical_conv.kernel.numpy()[0], 2, axis=1)  # (3, C, 2C) each
+    taps, conv = np.stack([above, here, np.ones_like(here)]), layer.vertical_conv
+    mask_b = masked_convolution(x, taps, [[1] * 3, [1] * 3, [0] * 3], dilation)
+    np.testing.assert_allclose(seen(conv, x, shift(x, rows=dilation)), mask_b, atol=1e-5)
+    if dilation == 1:
+        taps, down = np.stack([above, here, *np.ones((3, *here.shape))]), shift(x, rows=1)
+        mask_a = masked_convolution(x, taps, [[1] * 3] * 2 + [[0] * 3] * 3, 1)
+        np.testing.assert_allclose(seen(conv, down, shift(down, rows=1)), mask_a, atol=1e-5)
 
-@pytest.mark.parametrize("dilation", [1, 2, 4])
-def test_horizontal_convolution_has_mask_b(dilation):
-    layer, x = block(dilation), features()
-    own, left = np.split(layer.horizontal_conv.kernel.numpy(), 2, axis=0)  # (C, 2C) each
-    taps = np.stack([left, own, np.ones_like(own)])[None]
-    expected = masked_convolution(x, taps, [[1, 1, 0]], dilation)
-    seen = layer.horizontal_conv(np.concatenate([x, shift(x, columns=dilation)], axis=-1))
-    np.testing.assert_allclose(seen - layer.horizontal_conv.bias, expected, atol=1e-5)
-
-
-def test_the_shift_of_the_input_makes_it_mask_a():
-    """The first block sees rows, and columns, before its own only."""
-    layer, x = block(1), features()
-    down, right = shift(x, rows=1), shift(x, columns=1)
-    own, above = np.split(layer.vertical_conv.kernel.numpy()[0], 2, axis=1)
-    taps = np.stack([above, own, *np.ones((3, *own.shape))])
-    expected = masked_convolution(x, taps, [[1] * 3, [1] * 3, [0] * 3, [0] * 3, [0] * 3], 1)
-    seen = layer.vertical_conv(np.concatenate([down, shift(down, rows=1)], axis=-1))
-    np.testing.assert_allclose(seen - layer.vertical_conv.bias, expected, atol=1e-5)
-    own, left = np.split(layer.horizontal_conv.kernel.numpy(), 2, axis=0)
-    taps = np.stack([left, own, *np.ones((3, *own.shape))])[None]
-    expected = masked_convolution(x, taps, [[1, 1, 0, 0, 0]], 1)
-    seen = layer.horizontal_conv(np.concatenate([right, shift(right, columns=1)], axis=-1))
-    np.testing.assert_allclose(seen - layer.horizontal_conv.bias, expected, atol=1e-5)
+    here, left = np.split(layer.horizontal_conv.kernel.numpy(), 2, axis=0)  # (C, 2C) each
+    taps, conv = np.stack([left, here, np.ones_like(here)])[None], layer.horizontal_conv
+    mask_b = masked_convolution(x, taps, [[1, 1, 0]], dilation)
+    np.testing.assert_allclose(seen(conv, x, shift(x, columns=dilation)), mask_b, atol=1e-5)
+    if dilation == 1:
+        taps = np.stack([left, here, *np.ones((3, *here.shape))])[None]
+        mask_a, right = masked_convolution(x, taps, [[1, 1, 0, 0, 0]], 1), shift(x, columns=1)
+        np.testing.assert_allclose(seen(conv, right, shift(right, columns=1)), mask_a, atol=1e-5)
 
 
 # ---- the seam for other priors -----------------------------------------------------------------
@@ -227,14 +177,9 @@ def test_the_shift_of_the_input_makes_it_mask_a():
 class LeftNeighbour(raster.RasterPrior):
     """The smallest prior: a code depends on the one to its left, by a table `(K + 1, K)`."""
 
-    SETTINGS = {**PixelCNN.SETTINGS}
-    least_weights = staticmethod(lambda settings: settings["codebook_size"] ** 2)
-
-    def __init__(self, **settings):
-        common = ("name", "dtype", "trainable")
-        super().__init__(**{key: settings.pop(key) for key in common if key in settings})
-        self.settings = settings
-        size = settings["codebook_size"]
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        size = self.settings["codebook_size"]
         self.table = self.add_weight(shape=(size + 1, size), name="table")
         self.built = True
 
@@ -245,15 +190,10 @@ class LeftNeighbour(raster.RasterPrior):
     def step(self, state, left, y, x):
         return tf.gather(self.table, left + 1), state
 
-    def get_config(self):
-        return {**super().get_config(), **self.settings}
-
 
 @pytest.fixture
 def smallest():
-    prior = LeftNeighbour(
-        grid=(8, 8), codebook_size=CODES, num_levels=LEVELS, rate_weight=0.5, vqvae=""
-    )
+    prior = LeftNeighbour((8, 8), CODES, LEVELS, rate_weight=0.5)
     prior.table.assign(np.random.default_rng(0).normal(size=prior.table.shape))
     return prior
 
@@ -266,8 +206,8 @@ def test_another_prior_writes_call_and_step_and_gets_the_rest(smallest):
         expected = draw(logits[:, y, x], seed, y * 8 + x)
         np.testing.assert_array_equal(drawn[:, y, x], expected)
     distances = np.random.default_rng(0).random((2, 8, 8, CODES)).astype("float32")
-    nearest, described = distances.argmin(-1), prior.describe(distances, levels)
-    bits = [np.mean(prior.bits(codes, levels)) for codes in (nearest, described)]
+    nearest, chosen = distances.argmin(-1), prior.choose_codes(distances, levels)
+    bits = [np.mean(prior.bits(codes, levels)) for codes in (nearest, chosen)]
     assert bits[1] < bits[0]
     healed = prior.heal(drawn, levels, 1e6, seed)
     np.testing.assert_array_equal(healed, drawn)
@@ -290,12 +230,31 @@ def test_another_prior_trains_and_comes_back_from_its_file(smallest, tmp_path):
         checkpoints.load_model(tmp_path / "vqvae.keras")
 
 
+def test_priors_have_names():
+    assert PRIORS["pixelcnn"] is PixelCNN
+    assert all(issubclass(kind, raster.RasterPrior) for kind in PRIORS.values())
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"grid": 0}, {"grid": (4, 4, 4)}, {"codebook_size": 1}, {"num_levels": 0}, {"blocks": 65},
+        {"width": True}, {"width": 8.0}, {"dropout": 2}, {"rate_weight": "1"},
+        {"rate_weight": float("nan")},
+    ],
+)  # fmt: skip
+def test_settings_out_of_range(settings):
+    (name,) = settings
+    with pytest.raises(ValueError, match=f"`{name}` must be .* Received: {name}="):
+        PixelCNN(**{"grid": 4, "codebook_size": CODES, "num_levels": LEVELS, **settings})
+
+
 def test_a_prior_without_step_says_what_is_missing():
     class Half(raster.RasterPrior):
-        settings = {"grid": (8, 8), "rate_weight": 0.0}
+        pass
 
     with pytest.raises(TypeError, match="Half must define `step`"):
-        Half().sample(tf.constant([0]), tf.constant(0))
+        Half(8, CODES, LEVELS).sample(tf.constant([0]), tf.constant(0))
 
 
 @pytest.mark.slow

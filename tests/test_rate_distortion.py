@@ -218,7 +218,7 @@ def test_a_run_of_single_slices_is_measured(codec, slices_folder, monkeypatch):
     """Older runs have priors that read no slice below."""
     from conftest import make_prior
 
-    from networks.exact import exact
+    from networks.layers import exact
 
     monkeypatch.setattr(codec, "prior", exact(make_prior(grid=4, reads_below=False, blocks=2)))
     split = open_folder(slices_folder / "keras_png_slices_test")

@@ -1,8 +1,10 @@
-"""Runs of strangers: whatever their files hold, one line says so, and no file of the user moves."""
+"""Runs of strangers: whatever their files hold, one line says so. They run nothing, take no memory,
+and no file of the user moves."""
 
 import io
 import json
 import os
+import resource
 import shutil
 import zipfile
 
@@ -12,9 +14,8 @@ import numpy as np
 import pytest
 from conftest import TINY, make_prior, one_line, run_script, train, write_slices
 
-from evaluation.reconstruction import read_code_counts
 from fitting import checkpoints
-from fitting.run_directory import RunDirectory, read_config, read_history
+from fitting.run_directory import RunDirectory, read_history
 from utils import InputError, write_json
 
 
@@ -24,7 +25,7 @@ def run(run_copy):
 
 
 def predict(run, slices_folder, *flags, **options):
-    flags = ("--run", run, "--data", slices_folder, "--samples", 1, *flags)
+    flags = ("--run", run, "--data", slices_folder, "--samples", 1, "--brains", 0, *flags)
     return run_script("predict.py", *flags, **options)
 
 
@@ -70,140 +71,293 @@ def test_a_run_that_is_a_link_works(run, slices_folder, tmp_path):
     assert done.returncode == 0 and done.stdout.count("finished after") == 4
 
 
-# ---- model files -------------------------------------------------------------------------------
+# ---- what predict.py refuses: name, how a run is spoilt, words of the line ---------------------
 
 
-def rewrite(path, config=None, weights=None, again=()):
-    """Change the settings, or the weights, in a model file, or write members of it again."""
-    with zipfile.ZipFile(path) as archive:
-        members = {name: archive.read(name) for name in archive.namelist()}
-    if config:
+def rewritten(stage, config=None, weights=None, again=(), **settings):
+    """Function that changes settings or weights in a model file, or writes members again."""
+
+    def spoil(run):
+        path = RunDirectory(run).model(stage)
+        with zipfile.ZipFile(path) as archive:
+            members = {name: archive.read(name) for name in archive.namelist()}
         value = json.loads(members["config.json"])
-        config(value["config"])
-        members["config.json"] = json.dumps(value).encode()
-    if weights:
-        content = io.BytesIO(members["model.weights.h5"])
-        with h5py.File(content, "r+") as file:
-            weights(file)
-        members["model.weights.h5"] = content.getvalue()
-    with zipfile.ZipFile(path, "w") as archive:
-        for name in (*members, *again):
-            archive.writestr(name, members[name])
+        value["config"] |= settings
+        members["config.json"] = json.dumps(config(run, value) if config else value).encode()
+        if weights:
+            content = io.BytesIO(members["model.weights.h5"])
+            with h5py.File(content, "r+") as file:
+                weights(run, file)
+            members["model.weights.h5"] = content.getvalue()
+        with zipfile.ZipFile(path, "w") as archive:
+            for name in (*members, *again):
+                archive.writestr(name, members[name])
+
+    return spoil
 
 
-def fill(value):
-    """Function that fills the first large array of a file of weights."""
+def touching_layer(run):
+    """A layer that would leave a marker behind, as it does here while it is made."""
+    marker = run / "marker"
+    code = keras.layers.Lambda(lambda x, m=str(marker): (open(m, "w").close(), x)[1])
+    model = keras.Sequential([keras.Input((4,)), code])
+    marker.unlink()
+    return keras.saving.serialize_keras_object(model)
 
-    def change(file):
-        arrays = []
-        file.visititems(lambda _, item: arrays.append(item) if hasattr(item, "nbytes") else None)
-        largest = max(arrays, key=lambda array: array.nbytes)
-        largest[...] = value
+
+def popen(run, config):
+    names = {"module": "subprocess", "class_name": "Popen", "registered_name": "Popen"}
+    return {**names, "config": {"args": ["touch", str(run / "marker")]}}
+
+
+def with_layer(*path):
+    """Function that puts a layer that leaves a marker into a place of a config."""
+
+    def change(run, config):
+        part = config
+        for name in path[:-1]:
+            part = part[name]
+        part[path[-1]] = touching_layer(run)
+        return config
 
     return change
 
 
-def add_packed_array(file):
-    """30,000 x 30,000 zeros, of which the file holds some kilobytes."""
-    file.create_dataset("more", (30000, 30000), "float32", compression="gzip", chunks=(3000, 3000))
+def pickled(run):
+    content = b"cposix\nsystem\n(S'touch " + str(run / "marker").encode() + b"'\ntR."
+    (run / "vqvae.keras").write_bytes(content)
 
 
-MODELS = {
-    "an array that unpacks": ("vqvae", {"weights": add_packed_array}, "its weights unpack to"),
-    "no numbers": ("vqvae", {"weights": fill(np.nan)}, "its weights are not finite"),
-    "huge numbers": ("vqvae", {"weights": fill(3e38)}, "its weights are not finite"),
-    "no numbers in the prior": ("prior", {"weights": fill(np.inf)}, "its weights are not finite"),
-    "huge numbers in the prior": ("prior", {"weights": fill(-3e38)}, "its weights are not finite"),
-    "no blocks": ("vqvae", {"config": lambda c: c.update(encoder_blocks=[])}, "encoder_blocks"),
-    "more blocks": ("vqvae", {"config": lambda c: c.update(decoder_blocks=[1, 1, 1])}, "decoder_"),
-    "a text": ("prior", {"config": lambda c: c.update(rate_weight="much")}, "rate_weight"),
-    "a truth value": ("prior", {"config": lambda c: c.update(blocks=True)}, "blocks"),
-    "an unknown setting": ("prior", {"config": lambda c: c.update(depth=3)}, "depth"),
-    "a number for a text": ("prior", {"config": lambda c: c.update(vqvae=3)}, "vqvae"),
-    "one entry twice": ("prior", {"again": ["config.json"]}, "two entries of one name"),
+def data_sets(file):
+    """Data sets of an HDF5 file, the largest last."""
+    found = []
+    file.visititems(lambda name, item: found.append(item) if hasattr(item, "nbytes") else None)
+    return sorted(found, key=lambda item: item.nbytes)
+
+
+def filled(value):
+    return lambda run, file: data_sets(file)[-1].write_direct(
+        np.full(data_sets(file)[-1].shape, value, "float32")
+    )
+
+
+def store_outside(run, file):
+    """The largest data set names another file as its storage."""
+    (run / "secret.bin").write_bytes(bytes(10**6))
+    largest = data_sets(file)[-1]
+    name, shape = largest.name, largest.shape
+    storage = [(str(run / "secret.bin"), 0, largest.nbytes)]
+    del file[name]
+    file.create_dataset(name, shape, "float32", external=storage)
+
+
+def packed(run, file):
+    """40,000 x 40,000 zeros, of which the file holds some kilobytes."""
+    name = data_sets(file)[-1].name
+    del file[name]
+    chunks = {"chunks": (4000, 4000), "compression": "gzip"}
+    file.create_dataset(name, (40000, 40000), "float32", **chunks)
+
+
+def claim_gigabytes(run):
+    """The directory of the archive says that its first entry unpacks to nearly 4 GiB."""
+    content = bytearray((run / "vqvae.keras").read_bytes())
+    size = content.index(b"PK\1\2") + 24
+    content[size : size + 4] = (2**32 - 16).to_bytes(4, "little")
+    (run / "vqvae.keras").write_bytes(content)
+
+
+def without_config(run):
+    with zipfile.ZipFile(run / "vqvae.keras", "w") as archive:
+        archive.writestr("readme", "nothing")
+
+
+def other_prior(**changes):
+    """Function that puts a prior for other codes into a run, with the right fingerprint."""
+
+    def spoil(run):
+        paths = RunDirectory(run)
+        vqvae = checkpoints.load_model(paths.model("vqvae"))
+        settings = {"grid": 4, "num_levels": 4, "vqvae": checkpoints.fingerprint(vqvae)}
+        prior = make_prior(4)
+        config = {**prior.get_config(), **settings, **changes}
+        checkpoints.save_model(type(prior).from_config(config), paths.model("prior"))
+
+    return spoil
+
+
+def config_is(text):
+    return lambda run: (run / "config.json").write_text(text)
+
+
+def npz(path, member, content, method=zipfile.ZIP_STORED):
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr(member, content)
+
+
+def header(shape, dtype="<i4"):
+    text = f"{{'descr': '{dtype}', 'fortran_order': False, 'shape': {shape}}}".encode()
+    text = text.ljust(117) + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
+
+
+def counts_are(content, method=zipfile.ZIP_STORED):
+    """Function that writes the counts of a run: an array, or the bytes of one."""
+
+    def spoil(run):
+        path = run / "code_counts.npz"
+        if isinstance(content, bytes):
+            npz(path, "counts.npy", content, method)
+        else:
+            np.savez(path, counts=content)
+
+    return spoil
+
+
+HELD, RANGE, COUNTS = "claim more weights than the file holds", "Received: ", "code_counts.npz"
+SHAPE = (4, 4, 16)
+ONES = np.ones(SHAPE, "int32")
+REFUSED = {
+    # Models that would run something.
+    "lambda layer": (
+        rewritten("vqvae", lambda run, config: touching_layer(run)), "it holds no VQVAE",
+    ),
+    "lambda as a setting": (rewritten("vqvae", with_layer("config", "width")), "`width` must be"),
+    "lambda as a policy": (rewritten("vqvae", with_layer("config", "dtype")), "cannot be read"),
+    "lambda beside the settings": (
+        rewritten("vqvae", with_layer("config", "loss")), "cannot be read",
+    ),
+    "class of another module": (rewritten("vqvae", popen), "it holds no VQVAE"),
+    "pickle": (pickled, "vqvae.keras cannot be read"),
+    # Models that would take memory.
+    "giant codebook": (rewritten("vqvae", codebook_size=2**30), RANGE),
+    "giant width": (rewritten("vqvae", width=2**20), RANGE),
+    "giant image": (rewritten("vqvae", image_size=2**20), RANGE),
+    "countless blocks": (rewritten("vqvae", decoder_blocks=[10**9, 1]), RANGE),
+    "giant levels of a prior": (rewritten("prior", num_levels=2**30), RANGE),
+    "giant width of a prior": (rewritten("prior", width=2**20), RANGE),
+    "countless blocks of a prior": (rewritten("prior", blocks=250), RANGE),
+    "giant codebook of a prior": (rewritten("prior", codebook_size=2**30), RANGE),
+    "large codebook": (rewritten("vqvae", codebook_size=2**16), HELD),
+    "large width": (rewritten("vqvae", width=1024), HELD),
+    "large levels of a prior": (rewritten("prior", num_levels=10**4), HELD),
+    "large grid of a prior": (rewritten("prior", grid=512), HELD),
+    "large width of a prior": (rewritten("prior", width=1024), HELD),
+    "many blocks of a prior": (rewritten("prior", blocks=64), HELD),
+    "large codebook of a prior": (rewritten("prior", codebook_size=2**16), HELD),
+    "large width of a texture": (rewritten("texture", width=1024), HELD),
+    "an array that unpacks": (rewritten("vqvae", weights=packed), "cannot be read"),
+    "an archive that unpacks": (claim_gigabytes, "it unpacks to more than"),
+    # Models that are no models.
+    "weights outside the file": (rewritten("vqvae", weights=store_outside), "cannot be read"),
+    "no config": (without_config, "vqvae.keras cannot be read"),
+    "a long config": (
+        rewritten("vqvae", lambda run, config: {"padding": "x" * 2**17}), "cannot be read",
+    ),
+    "no numbers": (rewritten("vqvae", weights=filled(np.nan)), "its weights are not finite"),
+    "huge numbers": (rewritten("prior", weights=filled(-3e38)), "its weights are not finite"),
+    "a negative width": (rewritten("vqvae", width=-8), "`width` must be"),
+    "no blocks": (rewritten("vqvae", encoder_blocks=[]), "`encoder_blocks` must be"),
+    "more blocks": (rewritten("vqvae", decoder_blocks=[1, 1, 1]), "`decoder_blocks` must be"),
+    "a text": (rewritten("prior", rate_weight="much"), "`rate_weight` must be"),
+    "a truth value": (rewritten("prior", blocks=True), "`blocks` must be"),
+    "an unknown setting": (rewritten("prior", depth=3), "depth"),
+    "a number for a text": (rewritten("prior", vqvae=3), "trained with another VQ-VAE"),
+    "one entry twice": (rewritten("prior", again=["config.json"]), "two entries of one name"),
+    "a prior of another grid": (other_prior(grid=8), "trained with another VQ-VAE"),
+    "a prior of another codebook": (other_prior(codebook_size=32), "trained with another VQ-VAE"),
+    # What else a run holds.
+    "nested config": (config_is("[" * 10**5), "config.json"),
+    "settings are null": (config_is('{"settings": null, "data": {}}'), "is of another version"),
+    "data is a list": (config_is('{"settings": {}, "data": []}'), "is of another version"),
+    "fingerprint is no text": (
+        config_is('{"settings": {}, "data": {"name": "a", "fingerprint": 3}}'),
+        "is of another version",
+    ),
+    "counts claim too much": (counts_are(header((10**6, 10**6))), COUNTS),
+    "counts of a negative size": (counts_are(header((-4, 4, 16))), COUNTS),
+    "counts of a bad header": (counts_are(b"\x93NUMPY\x01\x00\x10\x00(((((((((((((((("), COUNTS),
+    "counts are no array": (counts_are(b"Dear Sir or Madam"), COUNTS),
+    "counts end too early": (counts_are(header(SHAPE) + ONES.tobytes()[:-4]), COUNTS),
+    "counts unpack": (counts_are(header((2**14, 2**12, 16)), zipfile.ZIP_DEFLATED), COUNTS),
+    "counts are texts": (counts_are(np.full(SHAPE, "a")), COUNTS),
+    "counts are not finite": (counts_are(np.full(SHAPE, np.nan)), COUNTS),
+    "counts of nothing": (counts_are(0 * ONES), COUNTS),
+    "counts of another shape": (counts_are(ONES[:2]), COUNTS),
+    "counts of another name": (lambda run: np.savez(run / COUNTS, other=ONES), COUNTS),
 }  # fmt: skip
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
-@pytest.mark.parametrize("kind", MODELS)
-def test_a_spoilt_model_is_refused(kind, run):
-    stage, changes, expected = MODELS[kind]
-    path = RunDirectory(run).model(stage)
-    rewrite(path, **changes)
-    with pytest.raises(InputError, match="cannot be loaded") as error:
-        checkpoints.load_model(path)
-    assert expected in str(error.value) and "\n" not in str(error.value)
+@pytest.mark.parametrize("kind", REFUSED)
+def test_a_spoilt_run_is_refused(kind, run, slices_folder):
+    spoil, words = REFUSED[kind]
+    spoil(run)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    one_line(predict(run, slices_folder), words)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kilobytes
+    assert not (run / "marker").exists() and not (run / "predict").exists()
 
 
-@pytest.mark.parametrize("changes", [{"grid": 8}, {"codebook_size": 32}])
-def test_a_prior_of_another_grid_or_codebook_is_refused(changes, run):
-    paths = RunDirectory(run)
-    vqvae = checkpoints.load_model(paths.model("vqvae"))
-    settings = {**make_prior(grid=4).get_config(), "vqvae": checkpoints.fingerprint(vqvae)}
-    kind = type(make_prior(grid=4))
-    checkpoints.save_model(kind.from_config({**settings, "num_levels": 4}), paths.model("prior"))
-    checkpoints.load_models(paths)
-    checkpoints.save_model(kind.from_config({**settings, **changes}), paths.model("prior"))
-    with pytest.raises(InputError, match="on the codes of another VQ-VAE"):
-        checkpoints.load_models(paths)
+# ---- what train.py refuses ---------------------------------------------------------------------
 
 
-def test_a_model_of_former_names_loads(run):
-    """Files that were written before layers and settings had today's names stay readable."""
-    path = RunDirectory(run).model("prior")
-    prior = checkpoints.load_model(path)
+class Trap:
+    """Leaves a marker behind where it is unpickled."""
 
-    def former(file):
-        for block in file["blocks"].values():
-            for name, today in checkpoints.FORMER_NAMES.items():
-                block.move(today, name)
+    def __init__(self, path):
+        self.path = str(path)
 
-    rewrite(path, config=lambda c: c.update(levels=c.pop("num_levels")), weights=former)
-    with pytest.raises(TypeError, match="num_levels"):
-        keras.saving.load_model(path, compile=False)
-    for one, other in zip(prior.get_weights(), checkpoints.load_model(path).get_weights()):
-        np.testing.assert_array_equal(one, other)
+    def __reduce__(self):
+        return open, (self.path, "w")
 
 
-# ---- what else a run holds ---------------------------------------------------------------------
+def pickled_state(run):
+    traps = np.array([Trap(run / "marker")], dtype=object)
+    np.savez(run / "resume" / "prior.npz", traps)
 
 
-CONFIGS = {
-    "nested": ("[" * 10**5, "is no readable JSON"),
-    "settings are null": ('{"settings": null, "data": {}}', "is of another version"),
-    "data is a list": ('{"settings": {}, "data": []}', "is of another version"),
-    "no text": ('{"settings": {}, "data": {"name": "a", "fingerprint": 3}}', "another version"),
-}
+def file_for_folder(name):
+    def spoil(run):
+        shutil.rmtree(run / name)
+        (run / name).write_text("keep me")
+
+    return spoil
 
 
-@pytest.mark.parametrize("kind", CONFIGS)
-def test_a_damaged_config(kind, run):
-    text, expected = CONFIGS[kind]
-    (run / "config.json").write_text(text)
-    with pytest.raises(InputError, match=expected) as error:
-        read_config(RunDirectory(run))
-    assert "\n" not in str(error.value)
+STATE = "resume/prior.npz cannot be read"
+NOT_CONTINUED = {
+    "a pickled state": (pickled_state, STATE),
+    "a state that is no array": (
+        lambda run: npz(run / "resume" / "prior.npz", "arr_0.npy", b"Dear Sir or Madam"), STATE,
+    ),
+    "a file for the logs": (file_for_folder("logs"), "logs is a file"),
+    "a file for the states": (file_for_folder("resume"), "resume is a file"),
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("name", [r"$\frac{$", "\ud800", "x" * 10**6, "\x1b[31mred\x07", "脳 Ω"])
-def test_a_strange_name_of_the_data(name, run, slices_folder):
-    """It is shown, cut and without control characters, and no caption takes it for a formula."""
-    config = json.loads((run / "config.json").read_text())
-    config["data"] |= {"name": name, "fingerprint": "other"}
-    (run / "config.json").write_text(json.dumps(config))
-    done = predict(run, slices_folder)
+@pytest.mark.parametrize("kind", NOT_CONTINUED)
+def test_a_spoilt_run_is_not_continued(kind, run, slices_folder):
+    spoil, words = NOT_CONTINUED[kind]
+    (run / "resume").mkdir(exist_ok=True)
+    spoil(run)
+    one_line(train(slices_folder, run), words)
+    assert not (run / "marker").exists()
+
+
+@pytest.mark.slow
+def test_codes_of_a_stranger_are_chosen_again(run, slices_folder):
+    before = (run / "codes.npz").read_bytes()
+    (run / "prior_history.csv").unlink()
+    npz(run / "codes.npz", "train.npy", header((10**6, 10**6), "<u2"))
+    done = train(slices_folder, run)
     assert done.returncode == 0, done.stderr
-    line = next(line for line in done.stdout.splitlines() if "trained on other data" in line)
-    assert len(line) < 200 and line.isprintable()
-    assert (run / "predict" / "samples.png").is_file()
+    with np.load(run / "codes.npz") as new, np.load(io.BytesIO(before)) as old:
+        for name in ("train", "validate"):
+            np.testing.assert_array_equal(new[name], old[name])
 
 
-def test_a_terminal_that_knows_ascii_only(tmp_path):
-    data = write_slices(tmp_path / "脳 Ω")
-    ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii"}
-    done = run_script("dataset.py", "check", data, env=ascii_only)
-    assert done.returncode == 0 and r"\u8133 \u03a9" in done.stdout, done.stderr
-
+# ---- histories and names -----------------------------------------------------------------------
 
 HISTORIES = {
     "without a column": "epoch,seconds,loss\n1,2,3\n",
@@ -225,88 +379,24 @@ def test_a_damaged_history(kind, tmp_path):
     assert "\n" not in str(error.value) and len(str(error.value)) < 1000
 
 
-def test_a_history_without_the_curves_of_a_figure_is_found_at_once(run, slices_folder):
-    (run / "vqvae_history.csv").write_text("epoch,seconds,loss,val_loss\n1,2,3,4\n")
-    one_line(predict(run, slices_folder), "vqvae_history.csv")
-    assert not (run / "predict").exists()
-
-
-SHAPE = (4, 4, 16)
-
-
-def npz(path, member, content, method=zipfile.ZIP_STORED):
-    with zipfile.ZipFile(path, "w", method) as archive:
-        archive.writestr(member, content)
-
-
-def header(shape, dtype="<i4", length=None):
-    text = f"{{'descr': '{dtype}', 'fortran_order': False, 'shape': {shape}}}".encode()
-    text = text.ljust((length or 118) - 1) + b"\n"
-    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
-
-
-def counts(values):
-    def write(path):
-        np.savez(path, counts=values)
-
-    return write
-
-
-ONES = np.ones(SHAPE, "int32")
-COUNTS = {
-    "claims too much": lambda p: npz(p, "counts.npy", header((10**6, 10**6))),
-    "claims a negative size": lambda p: npz(p, "counts.npy", header((-4, 4, 16))),
-    "bad header": lambda p: npz(p, "counts.npy", b"\x93NUMPY\x01\x00\x10\x00(((((((((((((((("),
-    "no array": lambda p: npz(p, "counts.npy", b"Dear Sir or Madam"),
-    "lzma": lambda p: npz(p, "counts.npy", header(SHAPE) + ONES.tobytes(), zipfile.ZIP_LZMA),
-    "ends too early": lambda p: npz(p, "counts.npy", header(SHAPE) + ONES.tobytes()[:-4]),
-    "unpacks to gigabytes": lambda p: npz(p, "counts.npy", header((2**14, 2**12, 16)), 8),
-    "text": counts(np.full(SHAPE, "a")),
-    "dates": counts(np.zeros(SHAPE, "datetime64[s]")),
-    "complex": counts(np.ones(SHAPE, "complex64")),
-    "not finite": counts(np.full(SHAPE, np.nan)),
-    "negative": counts(-ONES),
-    "nothing": counts(0 * ONES),
-    "another shape": counts(ONES[:2]),
-    "another name": lambda p: np.savez(p, other=ONES),
-}
-
-
-@pytest.mark.parametrize("kind", COUNTS)
-def test_spoilt_counts(kind, tmp_path):
-    path = tmp_path / "code_counts.npz"
-    COUNTS[kind](path)
-    with pytest.raises(InputError, match="code_counts.npz") as error:
-        read_code_counts(path, SHAPE)
-    assert "\n" not in str(error.value)
-
-
-@pytest.mark.slow
-def test_codes_of_a_stranger_are_chosen_again(run, slices_folder):
-    before = (run / "codes.npz").read_bytes()
-    (run / "prior_history.csv").unlink()
-    npz(run / "codes.npz", "train.npy", header((10**6, 10**6), "<u2"))
-    done = train(slices_folder, run)
+@pytest.mark.parametrize("name", ["$\\frac{$ \ud800 \x1b[31mred\x07 脳 Ω", "x" * 10**6])
+def test_a_strange_name_of_the_data(name, run, slices_folder):
+    """It is shown, cut and without control characters, and no caption takes it for a formula."""
+    config = json.loads((run / "config.json").read_text())
+    config["data"] |= {"name": name, "fingerprint": "other"}
+    (run / "config.json").write_text(json.dumps(config))
+    done = predict(run, slices_folder)
     assert done.returncode == 0, done.stderr
-    with np.load(run / "codes.npz") as new, np.load(io.BytesIO(before)) as old:
-        for name in ("train", "validate"):
-            np.testing.assert_array_equal(new[name], old[name])
+    line = next(line for line in done.stdout.splitlines() if "trained on other data" in line)
+    assert len(line) < 200 and line.isprintable()
+    assert (run / "predict" / "samples.png").is_file()
 
 
-def test_a_state_with_a_member_that_is_no_array(run, slices_folder):
-    (run / "resume").mkdir(exist_ok=True)
-    npz(run / "resume" / "prior.npz", "arr_0.npy", b"Dear Sir or Madam")
-    done = train(slices_folder, run)
-    one_line(done, "resume/prior.npz cannot be read", "begin this stage again")
-
-
-@pytest.mark.parametrize("name", ["logs", "resume"])
-def test_a_file_where_a_folder_is_needed(name, run, slices_folder):
-    shutil.rmtree(run / name)
-    (run / name).write_text("keep me")
-    done = train(slices_folder, run)
-    one_line(done, f"{run / name} is a file")
-    assert (run / name).read_text() == "keep me"
+def test_a_terminal_that_knows_ascii_only(tmp_path):
+    data = write_slices(tmp_path / "脳 Ω")
+    ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = run_script("dataset.py", "check", data, env=ascii_only)
+    assert done.returncode == 0 and r"\u8133 \u03a9" in done.stdout, done.stderr
 
 
 # ---- odd moments -------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from fitting.codes import read_codes
 from fitting.run_directory import RunDirectory
 from fitting.stages import make_optimizer, make_vqvae, vqvae_objective
 from networks import losses
-from networks.below import NO_CODE, SLICES_BELOW
+from networks.neighbours import NO_CODE, SLICES_BELOW
 from sources.folder import NO_SLICE, Slices, Split
 from sources.images import to_grey
 from sources.layout import FITTED_SPLITS

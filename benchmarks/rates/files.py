@@ -56,13 +56,13 @@ def write_files(codec: Codec, split: Split, rate_weight: float | None = None) ->
     Args:
         codec: The codec of a run.
         split: The slices, N of them.
-        rate_weight: See `RasterPrior.describe`.
+        rate_weight: See `RasterPrior.choose_codes`.
     """
     if isinstance(split, Alone):
         files = numbers = np.arange(len(split))
     else:
         files = np.unique(split.cases, return_inverse=True)[1]
-        numbers = container.runs_of(split)[1]
+        numbers = container.stacks_of(split)[1]
     begin = time.perf_counter()
     codes, streams = codec.write_streams(split, numbers, rate_weight)
     seconds = time.perf_counter() - begin
@@ -70,10 +70,10 @@ def write_files(codec: Codec, split: Split, rate_weight: float | None = None) ->
     for file in range(files.max() + 1):
         own = np.flatnonzero(files == file)
         stack = split.pick(own)
-        check, runs = container.checksum(stack, codes[own]), container.runs_of(stack)[0]
+        check, stacks = container.checksum(stack, codes[own]), container.stacks_of(stack)[0]
         parts = [streams[number] for number in np.unique(numbers[own])]
         levels = codec.prior.settings["num_levels"]
-        sizes.append(len(container.pack(codec.models, check, runs, parts, levels)))
+        sizes.append(len(container.pack(codec.digest, check, stacks, parts, levels)))
     ideal = np.bincount(files, ideal_bits(codec, split, codes)) / 8
     return Files(numbers, codes, streams, np.array(sizes), ideal, seconds)
 

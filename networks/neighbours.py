@@ -59,12 +59,6 @@ class SlicesBelow(layers.Layer):
         features = self.first_conv(ops.concatenate([nearer, lower], axis=-1) * is_inside)
         return self.second_conv(features * is_inside)
 
-    def get_config(self):
-        settings = {
-            "codebook_size": self.codebook_size, "width": self.width, "outputs": self.outputs,
-        }  # fmt: skip
-        return {**super().get_config(), **settings}
-
 
 class Wavefront:
     """Order in which stacks of slices are drawn: many slices at once, each behind the one below.
@@ -91,62 +85,62 @@ class Wavefront:
         self.batch, _, self.height, self.width = shape
         self.count, self.reach = count, reach
         self.lag = min(reach + 1, self.height)  # a slice that is finished is always enough
-        self.turn = math.ceil(self.height / self.lag)  # slices n and n + turn share a slot
-        self.slots = min(count, self.turn)
+        # That many slices are under way together. So slices n and n + slices_under_way share a
+        # slot.
+        self.slices_under_way = math.ceil(self.height / self.lag)
+        self.slots = min(count, self.slices_under_way)
         self.steps = self.lag * (count - 1) + self.height
         self.margin = reach + 1  # a row is asked for even above the first one
-        self.stride = self.height + 2 * self.margin
+        self.rows_per_slice = self.height + 2 * self.margin
 
-    def begin(self, below: tf.Tensor) -> tf.Tensor:
+    def first_rows(self, below: tf.Tensor) -> tf.Tensor:
         """All rows before the first step. Those that are not drawn yet are `OUTSIDE`."""
         known = tf.transpose(below[:, ::-1], (1, 2, 0, 3))  # the lower one first: (2, H, B, W)
         margins = [[0, self.count], [self.margin, self.margin], [0, 0], [0, 0]]
         slices = tf.pad(known, margins, constant_values=OUTSIDE)
         return tf.reshape(slices, (-1, self.batch, self.width))
 
-    def at(self, step: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    def slots_at(self, step: tf.Tensor) -> tuple[tf.Tensor, ...]:
         """What each slot draws at a step, `(slots,)` each.
 
-        Returns:
-            Number of the slice, row y in it, index `own` of this row among all rows, and whether
-            the slot draws at all.
+        They are number of the slice, row y in it, its place among all rows, and whether the slot
+        draws at all.
         """
         slots = tf.range(self.slots)
-        since, period = step - self.lag * slots, self.lag * self.turn
-        number, y = slots + self.turn * (since // period), since % period
+        since, period = step - self.lag * slots, self.lag * self.slices_under_way
+        number, y = slots + self.slices_under_way * (since // period), since % period
         is_drawn = (since >= 0) & (number < self.count) & (y < self.height)
         number, y = tf.where(is_drawn, number, 0), tf.where(is_drawn, y, 0)
-        own = (SLICES_BELOW + number) * self.stride + self.margin + y
-        return number, y, own, is_drawn
+        place = (SLICES_BELOW + number) * self.rows_per_slice + self.margin + y
+        return number, y, place, is_drawn
 
-    def above(self, rows: tf.Tensor, own: tf.Tensor) -> tf.Tensor:
-        """Codes of the rows above those at `own`, `(slots B, W)`, or `NO_CODE`."""
-        above = tf.reshape(tf.gather(rows, own - 1), (-1, self.width))
+    def above(self, rows: tf.Tensor, place: tf.Tensor) -> tf.Tensor:
+        """Codes of the rows above those at `place`, `(slots B, W)`, or `NO_CODE`."""
+        above = tf.reshape(tf.gather(rows, place - 1), (-1, self.width))
         return tf.maximum(above, NO_CODE)
 
-    def around(self, rows: tf.Tensor, own: tf.Tensor) -> tf.Tensor:
-        """Windows of the slices below, `reach` rows to each side of those at `own`.
+    def below(self, rows: tf.Tensor, place: tf.Tensor) -> tf.Tensor:
+        """Windows of the slices below around those rows, `(slots B, SLICES_BELOW, h, W)`.
 
-        Returns:
-            `(slots B, SLICES_BELOW, 2 reach + 1, W)`.
+        They hold `reach` rows to each side, so h is 2 reach + 1.
         """
-        down = -self.stride * tf.range(1, SLICES_BELOW + 1)[:, None]
+        down = -self.rows_per_slice * tf.range(1, SLICES_BELOW + 1)[:, None]
         aside = tf.range(-self.reach, self.reach + 1)
-        windows = tf.gather(rows, own[:, None, None] + down + aside)  # (slots, 2, h, B, W)
+        windows = tf.gather(rows, place[:, None, None] + down + aside)  # (slots, 2, h, B, W)
         windows = tf.transpose(windows, (0, 3, 1, 2, 4))
         shape = (self.slots * self.batch, SLICES_BELOW, 2 * self.reach + 1, self.width)
         return tf.reshape(windows, shape)
 
     def write(
-        self, rows: tf.Tensor, own: tf.Tensor, is_drawn: tf.Tensor, codes: tf.Tensor
+        self, rows: tf.Tensor, place: tf.Tensor, is_drawn: tf.Tensor, codes: tf.Tensor
     ) -> tf.Tensor:
         """Rows with drawn codes, `(slots B, W)`, in their places."""
         codes = tf.reshape(codes, (self.slots, self.batch, self.width))
-        places = tf.boolean_mask(own, is_drawn)[:, None]
+        places = tf.boolean_mask(place, is_drawn)[:, None]
         return tf.tensor_scatter_nd_update(rows, places, tf.boolean_mask(codes, is_drawn))
 
     def maps(self, rows: tf.Tensor) -> tf.Tensor:
         """Code maps of the stacks, `(B, S, H, W)`."""
-        slices = tf.reshape(rows, (-1, self.stride, self.batch, self.width))
+        slices = tf.reshape(rows, (-1, self.rows_per_slice, self.batch, self.width))
         maps = slices[SLICES_BELOW:, self.margin : self.margin + self.height]
         return tf.transpose(maps, (2, 0, 1, 3))
