@@ -32,8 +32,8 @@ from networks.residual import DepthToSpace, Policy, convolution, residual_blocks
 from networks.texture import Texture
 
 __all__ = [
-    "VQVAE", "CodebookUsage", "DepthToSpace", "GatedBlock", "Models", "PixelCNN", "Texture",
-    "VectorQuantizer", "decoder", "encoder",
+    "PRIORS", "VQVAE", "CodebookUsage", "DepthToSpace", "GatedBlock", "Models", "PixelCNN",
+    "Texture", "VectorQuantizer", "decoder", "encoder",
 ]  # fmt: skip
 
 REDUCTIONS = (8, 4)  # pixels of an image side that share one code
@@ -382,6 +382,9 @@ class PixelCNN(RasterPrior):
 
     def get_config(self):
         return {**super().get_config(), **self.settings}
+
+
+PRIORS = {"pixelcnn": PixelCNN}  # by the name that `train.py --prior` takes
 
 
 # ---- all of them -------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from contenders import recorded
 from contenders.variants import AutoencoderBench, Bench, PriorBench
 
 import train
-from fitting.device import use_precision
+from fitting.devices import use_precision
 from fitting.run_directory import RunDirectory, read_config
 from networks.below import SLICES_BELOW
 from sources.folder import find_slices, open_slices

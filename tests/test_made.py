@@ -12,7 +12,7 @@ from utils import ROOT
 
 def test_a_result_says_how_it_was_made(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", [str(ROOT / "benchmarks/compression.py"), "--every", "2"])
-    monkeypatch.setattr(recorded, "MADE", utils.how_made())
+    monkeypatch.setattr(recorded, "MADE", utils.provenance())
     recorded.write(tmp_path / "a.json", {"bytes": 3.5, "nothing": float("nan")})
     report = json.loads((tmp_path / "a.json").read_text())
     made = report.pop("made")
@@ -25,12 +25,12 @@ def test_a_result_says_how_it_was_made(tmp_path, monkeypatch):
 
 def test_commit_and_changes(monkeypatch):
     if not (ROOT / ".git").exists():
-        assert utils.how_made()["commit"] is None
+        assert utils.provenance()["commit"] is None
         return
-    made = utils.how_made()
+    made = utils.provenance()
     assert len(made["commit"]) == 40 and isinstance(made["changed"], bool)
     monkeypatch.setenv("PATH", "")
-    without_git = utils.how_made()
+    without_git = utils.provenance()
     assert without_git["commit"] is None and not without_git["changed"]
 
 
