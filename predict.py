@@ -17,8 +17,8 @@ from utils import (
     Parser,
     between,
     command_line,
-    provenance,
     import_tensorflow,
+    provenance,
     replacing_results,
 )
 

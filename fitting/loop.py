@@ -90,7 +90,8 @@ class _StageFit:
             model = self.task.make_model()
             if weights:
                 model.set_weights(weights)
-            model.compile(make_optimizer(schedule, settings), **self.task.make_objective())
+            optimizer = make_optimizer(schedule, settings.beta_2, settings.clip_norm)
+            model.compile(optimizer, **self.task.make_objective())
             model.optimizer.build(model.trainable_variables)
         return model
 

@@ -218,14 +218,16 @@ def make_prior(
 
 
 def make_optimizer(
-    schedule: keras.optimizers.schedules.LearningRateSchedule, settings: Settings
+    schedule: keras.optimizers.schedules.LearningRateSchedule,
+    beta_2: float = Settings.beta_2,
+    clip_norm: float = Settings.clip_norm,
 ) -> ReplicatedAdam:
     """The optimizer of all stages."""
-    return ReplicatedAdam(schedule, beta_2=settings.beta_2, global_clipnorm=settings.clip_norm)
+    return ReplicatedAdam(schedule, beta_2=beta_2, global_clipnorm=clip_norm)
 
 
 def learning_rates(
-    peak: float, steps: int, warmup_steps: int
+    peak: float, steps: int, warmup_steps: int = Settings.warmup_steps
 ) -> keras.optimizers.schedules.CosineDecay:
     """Schedule of a stage: a warm-up to `peak`, then to zero along a cosine.
 

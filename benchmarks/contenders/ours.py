@@ -65,7 +65,7 @@ class Ours(Contender):
         restart_keras()
         keras.utils.set_random_seed(self.settings.seed)
         model = task.make_model()
-        model.compile(stages.make_optimizer(0.0, self.settings), **task.make_objective())
+        model.compile(stages.make_optimizer(0.0), **task.make_objective())
         model.optimizer.build(model.trainable_variables)
         self.models[stage.name] = model
         falling = keras.optimizers.schedules.CosineDecay(stage.learning_rate, 1.0)

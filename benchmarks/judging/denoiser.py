@@ -71,8 +71,8 @@ def train(path: pathlib.Path, slices: Slices, settings: Settings) -> None:
     model = make_unet(bottom - top, right - left, name_of(slices, settings))
     count, batch_size = len(slices.splits["train"]), settings.batch_size
     steps = settings.epochs * (count // batch_size)
-    rates = stages.learning_rates(LEARNING_RATE, steps, settings.warmup_steps)
-    model.compile(stages.make_optimizer(rates, settings), "mse")
+    rates = stages.learning_rates(LEARNING_RATE, steps)
+    model.compile(stages.make_optimizer(rates), "mse")
     example, validation = (noisy(data.frames(name).example) for name in ("train", "validate"))
     known = len(slices.splits["validate"])
     for epoch in range(settings.epochs):
