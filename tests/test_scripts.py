@@ -75,10 +75,10 @@ def test_run_directory_tells_how_it_was_made(trained_run, slices_folder):
         assert len(rows) == 1 + epochs and "val_loss" in rows[0]
 
 
-EPOCHS = {"vqvae": 2, "draft": 1, "prior": 2, "texture": 8}
+EPOCHS = {"vqvae": 2, "first_prior": 1, "prior": 2, "texture": 8}
 SHOWN = {
     "vqvae": ("originals", "reconstructions"),
-    "draft": ("samples",),
+    "first_prior": ("samples",),
     "prior": ("samples",),
     "texture": ("textures",),
 }

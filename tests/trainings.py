@@ -12,17 +12,12 @@ import subprocess
 import sys
 import time
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-import utils
-
-utils.import_tensorflow()
 import tensorflow as tf
 import tensorflow_probability  # noqa: F401  takes a second to load
 
 import train
 from fitting import loop, start  # noqa: F401
+from utils import command_line
 
 # A training makes and drops objects by the million, beside those of TensorFlow that stay. Looking
 # through all of them for circles, again and again, takes a quarter of its time.
@@ -30,10 +25,11 @@ gc.collect()
 gc.freeze()
 gc.set_threshold(100_000, 50, 50)
 
+ROOT = pathlib.Path(__file__).resolve().parent.parent
 PAUSE = 0.002  # seconds between two looks at a file
 FORKING = multiprocessing.get_context("forkserver")
 FORKING.set_forkserver_preload(["trainings"])
-os.environ["PYTHONPATH"] = os.path.dirname(__file__)  # where the process finds this module
+os.environ["PYTHONPATH"] = f"{ROOT}{os.pathsep}{ROOT / 'tests'}"  # where it finds this module
 
 
 class Training:
@@ -106,4 +102,4 @@ def _train(files, flags, environment, devices, file_bytes):
     if file_bytes:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
     sys.argv = ["train.py", *flags]
-    utils.command_line(lambda: train.main(train.parse(flags)))
+    command_line(lambda: train.main(train.parse(flags)))
