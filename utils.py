@@ -61,24 +61,30 @@ def command_line(main: Callable, *args) -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a terminal may know only ASCII
-    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, _terminate)
+    received = []
+
+    def stop(number, _frame):
+        received.append(number)
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGINT, signal.SIGTERM):  # a job may have been told to ignore them
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+            signal.signal(number, stop)
     try:
         main(*args)
-    except InputError as error:
-        sys.exit(_complain(error))
-    except OSError as error:
-        reason, name = error.strerror or error, error.filename or "no file named"
-        sys.exit(_complain(f"{reason}: {name}. Check the path, its rights and the disk."))
-    except KeyboardInterrupt as stop:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        name, status = ("SIGTERM", 143) if stop.args else ("Ctrl-C", 130)
-        sys.exit(_complain(f"stopped by {name}; what was finished is kept.", status))
-
-
-def _terminate(number, frame):
-    """End as at Ctrl-C when a cluster takes the machine back."""
-    raise KeyboardInterrupt(number)
+    except (Exception, KeyboardInterrupt) as error:
+        if received:  # then TensorFlow may have made another error of it
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            name = "Ctrl-C" if received[0] == signal.SIGINT else "SIGTERM"
+            message, status = f"stopped by {name}; what was finished is kept.", 128 + received[0]
+        elif isinstance(error, InputError):
+            message, status = error, 2
+        elif isinstance(error, OSError):
+            reason, name = error.strerror or error, error.filename or "no file named"
+            message, status = f"{reason}: {name}. Check the path, its rights and the disk.", 2
+        else:
+            raise
+        sys.exit(_complain(message, status))
 
 
 def _complain(message, status=2):
