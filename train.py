@@ -21,38 +21,34 @@ def parse(arguments=None):
     """Flags of the script. Those of settings come from `fitting.settings`."""
     parser = Parser(__doc__)
     groups = {title: parser.add_argument_group(title) for title in GROUPS}
-    add = groups["data"].add_argument
-    add("--data", metavar="DIR", help="folder with keras_png_slices_{train,validate,test}")
-    add(
-        "--subjects", type=between(int, 3, MAX_SUBJECTS), default=60, metavar="N",
-        help="size of the synthetic cohort (default: %(default)s)",
-    )  # fmt: skip
-    add = groups["run"].add_argument
-    add(
-        "--run", metavar="DIR", default="runs/default",
-        help="where everything goes (default: %(default)s)",
-    )  # fmt: skip
-    add(
-        "--start-from", metavar="RUN",
-        help="begin with the weights of this finished run, such as a shipped one; settings of the "
-        "networks that are not given are its own",
-    )  # fmt: skip
-    add(
-        "--strategy", choices=("mirrored", "multiworker"),
-        help="train on all GPUs of this machine, or on all machines in the environment variable "
-        "TF_CONFIG (default: one device)",
-    )  # fmt: skip
-    add(
-        "--save-minutes", type=between(float, 0, 10**6), default=4.0, metavar="M",
-        help="save within an epoch every M minutes, so that a crash costs no more "
-        "(default: %(default)s)",
-    )  # fmt: skip
+    _add_flags_of_no_setting(groups)
     add_flags(groups)
     parser.set_defaults(seed=Settings.seed)  # of the synthetic cohort, too
     args = parser.parse_args([*map(_renamed, sys.argv[1:] if arguments is None else arguments)])
     if args.choose_codes_again and not args.start_from:
         parser.error("argument --choose-codes-again: name the run to go on from with --start-from")
     return args
+
+
+# fmt: off
+def _add_flags_of_no_setting(groups):
+    add = groups["data"].add_argument
+    add("--data", metavar="DIR", help="folder with keras_png_slices_{train,validate,test}")
+    add("--subjects", type=between(int, 3, MAX_SUBJECTS), default=60, metavar="N",
+        help="size of the synthetic cohort (default: %(default)s)")
+    add = groups["run"].add_argument
+    add("--run", metavar="DIR", default="runs/default",
+        help="where everything goes (default: %(default)s)")
+    add("--start-from", metavar="RUN",
+        help="begin with the weights of this finished run, such as a shipped one; settings of the "
+        "networks that are not given are its own")
+    add("--strategy", choices=("mirrored", "multiworker"),
+        help="train on all GPUs of this machine, or on all machines in the environment variable "
+        "TF_CONFIG (default: one device)")
+    add("--save-minutes", type=between(float, 0, 10**6), default=4.0, metavar="M",
+        help="save within an epoch every M minutes, so that a crash costs no more "
+        "(default: %(default)s)")
+# fmt: on
 
 
 def _renamed(argument):
@@ -126,12 +122,11 @@ def resolve(args, slices):
     Raises:
         InputError: A setting does not fit the data.
     """
-    names = [field.name for field in dataclasses.fields(Settings) if field.name != "start_from"]
-    given = {name: getattr(args, name, None) for name in names}
+    names = {field.name for field in dataclasses.fields(Settings)} - {"start_from"}  # a folder here
+    given = {n: value for n, value in vars(args).items() if n in names and value is not None}
     if args.start_from:
         source = read_config(RunDirectory(args.start_from))["settings"]
-        given |= {name: getattr(source, name) for name in OF_NETWORKS if given[name] is None}
-    given = {name: value for name, value in given.items() if value is not None}
+        given = {name: getattr(source, name) for name in OF_NETWORKS} | given
     settings = Settings.for_data(bool(slices.cohort), **given)
     count = len(slices.splits["train"])
     if settings.choose_codes_again and not settings.rate_weight:

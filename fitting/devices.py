@@ -130,19 +130,15 @@ def _check_cluster():
     try:
         config = json.loads(os.environ["TF_CONFIG"])
         workers, task = config["cluster"]["worker"], config["task"]
-        only_workers = set(config["cluster"]) == {"worker"} and task["type"] == "worker"
-        if not only_workers or task["index"] not in range(len(workers)):
-            raise ValueError(
-                "the machines must all be workers, and the task the index of one of them"
-            )
-        if not all(isinstance(worker, str) for worker in workers):
-            raise ValueError("workers must be texts HOST:PORT")
+        if set(config["cluster"]) != {"worker"} or not all(isinstance(w, str) for w in workers):
+            raise ValueError("the machines must all be workers, as texts HOST:PORT")
+        if task["type"] != "worker" or task["index"] not in range(len(workers)):
+            raise ValueError("the task must be the index of a worker")
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise InputError(
             "--strategy multiworker needs TF_CONFIG in the environment "
             f"({type(error).__name__}: {error}): set it to "
-            '{"cluster": {"worker": ["HOST:PORT", ...]}, '
-            '"task": {"type": "worker", "index": N}}.'
+            '{"cluster": {"worker": ["HOST:PORT", ...]}, "task": {"type": "worker", "index": N}}.'
         ) from None
 
 

@@ -25,7 +25,7 @@ from networks import losses
 from networks.frames import margins
 from networks.raster import RasterPrior, numbered_seed
 from sources.images import to_grey, to_unit
-from utils import progress
+from utils import progress, spread
 
 SHOWN = 8  # images that TensorBoard shows after each epoch
 DECODED_AT_ONCE = 32  # slices
@@ -155,7 +155,7 @@ def _load_texture(run, data, width):
     found = codes.read_codes(run.codes)
     digest = checkpoints.fingerprint(vqvae)
     restored = {name: decode_all(vqvae, found[name][0], f"restoring {name}") for name in found}
-    shown = _spread(len(restored["validate"]))
+    shown = spread(len(restored["validate"]), SHOWN)
     images = to_unit(restored["validate"][shown])[..., None]
     return Task(
         make_model=lambda: Texture(data.image_size, data.frame, width, vqvae=digest),
@@ -241,13 +241,8 @@ def learning_rates(
     return decay(0.0, steps - warmup, warmup_target=peak, warmup_steps=warmup)
 
 
-def _spread(count):
-    """At most `SHOWN` indices below `count`, evenly apart."""
-    return np.linspace(0, count - 1, min(count, SHOWN)).round().astype(int)
-
-
 def _shown_images(examples):
-    return np.stack([examples.example(index, False)[0] for index in _spread(examples.count)])
+    return np.stack([examples.example(index, False)[0] for index in spread(examples.count, SHOWN)])
 
 
 def _reconstructions(vqvae, originals):
@@ -255,5 +250,5 @@ def _reconstructions(vqvae, originals):
 
 
 def _samples(prior, vqvae, seed):
-    levels = _spread(prior.settings["num_levels"]).astype("int32")
+    levels = spread(prior.settings["num_levels"], SHOWN).astype("int32")
     return {"samples": vqvae.decode(prior.sample(levels, numbered_seed(seed, 0)))}

@@ -5,7 +5,6 @@ import json
 import shutil
 import subprocess
 import sys
-import time
 
 import keras
 import nibabel
@@ -28,7 +27,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import dataset
 from evaluation import metrics
+from fitting.run_directory import RunDirectory, read_history
 from networks import losses
+from sources.folder import open_slices
 
 
 def predict(run, data, *flags, **options):
@@ -65,14 +66,14 @@ def read_samples(run):
 def test_run_directory_tells_how_it_was_made(trained_run, slices_folder):
     config = json.loads((trained_run / "config.json").read_text())
     assert config["settings"]["image_size"] == IMAGE_SIZE and config["settings"]["seed"] == 0
-    assert config["data"]["fingerprint"] == dataset.open_slices(slices_folder).fingerprint
+    assert config["data"]["fingerprint"] == open_slices(slices_folder).fingerprint
     assert config["data"]["intensity_range"] == [0.0, 1.0] and config["data"]["name"] == "OASIS"
     assert config["versions"]["keras"] == keras.__version__
     assert not list((trained_run / "resume").iterdir())
     assert list((trained_run / "logs").rglob("events*"))
     for stage, epochs in EPOCHS.items():
-        rows = (trained_run / f"{stage}_history.csv").read_text().splitlines()
-        assert len(rows) == 1 + epochs and "val_loss" in rows[0]
+        rows = read_history(RunDirectory(trained_run).history(stage))
+        assert len(rows) == epochs and "val_loss" in rows[0]
 
 
 EPOCHS = {"vqvae": 2, "first_prior": 1, "prior": 2, "texture": 8}
@@ -86,15 +87,14 @@ SHOWN = {
 
 @pytest.mark.parametrize("stage", SHOWN)
 def test_tensorboard_shows_curves_and_images_of_each_epoch(stage, trained_run):
-    epochs = EPOCHS[stage]
-    logs = trained_run / "logs" / stage
+    logs = RunDirectory(trained_run).logs(stage)
     assert {folder.name for folder in logs.iterdir()} == {"train", "validation"}
     for part in ("train", "validation"):
         losses = read_events(logs / part, "epoch_loss")
-        assert len(losses) == epochs and np.isfinite(losses).all()
+        assert len(losses) == EPOCHS[stage] and np.isfinite(losses).all()
     for name in SHOWN[stage]:
         shown = read_events(logs / "validation", name)
-        assert len(shown) == epochs
+        assert len(shown) == EPOCHS[stage]
         for width, height, *pictures in shown:
             assert (int(width), int(height), len(pictures)) == (IMAGE_SIZE, IMAGE_SIZE, LEVELS)
             for picture in pictures:
@@ -167,7 +167,7 @@ def test_metrics_have_the_promised_keys(report):
 
 def test_metrics_equal_those_of_the_written_reconstructions(run, report, slices_folder):
     """SSIM and PSNR once more, from nothing but the files on disk."""
-    split = dataset.open_slices(slices_folder).splits["test"]
+    split = open_slices(slices_folder).splits["test"]
     originals = dataset.load_images(split, IMAGE_SIZE)[..., None] / 255.0
     files = sorted((run / "predict" / "reconstructions").glob("*.png"))
     assert [file.name for file in files] == [
@@ -261,13 +261,10 @@ def test_anomalies_of_a_split_and_of_a_folder(run, slices_folder, tmp_path):
     folder = tmp_path / "some slices"
     folder.mkdir()
     shutil.copy(slices_folder / "keras_png_slices_test" / "case_005_slice_1.nii.png", folder)
-    assert map_anomalies(run, folder, "--ensemble", run).returncode == 0
-    assert json.loads((out / "anomaly.json").read_text())["runs"] == [str(run), str(run)]
+    assert map_anomalies(run, folder).returncode == 0
     for kind in ("original", "healed", "map"):
         image = np.asarray(Image.open(out / "anomaly" / f"case_005_slice_1_{kind}.png"))
         assert image.shape == (IMAGE_SIZE, IMAGE_SIZE)
-    refused = run_script("predict.py", "--run", run, "--ensemble", run)
-    one_line(refused, "argument --ensemble: it is for --anomaly")
     one_line(map_anomalies(run, tmp_path / "none"), "none is no folder")
     one_line(map_anomalies(run, tmp_path), "holds no case_NNN_slice_K.nii.png")
     refused = map_anomalies(run, folder, "--slice", 3)
@@ -296,14 +293,10 @@ def test_export_is_a_run_that_predicts_the_same(run, report, slices_folder, tmp_
 
 
 @pytest.mark.parametrize("script", ["train.py", "predict.py"])
-def test_help_answers_at_once(script):
-    begin = time.monotonic()
-    done = subprocess.run(
-        [sys.executable, "-X", "importtime", ROOT / script, "--help"],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0 and time.monotonic() - begin < 2
+def test_help_loads_nothing_that_takes_seconds(script):
+    command = [sys.executable, "-X", "importtime", ROOT / script, "--help"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0
     loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     slow = {"tensorflow", "keras", "tensorflow_probability", "matplotlib"}
     slow |= {"scipy.ndimage", "nilearn", "sklearn"}
