@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import pathlib
+import signal
 from collections.abc import Callable, Iterator
 
 import keras
@@ -117,12 +118,15 @@ def find_strategy(name: str | None) -> tf.distribute.Strategy:
     if name == "multiworker":
         _check_cluster()
         try:
-            return tf.distribute.MultiWorkerMirroredStrategy()
+            strategy = tf.distribute.MultiWorkerMirroredStrategy()
         except tf.errors.OpError as error:
             raise InputError(
                 f"the workers of TF_CONFIG cannot be joined ({error.message}): "
                 "check their names and ports, and start all."
             ) from None
+        # TensorFlow now ignores what a cluster sends before it takes a machine back.
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
+        return strategy
     return tf.distribute.get_strategy()
 
 
