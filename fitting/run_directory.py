@@ -145,7 +145,9 @@ def read_config(run: RunDirectory) -> dict[str, Any]:
     """
     if not run.config.is_file():
         raise InputError(f"{run.config} is not there: is {run} the --run directory of a training?")
-    remedy = "it is damaged or of another version of this project, train into a new --run directory"
+    remedy = (
+        "it is damaged or is of another version of this project, train into a new --run directory"
+    )
     with reading(run.config, remedy):
         config = read_json(run.config, advice=remedy)
         data = config["data"]

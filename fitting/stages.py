@@ -1,7 +1,7 @@
 """The stages of a training: what each one fits, on which examples, and what it shows.
 
-A stage is an object. Another stage is one more object, fitted in train.py, and the loop stays as
-it is.
+A stage is an object. Another stage is one more object, in the plan of train.py, and the loop stays
+as it is.
 """
 
 import dataclasses
