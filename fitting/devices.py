@@ -34,10 +34,8 @@ LOST = (
 
 def compute_device() -> tuple[str, str]:
     """`("GPU" or "CPU", name)` of what TensorFlow will compute on."""
-    gpus = tf.config.list_physical_devices("GPU")
-    if gpus:
-        details = tf.config.experimental.get_device_details(gpus[0])
-        return "GPU", details.get("device_name", gpus[0].name)
+    if tf.config.list_physical_devices("GPU"):
+        return "GPU", _details_of_gpu().get("device_name", "GPU")
     return "CPU", f"{os.cpu_count()} cores"
 
 
@@ -76,15 +74,17 @@ def use_precision(choice: str) -> str:
 
 def native_precision() -> str:
     """Return "bfloat16" where the hardware multiplies it natively, else "float32"."""
-    gpus = tf.config.list_physical_devices("GPU")
-    if gpus:
-        details = tf.config.experimental.get_device_details(gpus[0])
-        native = details.get("compute_capability", (0, 0)) >= (8, 0)
+    if tf.config.list_physical_devices("GPU"):
+        native = _details_of_gpu().get("compute_capability", (0, 0)) >= (8, 0)
     else:
         cpuinfo = pathlib.Path("/proc/cpuinfo")
         flags = cpuinfo.read_text().split() if cpuinfo.exists() else []
         native = "avx512_bf16" in flags or "amx_bf16" in flags
     return "bfloat16" if native else "float32"
+
+
+def _details_of_gpu():
+    return tf.config.experimental.get_device_details(tf.config.list_physical_devices("GPU")[0])
 
 
 def restart_keras() -> None:

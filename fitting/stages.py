@@ -29,6 +29,7 @@ from utils import progress, spread
 
 SHOWN = 8  # images that TensorBoard shows after each epoch
 DECODED_AT_ONCE = 32  # slices
+ModelFile = pathlib.Path | None
 
 
 class Task(NamedTuple):
@@ -68,12 +69,10 @@ class Stage:
     learning_rate: float
     load: Callable[[], Task]
     prepare: Callable[[], None] | None = None
-    start_weights: pathlib.Path | None = None
+    start_weights: ModelFile = None
 
 
-def vqvae_stage(
-    data: TrainingData, settings: Settings, start_weights: pathlib.Path | None = None
-) -> Stage:
+def vqvae_stage(data: TrainingData, settings: Settings, start_weights: ModelFile = None) -> Stage:
     """First stage: `vqvae.keras`, from images to codes and back."""
 
     def load():
@@ -91,10 +90,7 @@ def vqvae_stage(
 
 
 def first_prior_stage(
-    run: RunDirectory,
-    data: TrainingData,
-    settings: Settings,
-    start_weights: pathlib.Path | None = None,
+    run: RunDirectory, data: TrainingData, settings: Settings, start_weights: ModelFile = None
 ) -> Stage:
     """Second stage: `draft.keras`, a prior over nearest codes.
 
@@ -114,10 +110,7 @@ def first_prior_stage(
 
 
 def prior_stage(
-    run: RunDirectory,
-    data: TrainingData,
-    settings: Settings,
-    start_weights: pathlib.Path | None = None,
+    run: RunDirectory, data: TrainingData, settings: Settings, start_weights: ModelFile = None
 ) -> Stage:
     """Stage of `prior.keras`: p(codes | level, slices below)."""
     rate_weight, codebook_size = settings.rate_weight, settings.codebook_size
