@@ -319,7 +319,8 @@ class PixelCNN(RasterPrior):
         return tf.where((codes == NO_CODE)[..., None], tf.zeros_like(embedded), embedded)
 
 
-PRIORS = {"pixelcnn": PixelCNN}  # by the name that train.py --prior knows
+PRIORS = {"pixelcnn": PixelCNN}  # by the name that `train.py --prior` takes
+
 
 # ---- all of them -------------------------------------------------------------------------------
 

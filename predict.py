@@ -17,8 +17,8 @@ from utils import (
     Parser,
     between,
     command_line,
-    how_made,
     import_tensorflow,
+    provenance,
     replacing_results,
 )
 
@@ -121,7 +121,7 @@ def import_report():
 
 def import_rooms():
     """Load TensorFlow and the rooms that need it, which takes seconds, now that all is checked."""
-    global brains, checkpoints, device
+    global brains, checkpoints, devices
     global reconstruction, comparison, anomalies, samples, selection, stacks
     import_tensorflow()
     import_report()
@@ -134,7 +134,7 @@ def import_rooms():
         selection,
         stacks,
     )
-    from fitting import checkpoints, device  # noqa: PLC0415
+    from fitting import checkpoints, devices  # noqa: PLC0415
 
 
 # ---- evaluation and samples --------------------------------------------------------------------
@@ -142,7 +142,7 @@ def import_rooms():
 
 def predict(run, config, slices, args):
     """Load, evaluate, sample, report: everything but `--anomaly`. Without slices, sample only."""
-    made = how_made()
+    made = provenance()
     models = vqvae, prior, texture = checkpoints.load_models(run)
     split = slices.splits[args.split] if slices else None
     known_levels = np.arange(prior.settings["num_levels"])
@@ -214,7 +214,7 @@ def evaluate_drawn(models, slices, results, split, options, args):
 
 def announce(vqvae, config, slices, split):
     """Say what is evaluated, and on which device."""
-    kind, _ = device.compute_device()
+    kind, _ = devices.compute_device()
     if split is None:
         print(
             "No slices found: samples and a brain are drawn, and nothing is evaluated. Evaluation "
@@ -294,11 +294,11 @@ def check_evaluation_of_samples(slices, config, args):
 
 def map_anomalies(run, config, split, name, args):
     """Load, map, report: `--anomaly` scores slices, the most unusual first."""
-    made, models = how_made(), [checkpoints.load_models(run)]
+    made, models = provenance(), [checkpoints.load_models(run)]
     reconstruction.check_levels(run, models[0].prior, split)
     split = selection.at_level(split, args.slice)
     images = anomalies.load_slices(models, split)
-    kind, _ = device.compute_device()
+    kind, _ = devices.compute_device()
     print(f"{name}: {len(split)} slices on the {kind}.", flush=True)
     for vqvae, *_ in models:
         warn_of_masking(vqvae, split)

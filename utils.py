@@ -3,7 +3,6 @@
 This file loads no TensorFlow, so that `--help` and a mistyped flag answer at once.
 """
 
-import _thread
 import argparse
 import contextlib
 import datetime
@@ -20,7 +19,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -53,7 +51,8 @@ class InputError(ValueError):
 def command_line(main: Callable, *args) -> None:
     """Run a script's `main` and turn what goes wrong into one line on stderr.
 
-    An `InputError` and an error of the file system end the process with status 2, Ctrl-C with 130.
+    An `InputError` and an error of the file system end the process with status 2, Ctrl-C with 130,
+    and SIGTERM with 143.
 
     Args:
         main: Function to run.
@@ -62,47 +61,30 @@ def command_line(main: Callable, *args) -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a terminal may know only ASCII
-    # A job in the background may have been told to ignore Ctrl-C.
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, _interrupt)
+    received = []
+
+    def stop(number, _frame):
+        received.append(number)
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGINT, signal.SIGTERM):  # a job may have been told to ignore them
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+            signal.signal(number, stop)
     try:
         main(*args)
-    except InputError as error:
-        _leave(_complain(error))
-    except OSError as error:
-        reason, name = error.strerror or error, error.filename or "no file named"
-        _leave(_complain(f"{reason}: {name}. Check the path, its rights and the disk."))
-    except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        _leave(_complain("stopped by Ctrl-C; what was finished is kept.", status=130))
-
-
-def _leave(status):
-    """End the process at once. All files are closed by now.
-
-    Threads that feed a training may still be in Python code. An interpreter that shuts down
-    under them can crash.
-    """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
-
-
-def _interrupt(number, frame):
-    """Raise `KeyboardInterrupt`, and again until it is heard.
-
-    Python drops an exception that is raised inside a destructor or a callback.
-    """
-    sys.unraisablehook = lambda lost: None  # the user need not know that one was dropped
-    _thread.start_new_thread(
-        _interrupt_again, ()
-    )  # takes no lock that the interrupted code may hold
-    raise KeyboardInterrupt
-
-
-def _interrupt_again():
-    time.sleep(5)  # leaves time to clear up
-    signal.raise_signal(signal.SIGINT)
+    except (Exception, KeyboardInterrupt) as error:
+        if received:  # then TensorFlow may have made another error of it
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            name = "Ctrl-C" if received[0] == signal.SIGINT else "SIGTERM"
+            message, status = f"stopped by {name}; what was finished is kept.", 128 + received[0]
+        elif isinstance(error, InputError):
+            message, status = error, 2
+        elif isinstance(error, OSError):
+            reason, name = error.strerror or error, error.filename or "no file named"
+            message, status = f"{reason}: {name}. Check the path, its rights and the disk.", 2
+        else:
+            raise
+        sys.exit(_complain(message, status))
 
 
 def _complain(message, status=2):
@@ -123,13 +105,15 @@ class Parser(argparse.ArgumentParser):
         sys.exit(_complain(f"{message} (--help lists all flags)"))
 
 
-def between(kind: type, least: float, most: float) -> Callable[[str], Any]:
-    """Argument type: a number of `kind` from `least` to `most`."""
+def between(kind: type, least: float, most: float, multiple: int = 1) -> Callable[[str], Any]:
+    """Argument type: a number of `kind` from `least` to `most`, a multiple of `multiple`."""
 
     def number(text):
         value = kind(text)
         if not least <= value <= most:
             raise argparse.ArgumentTypeError(f"must be from {least} to {most}. Received: {text}")
+        if multiple > 1 and value % multiple:
+            raise argparse.ArgumentTypeError(f"must be a multiple of {multiple}. Received: {text}")
         return value
 
     number.__name__ = kind.__name__  # argparse uses it to describe a text that is no number
@@ -183,6 +167,11 @@ def progress(
         unit=unit,
         initial=initial,
     )
+
+
+def spread(count: int, most: int) -> np.ndarray:
+    """Choose up to `most` of `count` things, spread evenly from the first to the last."""
+    return np.linspace(0, count - 1, min(count, most)).round().astype(int)
 
 
 # ---- files -------------------------------------------------------------------------------------
@@ -290,6 +279,7 @@ def reading(path: str | os.PathLike, remedy: str) -> Iterator[None]:
         raise InputError(f"{path} may not be read: ask its owner for the right to.") from None
     except Exception as error:
         reason = (str(error).splitlines() or ["it ends too early"])[0]
+        reason = f"it lacks {reason}" if isinstance(error, KeyError) else reason
         raise InputError(f"{path} cannot be read ({reason}): {remedy}.") from error
 
 
@@ -352,26 +342,18 @@ def read_json(
     Args:
         path: File to read.
         keys: Keys that the object must have.
-        advice: What the user can do about a damaged file.
+        advice: What the user can do about a missing or damaged file.
 
     Raises:
         InputError: There is no such file, or it is damaged.
     """
-    path = pathlib.Path(path)
-    if not path.is_file():
-        raise InputError(
-            f"{path} is not there: is {path.parent} the --run directory of a training?"
-        )
-    try:
-        if path.stat().st_size > MAX_JSON_BYTES:
+    with reading(path, advice):
+        if os.path.getsize(path) > MAX_JSON_BYTES:
             raise ValueError(f"it is longer than {MAX_JSON_BYTES} bytes")
-        value = json.loads(path.read_text())
+        value = json.loads(pathlib.Path(path).read_text())
         for key in keys:
             value[key]
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        message = f"{path} is no readable JSON, or lacks something ({error}): {advice}."
-        raise InputError(message) from None
-    return value
+        return value
 
 
 def clean_name(text: Any) -> str:
@@ -383,7 +365,7 @@ def clean_name(text: Any) -> str:
 # ---- how a result was made ---------------------------------------------------------------------
 
 
-def how_made() -> dict[str, Any]:
+def provenance() -> dict[str, Any]:
     """Say how this process makes its results. Call it early, because files may change.
 
     Returns:

@@ -15,6 +15,7 @@ With --json every figure is written as soon as it is known. A variant that the f
 not trained again.
 """
 
+import dataclasses
 import math
 import pathlib
 
@@ -24,8 +25,7 @@ import house  # noqa: F401  opens the repository
 from contenders import recorded
 from contenders.variants import AutoencoderBench, Bench, PriorBench
 
-import train
-from fitting.device import use_precision
+from fitting.devices import use_precision
 from fitting.run_directory import RunDirectory, read_config
 from networks.neighbours import SLICES_BELOW
 from sources.folder import find_slices, open_slices
@@ -99,13 +99,10 @@ def main(args):
             f"{args.run} was trained on other slices than those in {args.data}: "
             "name the data of the run with --data."
         )
-    side = config["settings"]["image_size"]
+    side = config["settings"].image_size
     settings = {
-        # A run may be older than a setting.
-        **train.resolve(train.parse([]), slices),
-        "frame": [0, 0, side, side],
-        "masked": None,
-        **config["settings"],
+        **dataclasses.asdict(config["settings"]),
+        "frame": config["settings"].frame or [0, 0, side, side],
         **SHIPPED,
         "precision": use_precision("auto"),
         "prior_width": args.prior_width,

@@ -30,7 +30,7 @@ from contenders import recorded
 from contenders.timing import in_turn, peak_mib, timed
 
 import modules
-from fitting.device import use_precision
+from fitting.devices import use_precision
 from utils import Parser, command_line
 
 SWEEPS = [

@@ -27,7 +27,7 @@ from contenders.timing import in_turn, peak_mib, timed
 from startup import write_slices
 
 import dataset
-from fitting.device import compute_device, use_precision
+from fitting.devices import compute_device, use_precision
 from sources.folder import Split
 from sources.layout import SLICE_SIDE
 from utils import Parser, command_line, progress

@@ -40,7 +40,7 @@ from contenders.remote import Remote
 from dataset import load_images
 from evaluation.metrics import mean_ssim, quality
 from evaluation.panels import GREY_SCALE, brain_box, make_panels, save_figure, show_row
-from fitting.device import compute_device
+from fitting.devices import compute_device
 from fitting.run_directory import RunDirectory
 from sources.folder import Slices, find_slices, open_slices
 from sources.images import to_unit

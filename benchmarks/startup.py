@@ -194,7 +194,7 @@ def import_marked(marks: Marks, import_tensorflow: Callable) -> None:
     """Import TensorFlow as `train.py` does, and mark the functions that it calls later."""
     import_tensorflow()
     # By name, because these modules must not be loaded when this file is.
-    names = ("keras", "dataset", "fitting.strategies")
+    names = ("keras", "dataset", "fitting.devices")
     keras, dataset, strategies = (importlib.import_module(name) for name in names)
     marks.mark(dataset.ImageSource, "__init__", "decoding slices")
     marks.mark(keras.Model, "compile", "building the model")

@@ -41,7 +41,7 @@ from contenders.timing import in_turn, timed
 from tensorflow.tsl.profiler.protobuf import xplane_pb2  # TensorFlow has no reader of profiles
 
 import modules
-from fitting.device import compute_device, use_precision
+from fitting.devices import compute_device, use_precision
 from networks import losses
 from utils import Parser, command_line
 

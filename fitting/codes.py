@@ -7,7 +7,7 @@ import numpy as np
 
 import dataset
 from fitting import checkpoints
-from fitting.device import restart_keras
+from fitting.devices import restart_keras
 from fitting.run_directory import RunDirectory
 from fitting.training_data import TrainingData
 from networks.raster import mirrored_level
@@ -18,63 +18,87 @@ MAX_BATCH = 64  # slices whose codes are chosen together
 MAX_DISTANCE_BYTES = 2**29  # memory of one array of distances to all codes; a few exist at once
 
 
-def choose_draft_codes(run: RunDirectory, data: TrainingData, settings: dict) -> None:
-    """Write the nearest codes of all slices and of their mirror images, for the draft.
+def choose_first_prior_codes(run: RunDirectory, data: TrainingData) -> None:
+    """Write the nearest codes of all slices and of their mirror images, for the first prior.
 
     A file that was made of the same models and slices is kept.
 
     Args:
-        run: Run directory with a finished VQ-VAE. Its `draft_codes` are written.
+        run: Run directory with a finished VQ-VAE. Its `first_prior_codes` are written.
         data: Slices of the training.
-        settings: Settings of the training.
     """
-    _choose_nearest(run, data, settings, run.draft_codes)
+    _choose(run, data, run.first_prior_codes, rate_weight=0.0)
 
 
-def choose_codes(run: RunDirectory, data: TrainingData, settings: dict) -> None:
+def choose_codes(
+    run: RunDirectory, data: TrainingData, rate_weight: float, codebook_size: int
+) -> None:
     """Write the codes of all slices and of their mirror images, for the prior, and count them.
 
-    With a rate weight they are near and, to the draft, likely. Without one they are the nearest.
-    Files that were made of the same models and slices are kept.
+    With a rate weight they are near and, to the first prior, likely. Without one they are the
+    nearest. Files that were made of the same models and slices are kept.
 
     Args:
-        run: Run directory with a finished VQ-VAE and, with a rate weight, a finished draft. Its
-            `codes` and `code_counts` are written.
+        run: Run directory with a finished VQ-VAE and, with a rate weight, a finished first prior.
+            Its `codes` and `code_counts` are written.
         data: Slices of the training.
-        settings: Settings of the training.
+        rate_weight: Price of one bit, see `RasterPrior.choose_codes`.
+        codebook_size: Number of codes K.
     """
-    if settings["rate_weight"]:
-        _choose_likely(run, data, settings, run.codes)
-    else:
-        _choose_nearest(run, data, settings, run.codes)
+    _choose(run, data, run.codes, rate_weight)
     codes = read_codes(run.codes)["train"][0]  # mirror images left out
     with replacing(run.code_counts) as temporary:
-        counts = code_counts(codes, settings["codebook_size"])
-        np.savez_compressed(temporary, counts=counts)
+        np.savez_compressed(temporary, counts=code_counts(codes, codebook_size))
 
 
-def _choose_nearest(run, data, settings, path):
-    restart_keras(settings["precision"])
+def _choose(run, data, path, rate_weight):
+    """Write codes to `path`, unless it holds those of the same models and slices."""
+    restart_keras()
     vqvae = checkpoints.load_model(run.model("vqvae"))
-    made_of = f"{checkpoints.fingerprint(vqvae)} nearest {data.slices.fingerprint}"
+    chooser = "nearest"
+    if rate_weight:
+        first_prior = checkpoints.load_model(run.model("first_prior"))
+        chooser = checkpoints.fingerprint(first_prior)
 
     def choose(images, levels, below):
-        return vqvae.encode(images)
+        if not rate_weight:
+            return vqvae.encode(images)
+        return first_prior.choose_codes(vqvae.distances(images), levels, rate_weight, below)
 
-    _write_codes(path, made_of, vqvae, data, choose)
+    made_of = f"{checkpoints.fingerprint(vqvae)} {chooser} {data.slices.fingerprint}"
+    if not _is_made_of(path, made_of):
+        codes = _codes_of_splits(vqvae, data, choose, path.stem)
+        with replacing(path) as temporary:
+            np.savez(temporary, made_of=made_of, **codes)
 
 
-def _choose_likely(run, data, settings, path):
-    restart_keras(settings["precision"])
-    vqvae = checkpoints.load_model(run.model("vqvae"))
-    draft = checkpoints.load_model(run.model("draft"))
-    digests = checkpoints.fingerprint(vqvae), checkpoints.fingerprint(draft)
-    made_of = " ".join([*digests, data.slices.fingerprint])
+def _is_made_of(path, made_of):
+    try:
+        return read_arrays(path, "")["made_of"] == made_of
+    except (InputError, KeyError):
+        return False  # it is missing or damaged, and is made again
 
-    def choose(images, levels, below):
-        return draft.choose_codes(vqvae.distances(images), levels, settings["rate_weight"], below)
 
-    _write_codes(path, made_of, vqvae, data, choose)
+def _codes_of_splits(vqvae, data, choose, title):
+    """Codes that `choose(images, levels, below)` gives, as `read_codes` returns them.
+
+    The choice goes up the brains, so that `below` holds the codes that were chosen below.
+    """
+    distance_bytes = 4 * math.prod(vqvae.grid) * vqvae.settings["codebook_size"]
+    batch_size = max(1, min(MAX_BATCH, MAX_DISTANCE_BYTES // distance_bytes))
+    codes = {}
+    for name in FITTED_SPLITS:
+        source = data.source(name)
+        codes[name] = np.empty((2, len(source), *vqvae.grid), "uint16")
+        for chosen, mirror in zip(codes[name], (False, True)):
+            levels = source.split.levels
+            if mirror:
+                levels = mirrored_level(levels, data.slices.num_levels)
+            work = f"{title}, {name}{' mirrored' if mirror else ''}"
+            for batch, images in dataset.upward_images(source, batch_size, work, mirror):
+                below = dataset.codes_below(chosen, source.split.below, batch)
+                chosen[batch] = choose(images, levels[batch], below)
+    return codes
 
 
 def read_codes(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -89,39 +113,6 @@ def read_codes(path: pathlib.Path) -> dict[str, np.ndarray]:
         if name not in arrays or arrays[name].dtype != "uint16" or arrays[name].ndim != 4:
             raise InputError(f"{path} lacks the codes of {name}: {remedy}.")
     return {name: arrays[name] for name in FITTED_SPLITS}
-
-
-def _write_codes(path, made_of, vqvae, data, choose):
-    """Write the codes that `choose(images, levels, below)` gives, unless `path` has them already.
-
-    The choice goes up the brains, so that `below` holds the codes that were chosen below.
-    """
-    if _is_made_of(path, made_of):
-        return
-    distance_bytes = 4 * math.prod(vqvae.grid) * vqvae.settings["codebook_size"]
-    batch_size = max(1, min(MAX_BATCH, MAX_DISTANCE_BYTES // distance_bytes))
-    codes = {}
-    for name in FITTED_SPLITS:
-        source = data.source(name)
-        codes[name] = np.empty((2, len(source), *vqvae.grid), "uint16")
-        for mirror in (False, True):
-            levels = source.split.levels
-            if mirror:
-                levels = mirrored_level(levels, data.slices.num_levels)
-            title = f"{path.stem}, {name}{' mirrored' if mirror else ''}"
-            chosen = codes[name][int(mirror)]
-            for batch, images in dataset.upward_images(source, batch_size, title, mirror):
-                below = dataset.codes_below(chosen, source.split.below, batch)
-                chosen[batch] = choose(images, levels[batch], below)
-    with replacing(path) as temporary:
-        np.savez(temporary, made_of=made_of, **codes)
-
-
-def _is_made_of(path, made_of):
-    try:
-        return read_arrays(path, "")["made_of"] == made_of
-    except (InputError, KeyError):
-        return False  # it is missing or damaged, and is made again
 
 
 def code_counts(codes: np.ndarray, codebook_size: int) -> np.ndarray:

@@ -10,12 +10,16 @@ from typing import Any
 
 import filelock
 
-from utils import PARTIAL_FILES, InputError, clean_name, read_json, replacing, write_json
+from fitting.settings import Settings
+from utils import PARTIAL_FILES, InputError, clean_name, read_json, reading, replacing, write_json
+
+# The stages of a training, and the name of the files of each.
+STAGES = {"vqvae": "vqvae", "first_prior": "draft", "prior": "prior", "texture": "texture"}
 
 
 @dataclasses.dataclass(frozen=True)
 class RunDirectory:
-    """Names of the files of a run. A stage is "vqvae", "draft", "prior" or "texture".
+    """Names of the files of a run. A stage is one of `STAGES`.
 
     Args:
         path: The directory, which need not exist.
@@ -35,8 +39,8 @@ class RunDirectory:
         return self.path / "config.json"
 
     @property
-    def draft_codes(self) -> pathlib.Path:
-        """Nearest codes of the slices, on which the draft learns."""
+    def first_prior_codes(self) -> pathlib.Path:
+        """Nearest codes of the slices, on which the first prior learns."""
         return self.path / "draft_codes.npz"
 
     @property
@@ -56,19 +60,19 @@ class RunDirectory:
 
     def model(self, stage: str) -> pathlib.Path:
         """The best model of a stage."""
-        return self.path / f"{stage}.keras"
+        return self.path / f"{STAGES[stage]}.keras"
 
     def history(self, stage: str) -> pathlib.Path:
         """One row of figures an epoch."""
-        return self.path / f"{stage}_history.csv"
+        return self.path / f"{STAGES[stage]}_history.csv"
 
     def state(self, stage: str) -> pathlib.Path:
         """Whole state of an unfinished stage. A finished stage has none."""
-        return self.path / "resume" / f"{stage}.npz"
+        return self.path / "resume" / f"{STAGES[stage]}.npz"
 
     def logs(self, stage: str) -> pathlib.Path:
         """Folder of TensorBoard logs."""
-        return self.path / "logs" / stage
+        return self.path / "logs" / STAGES[stage]
 
 
 @contextlib.contextmanager
@@ -90,50 +94,47 @@ def claimed(run: RunDirectory, config: dict) -> Iterator[None]:
         if folder.exists() and not folder.is_dir():
             raise InputError(f"{folder} is a file: remove it, a folder is needed there.")
     path.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(path / ".lock")
     try:
-        lock.acquire(timeout=0)
+        lock = filelock.FileLock(path / ".lock").acquire(timeout=0)
     except filelock.Timeout:
         raise InputError(
             f"{run} is held by another training: wait for its end, or name another --run directory."
         ) from None
-    try:
+    with lock:
         if run.config.exists():
-            _check_same_settings(run, config)
-        else:
-            write_json(run.config, config)
+            config = _with_new_texture(run, config)
+        write_json(run.config, {**config, "settings": dataclasses.asdict(config["settings"])})
         for leftover in path.rglob(PARTIAL_FILES):  # of a process that was killed
             leftover.unlink()
         yield
-    finally:
-        lock.release()
 
 
 def _is_empty_folder(path):
     return path.is_dir() and all(entry.name.startswith(".") for entry in path.iterdir())
 
 
-def _check_same_settings(run, config):
+def _with_new_texture(run, config):
+    """Config of a run that goes on. The settings of its last stage may change until it begins.
+
+    Raises:
+        InputError: Others differ.
+    """
     before = read_config(run)
     old, new = (
-        {**c["settings"], "data fingerprint": c["data"]["fingerprint"]} for c in (before, config)
+        {**dataclasses.asdict(c["settings"]), "data fingerprint": c["data"]["fingerprint"]}
+        for c in (before, config)
     )
-    begun = run.history("texture").exists() or run.state("texture").exists()
-    of_texture = {name: value for name, value in new.items() if name.startswith("texture_")}
-    if not begun:  # the settings of the last stage may still change
-        old |= of_texture
+    if not (run.history("texture").exists() or run.state("texture").exists()):
+        old |= {name: value for name, value in new.items() if name.startswith("texture_")}
     differences = [
-        f"{name} was {old.get(name)!r}, is {new.get(name)!r}"
-        for name in sorted({*old, *new})
-        if old.get(name) != new.get(name)
+        f"{name} was {old[name]!r}, is {new[name]!r}" for name in new if old[name] != new[name]
     ]
     if differences:
         raise InputError(
             f"{run} holds a run of other settings ({'; '.join(differences)}): "
             "repeat its settings to continue it, or name another --run directory."
         )
-    if not begun:
-        write_json(run.config, {**before, "settings": before["settings"] | of_texture})
+    return {**before, "settings": config["settings"]}
 
 
 def read_config(run: RunDirectory) -> dict[str, Any]:
@@ -142,17 +143,19 @@ def read_config(run: RunDirectory) -> dict[str, Any]:
     Raises:
         InputError: It is missing, damaged or of another version.
     """
-    config = read_json(run.config)
-    try:
+    if not run.config.is_file():
+        raise InputError(f"{run.config} is not there: is {run} the --run directory of a training?")
+    remedy = (
+        "it is damaged or is of another version of this project, train into a new --run directory"
+    )
+    with reading(run.config, remedy):
+        config = read_json(run.config, advice=remedy)
         data = config["data"]
-        if not isinstance(config["settings"], dict) or not isinstance(data["fingerprint"], str):
-            raise TypeError("settings or fingerprint")
+        if not isinstance(data["fingerprint"], str):
+            raise TypeError("its fingerprint is no text")
         data["name"] = clean_name(data["name"])
-    except (KeyError, TypeError):
-        raise InputError(
-            f"{run.config} is of another version of this project: train into a new --run directory."
-        ) from None
-    return config
+        settings = Settings.from_config(config["settings"], bool(data.get("cohort")))
+        return {**config, "settings": settings}
 
 
 def write_history(path: pathlib.Path, rows: list[dict[str, float]]) -> None:
@@ -177,22 +180,16 @@ def read_history(path: pathlib.Path, figures: Iterable[str] = ("loss",)) -> list
     if not path.is_file():
         return []
     columns = ["epoch", "seconds", *figures, *(f"val_{figure}" for figure in figures)]
-    try:
-        with open(path, newline="") as file:
-            rows = [
-                {name: float(value) for name, value in row.items()} for row in csv.DictReader(file)
-            ]
+    remedy = "it is damaged, restore it, or train into a new --run directory"
+    with reading(path, remedy), open(path, newline="") as file:
+        rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
         for number, row in enumerate(rows, 1):
             if row["epoch"] != number:
                 raise ValueError(f"row {number} is of epoch {row['epoch']}")
             if not all(math.isfinite(row[name]) for name in columns):
                 raise ValueError(f"row {number} has a figure that is not finite")
             row["epoch"] = number
-    except (ValueError, TypeError, KeyError, AttributeError, csv.Error) as error:
-        raise InputError(
-            f"{path} is damaged ({error}): restore it, or train into a new --run directory."
-        ) from None
-    return rows
+        return rows
 
 
 def epochs_since_best(rows: list[dict[str, float]]) -> int:

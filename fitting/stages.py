@@ -1,33 +1,54 @@
 """The stages of a training: what each one fits, on which examples, and what it shows.
 
-A stage is an object. Another stage is one more object, fitted in train.py, and the loop stays as
-it is.
+A stage is an object. Another stage is one more object, in the plan of train.py, and the loop stays
+as it is.
 """
 
 import dataclasses
+import functools
+import pathlib
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from fitting import checkpoints
-from fitting.codes import read_codes
+import modules
+from fitting import checkpoints, codes
+from fitting.devices import ReplicatedAdam
 from fitting.run_directory import RunDirectory
-from fitting.start import Start
-from fitting.strategies import Adam
+from fitting.settings import Settings
 from fitting.training_data import Examples, TrainingData
-from modules import VQVAE, PixelCNN, Texture
+from modules import VQVAE, Texture
 from networks import losses
 from networks.frames import margins
-from networks.raster import numbered_seed
+from networks.raster import RasterPrior, numbered_seed
 from sources.images import to_grey, to_unit
-from utils import progress
+from utils import progress, spread
 
 SHOWN = 8  # images that TensorBoard shows after each epoch
 DECODED_AT_ONCE = 32  # slices
-TEXTURE_LEARNING_RATE = 4e-3
-WARMUP = 200  # steps in which the learning rate rises, at most
+ModelFile = pathlib.Path | None
+
+
+class Task(NamedTuple):
+    """What a stage fits, and on which examples.
+
+    Attributes:
+        make_model: Function without arguments to the model, not compiled.
+        training: Examples to learn from.
+        validation: Examples that say which epoch is the best.
+        pictures: Function of the model to images `(N, S, S, 1)` in [0, 1] by name.
+        make_objective: Function without arguments to what `compile` takes beside the optimizer.
+            Models with a loss of their own take nothing.
+    """
+
+    make_model: Callable[[], keras.Model]
+    training: Examples
+    validation: Examples
+    pictures: Callable[[keras.Model], dict[str, np.ndarray]]
+    make_objective: Callable[[], dict] = dict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,112 +56,102 @@ class Stage:
     """One stage of a training.
 
     Args:
-        name: Name of the stage and of its files in the run directory.
-        epochs: Number of passes over the training examples.
+        name: Name of the stage, one of `run_directory.STAGES`.
+        epochs: Number of passes over the training examples. Without one the stage is left out.
         learning_rate: Peak of the learning rate.
-        make_model: Function without arguments to the model, not compiled.
-        make_objective: Function without arguments to what `compile` takes beside the optimizer.
-        training: Examples to learn from.
-        validation: Examples that say which epoch is the best.
-        pictures: Function of the model to images `(N, S, S, 1)` in [0, 1] by name.
+        load: Function without arguments to the task. It reads what the stages before have made.
+        prepare: What one machine does before: it writes the codes that the stage reads.
+        start_weights: Model file whose weights the stage starts from. None is random weights.
     """
 
     name: str
     epochs: int
     learning_rate: float
-    make_model: Callable[[], keras.Model]
-    make_objective: Callable[[], dict]
-    training: Examples
-    validation: Examples
-    pictures: Callable[[keras.Model], dict[str, np.ndarray]]
+    load: Callable[[], Task]
+    prepare: Callable[[], None] | None = None
+    start_weights: ModelFile = None
 
 
-def vqvae_stage(data: TrainingData, settings: dict, start: Start | None = None) -> Stage:
-    """First stage: `vqvae.keras`, from images to codes and back. It can begin with `start`."""
-    originals = _shown_images(data.images("validate"))
+def vqvae_stage(data: TrainingData, settings: Settings, start_weights: ModelFile = None) -> Stage:
+    """First stage: `vqvae.keras`, from images to codes and back."""
 
-    def make_model():
-        model = make_vqvae(settings)
-        if start:
-            model.set_weights(start.vqvae)
-        return model
+    def load():
+        originals = _shown_images(data.images("validate"))
+        return Task(
+            make_model=lambda: make_vqvae(settings),
+            training=data.frames("train"),
+            validation=data.frames("validate"),
+            pictures=lambda model: _reconstructions(model, originals),
+            make_objective=lambda: vqvae_objective(settings),
+        )
 
-    return Stage(
-        name="vqvae",
-        epochs=settings["epochs"],
-        learning_rate=settings["learning_rate"],
-        make_model=make_model,
-        make_objective=lambda: vqvae_objective(settings),
-        training=data.frames("train"),
-        validation=data.frames("validate"),
-        pictures=lambda model: _reconstructions(model, originals),
-    )
+    epochs, rate = settings.epochs, settings.learning_rate
+    return Stage("vqvae", epochs, rate, load, start_weights=start_weights)
 
 
-def draft_stage(
-    run: RunDirectory, data: TrainingData, settings: dict, start: Start | None = None
+def first_prior_stage(
+    run: RunDirectory, data: TrainingData, settings: Settings, start_weights: ModelFile = None
 ) -> Stage:
-    """Second stage: `draft.keras`, a prior over nearest codes. It can begin with `start`.
+    """Second stage: `draft.keras`, a prior over nearest codes.
 
-    A slice has many descriptions that are almost equally near. The draft says which of them are
-    likely, and so the codes of the next stage are chosen.
+    A slice has many sequences of codes that are almost equally near. The first prior says which of
+    them are likely, and so the codes of the next stage are chosen. Where codes are the nearest, or
+    where the prior of another run chooses them, there is no such stage.
     """
-    return _prior_stage("draft", run, run.draft_codes, data, settings, 0.0, start)
+    is_needed = settings.rate_weight and not settings.choose_codes_again
+    return Stage(
+        "first_prior",
+        settings.first_prior_epochs if is_needed else 0,
+        settings.prior_learning_rate,
+        load=lambda: _load_prior(run, run.first_prior_codes, data, settings, rate_weight=0.0),
+        prepare=lambda: codes.choose_first_prior_codes(run, data),
+        start_weights=start_weights,
+    )
 
 
 def prior_stage(
-    run: RunDirectory, data: TrainingData, settings: dict, start: Start | None = None
+    run: RunDirectory, data: TrainingData, settings: Settings, start_weights: ModelFile = None
 ) -> Stage:
-    """Stage of `prior.keras`: p(codes | level, slices below).
-
-    It goes on from the draft. Without a draft it can begin with `start`.
-    """
-    return _prior_stage("prior", run, run.codes, data, settings, settings["rate_weight"], start)
-
-
-def _prior_stage(name, run, codes_path, data, settings, rate_weight, start):
-    codes = read_codes(codes_path)
-    vqvae = checkpoints.load_model(run.model("vqvae"))
-    digest = checkpoints.fingerprint(vqvae)
-
-    def make_model():
-        model = make_prior(settings, vqvae.grid, data.slices.num_levels, rate_weight, digest)
-        if rate_weight:
-            model.set_weights(checkpoints.load_model(run.model("draft")).get_weights())
-        elif start:
-            model.set_weights(start.prior)
-        return model
-
+    """Stage of `prior.keras`: p(codes | level, slices below)."""
+    rate_weight, codebook_size = settings.rate_weight, settings.codebook_size
     return Stage(
-        name=name,
-        epochs=settings[f"{name}_epochs"],
-        learning_rate=settings["prior_learning_rate"],
-        make_model=make_model,
-        make_objective=dict,  # its loss is `RasterPrior.compute_loss`
-        training=data.codes("train", codes["train"]),
-        validation=data.codes("validate", codes["validate"]),
-        pictures=lambda model: _samples(model, vqvae, settings["seed"]),
+        "prior",
+        settings.prior_epochs,
+        settings.prior_learning_rate,
+        load=lambda: _load_prior(run, run.codes, data, settings, rate_weight),
+        prepare=lambda: codes.choose_codes(run, data, rate_weight, codebook_size),
+        start_weights=start_weights,
     )
 
 
-def texture_stage(run: RunDirectory, data: TrainingData, settings: dict) -> Stage:
-    """Stage after the prior: `texture.keras`, p(slice | reconstruction, slice below)."""
+def _load_prior(run, codes_path, data, settings, rate_weight):
+    found = codes.read_codes(codes_path)
     vqvae = checkpoints.load_model(run.model("vqvae"))
-    codes = read_codes(run.codes)
+    options = {"rate_weight": rate_weight, "vqvae": checkpoints.fingerprint(vqvae)}
+    num_levels, seed = data.slices.num_levels, settings.seed
+    return Task(
+        make_model=lambda: make_prior(settings, vqvae.grid, num_levels, **options),
+        training=data.codes("train", found["train"]),
+        validation=data.codes("validate", found["validate"]),
+        pictures=lambda model: _samples(model, vqvae, seed),
+    )
+
+
+def texture_stage(run: RunDirectory, data: TrainingData, settings: Settings) -> Stage:
+    """Last stage: `texture.keras`, p(slice | reconstruction, slice below)."""
+    load = functools.partial(_load_texture, run, data, settings.texture_width)
+    return Stage("texture", settings.texture_epochs, settings.texture_learning_rate, load)
+
+
+def _load_texture(run, data, width):
+    vqvae = checkpoints.load_model(run.model("vqvae"))
+    found = codes.read_codes(run.codes)
     digest = checkpoints.fingerprint(vqvae)
-    restored = {name: decode_all(vqvae, codes[name][0], f"restoring {name}") for name in codes}
-    shown = _spread(len(restored["validate"]))
+    restored = {name: decode_all(vqvae, found[name][0], f"restoring {name}") for name in found}
+    shown = spread(len(restored["validate"]), SHOWN)
     images = to_unit(restored["validate"][shown])[..., None]
-
-    def make_model():
-        return Texture(settings["image_size"], data.frame, settings["texture_width"], vqvae=digest)
-
-    return Stage(
-        name="texture",
-        epochs=settings["texture_epochs"],
-        learning_rate=TEXTURE_LEARNING_RATE,
-        make_model=make_model,
-        make_objective=dict,  # its loss is `Texture.compute_loss`
+    return Task(
+        make_model=lambda: Texture(data.image_size, data.frame, width, vqvae=digest),
         training=data.textures("train", restored["train"]),
         validation=data.textures("validate", restored["validate"]),
         pictures=lambda model: {"textures": model.draw(images, tf.range(len(images)))},
@@ -154,78 +165,77 @@ def decode_all(vqvae: VQVAE, codes: np.ndarray, title: str) -> np.ndarray:
     return np.concatenate(restored)
 
 
-def make_vqvae(settings: dict) -> VQVAE:
+def make_vqvae(settings: Settings) -> VQVAE:
     """The first stage's model, not compiled."""
     return VQVAE(
-        settings["image_size"],
-        settings["codebook_size"],
-        settings["code_dim"],
-        settings["width"],
-        settings["reduction"],
-        seed=settings["seed"],
-        frame=settings["frame"],
-        masked=settings["masked"],
+        settings.image_size,
+        settings.codebook_size,
+        settings.code_dim,
+        settings.width,
+        settings.reduction,
+        seed=settings.seed,
+        frame=settings.frame,
+        masked=settings.masked,
     )
 
 
-def vqvae_objective(settings: dict) -> dict:
+def vqvae_objective(settings: Settings) -> dict:
     """The first stage's loss and metrics, for `compile`."""
-    place = {"frame": settings["frame"], "image_size": settings["image_size"]}
-    loss = losses.ReconstructionLoss(
-        settings["ssim_weight"],
-        settings["contrast_weight"],
-        margins(**place, most=losses.SSIM_BORDER),
-    )
+    place = {"frame": settings.frame, "image_size": settings.image_size}
+    borders = margins(**place, most=losses.SSIM_BORDER)
+    loss = losses.ReconstructionLoss(settings.ssim_weight, settings.contrast_weight, borders)
     # An object, because a step on several devices cannot make the variables of a bare function.
     ssim = keras.metrics.MeanMetricWrapper(losses.frame_ssim, name="ssim", **place)
     return {"loss": loss, "metrics": [ssim]}
 
 
 def make_prior(
-    settings: dict,
+    settings: Settings,
     grid: Sequence[int],
     num_levels: int,
     rate_weight: float = 0.0,
     vqvae: str = "",
-) -> PixelCNN:
-    """A prior, not compiled. All but `settings` are arguments of `PixelCNN`."""
-    return PixelCNN(
+) -> RasterPrior:
+    """A prior of the kind that is set, not compiled. Others are arguments as of `PixelCNN`."""
+    return modules.PRIORS[settings.prior](
         grid,
-        settings["codebook_size"],
+        settings.codebook_size,
         num_levels,
-        settings["prior_width"],
-        settings["prior_blocks"],
-        settings["prior_dropout"],
-        not settings["slices_alone"],
-        rate_weight,
-        vqvae,
+        width=settings.prior_width,
+        blocks=settings.prior_blocks,
+        dropout=settings.prior_dropout,
+        reads_below=not settings.slices_alone,
+        rate_weight=rate_weight,
+        vqvae=vqvae,
     )
 
 
-def make_optimizer(schedule: keras.optimizers.schedules.LearningRateSchedule) -> Adam:
+def make_optimizer(
+    schedule: keras.optimizers.schedules.LearningRateSchedule,
+    beta_2: float = Settings.beta_2,
+    clip_norm: float = Settings.clip_norm,
+) -> ReplicatedAdam:
     """The optimizer of all stages."""
-    return Adam(schedule, beta_2=0.99, global_clipnorm=1.0)
+    return ReplicatedAdam(schedule, beta_2=beta_2, global_clipnorm=clip_norm)
 
 
-def learning_rates(peak: float, steps: int) -> keras.optimizers.schedules.CosineDecay:
-    """Schedule of a stage: a short warm-up to `peak`, then to zero along a cosine.
+def learning_rates(
+    peak: float, steps: int, warmup_steps: int = Settings.warmup_steps
+) -> keras.optimizers.schedules.CosineDecay:
+    """Schedule of a stage: a warm-up to `peak`, then to zero along a cosine.
 
-    The first step of a warm-up has the rate 0, so a stage of a single step does without one.
+    The warm-up is a tenth of the steps, but `warmup_steps` at most. Its first step has the rate 0,
+    so a stage of a single step does without one.
     """
     decay = keras.optimizers.schedules.CosineDecay
     if steps == 1:
         return decay(peak, decay_steps=1)
-    warmup = max(1, min(WARMUP, steps // 10))
+    warmup = max(1, min(warmup_steps, steps // 10))
     return decay(0.0, steps - warmup, warmup_target=peak, warmup_steps=warmup)
 
 
-def _spread(count):
-    """At most `SHOWN` indices below `count`, evenly apart."""
-    return np.linspace(0, count - 1, min(count, SHOWN)).round().astype(int)
-
-
 def _shown_images(examples):
-    return np.stack([examples.example(index, False)[0] for index in _spread(examples.count)])
+    return np.stack([examples.example(index, False)[0] for index in spread(examples.count, SHOWN)])
 
 
 def _reconstructions(vqvae, originals):
@@ -233,5 +243,5 @@ def _reconstructions(vqvae, originals):
 
 
 def _samples(prior, vqvae, seed):
-    levels = _spread(prior.settings["num_levels"]).astype("int32")
+    levels = spread(prior.settings["num_levels"], SHOWN).astype("int32")
     return {"samples": vqvae.decode(prior.sample(levels, numbered_seed(seed, 0)))}

@@ -2,10 +2,10 @@
 
 import contextlib
 import functools
-import gc
 import hashlib
 import importlib
 import io
+import itertools
 import json
 import os
 import pathlib
@@ -27,22 +27,17 @@ import keras
 import numpy as np
 import pytest
 from PIL import Image
-from trainings import Trainings
+from trainings import ROOT, Training
 
 import modules
 from fitting import checkpoints
 from networks.layers import exact
 from utils import command_line
 
-# A training makes and drops objects by the million, beside those of TensorFlow that stay. Looking
-# through all of them for circles, again and again, takes a quarter of its time.
-gc.set_threshold(100_000, 50, 50)
-
-ROOT = pathlib.Path(__file__).resolve().parent.parent
 LEVELS, IMAGE_SIZE, CODES = 4, 32, 16
 TINY = [
     "--image-size", "32", "--width", "8", "--codebook-size", "16", "--code-dim", "4",
-    "--batch-size", "4", "--prior-width", "8", "--prior-blocks", "2", "--draft-epochs", "1",
+    "--batch-size", "4", "--prior-width", "8", "--prior-blocks", "2", "--first-prior-epochs", "1",
     "--precision", "float32", "--learning-rate", "3e-3", "--texture-width", "8",
     "--texture-epochs", "8",  # after one, and after many, all is background to it
 ]  # fmt: skip
@@ -57,29 +52,15 @@ SCRIPTS = {
     "fitting/export.py": "fitting.export",
 }
 
-# Files that take longest. They are handed out first, so that no worker ends alone with one.
-# test_generation.py needs no finished run. So its worker has work while test_scripts.py makes one.
-LONGEST = (
-    "test_resume.py",
-    "test_scripts.py",
-    "test_generation.py",
-    "test_strategies.py",
-    "test_strangers.py",
-)
-
 
 def pytest_configure(config):
     config.option.loadscopereorder = False  # pytest-xdist would begin with the most tests
 
 
 def pytest_collection_modifyitems(items):
-    order = {name: place for place, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: order.get(item.path.name, len(order)))
-
-
-def pytest_collection_finish():
-    gc.collect()
-    gc.freeze()  # TensorFlow and all modules of tests
+    """Hand out files with slow tests first, so that no worker ends alone with one."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(autouse=True)
@@ -191,13 +172,12 @@ def run_script(script, *arguments, cwd=None, process=False, **options):
         return subprocess.run(command, cwd=cwd, **options)
     module = importlib.import_module(SCRIPTS[script])
     out, errors, status = io.StringIO(), io.StringIO(), 0
-    handler, argv = signal.getsignal(signal.SIGINT), sys.argv
-    sys.argv = [script, *arguments]
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    argv, sys.argv = sys.argv, [script, *arguments]
     with (
         contextlib.chdir(cwd or os.getcwd()),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(errors),
-        unittest.mock.patch("os._exit", sys.exit),
         unittest.mock.patch("fitting.checkpoints.load_models", load_models_once),
         unittest.mock.patch("evaluation.reconstruction.exact", exact_once),
     ):
@@ -209,7 +189,8 @@ def run_script(script, *arguments, cwd=None, process=False, **options):
             traceback.print_exc()
             status = 1
         finally:
-            signal.signal(signal.SIGINT, handler)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
             sys.argv = argv
             keras.config.set_dtype_policy("float32")
     return subprocess.CompletedProcess(arguments, int(status), out.getvalue(), errors.getvalue())
@@ -246,11 +227,16 @@ def once_for_all_workers(tmp_path_factory, name):
 
 
 @pytest.fixture(scope="session")
-def trainings(tmp_path_factory):
-    """What starts trainings that are processes of their own."""
-    process = Trainings(tmp_path_factory.mktemp("trainings"))
-    yield process
-    process.close()
+def start_training(tmp_path_factory):
+    """Function that starts a training in a process of its own, see `Training`."""
+    folder, numbers = tmp_path_factory.mktemp("trainings"), itertools.count()
+
+    def start(data, run, *flags, **options):
+        place = folder / str(next(numbers))
+        place.mkdir()
+        return Training(place, ["--data", data, "--run", run, *flags], **options)
+
+    return start
 
 
 @pytest.fixture(scope="session")

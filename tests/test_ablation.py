@@ -1,6 +1,7 @@
 """The ablation's tables on tiny models, and that what a variant leaves out is out."""
 
 import contextlib
+import dataclasses
 import functools
 import json
 import types
@@ -14,7 +15,7 @@ from conftest import CODES, IMAGE_SIZE, LEVELS, TINY, make_prior, one_line, run_
 from contenders import recorded, variants
 
 import train
-from fitting import device, stages
+from fitting import devices, stages
 from fitting.run_directory import RunDirectory
 from fitting.stages import make_optimizer
 from networks.neighbours import NO_CODE
@@ -35,7 +36,7 @@ def run(slices_folder, tmp_path):
     slices, run = open_slices(slices_folder), RunDirectory(tmp_path)
     settings = train.resolve(train.parse(TINY), slices)
     data = {"name": "OASIS", "fingerprint": slices.fingerprint}
-    write_json(run.config, {"settings": settings, "data": data})
+    write_json(run.config, {"settings": dataclasses.asdict(settings), "data": data})
     rng = np.random.default_rng(0)
     shapes = {split: (2, len(slices.splits[split]), GRID, GRID) for split in FITTED_SPLITS}
     codes = {split: rng.integers(0, CODES, shape) for split, shape in shapes.items()}
@@ -57,7 +58,7 @@ def few_variants(monkeypatch):
     def chosen(base):
         return {stage: {name: every(base)[stage][name] for name in FEW[stage]} for stage in FEW}
 
-    monkeypatch.setattr(device, "native_precision", lambda: "float32")
+    monkeypatch.setattr(devices, "native_precision", lambda: "float32")
     monkeypatch.setattr(ablation, "variants", chosen)
 
 
@@ -127,7 +128,11 @@ def test_an_interrupted_table_loses_no_row(tmp_path, monkeypatch):
 
 def test_every_variant_changes_a_known_setting(run, slices_folder):
     slices = open_slices(slices_folder)
-    base = {**train.resolve(train.parse([]), slices), **ablation.SHIPPED, "steps": 100}
+    base = {
+        **dataclasses.asdict(train.resolve(train.parse([]), slices)),
+        **ablation.SHIPPED,
+        "steps": 100,
+    }
     for stage, table in ablation.variants(base).items():
         assert len({json.dumps(changes) for changes in table.values()}) == len(table)
         for changes in table.values():
@@ -168,7 +173,7 @@ def test_what_is_left_out_is_out(run, slices_folder, monkeypatch):
     monkeypatch.setattr(variants, "fit", watched)
     whole = {"frame": [0, 0, IMAGE_SIZE, IMAGE_SIZE], "masked": None}
     settings = train.resolve(train.parse(TINY), slices)
-    base = {**settings, **whole, **ablation.SHIPPED, "steps": 10}
+    base = {**dataclasses.asdict(settings), **whole, **ablation.SHIPPED, "steps": 10}
     bench = variants.PriorBench(slices, base, run)
     bare = {"position": False, "level": False, "dilations": [1], "averaging": 0.99}
     for changes in ({}, bare):
@@ -236,7 +241,7 @@ def test_other_slices_are_refused(run, slices_folder):
 @pytest.mark.filterwarnings("ignore:Even though the `tf.config.experimental_run_functions_eagerly")
 def test_every_variant_trains(run, slices_folder, monkeypatch):
     """Two steps, eagerly, because each of these networks takes longer to trace than to train."""
-    monkeypatch.setattr(device, "native_precision", lambda: "float32")
+    monkeypatch.setattr(devices, "native_precision", lambda: "float32")
     monkeypatch.setattr(ablation, "SEEDS", ablation.SEEDS[:1])
     shallow = {"encoder_blocks": (1, 1), "decoder_blocks": (1, 1)}
     monkeypatch.setattr(stages, "VQVAE", functools.partial(stages.VQVAE, **shallow))

@@ -1,14 +1,11 @@
 """What goes wrong in a training: a loss that is not finite, a run in use, a collapsing codebook."""
 
-import subprocess
-import sys
-
 import filelock
 import numpy as np
 import pytest
-from conftest import ROOT, contents, one_line, train
+from conftest import contents, one_line, train
 
-from fitting.callbacks import Comments
+from fitting.loop import comment
 
 
 def test_loss_that_is_not_finite_stops_at_once(slices_folder, tmp_path):
@@ -28,34 +25,10 @@ def test_two_trainings_cannot_share_a_run(slices_folder, run_copy):
         assert contents(run_copy) == before
 
 
-SWALLOWED = """
-import signal, time, utils
-
-class Swallows:
-    def __del__(self):
-        signal.raise_signal(signal.SIGINT)
-
-def main():
-    Swallows()
-    while True:
-        time.sleep(0.01)
-
-signal.signal(signal.SIGINT, signal.default_int_handler)
-utils.command_line(main)
-"""
-
-
-def test_ctrl_c_is_heard_though_a_destructor_swallows_it():
-    command = [sys.executable, "-c", SWALLOWED]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
-    message = "-c: error: stopped by Ctrl-C; what was finished is kept.\n"
-    assert (done.returncode, done.stderr) == (130, message)
-
-
 @pytest.mark.parametrize("used, collapses", [(100.0, True), (499.0, False)])
 def test_collapse_is_warned_of(used, collapses, capsys):
     rows = [{"val_loss": 1.0, "seconds": 1.0, "codes_used": codes} for codes in (300.0, used)]
-    Comments("vqvae", rows, epochs=5, patience=5, codebook_size=512).on_epoch_end(1)
+    comment("vqvae", rows, epochs=5, patience=5, codebook_size=512)
     printed = capsys.readouterr().out
     message = "collapsing, 300 codes were used in the epoch before and 100 of 512 now"
     assert (message in printed) == collapses and ("collapsing" in printed) == collapses

@@ -9,7 +9,7 @@ from utils import ROOT
 
 def test_a_result_says_how_it_was_made(monkeypatch):
     monkeypatch.setattr(sys, "argv", [str(ROOT / "benchmarks/compression.py"), "--every", "2"])
-    made = utils.how_made()
+    made = utils.provenance()
     assert set(made) == {"command", "commit", "changed", "date", "versions", "processor"}
     assert made["command"] == "python benchmarks/compression.py --every 2"
     assert re.search(r"\w, \d+ cores$", made["processor"])
@@ -17,7 +17,7 @@ def test_a_result_says_how_it_was_made(monkeypatch):
     if (ROOT / ".git").exists():
         assert len(made["commit"]) == 40 and isinstance(made["changed"], bool)
     monkeypatch.setenv("PATH", "")
-    without_git = utils.how_made()
+    without_git = utils.provenance()
     assert without_git["commit"] is None and not without_git["changed"]
 
 

@@ -1,5 +1,6 @@
 """The comparison with what a user would pick: contenders learn, and figures are what they say."""
 
+import dataclasses
 import json
 import math
 
@@ -12,7 +13,6 @@ from contenders import contender, keras_rivals
 from contenders.ours import Ours
 from contenders.remote import Failure, Remote
 
-from fitting import stages
 from fitting.run_directory import RunDirectory
 from sources.folder import open_slices
 from utils import InputError
@@ -147,9 +147,9 @@ def test_the_pixelcnn_sees_earlier_places_alone_and_a_window_is_enough():
 
 
 def test_ours_learns_by_the_minute(images, slices_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(stages, "WARMUP", 5)  # steps of 15
     run = RunDirectory(tmp_path)
     rival = Ours(images, 1, open_slices(slices_folder), TINY, run)
+    rival.settings = dataclasses.replace(rival.settings, warmup_steps=5)  # of 15
     assert learns(rival, "vqvae", 15) and learns(rival, "prior", 15)
     assert run.model("vqvae").is_file() and rival.codes("test").shape == (8, 4, 4)
     bits = rival.prior_bits()
@@ -163,10 +163,10 @@ def test_a_slow_first_step_leaves_the_warm_up_of_ours_whole(images, slices_folde
     """Without a warm-up, what reads the slices below dies."""
     rival = Ours(images, 1, open_slices(slices_folder), TINY, RunDirectory(tmp_path))
     take, optimizer = rival.start("vqvae"), rival.models["vqvae"].optimizer
-    peak = rival.settings["learning_rate"]
+    peak = rival.settings.learning_rate
     for steps, (share, falling) in enumerate([(0.0, 1.0), (0.5, 0.5), (0.5, 0.5), (1.2, 0.0)]):
         take(share)
-        rate = peak * falling * steps / stages.WARMUP
+        rate = peak * falling * steps / rival.settings.warmup_steps
         np.testing.assert_allclose(optimizer.learning_rate, rate, atol=1e-9)
 
 

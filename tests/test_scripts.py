@@ -5,7 +5,6 @@ import json
 import shutil
 import subprocess
 import sys
-import time
 
 import keras
 import nibabel
@@ -28,6 +27,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import dataset
 from evaluation import metrics
+from fitting.run_directory import RunDirectory, read_history
 from networks import losses
 from sources.folder import open_slices
 
@@ -72,14 +72,14 @@ def test_run_directory_tells_how_it_was_made(trained_run, slices_folder):
     assert not list((trained_run / "resume").iterdir())
     assert list((trained_run / "logs").rglob("events*"))
     for stage, epochs in EPOCHS.items():
-        rows = (trained_run / f"{stage}_history.csv").read_text().splitlines()
-        assert len(rows) == 1 + epochs and "val_loss" in rows[0]
+        rows = read_history(RunDirectory(trained_run).history(stage))
+        assert len(rows) == epochs and "val_loss" in rows[0]
 
 
-EPOCHS = {"vqvae": 2, "draft": 1, "prior": 2, "texture": 8}
+EPOCHS = {"vqvae": 2, "first_prior": 1, "prior": 2, "texture": 8}
 SHOWN = {
     "vqvae": ("originals", "reconstructions"),
-    "draft": ("samples",),
+    "first_prior": ("samples",),
     "prior": ("samples",),
     "texture": ("textures",),
 }
@@ -87,15 +87,14 @@ SHOWN = {
 
 @pytest.mark.parametrize("stage", SHOWN)
 def test_tensorboard_shows_curves_and_images_of_each_epoch(stage, trained_run):
-    epochs = EPOCHS[stage]
-    logs = trained_run / "logs" / stage
+    logs = RunDirectory(trained_run).logs(stage)
     assert {folder.name for folder in logs.iterdir()} == {"train", "validation"}
     for part in ("train", "validation"):
         losses = read_events(logs / part, "epoch_loss")
-        assert len(losses) == epochs and np.isfinite(losses).all()
+        assert len(losses) == EPOCHS[stage] and np.isfinite(losses).all()
     for name in SHOWN[stage]:
         shown = read_events(logs / "validation", name)
-        assert len(shown) == epochs
+        assert len(shown) == EPOCHS[stage]
         for width, height, *pictures in shown:
             assert (int(width), int(height), len(pictures)) == (IMAGE_SIZE, IMAGE_SIZE, LEVELS)
             for picture in pictures:
@@ -262,13 +261,10 @@ def test_anomalies_of_a_split_and_of_a_folder(run, slices_folder, tmp_path):
     folder = tmp_path / "some slices"
     folder.mkdir()
     shutil.copy(slices_folder / "keras_png_slices_test" / "case_005_slice_1.nii.png", folder)
-    assert map_anomalies(run, folder, "--ensemble", run).returncode == 0
-    assert json.loads((out / "anomaly.json").read_text())["runs"] == [str(run), str(run)]
+    assert map_anomalies(run, folder).returncode == 0
     for kind in ("original", "healed", "map"):
         image = np.asarray(Image.open(out / "anomaly" / f"case_005_slice_1_{kind}.png"))
         assert image.shape == (IMAGE_SIZE, IMAGE_SIZE)
-    refused = run_script("predict.py", "--run", run, "--ensemble", run)
-    one_line(refused, "argument --ensemble: it is for --anomaly")
     one_line(map_anomalies(run, tmp_path / "none"), "none is no folder")
     one_line(map_anomalies(run, tmp_path), "holds no case_NNN_slice_K.nii.png")
     refused = map_anomalies(run, folder, "--slice", 3)
@@ -297,14 +293,10 @@ def test_export_is_a_run_that_predicts_the_same(run, report, slices_folder, tmp_
 
 
 @pytest.mark.parametrize("script", ["train.py", "predict.py"])
-def test_help_answers_at_once(script):
-    begin = time.monotonic()
-    done = subprocess.run(
-        [sys.executable, "-X", "importtime", ROOT / script, "--help"],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0 and time.monotonic() - begin < 2
+def test_help_loads_nothing_that_takes_seconds(script):
+    command = [sys.executable, "-X", "importtime", ROOT / script, "--help"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0
     loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     slow = {"tensorflow", "keras", "tensorflow_probability", "matplotlib"}
     slow |= {"scipy.ndimage", "nilearn", "sklearn"}

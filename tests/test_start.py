@@ -1,37 +1,129 @@
-"""Training that begins with the weights of another run."""
+"""What a training starts from: flags, settings, another prior, the weights of another run."""
 
+import dataclasses
 import json
+import shutil
 from types import SimpleNamespace
 
+import keras
 import numpy as np
 import pytest
 from conftest import LEVELS, STAGES, TINY, make_prior, one_line, run_script, write_slices
 
 import dataset
+import modules
 import train
-from evaluation.saved import read_arrays
-from fitting import checkpoints, codes, start
-from fitting.run_directory import RunDirectory
-from modules import Models
+from fitting import checkpoints, loop, stages, start
+from fitting.devices import find_strategy
+from fitting.run_directory import RunDirectory, claimed, read_config
+from fitting.settings import OF_NETWORKS, Settings
+from fitting.training_data import TrainingData
 from sources.folder import open_slices
-from utils import InputError
+from utils import InputError, read_arrays
+
+# ---- settings ----------------------------------------------------------------------------------
 
 
-def begin(data, run, other, *flags):
+def test_defaults_are_those_of_the_data():
+    oasis, cohort = (
+        train.resolve(train.parse([]), SimpleNamespace(cohort=c, splits={"train": range(99)}))
+        for c in (None, {"seed": 0})
+    )
+    assert oasis == Settings() and (oasis.image_size, cohort.image_size) == (256, 160)
+    assert oasis.reduction == 8 and oasis.slices_alone is False
+    assert dataclasses.replace(oasis, beta_2=0.9) != oasis
+
+
+def test_names_of_priors_are_those_of_the_table():
+    """--help loads no TensorFlow, so the names stand in the settings too."""
+    assert set(Settings.__dataclass_fields__["prior"].metadata["choices"]) == set(modules.PRIORS)
+
+
+def test_old_flags_work_and_name_the_new_ones(capsys):
+    args = train.parse(["--draft-epochs=3", "--turn", "--start-from", "runs/x"])
+    assert args.first_prior_epochs == 3 and args.choose_codes_again
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        "--draft-epochs is called --first-prior-epochs now.",
+        "--turn is called --choose-codes-again now.",
+    ]
+
+
+def config_of(settings, fingerprint="f"):
+    return {"settings": settings, "data": {"name": "a", "fingerprint": fingerprint}, "versions": {}}
+
+
+def test_a_run_of_an_older_version_goes_on(tmp_path):
+    """Its settings have other names, and some are missing. The next save has those of today."""
+    run = RunDirectory(tmp_path)
+    old = {"turn": None, "draft_epochs": 3, "width": 64, "prior_dropout": 0.2}
+    run.config.write_text(json.dumps(config_of(old)))
+    settings = Settings(first_prior_epochs=3, width=64, prior_dropout=0.2)
+    assert read_config(run)["settings"] == settings
+    later = dataclasses.replace(settings, texture_epochs=1)  # nothing of this stage is there yet
+    with claimed(run, config_of(later)):
+        assert json.loads(run.config.read_text())["settings"] == dataclasses.asdict(later)
+    run.history("texture").touch()
+    with pytest.raises(InputError, match="texture_epochs was 1, is 6"):
+        with claimed(run, config_of(settings)):
+            pass
+
+
+@pytest.mark.parametrize("change", [
+    {"width": 33}, {"width": "64"}, {"width": True}, {"epochs": 10**9}, {"prior": "unknown"},
+    {"rate_weight": float("nan")}, {"slices_alone": 1}, {"frame": 3}, {"precision": []},
+])  # fmt: skip
+def test_a_setting_of_a_stranger_is_checked(change, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(config_of(change)))
+    with pytest.raises(InputError, match=f"its setting {[*change][0]} has another type or is out"):
+        read_config(RunDirectory(tmp_path))
+
+
+# ---- another prior -----------------------------------------------------------------------------
+
+
+@keras.saving.register_keras_serializable(package="brain_vqvae")
+class Undilated(modules.PixelCNN):
+    """A prior that sees fewer of the other codes."""
+
+    DILATIONS = (1,)
+
+
+def test_another_prior_is_trained_by_the_same_stage(
+    trained_run, slices_folder, tmp_path, monkeypatch
+):
+    """It needs a class, and its name in the table."""
+    monkeypatch.setitem(modules.PRIORS, "undilated", Undilated)
+    run, source_run = RunDirectory(tmp_path), RunDirectory(trained_run)
+    shutil.copyfile(source_run.model("vqvae"), run.model("vqvae"))
+    settings = dataclasses.replace(
+        read_config(source_run)["settings"],
+        batch_size=12, rate_weight=0.0, prior_epochs=1, prior_width=2, prior_blocks=1,
+    )  # fmt: skip
+    object.__setattr__(settings, "prior", "undilated")
+    data = TrainingData(open_slices(slices_folder), settings.image_size, settings.reduction)
+    trainer = loop.Trainer(run, settings, find_strategy(None), save_minutes=4)
+    trainer.fit(stages.prior_stage(run, data, settings))  # one step
+    assert type(checkpoints.load_model(run.model("prior"))) is Undilated
+
+
+# ---- another run -------------------------------------------------------------------------------
+
+
+def begin(data, run, source, *flags):
     settings = [*TINY, *STAGES, "--texture-epochs", 0]
-    command = ["--data", data, "--run", run, *settings, "--start-from", other, *flags]
+    command = ["--data", data, "--run", run, *settings, "--start-from", source, *flags]
     return run_script("train.py", *command)
 
 
 @pytest.mark.slow
-def test_all_stages_begin_with_the_weights_of_the_run(trained_run, slices_folder, tmp_path):
+def test_all_stages_start_with_the_weights_of_the_run(trained_run, slices_folder, tmp_path):
     """At a rate of 0 nothing is learned, so the weights are still those of the other run."""
     run, still = tmp_path / "run", ["--learning-rate", 1e-8, "--prior-learning-rate", 1e-8]
     done = begin(slices_folder, run, trained_run, *still)
     assert done.returncode == 0, done.stderr
-    for ours, theirs in zip(
-        *(checkpoints.load_models(RunDirectory(r)) for r in (run, trained_run))
-    ):
+    pairs = zip(*(checkpoints.load_models(RunDirectory(r))[:2] for r in (run, trained_run)))
+    for ours, theirs in pairs:
         for a, b in zip(ours.trainable_variables, theirs.trainable_variables, strict=True):
             np.testing.assert_allclose(a, b, atol=1e-4)
     again = begin(slices_folder, run, trained_run, *still)
@@ -39,51 +131,45 @@ def test_all_stages_begin_with_the_weights_of_the_run(trained_run, slices_folder
 
 
 @pytest.mark.slow
-def test_a_turn_keeps_the_vqvae_and_lets_the_prior_choose(trained_run, slices_folder, tmp_path):
-    run = tmp_path / "run"
+def test_codes_are_chosen_again_by_the_prior_of_the_run(trained_run, slices_folder, tmp_path):
+    run, source_run = RunDirectory(tmp_path / "run"), RunDirectory(trained_run)
     for _ in range(2):  # the second time everything is there
-        done = begin(slices_folder, run, trained_run, "--turn")
+        done = begin(slices_folder, run, trained_run, "--choose-codes-again")
         assert done.returncode == 0, done.stderr
         assert "vqvae: finished" in done.stdout
-    for ours, theirs in (("vqvae", "vqvae"), ("draft", "prior")):
-        copied, original = run / f"{ours}.keras", trained_run / f"{theirs}.keras"
-        assert copied.read_bytes() == original.read_bytes()
-    digests = [
-        checkpoints.fingerprint(model)
-        for model in checkpoints.load_models(RunDirectory(trained_run))
-    ]
-    made_of = read_arrays(run / "codes.npz", codes.CODES_LAYOUT, "")["made_of"]
-    assert str(made_of).split()[:2] == digests
-    assert not (run / "draft_codes.npz").exists()
-    one_line(
-        begin(slices_folder, tmp_path / "none", trained_run, "--turn", "--rate-weight", 0),
-        "--rate-weight above 0",
-    )
-    one_line(run_script("train.py", "--turn"), "argument --turn", "--start-from")
+    for ours, theirs in (("vqvae", "vqvae"), ("first_prior", "prior")):
+        assert run.model(ours).read_bytes() == source_run.model(theirs).read_bytes()
+    digests = [checkpoints.fingerprint(model) for model in checkpoints.load_models(source_run)[:2]]
+    assert str(read_arrays(run.codes, "")["made_of"]).split()[:2] == digests
+    assert not run.first_prior_codes.exists()
 
 
 def test_settings_that_are_not_given_are_those_of_the_run(trained_run, slices_folder, tmp_path):
     """Also those that no data set decides, such as the size of the codebook."""
-    slices = open_slices(slices_folder)
     config = json.loads((trained_run / "config.json").read_text())
-    config["settings"] |= {"reduction": 4, "code_dim": 3, "slices_alone": True}
+    config["settings"] |= {"reduction": 4, "code_dim": 3, "slices_alone": True, "patience": 9}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    settings = train.resolve(train.parse(["--start-from", str(tmp_path)]), slices)
-    names = {*start.SHAPE, *start.PRIOR_SHAPE}
-    assert {n: settings[n] for n in names} == {n: config["settings"][n] for n in names}
-    settings = train.resolve(train.parse([]), slices)
-    assert settings["reduction"] == 8 and settings["slices_alone"] is False
+    args = train.parse(["--start-from", str(tmp_path), "--width", "64"])
+    settings = dataclasses.asdict(train.resolve(args, open_slices(slices_folder)))
+    for name in OF_NETWORKS:
+        assert settings[name] == (64 if name == "width" else config["settings"][name])
+    assert settings["patience"] == 5 and settings["start_from"] is None
 
 
-@pytest.mark.parametrize("flags, reason", [
-    (["--codebook-size", 32], "codebook_size is 32 here and 16 there"),
-    (["--prior-width", 16], "prior_width is 16 here and 8 there"),
-    (["--slices-alone"], "slices_alone is True here and False there"),
+@pytest.mark.parametrize("flags, words", [
+    (["--codebook-size", 32], ["does not fit", "codebook_size is 32 here and 16 there"]),
+    (["--prior-width", 16], ["prior_width is 16 here and 8 there"]),
+    (["--slices-alone"], ["slices_alone is True here and False there"]),
+    (["--choose-codes-again", "--rate-weight", 0], ["--rate-weight above 0"]),
+    (["--start-from", "none"], ["none/config.json"]),
 ])  # fmt: skip
-def test_another_shape_is_refused(flags, reason, trained_run, slices_folder, tmp_path):
-    done = begin(slices_folder, tmp_path / "run", trained_run, *flags)
-    one_line(done, "--start-from", "does not fit", reason)
+def test_what_does_not_fit_the_run_is_refused(flags, words, trained_run, slices_folder, tmp_path):
+    one_line(begin(slices_folder, tmp_path / "run", trained_run, *flags), *words)
     assert not (tmp_path / "run").exists()
+
+
+def test_choosing_again_needs_a_run(capsys):
+    one_line(run_script("train.py", "--choose-codes-again"), "--choose-codes-again", "--start-from")
 
 
 def test_other_levels_are_refused(trained_run, tmp_path):
@@ -98,21 +184,20 @@ def test_other_levels_are_refused(trained_run, tmp_path):
 ])  # fmt: skip
 def test_another_frame_mask_or_intensity_is_refused(change, reason, tmp_path, monkeypatch):
     """As far as a run says so: its models and its `config.json`."""
-    shape = dict(image_size=32, reduction=8, codebook_size=16, code_dim=4, width=8)
-    whole = (0, 0, 32, 32)
-    settings = {**shape, "masked": change.get("masked", True)}
-    vqvae = SimpleNamespace(settings=settings, frame=change.get("frame", whole))
+    settings = Settings(image_size=32, codebook_size=16, code_dim=4, width=8)
+    settings = dataclasses.replace(settings, prior_width=8, prior_blocks=2)
+    whole, shape = (0, 0, 32, 32), {name: getattr(settings, name) for name in start.OF_VQVAE}
+    vqvae = SimpleNamespace(
+        settings={**shape, "masked": change.get("masked", True)}, frame=change.get("frame", whole)
+    )
     prior = make_prior(grid=4, blocks=2)
-    here = {**shape, **start._prior_shape(prior)}
     low_high = change.get("intensity_range", dataset.INTENSITY_RANGE)
-    monkeypatch.setattr(checkpoints, "load_models", lambda run: Models(vqvae, prior))
+    monkeypatch.setattr(
+        checkpoints, "load_models", lambda run: modules.Models(vqvae, prior, texture=None)
+    )
     monkeypatch.setattr(start, "read_config", lambda run: {"data": {"intensity_range": low_high}})
     slices = SimpleNamespace(masked=True, num_levels=prior.settings["num_levels"])
     data = SimpleNamespace(slices=slices, frame=whole)
     with pytest.raises(InputError, match="does not fit") as refused:
-        start.load(RunDirectory(tmp_path), data, here)
+        start.check(RunDirectory(tmp_path), data, settings)
     assert reason in str(refused.value)
-
-
-def test_a_run_that_is_none_is_refused(slices_folder, tmp_path):
-    one_line(begin(slices_folder, tmp_path / "run", tmp_path), tmp_path / "config.json")

@@ -3,13 +3,12 @@
 The two processes talk to each other, as two machines would.
 """
 
-import contextlib
 import json
 import signal
 import socket
 import subprocess
 import sys
-import time
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -17,6 +16,9 @@ import pytest
 from conftest import ROOT, STAGES, TINY, once_for_all_workers, one_line, run_script
 
 import dataset
+from fitting import devices
+from fitting.run_directory import RunDirectory
+from utils import InputError
 
 # A batch of 4 goes in shares of 2. With dropout, replicas would draw other masks than one.
 SETTINGS = [*TINY, *STAGES, "--prior-dropout", "0", "--texture-epochs", "0"]
@@ -32,32 +34,27 @@ tf.config.set_logical_device_configuration(device, halves)
 """
 
 
-def train_arguments(data, run, *more):
-    return ["--data", str(data), "--run", str(run), *SETTINGS, *map(str, more)]
-
-
 @pytest.fixture(scope="module")
-def one(slices_folder, trainings, tmp_path_factory):
+def one(slices_folder, start_training, tmp_path_factory):
     """Run directory of a training on one device.
 
     It is a process, because `--deterministic` cannot be taken back. On a CPU it changes no bit.
     """
     with once_for_all_workers(tmp_path_factory, "one") as (run, is_there):
         if not is_there:
-            done = trainings.start(slices_folder, run, *SETTINGS, "--deterministic").finish()
+            done = start_training(slices_folder, run, *SETTINGS, "--deterministic").finish()
             assert done.returncode == 0, done.stderr
     return run
 
 
 def assert_like(one, other):
     """Check that both runs reached the same weights and the same losses, but for rounding."""
-    for stage in ("vqvae", "draft", "prior"):
-        models = [
-            keras.saving.load_model(run / f"{stage}.keras", compile=False) for run in (one, other)
-        ]
+    runs = RunDirectory(one), RunDirectory(other)
+    for stage in ("vqvae", "first_prior", "prior"):
+        models = [keras.saving.load_model(run.model(stage), compile=False) for run in runs]
         for a, b in zip(*(model.get_weights() for model in models), strict=True):
             np.testing.assert_allclose(a, b, atol=2e-5, rtol=2e-4)
-        files = [run / f"{stage}_history.csv" for run in (one, other)]
+        files = [run.history(stage) for run in runs]
         rows, others = (np.genfromtxt(f, delimiter=",", names=True, ndmin=1) for f in files)
         assert rows.dtype.names == others.dtype.names
         for name in set(rows.dtype.names) - {"seconds"}:
@@ -68,19 +65,10 @@ def assert_like(one, other):
 # ---- two devices -------------------------------------------------------------------------------
 
 
-def on_two_devices(code, *arguments):
-    command = [sys.executable, "-c", TWO_DEVICES + code, str(ROOT), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=280)
-
-
-def mirrored(trainings, data, run, *more):
-    flags = *SETTINGS, "--strategy", "mirrored", *more
-    return trainings.start(data, run, *flags, devices=2).finish()
-
-
 @pytest.mark.slow
-def test_two_devices_train_the_same_models_as_one(one, trainings, slices_folder, tmp_path):
-    done = mirrored(trainings, slices_folder, tmp_path / "two", "--texture-epochs", 1)
+def test_two_devices_train_the_same_models_as_one(one, start_training, slices_folder, tmp_path):
+    flags = *SETTINGS, "--texture-epochs", 1, "--strategy", "mirrored"
+    done = start_training(slices_folder, tmp_path / "two", *flags, devices=2).finish()
     assert done.returncode == 0, done.stderr
     assert "2 replicas" in done.stdout
     assert_like(one, tmp_path / "two")
@@ -89,10 +77,10 @@ def test_two_devices_train_the_same_models_as_one(one, trainings, slices_folder,
 
 TWO_OPTIMIZERS = """
 import keras
-from fitting import strategies
+from fitting import devices
 
 rows = tf.constant([0, 1, 1, 1, 2, 0, 1, 3])
-replicated = strategies.Adam, strategies.find("mirrored")
+replicated = devices.ReplicatedAdam, devices.find_strategy("mirrored")
 for make, strategy in ((keras.optimizers.Adam, tf.distribute.get_strategy()), replicated):
     with strategy.scope():
         table = keras.layers.Embedding(4, 3, embeddings_initializer="ones")
@@ -121,7 +109,8 @@ for make, strategy in ((keras.optimizers.Adam, tf.distribute.get_strategy()), re
 
 def test_two_devices_clip_as_one():
     """The norm is that of all replicas' gradients, of looked-up rows and of others."""
-    done = on_two_devices(TWO_OPTIMIZERS)
+    command = [sys.executable, "-c", TWO_DEVICES + TWO_OPTIMIZERS, str(ROOT)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr
     one, two = (np.array(line.split(), float) for line in done.stdout.splitlines())
     np.testing.assert_allclose(one, two, rtol=1e-4)
@@ -130,7 +119,7 @@ def test_two_devices_clip_as_one():
 # ---- two machines ------------------------------------------------------------------------------
 
 
-def start_workers(trainings, data, runs, *more):
+def start_workers(start_training, data, runs, *more):
     """Two workers of one training, with one run directory for both or one each."""
     with socket.socket() as first, socket.socket() as second:
         for free in (first, second):
@@ -141,29 +130,17 @@ def start_workers(trainings, data, runs, *more):
         task = {"type": "worker", "index": index}
         config = json.dumps({"cluster": {"worker": addresses}, "task": task})
         flags = *SETTINGS, "--strategy", "multiworker", *more
-        workers.append(trainings.start(data, run, *flags, environment={"TF_CONFIG": config}))
+        workers.append(start_training(data, run, *flags, environment={"TF_CONFIG": config}))
     return workers
 
 
-def finish(workers):
-    """Wait for processes; returns them finished, as `run_script` does."""
-    return [worker.finish(timeout=280) for worker in workers]
-
-
-def kill(trainings, victim, stage, data, run):
+def kill(start_training, victim, stage, data, run):
     """Start a training on two workers and kill one in a stage, once a step of it was saved."""
-    workers = start_workers(trainings, data, run, "--save-minutes", "0")
-    deadline, state, first = time.monotonic() + 200, run / "resume" / f"{stage}.npz", None
-    while all(worker.poll() is None for worker in workers) and time.monotonic() < deadline:
-        with contextlib.suppress(FileNotFoundError):
-            first = first or state.stat().st_mtime_ns
-            if state.stat().st_mtime_ns != first:
-                break
-        time.sleep(0.002)
-    workers[victim].kill()
-    done = finish(workers)
-    ended = "the training ended before it could be killed"
-    assert done[victim].returncode == -signal.SIGKILL, ended
+    workers = start_workers(start_training, data, run, "--save-minutes", "0")
+    workers[0].wait_for(RunDirectory(run).state(stage), times=2)
+    workers[victim].send(signal.SIGKILL)
+    done = [worker.finish() for worker in workers]
+    assert done[victim].returncode == -signal.SIGKILL
     left = done[1 - victim]  # the chief may have shown its progress before
     assert left.returncode == 2 and "Traceback" not in left.stderr, left.stderr
     assert left.stderr.splitlines()[-1].startswith(
@@ -173,18 +150,18 @@ def kill(trainings, victim, stage, data, run):
 
 @pytest.mark.slow
 def test_two_machines_train_the_same_models_as_one_also_when_one_was_lost(
-    one, trainings, slices_folder, tmp_path
+    one, start_training, slices_folder, tmp_path
 ):
-    """A worker is lost in each stage: the chief in the first and the last."""
+    """The chief is lost in the first stage, and the other in the last."""
     run = tmp_path / "two"
-    kill(trainings, 0, "vqvae", slices_folder, run)
-    for wrong in finish(start_workers(trainings, slices_folder, (run, tmp_path / "elsewhere"))):
-        lost = "a worker was lost" in wrong.stderr
+    kill(start_training, 0, "vqvae", slices_folder, run)
+    for wrong in start_workers(start_training, slices_folder, (run, tmp_path / "elsewhere")):
+        errors = wrong.finish().stderr
         message = "--run must be one folder that all machines share"
-        assert lost or message in wrong.stderr, wrong
-    for victim, stage in ((1, "draft"), (0, "prior")):
-        kill(trainings, victim, stage, slices_folder, run)
-    chief, other = finish(start_workers(trainings, slices_folder, run))
+        assert "a worker was lost" in errors or message in errors
+    kill(start_training, 1, "prior", slices_folder, run)
+    workers = start_workers(start_training, slices_folder, run)
+    chief, other = (worker.finish() for worker in workers)
     assert chief.returncode == 0 and other.returncode == 0, chief.stderr + other.stderr
     assert "vqvae: finished after 2 epochs" in chief.stdout and other.stdout == ""
     assert_like(one, run)
@@ -208,15 +185,18 @@ def test_a_cluster_that_is_none_is_refused(cluster, slices_folder, tmp_path, mon
     monkeypatch.delenv("TF_CONFIG", raising=False)
     if cluster:
         monkeypatch.setenv("TF_CONFIG", cluster)
-    arguments = train_arguments(slices_folder, tmp_path / "run", "--strategy", "multiworker")
+    arguments = "--data", slices_folder, "--run", tmp_path / "run", "--strategy", "multiworker"
     one_line(run_script("train.py", *arguments), "--strategy multiworker needs TF_CONFIG")
     assert not (tmp_path / "run").exists()
 
 
-def test_a_batch_that_cannot_be_shared_is_refused(trainings, slices_folder, tmp_path):
-    done = mirrored(trainings, slices_folder, tmp_path / "run", "--batch-size", 5)
-    one_line(done, "--batch-size must be divisible by the 2 replicas of --strategy")
-    assert not (tmp_path / "run").exists()
+@pytest.mark.parametrize("batch_size, validation_count, words", [
+    (5, 4, "--batch-size must be divisible by the 2 replicas of --strategy"),
+    (4, 1, "more than there are validation images"),
+])  # fmt: skip
+def test_what_replicas_cannot_share_is_refused(batch_size, validation_count, words):
+    with pytest.raises(InputError, match=words):
+        devices.check_shares(SimpleNamespace(num_replicas_in_sync=2), batch_size, validation_count)
 
 
 def take(batches):

@@ -56,7 +56,7 @@ def test_all_sets_of_the_curve_are_measured_on_the_same_people_of_theirs():
 
 def test_trainings_of_the_curve_take_as_many_steps():
     passes = {n: train.parse(shlex.split(subjects.curve(n).flags)) for n in CURVE}
-    for stage in ("epochs", "prior_epochs", "draft_epochs"):
+    for stage in ("epochs", "prior_epochs", "first_prior_epochs"):
         assert len({n * getattr(args, stage) for n, args in passes.items()}) == 1
     measured = [training for training in subjects.TRAININGS.values() if training.subjects]
     weights = {train.parse(shlex.split(training.flags)).rate_weight for training in measured}

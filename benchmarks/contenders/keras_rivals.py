@@ -22,7 +22,7 @@ import tensorflow as tf
 from keras import layers, ops
 
 from contenders.contender import Contender, in_batches, shuffled
-from fitting.device import restart_keras
+from fitting.devices import restart_keras, use_precision
 from networks.logits import bits
 from sources.images import to_grey, to_unit
 from utils import progress
@@ -147,7 +147,8 @@ class KerasRival(Contender):
         return lambda _share: take()
 
     def _vqvae(self):
-        restart_keras("float32")
+        use_precision("float32")
+        restart_keras()
         keras.utils.set_random_seed(0)
         images = self.images["train"]
         self.encode = keras.Sequential(self.encoder())

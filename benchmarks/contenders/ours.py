@@ -1,5 +1,6 @@
 """The contender of this repository: stages of train.py, trained by the minute."""
 
+import dataclasses
 import itertools
 
 import keras
@@ -11,7 +12,7 @@ from contenders.contender import Contender, in_batches
 from contenders.keras_rivals import stepper
 from evaluation.samples import SamplingOptions, draw_all, spread_levels
 from fitting import checkpoints, codes, stages
-from fitting.device import restart_keras, use_precision
+from fitting.devices import restart_keras, use_precision
 from fitting.run_directory import RunDirectory
 from fitting.training_data import TrainingData
 from modules import Models
@@ -45,31 +46,33 @@ class Ours(Contender):
     ):
         super().__init__(images, minutes)
         settings = train.resolve(train.parse([*flags, "--rate-weight", "0"]), slices)
-        self.precision = settings["precision"] = use_precision(settings["precision"])
-        self.data = TrainingData(slices, settings["image_size"], settings["reduction"])
-        self.settings = settings | {"frame": list(self.data.frame), "masked": slices.masked}
+        self.precision = use_precision(settings.precision)
+        self.data = TrainingData(slices, settings.image_size, settings.reduction)
+        found = {"frame": list(self.data.frame), "masked": slices.masked}
+        self.settings = dataclasses.replace(settings, precision=self.precision, **found)
         self.split, self.run = slices.splits["test"], run
-        self.codebook_size = settings["codebook_size"]
+        self.codebook_size = settings.codebook_size
 
     def start(self, stage):
         if stage == "prior":
             checkpoints.save_model(self.models["vqvae"], self.run.model("vqvae"))
-            codes.choose_codes(self.run, self.data, self.settings)
+            codes.choose_codes(self.run, self.data, 0.0, self.codebook_size)
             return self._start(stages.prior_stage(self.run, self.data, self.settings))
         return self._start(stages.vqvae_stage(self.data, self.settings))
 
     def _start(self, stage):
-        restart_keras(self.settings["precision"])
-        keras.utils.set_random_seed(self.settings["seed"])
-        model = stage.make_model()
-        model.compile(stages.make_optimizer(0.0), **stage.make_objective())
+        task = stage.load()
+        restart_keras()
+        keras.utils.set_random_seed(self.settings.seed)
+        model = task.make_model()
+        model.compile(stages.make_optimizer(0.0), **task.make_objective())
         model.optimizer.build(model.trainable_variables)
         self.models[stage.name] = model
         falling = keras.optimizers.schedules.CosineDecay(stage.learning_rate, 1.0)
-        take, steps = stepper(model, self._batches(stage.training)), itertools.count()
+        take, steps = stepper(model, self._batches(task.training)), itertools.count()
 
         def take_at(share):
-            rising = min(1.0, next(steps) / stages.WARMUP)
+            rising = min(1.0, next(steps) / self.settings.warmup_steps)
             model.optimizer.learning_rate = rising * falling(share)
             return take()
 
@@ -77,7 +80,7 @@ class Ours(Contender):
 
     def _batches(self, examples):
         example, count = examples
-        size, seed = min(self.settings["batch_size"], count), self.settings["seed"]
+        size, seed = min(self.settings.batch_size, count), self.settings.seed
         for epoch in itertools.count():
             yield from dataset.training_batches(example, count, size, seed, epoch)
 
@@ -108,6 +111,6 @@ class Ours(Contender):
 
     def draw(self, count):
         levels = spread_levels(count, None, np.unique(self.split.levels))
-        options = SamplingOptions(seed=self.settings["seed"], texture=False)
+        options = SamplingOptions(seed=self.settings.seed, texture=False)
         models = Models(self.models["vqvae"], self.models["prior"])
         return draw_all(models, levels, options, "drawing slices")

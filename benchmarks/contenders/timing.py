@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 import dataset
-from fitting.device import use_precision
+from fitting.devices import use_precision
 from fitting.stages import learning_rates
 from utils import progress
 

@@ -17,6 +17,7 @@ from evaluation import metrics
 from evaluation.reconstruction import BATCH
 from fitting.codes import read_codes
 from fitting.run_directory import RunDirectory
+from fitting.settings import Settings
 from fitting.stages import make_optimizer, make_vqvae, vqvae_objective
 from networks import losses
 from networks.neighbours import NO_CODE, SLICES_BELOW
@@ -84,8 +85,9 @@ class AutoencoderBench(Bench):
 
     def make(self, settings: dict, schedule) -> keras.Model:
         """Build and compile a variant."""
-        model = make_vqvae(settings)
-        model.compile(make_optimizer(schedule), **vqvae_objective(settings))
+        of_training = Settings.from_config(settings, is_synthetic=False)
+        model = make_vqvae(of_training)
+        model.compile(make_optimizer(schedule), **vqvae_objective(of_training))
         if settings["codebook"] != "restarted":
             count = len(self.slices.splits["train"])
             batch_size, seed = settings["batch_size"], settings["seed"]

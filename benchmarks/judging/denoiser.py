@@ -17,8 +17,9 @@ import tensorflow as tf
 from keras import layers
 
 import dataset
-from fitting import device, stages
+from fitting import devices, stages
 from fitting.run_directory import RunDirectory, read_config
+from fitting.settings import Settings
 from fitting.training_data import TrainingData
 from sources.folder import Slices
 from utils import InputError, replacing
@@ -43,37 +44,39 @@ def load_denoiser(path: pathlib.Path, run: RunDirectory, slices: Slices) -> kera
     settings = read_config(run)["settings"]
     name = name_of(slices, settings)
     if not path.exists():
-        device.restart_keras(settings["precision"])
+        devices.use_precision(settings.precision)
+        devices.restart_keras()
         train(path, slices, settings)
-        device.restart_keras("float32")
+        devices.use_precision("float32")
+        devices.restart_keras()
     model = keras.saving.load_model(path, compile=False)
     if model.name != name:
         raise InputError(f"{path} was trained on other slices or otherwise: remove it.")
     return model
 
 
-def name_of(slices: Slices, settings: dict) -> str:
+def name_of(slices: Slices, settings: Settings) -> str:
     """Name of a denoiser, which says what it was trained on and how."""
-    used = [settings[key] for key in ("frame", "epochs", "batch_size", "seed")]
+    used = [settings.frame, settings.epochs, settings.batch_size, settings.seed]
     made_of = slices.fingerprint, used, CHANNELS, LEARNING_RATE, NOISE_CELL, NOISE
     return f"denoiser_{zlib.crc32(repr(made_of).encode()):08x}"
 
 
-def train(path: pathlib.Path, slices: Slices, settings: dict) -> None:
+def train(path: pathlib.Path, slices: Slices, settings: Settings) -> None:
     """Train a denoiser with the settings of a run, and write it."""
-    keras.utils.set_random_seed(settings["seed"])
-    data = TrainingData(slices, settings["image_size"], settings["reduction"])
-    data.frame = settings["frame"]
+    keras.utils.set_random_seed(settings.seed)
+    data = TrainingData(slices, settings.image_size, settings.reduction)
+    data.frame = settings.frame
     top, left, bottom, right = data.frame
     model = make_unet(bottom - top, right - left, name_of(slices, settings))
-    count, batch_size = len(slices.splits["train"]), settings["batch_size"]
-    steps = settings["epochs"] * (count // batch_size)
+    count, batch_size = len(slices.splits["train"]), settings.batch_size
+    steps = settings.epochs * (count // batch_size)
     rates = stages.learning_rates(LEARNING_RATE, steps)
     model.compile(stages.make_optimizer(rates), "mse")
     example, validation = (noisy(data.frames(name).example) for name in ("train", "validate"))
     known = len(slices.splits["validate"])
-    for epoch in range(settings["epochs"]):
-        batches = dataset.training_batches(example, count, batch_size, settings["seed"], epoch)
+    for epoch in range(settings.epochs):
+        batches = dataset.training_batches(example, count, batch_size, settings.seed, epoch)
         model.fit(
             batches,
             validation_data=dataset.evaluation_batches(validation, known, batch_size),

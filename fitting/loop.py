@@ -1,7 +1,7 @@
-"""The training loop: fits a stage from where it stands to its end, and loses nothing on the way.
+"""The training loop: it fits a stage to its end, from the step at which it stands.
 
 The loop is ours, and not that of `fit`, for two reasons. A training that was killed goes on within
-an epoch, bit for bit, and several machines train one model. Everything else is a Keras callback.
+an epoch, bit for bit, and several machines train one model.
 """
 
 import dataclasses
@@ -13,10 +13,9 @@ import keras
 import tensorflow as tf
 
 import dataset
-from fitting import checkpoints, strategies
-from fitting.callbacks import BestModel, Comments, HistoryFile, Pictures
-from fitting.device import restart_keras
-from fitting.run_directory import RunDirectory, epochs_since_best, read_history
+from fitting import checkpoints, devices
+from fitting.run_directory import RunDirectory, epochs_since_best, read_history, write_history
+from fitting.settings import Settings
 from fitting.stages import Stage, learning_rates, make_optimizer
 from utils import InputError
 
@@ -31,14 +30,13 @@ class Trainer:
 
     Args:
         run: Where models, histories and states are.
-        settings: `batch_size` of all replicas together, `seed`, `precision`, `patience` in epochs,
-            and `codebook_size`.
-        strategy: Devices, from `strategies.find`.
+        settings: Settings of the training.
+        strategy: Devices, from `devices.find_strategy`.
         save_minutes: Minutes between writes of the state within an epoch.
     """
 
     run: RunDirectory
-    settings: dict
+    settings: Settings
     strategy: tf.distribute.Strategy
     save_minutes: float
 
@@ -48,19 +46,19 @@ class Trainer:
         Raises:
             InputError: The loss is not finite. The last good state is kept.
         """
-        rows, resuming = read_history(self.run.history(stage.name)), self._is_unfinished(stage)
+        if stage.prepare:
+            devices.chief_does(self.strategy, stage.prepare)
+        state = self.run.state(stage.name)
+        rows, resuming = read_history(self.run.history(stage.name)), state.exists()
         if rows and self.run.model(stage.name).exists() and not resuming:
             print(f"{stage.name}: finished after {len(rows)} epochs.", flush=True)
             return
         fit = _StageFit(self, stage)
         fit.restore(resuming)
         fit.run_epochs(rows)
-        if strategies.is_chief(self.strategy):
-            self.run.state(stage.name).unlink()
-        strategies.wait_for_all(self.strategy)  # the next stage reads what the chief wrote
-
-    def _is_unfinished(self, stage):
-        return self.run.state(stage.name).exists()
+        if devices.is_chief(self.strategy):
+            state.unlink()
+        devices.wait_for_all(self.strategy)  # the next stage reads what the chief wrote
 
 
 class _StageFit:
@@ -69,23 +67,31 @@ class _StageFit:
     def __init__(self, trainer, stage):
         self.trainer, self.stage = trainer, stage
         self.settings, self.strategy = trainer.settings, trainer.strategy
-        self.is_chief = strategies.is_chief(self.strategy)
+        self.is_chief = devices.is_chief(self.strategy)
         self.state = trainer.run.state(stage.name)
-        self.epoch_steps = stage.training.count // self.settings["batch_size"]
+        self.task = stage.load()
+        self.epoch_steps = self.task.training.count // self.settings.batch_size
         self.step = 0
         self.model = self._make_model()
-        self.train_step = strategies.compiled(self.strategy, self.model, self.model.train_step)
-        self.test_step = strategies.compiled(self.strategy, self.model, self.model.test_step)
+        self.train_step = devices.compiled(self.strategy, self.model, self.model.train_step)
+        self.test_step = devices.compiled(self.strategy, self.model, self.model.test_step)
 
     def _make_model(self):
+        stage, settings = self.stage, self.settings
+        weights = None
+        if stage.start_weights:
+            weights = checkpoints.load_model(stage.start_weights).get_weights()
         # So that a stage starts alike whatever ran before it in this process.
-        restart_keras(self.settings["precision"])
-        keras.utils.set_random_seed(self.settings["seed"])
-        steps = self.epoch_steps * self.stage.epochs
+        devices.restart_keras()
+        keras.utils.set_random_seed(settings.seed)
+        steps = self.epoch_steps * stage.epochs
         with self.strategy.scope():
-            schedule = learning_rates(self.stage.learning_rate, steps)
-            model = self.stage.make_model()
-            model.compile(make_optimizer(schedule), **self.stage.make_objective())
+            schedule = learning_rates(stage.learning_rate, steps, settings.warmup_steps)
+            model = self.task.make_model()
+            if weights:
+                model.set_weights(weights)
+            optimizer = make_optimizer(schedule, settings.beta_2, settings.clip_norm)
+            model.compile(optimizer, **self.task.make_objective())
             model.optimizer.build(model.trainable_variables)
         return model
 
@@ -98,7 +104,7 @@ class _StageFit:
         else:
             self._save()  # from now on, no state means that the stage is finished
         self.step = int(self.model.optimizer.iterations.numpy())
-        if abs(strategies.wait_for_all(self.strategy, self.step) - self.step) > 1e-6:
+        if abs(devices.wait_for_all(self.strategy, self.step) - self.step) > 1e-6:
             raise InputError(
                 f"{self.trainer.run} holds another state for this worker than for others: "
                 "--run must be one folder that all machines share."
@@ -106,7 +112,7 @@ class _StageFit:
 
     def run_epochs(self, rows):
         """Train until the last epoch, or until no better validation loss comes."""
-        name, epochs, patience = self.stage.name, self.stage.epochs, self.settings["patience"]
+        name, epochs, patience = self.stage.name, self.stage.epochs, self.settings.patience
         rows = rows[: self.step // self.epoch_steps]
         begins = f"continues after step {self.step}" if self.step else "starts"
         print(
@@ -114,37 +120,44 @@ class _StageFit:
             f"{epochs} epochs of {self.epoch_steps} steps.",
             flush=True,
         )
-        callbacks = self._callbacks(rows)
+        callbacks = self._callbacks()
         callbacks.on_train_begin()
         while len(rows) < epochs and epochs_since_best(rows) < patience:
-            epoch = len(rows)
+            begin, epoch = time.monotonic(), len(rows)
             callbacks.on_epoch_begin(epoch)
-            logs = self._train(epoch, callbacks)
-            logs |= self._validate()
+            logs = self._train(epoch, callbacks) | self._validate()
             callbacks.on_epoch_end(epoch, logs)
+            rows.append({"epoch": epoch + 1, "seconds": round(time.monotonic() - begin, 1), **logs})
+            if self.is_chief:
+                self._write_epoch(rows)
+            comment(name, rows, epochs, patience, self.settings.codebook_size)
             self._save()
         callbacks.on_train_end()
 
-    def _callbacks(self, rows):
-        name, run = self.stage.name, self.trainer.run
-        callbacks = [
-            keras.callbacks.ProgbarLogger(),
-            HistoryFile(run.history(name), rows, write=self.is_chief),
-        ]
+    def _callbacks(self):
+        callbacks = [keras.callbacks.ProgbarLogger()]
         if self.is_chief:
-            logs = run.logs(name)
-            callbacks += [
-                BestModel(run.model(name), rows),
-                keras.callbacks.TensorBoard(logs, write_graph=False),
-                Pictures(logs / "validation", self.stage.pictures),
-            ]
-        settings = self.settings
-        epochs, patience, codes = self.stage.epochs, settings["patience"], settings["codebook_size"]
-        callbacks.append(Comments(name, rows, epochs, patience, codes))
-        verbose = 1 if sys.stdout.isatty() else 2  # 2: one line an epoch
+            logs = self.trainer.run.logs(self.stage.name)
+            callbacks.append(keras.callbacks.TensorBoard(logs, write_graph=False))
         return keras.callbacks.CallbackList(
-            callbacks, model=self.model, epochs=epochs, steps=self.epoch_steps, verbose=verbose
+            callbacks,
+            model=self.model,
+            epochs=self.stage.epochs,
+            steps=self.epoch_steps,
+            verbose=1 if sys.stdout.isatty() else 2,  # 2: one line an epoch
         )
+
+    def _write_epoch(self, rows):
+        """Write the history, the model if it is the best so far, and pictures for TensorBoard."""
+        name, run = self.stage.name, self.trainer.run
+        write_history(run.history(name), rows)
+        if not epochs_since_best(rows):
+            checkpoints.save_model(self.model, run.model(name))
+        writer = tf.summary.create_file_writer(str(run.logs(name) / "validation"))
+        with writer.as_default(step=len(rows) - 1):
+            for title, images in self.task.pictures(self.model).items():
+                tf.summary.image(title, images, max_outputs=len(images))
+        writer.close()
 
     def _train(self, epoch, callbacks):
         """Take the steps of an epoch that are left, and return the last metrics."""
@@ -170,21 +183,21 @@ class _StageFit:
         return {f"val_{name}": value for name, value in scores.items()}
 
     def _training_batches(self, epoch, skip):
-        (example, count), settings = self.stage.training, self.settings
-        batch_size, seed = settings["batch_size"], settings["seed"]
+        example, count = self.task.training
+        batch_size, seed = self.settings.batch_size, self.settings.seed
 
         def share(part):
             return dataset.training_batches(example, count, batch_size, seed, epoch, skip, part)
 
-        return strategies.batches(self.strategy, share)
+        return devices.batches(self.strategy, share)
 
     def _validation_batches(self):
-        (example, count), batch_size = self.stage.validation, self.settings["batch_size"]
+        (example, count), batch_size = self.task.validation, self.settings.batch_size
 
         def share(part):
             return dataset.evaluation_batches(example, count, batch_size, share=part)
 
-        return strategies.batches(self.strategy, share)
+        return devices.batches(self.strategy, share)
 
     def _save(self):
         try:
@@ -203,3 +216,29 @@ class _StageFit:
             f"the last good state is kept in {self.state}. "
             "Train into a new --run with a lower learning rate or --precision float32."
         )
+
+
+def comment(stage: str, rows: list[dict], epochs: int, patience: int, codebook_size: int) -> None:
+    """Say how long a stage will take, that it stops early, and that its codebook collapses.
+
+    Args:
+        stage: Name of the stage.
+        rows: Rows of its history.
+        epochs: Number of its epochs.
+        patience: Epochs without a better validation loss before it stops.
+        codebook_size: Number of codes K.
+    """
+    if epochs_since_best(rows) >= patience:
+        print(f"{stage}: no better validation loss for {patience} epochs, stopping early.")
+    elif len(rows) < epochs:
+        timed = rows[1:] or rows  # the first epoch compiles, on a GPU for a minute
+        seconds = sum(row["seconds"] for row in timed) / len(timed)
+        print(f"{stage}: about {seconds * (epochs - len(rows)) / 60:.0f} minutes left.")
+    used = [row["codes_used"] for row in rows[-2:] if "codes_used" in row]
+    if len(used) == 2 and used[1] < min(used[0], codebook_size / 2):
+        print(
+            f"{stage}: WARNING: the codebook is collapsing, {used[0]:.0f} codes were used in the "
+            f"epoch before and {used[1]:.0f} of {codebook_size} now. "
+            "A lower --learning-rate or a larger --batch-size helps."
+        )
+    sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""Training on one device, on several of a machine, or on several machines: one path for all.
+"""What a training computes on, and in which precision: one device, several, or several machines.
 
 A strategy of `tf.distribute` has replicas. Each has its own copy of the model and its own
 contiguous share of every batch. They sum gradients, statistics of the codebook, and metrics, so N
@@ -9,6 +9,8 @@ differs: all replicas draw the same masks for their shares, where one would draw
 import contextlib
 import json
 import os
+import pathlib
+import signal
 from collections.abc import Callable, Iterator
 
 import keras
@@ -27,7 +29,79 @@ LOST = (
 )
 
 
-def find(name: str | None) -> tf.distribute.Strategy:
+# ---- devices and precision ---------------------------------------------------------------------
+
+
+def compute_device() -> tuple[str, str]:
+    """`("GPU" or "CPU", name)` of what TensorFlow will compute on."""
+    if tf.config.list_physical_devices("GPU"):
+        return "GPU", _details_of_gpu().get("device_name", "GPU")
+    return "CPU", f"{os.cpu_count()} cores"
+
+
+def describe(strategy: tf.distribute.Strategy, precision: str) -> str:
+    """What a training runs on, for people."""
+    kind, name = compute_device()
+    count = strategy.num_replicas_in_sync
+    replicas = f", {count} replicas" if count > 1 else ""
+    return f"the {kind} ({name}){replicas}, {precision}"
+
+
+def use_deterministic_kernels(seed: int) -> None:
+    """Let TensorFlow choose kernels that give the same bits at every run, which are slower.
+
+    Args:
+        seed: Seed of ops that keep one of their own, which refuse to run without it.
+    """
+    keras.utils.set_random_seed(seed)
+    tf.config.experimental.enable_op_determinism()
+
+
+def use_precision(choice: str) -> str:
+    """Set the precision of the models that Keras builds from now on.
+
+    Args:
+        choice: "float32", "bfloat16" (weights stay float32), or "auto": bfloat16 where the
+            hardware multiplies it natively.
+
+    Returns:
+        "float32" or "bfloat16".
+    """
+    kind = native_precision() if choice == "auto" else choice
+    keras.config.set_dtype_policy("mixed_bfloat16" if kind == "bfloat16" else "float32")
+    return kind
+
+
+def native_precision() -> str:
+    """Return "bfloat16" where the hardware multiplies it natively, else "float32"."""
+    if tf.config.list_physical_devices("GPU"):
+        native = _details_of_gpu().get("compute_capability", (0, 0)) >= (8, 0)
+    else:
+        cpuinfo = pathlib.Path("/proc/cpuinfo")
+        flags = cpuinfo.read_text().split() if cpuinfo.exists() else []
+        native = "avx512_bf16" in flags or "amx_bf16" in flags
+    return "bfloat16" if native else "float32"
+
+
+def _details_of_gpu():
+    return tf.config.experimental.get_device_details(tf.config.list_physical_devices("GPU")[0])
+
+
+def restart_keras() -> None:
+    """Forget the models that were built before, as a new process would. The precision stays.
+
+    Keras numbers layers through a process, and TensorFlow orders sums by the names of layers. So
+    without this call the last bits of a stage would depend on what ran before it.
+    """
+    policy = keras.config.dtype_policy()
+    keras.utils.clear_session()
+    keras.config.set_dtype_policy(policy)
+
+
+# ---- replicas ----------------------------------------------------------------------------------
+
+
+def find_strategy(name: str | None) -> tf.distribute.Strategy:
     """Strategy of a `--strategy` choice, to be called before TensorFlow computes anything.
 
     Args:
@@ -44,12 +118,15 @@ def find(name: str | None) -> tf.distribute.Strategy:
     if name == "multiworker":
         _check_cluster()
         try:
-            return tf.distribute.MultiWorkerMirroredStrategy()
+            strategy = tf.distribute.MultiWorkerMirroredStrategy()
         except tf.errors.OpError as error:
             raise InputError(
                 f"the workers of TF_CONFIG cannot be joined ({error.message}): "
                 "check their names and ports, and start all."
             ) from None
+        # TensorFlow now ignores what a cluster sends before it takes a machine back.
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
+        return strategy
     return tf.distribute.get_strategy()
 
 
@@ -57,19 +134,15 @@ def _check_cluster():
     try:
         config = json.loads(os.environ["TF_CONFIG"])
         workers, task = config["cluster"]["worker"], config["task"]
-        only_workers = set(config["cluster"]) == {"worker"} and task["type"] == "worker"
-        if not only_workers or task["index"] not in range(len(workers)):
-            raise ValueError(
-                "the machines must all be workers, and the task the index of one of them"
-            )
-        if not all(isinstance(worker, str) for worker in workers):
-            raise ValueError("workers must be texts HOST:PORT")
+        if set(config["cluster"]) != {"worker"} or not all(isinstance(w, str) for w in workers):
+            raise ValueError("the machines must all be workers, as texts HOST:PORT")
+        if task["type"] != "worker" or task["index"] not in range(len(workers)):
+            raise ValueError("the task must be the index of a worker")
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise InputError(
             "--strategy multiworker needs TF_CONFIG in the environment "
             f"({type(error).__name__}: {error}): set it to "
-            '{"cluster": {"worker": ["HOST:PORT", ...]}, '
-            '"task": {"type": "worker", "index": N}}.'
+            '{"cluster": {"worker": ["HOST:PORT", ...]}, "task": {"type": "worker", "index": N}}.'
         ) from None
 
 
@@ -144,7 +217,7 @@ def batches(strategy: tf.distribute.Strategy, share: Callable) -> Iterator:
     """Batches of all replicas, each from a data set of its own.
 
     Args:
-        strategy: Strategy from `find`.
+        strategy: Strategy from `find_strategy`.
         share: Function of `(replica, replicas)` to that data set.
     """
     streams = {}
@@ -170,7 +243,7 @@ def compiled(strategy: tf.distribute.Strategy, model: keras.Model, step: Callabl
     replaces `fit`, whose reduction of metrics `MultiWorkerMirroredStrategy` refuses in Keras 3.15.
 
     Args:
-        strategy: Strategy from `find`.
+        strategy: Strategy from `find_strategy`.
         model: Compiled model.
         step: `model.train_step` or `model.test_step`.
     """
@@ -191,7 +264,7 @@ def compiled(strategy: tf.distribute.Strategy, model: keras.Model, step: Callabl
     return call
 
 
-class Adam(keras.optimizers.Adam):
+class ReplicatedAdam(keras.optimizers.Adam):
     """Adam that clips the sum of the replicas' gradients.
 
     That of Keras clips the share of each replica before it sums them.

@@ -1,0 +1,194 @@
+"""Every number of a training, once: its name, default, range and help.
+
+The flags of train.py are made of it, `config.json` holds it, and `--start-from` reads it. This file
+loads no TensorFlow.
+"""
+
+import argparse
+import dataclasses
+from typing import Any
+
+from utils import between
+
+GROUPS = ("data", "run", "VQ-VAE", "prior", "texture")  # of flags, as --help shows them
+
+# Flags that have another name now. They work for one version, and say so.
+OLD_FLAGS = {"--turn": "--choose-codes-again", "--draft-epochs": "--first-prior-epochs"}
+
+# Settings in the `config.json` of a run that was made when they had another name.
+OLD_SETTINGS = {"turn": "choose_codes_again", "draft_epochs": "first_prior_epochs"}
+
+
+def _flag(group, default, help_text, *bounds, synthetic=None, metavar="N", **more):
+    """A setting with a flag: a switch, a choice, or a number between `bounds`.
+
+    Args:
+        group: One of `GROUPS`.
+        default: Default, which also tells the type.
+        help_text: What --help says about it.
+        *bounds: Least and largest number.
+        synthetic: Default for the synthetic cohort, where it is another one.
+        metavar: Name of the number in --help.
+        **more: `choices`, or `multiple`, of which a number must be one.
+    """
+    about = {"group": group, "help": help_text, "bounds": bounds, "synthetic": synthetic}
+    return dataclasses.field(default=default, metadata={**about, "metavar": metavar, **more})
+
+
+def _constant(default, *bounds):
+    """A setting without a flag. Without bounds it is what a training finds out, or None."""
+    return dataclasses.field(default=default, metadata={"bounds": bounds})
+
+
+# One setting in two or three lines reads best.
+# fmt: off
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Settings of a training. Defaults are those for OASIS.
+
+    The last three are no choices: a training finds them in its slices and in the run that it
+    starts from. `frame` is the part of the slices that networks see, as first row, first column,
+    and the row and column after the last; `masked` is whether slices are brain-masked; and
+    `start_from` is the digest of the models of the other run.
+
+    Raises:
+        ValueError: A setting has another type or is out of range.
+    """
+
+    image_size: int = _flag(
+        "data", 256, "pixels of a side, a multiple of 8", 16, 2048,
+        synthetic=160, metavar="S", multiple=8)
+
+    choose_codes_again: bool = _flag(
+        "run", False, "with --start-from: keep its VQ-VAE, choose the codes again with its prior, "
+        "and train the prior on these; its loss rises at first, so many epochs need a larger "
+        "--patience")
+    seed: int = _flag("run", 0, "seed of every random number", 0, 2**31 - 1)
+    precision: str = _flag(
+        "run", "auto", "auto: bfloat16 where the hardware multiplies it natively, else float32",
+        choices=("auto", "float32", "bfloat16"), metavar=None)
+    deterministic: bool = _flag(
+        "run", False, "give the same bits from the same seed on a GPU too, with slower kernels; "
+        "a CPU does so anyway")
+    batch_size: int = _flag(
+        "run", 8, "slices in a step of all stages, over all devices", 1, 10**6)
+    patience: int = _flag(
+        "run", 5, "stop a stage after N epochs without a better validation loss", 1, 10**6)
+    warmup_steps: int = _constant(200, 1, 10**6)  # at most; the learning rate rises
+    beta_2: float = _constant(0.99, 0, 1)  # of Adam
+    clip_norm: float = _constant(1.0, 0, 1e6)  # of the gradient of all weights together
+
+    epochs: int = _flag("VQ-VAE", 10, "passes over the slices", 1, 10**6)
+    reduction: int = _flag(
+        "VQ-VAE", 8, "one code stands for R x R pixels; 4 gives finer codes and more of them",
+        choices=(8, 4), metavar="R")
+    codebook_size: int = _flag("VQ-VAE", 512, "number of codes", 2, 2**16, metavar="K")
+    code_dim: int = _flag("VQ-VAE", 16, "dimension of a code", 1, 1024, metavar="D")
+    width: int = _flag(
+        "VQ-VAE", 128, "channels, an even number", 2, 1024, synthetic=96, metavar="C", multiple=2)
+    learning_rate: float = _flag(
+        "VQ-VAE", 1e-3, "peak of the learning rate", 1e-8, 1e30, metavar="R")
+    ssim_weight: float = _flag(
+        "VQ-VAE", 1.0, "weight of 1 - SSIM in the loss", 0, 1e6, metavar="W")
+    contrast_weight: float = _flag(
+        "VQ-VAE", 3.0, "weight of 1 - contrast in the loss, which acts against blur", 0, 1e6,
+        metavar="W")
+
+    prior: str = _flag("prior", "pixelcnn", "network of the prior", choices=("pixelcnn",),
+        metavar=None)  # those of `modules.PRIORS`
+    rate_weight: float = _flag(
+        "prior", 0.35, "price of one bit when codes are chosen: a code minimises distance + L x "
+        "bits; 0 gives the nearest codes and needs no first prior", 0, 1e6,
+        synthetic=0.05, metavar="L")
+    first_prior_epochs: int = _flag(
+        "prior", 2, "passes of the first prior, which learns the nearest codes and says which "
+        "codes are likely", 1, 10**6)
+    prior_epochs: int = _flag("prior", 6, "passes of the prior", 1, 10**6, synthetic=4)
+    prior_width: int = _flag("prior", 128, "channels", 2, 1024, synthetic=96, metavar="C")
+    prior_blocks: int = _flag("prior", 8, "gated blocks", 1, 64)
+    prior_dropout: float = _flag("prior", 0.1, "dropout rate", 0, 0.99, metavar="P")
+    slices_alone: bool = _flag(
+        "prior", False, "let the prior know nothing of the slices below; such a prior draws no "
+        "brains")
+    prior_learning_rate: float = _flag(
+        "prior", 6e-3, "peak of the learning rate", 1e-8, 1e30, metavar="R")
+
+    texture_epochs: int = _flag(
+        "texture", 6, "passes of the texture, which draws the fine grain that codes lose; 0 for "
+        "none", 0, 10**6, synthetic=2)
+    texture_width: int = _flag("texture", 64, "channels", 2, 1024, metavar="C")
+    texture_learning_rate: float = _constant(4e-3, 1e-8, 1e30)
+
+    frame: list | None = _constant(None)
+    masked: bool | None = _constant(None)
+    start_from: str | None = _constant(None)
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            if not _fits(getattr(self, field.name), field):
+                raise ValueError(f"its setting {field.name} has another type or is out of range")
+
+    @classmethod
+    def for_data(cls, is_synthetic: bool, **given) -> "Settings":
+        """Settings with the defaults of the data where none is given."""
+        known = {}
+        if is_synthetic:
+            known = {f.name: f.metadata["synthetic"] for f in _flags() if f.metadata["synthetic"]}
+        return cls(**known | given)
+
+    @classmethod
+    def from_config(cls, values: dict[str, Any], is_synthetic: bool) -> "Settings":
+        """Settings in a `config.json`. It may be older than some of them, and name others.
+
+        Raises:
+            ValueError: A setting has another type or is out of range.
+        """
+        names = {field.name for field in dataclasses.fields(cls)}
+        values = {OLD_SETTINGS.get(name, name): value for name, value in values.items()}
+        known = {n: value for n, value in values.items() if n in names and value is not None}
+        return cls.for_data(is_synthetic, **known)
+# fmt: on
+
+
+# Settings that a training takes from the run it starts from, where none is given.
+OF_NETWORKS = (
+    "image_size", "reduction", "codebook_size", "code_dim", "width",
+    "prior", "prior_width", "prior_blocks", "slices_alone", "rate_weight",
+)  # fmt: skip
+
+
+def _flags():
+    return [field for field in dataclasses.fields(Settings) if "group" in field.metadata]
+
+
+def _fits(value, field):
+    """Whether a value is one that a setting may have."""
+    about, kind = field.metadata, type(field.default)
+    if field.default is None:
+        return isinstance(value, field.type)
+    if "choices" in about:
+        return value in about["choices"]
+    if kind is bool or isinstance(value, bool):
+        return type(value) is kind
+    least, most = about["bounds"]
+    is_between = isinstance(value, (int, kind)) and least <= value <= most
+    return is_between and not ("multiple" in about and value % about["multiple"])
+
+
+def add_flags(groups: dict[str, argparse.ArgumentParser]) -> None:
+    """Add a flag for each setting that has one. A flag that is not given is None.
+
+    Args:
+        groups: Groups of flags of a parser, by the names in `GROUPS`.
+    """
+    for field in _flags():
+        about, kind = field.metadata, type(field.default)
+        flag, text = f"--{field.name.replace('_', '-')}", about["help"]
+        options = {"action": "store_true"}
+        if kind is not bool:
+            other = about["synthetic"] and f", for the synthetic cohort {about['synthetic']}"
+            text += f" (default: {field.default}{other or ''})"
+            bounds = about["bounds"]
+            number = between(kind, *bounds, about.get("multiple", 1)) if bounds else kind
+            options = {"type": number, "metavar": about["metavar"], "choices": about.get("choices")}
+        groups[about["group"]].add_argument(flag, default=None, help=text, **options)
