@@ -185,6 +185,11 @@ def progress(
     )
 
 
+def spread(count: int, most: int) -> np.ndarray:
+    """Choose up to `most` of `count` things, spread evenly from the first to the last."""
+    return np.linspace(0, count - 1, min(count, most)).round().astype(int)
+
+
 # ---- files -------------------------------------------------------------------------------------
 
 

@@ -9,12 +9,11 @@ from conftest import LEVELS, STAGES, TINY, make_prior, one_line, run_script, wri
 
 import dataset
 import train
-from evaluation.saved import read_arrays
 from fitting import checkpoints, codes, start
 from fitting.run_directory import RunDirectory
 from modules import Models
 from sources.folder import open_slices
-from utils import InputError
+from utils import InputError, read_arrays
 
 
 def begin(data, run, other, *flags):
@@ -52,7 +51,7 @@ def test_a_turn_keeps_the_vqvae_and_lets_the_prior_choose(trained_run, slices_fo
         checkpoints.fingerprint(model)
         for model in checkpoints.load_models(RunDirectory(trained_run))
     ]
-    made_of = read_arrays(run / "codes.npz", codes.CODES_LAYOUT, "")["made_of"]
+    made_of = read_arrays(run / "codes.npz", "")["made_of"]
     assert str(made_of).split()[:2] == digests
     assert not (run / "draft_codes.npz").exists()
     one_line(
