@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import ndimage, stats
 
-from evaluation.metrics import subject_interval
+from evaluation.metrics import middle95, subject_interval
 from evaluation.two_sample import permuted_labels
 from sources.images import to_unit
 
@@ -149,20 +149,15 @@ def wasserstein(name: str, one: Values, other: Values, seed: int = 0) -> dict[st
     null = np.array([distances(labels) for labels in permuted_labels(y, groups, seed)])
     return {
         name: float(_defined(by_level).mean()),
-        f"{name}_null95": _middle([_defined(row).mean() for row in null]),
+        f"{name}_null95": middle95(_defined([_defined(row).mean() for row in null])),
         f"{name}_by_level": by_level,
-        f"{name}_by_level_null95": [_middle(column) for column in null.T],
+        f"{name}_by_level_null95": [middle95(_defined(column)) for column in null.T],
     }
 
 
 def _distance(values, y):
     sets = [values[y == side] for side in (0, 1)]
     return float(stats.wasserstein_distance(*sets)) if all(map(len, sets)) else math.nan
-
-
-def _middle(values):
-    """The range in which 95 % of values lie."""
-    return [float(v) for v in np.percentile(_defined(values), (2.5, 97.5))]
 
 
 def _defined(values):

@@ -11,7 +11,7 @@ import numpy as np
 
 from evaluation import curves
 from evaluation.anatomy import anatomy
-from evaluation.brains import FIRST_BRAIN, decode_all, draw_brain_codes
+from evaluation.brains import FIRST_BRAIN, decode_brains, draw_brain_codes
 from evaluation.context import Context, Section
 from evaluation.metrics import diversity
 from evaluation.two_sample import FOLDS, features, half, pool, two_sample
@@ -48,7 +48,7 @@ def compare(context: Context, training_images: np.ndarray) -> Section:
     codes = np.concatenate(list(drawn))
 
     def decoded(options):
-        return decode_all(models, codes, options, len(levels), FIRST_EVALUATED)
+        return decode_brains(models, codes, options, len(levels), FIRST_EVALUATED)
 
     # Without texture, because they are compared with reconstructions, which have none.
     sets = {

@@ -128,32 +128,25 @@ def decode_brains(
 
     Args:
         models: The networks.
-        codes: Codes of brains from some level up to the highest, `(B, K, H, W)`.
+        codes: Codes of brains from some level up to the highest, `(N, K, H, W)`.
         options: How textures are drawn.
         num_levels: Number L of slice levels.
         first: Number of the slice of the first brain at level 0.
 
     Returns:
-        Brains in [0, 1], float32 `(B, K, S, S)`.
+        uint8 `(N, K, S, S)`.
     """
-    numbers = first + np.arange(len(codes)) * num_levels
-    below, slices, lowest = None, [], num_levels - codes.shape[1]
-    upward = progress(np.moveaxis(codes, 1, 0), "decoding brains", codes.shape[1], "slice")
-    for level, of_level in enumerate(upward, lowest):
-        below = options.decode(models, of_level, numbers + level, below)
-        slices.append(np.asarray(below)[..., 0])
-    return np.stack(slices, axis=1)
-
-
-def decode_all(
-    models: Models, codes: np.ndarray, options: SamplingOptions, num_levels: int, first: int
-) -> np.ndarray:
-    """`decode_brains` for many brains, a batch at a time; they are uint8 `(N, K, S, S)`."""
-    batches = [
-        decode_brains(models, codes[i : i + BATCH], options, num_levels, first + i * num_levels)
-        for i in range(0, len(codes), BATCH)
-    ]
-    return np.concatenate([to_grey(batch) for batch in batches])
+    brains, lowest = [], num_levels - codes.shape[1]
+    for begin in range(0, len(codes), BATCH):
+        batch = codes[begin : begin + BATCH]
+        numbers = first + (begin + np.arange(len(batch))) * num_levels
+        below, slices = None, []
+        upward = progress(np.moveaxis(batch, 1, 0), "decoding brains", batch.shape[1], "slice")
+        for level, of_level in enumerate(upward, lowest):
+            below = options.decode(models, of_level, numbers + level, below)
+            slices.append(to_grey(below)[..., 0])
+        brains.append(np.stack(slices, axis=1))
+    return np.concatenate(brains)
 
 
 def draw_brains(
@@ -173,7 +166,7 @@ def draw_brains(
         first: Number of the first slice. It makes drawings with one seed differ.
 
     Yields:
-        Brains in [0, 1], float32 `(B, L - k, S, S)`.
+        Brains, uint8 `(B, L - k, S, S)`.
     """
     num_levels, number = models.prior.settings["num_levels"], first
     for codes in draw_brain_codes(models.prior, count, options, begin, first):
@@ -200,7 +193,7 @@ def write_brains(
     """
     number, first = 0, []
     for batch in brains:
-        for brain in to_grey(batch):
+        for brain in batch:
             first += [brain] if number < kept else []
             slices = [enlarge(image) for image in brain]
             write_volume(folder / NAME.format(number), np.stack(slices), level)

@@ -15,7 +15,7 @@ from scipy import ndimage
 from dataset import load_images
 from evaluation import brain_comparison, curves, plots
 from evaluation.anatomy import anatomy_curves, compare_anatomy
-from evaluation.brains import decode_all, draw_brain_codes
+from evaluation.brains import decode_brains, draw_brain_codes
 from evaluation.context import Context, SamplingOptions, Section
 from evaluation.metrics import diversity, energy_ratios, inner_brain, quality
 from evaluation.panels import GREY_SCALE
@@ -192,7 +192,7 @@ def draw(
         num_levels, chosen = 1, np.arange(count)
 
     def decoded(options):
-        brains = decode_all(models, codes, options, num_levels, FIRST_EVALUATED)
+        brains = decode_brains(models, codes, options, num_levels, FIRST_EVALUATED)
         images = brains.reshape(-1, *brains.shape[2:])[chosen]
         return SliceSet(images, levels[chosen], np.char.add("drawn ", groups[chosen].astype(str)))
 
@@ -315,8 +315,8 @@ def _anatomy_figure(context, report):
         f"Anatomy by level. Samples: {report['samples']:,} generated slices, {context.made}. "
         f"Real: slices of {context.source}. Validation: real slices of other people. Areas are "
         "shares of the image. Upper row: means, with a 95 % bootstrap over people or drawn brains. "
-        "Lower row: Wasserstein distances to the real slices of the same level; in the shaded range 95 % of "
-        "the distances of samples would lie if the two sets did not differ; dotted: the upper end "
-        "of this range for validation."
+        "Lower row: Wasserstein distances to the real slices of the same level; in the shaded "
+        "range 95 % of the distances of samples would lie if the two sets did not differ; dotted: "
+        "the upper end of this range for validation."
     )
     return {"anatomy": functools.partial(curves.anatomy, measured=measured, caption=caption)}

@@ -232,7 +232,12 @@ def subject_interval(values, subjects, resamples: int = 2000, seed: int = 0) -> 
     sums, counts = np.bincount(subject, weights=values), np.bincount(subject)
     draws = np.random.default_rng(seed).integers(len(sums), size=(resamples, len(sums)))
     means = sums[draws].sum(1) / counts[draws].sum(1)
-    return [float(bound) for bound in np.percentile(means, (2.5, 97.5))]
+    return middle95(means)
+
+
+def middle95(values) -> list[float]:
+    """The range `[low, high]` in which 95 % of values lie."""
+    return [float(bound) for bound in np.percentile(values, (2.5, 97.5))]
 
 
 def usage(codes, codebook_size: int) -> tuple[int, float]:

@@ -96,33 +96,6 @@ def samples(path: pathlib.Path, images: np.ndarray, levels: np.ndarray, caption:
     save_figure(figure, path, f"{caption} {GREY_SCALE}")
 
 
-def comparison(
-    path: pathlib.Path,
-    real: np.ndarray,
-    generated: np.ndarray,
-    levels: np.ndarray,
-    seed: int,
-    caption: str,
-) -> None:
-    """Draw pairs of a real and a generated slice, in an order that only the caption tells.
-
-    Args:
-        path: PNG to write.
-        real: `(N, S, S)`.
-        generated: `(N, S, S)`.
-        levels: Level of each pair, `(N,)`.
-        seed: Seed of the order.
-        caption: What the figure shows.
-    """
-    generated_below = np.random.default_rng(seed).random(len(levels)) < 0.5
-    below = generated_below[:, None, None]
-    rows = [Row(np.where(below, real, generated)), Row(np.where(below, generated, real))]
-    answers = ", ".join("lower" if is_below else "upper" for is_below in generated_below)
-    caption = f"{caption} Generated, from left to right: {answers}. {GREY_SCALE}"
-    titles = [f"level {level}" for level in levels]
-    rows_of_images(path, rows, np.concatenate([real, generated]), titles, caption, title_size=8)
-
-
 def anomalies(
     path: pathlib.Path,
     images: np.ndarray,

@@ -199,18 +199,27 @@ def _samples_figure(context, kept, levels, shown) -> Figure:
 
 
 def _comparison_figure(context, kept, levels, paired) -> Figure:
-    real = [nearest_slice(context.split, levels[number], number) for number in paired]
+    """Pairs of a real and a generated slice, in an order that only the caption tells."""
+    beside = [nearest_slice(context.split, levels[number], number) for number in paired]
+    real, generated = to_unit(context.results["images"][beside]), _stacked(kept, paired)
+    generated_below = np.random.default_rng(context.sampling.seed).random(len(paired)) < 0.5
+    below = generated_below[:, None, None]
+    answers = ", ".join("lower" if is_below else "upper" for is_below in generated_below)
     caption = (
         f"Real slices of {context.source}, beside generated ones, {context.made}. The two slices "
-        "of a pair have the same level."
+        "of a pair have the same level. Generated, from left to right: "
+        f"{answers}. {GREY_SCALE}"
     )
     return functools.partial(
-        plots.comparison,
-        real=to_unit(context.results["images"][real]),
-        generated=_stacked(kept, paired),
-        levels=levels[paired],
-        seed=context.sampling.seed,
+        plots.rows_of_images,
+        rows=[
+            plots.Row(np.where(below, real, generated)),
+            plots.Row(np.where(below, generated, real)),
+        ],
+        content=np.concatenate([real, generated]),
+        titles=[f"level {level}" for level in levels[paired]],
         caption=caption,
+        title_size=8,
     )
 
 

@@ -15,6 +15,7 @@ from sklearn.model_selection import GroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from evaluation.metrics import middle95
 from sources.images import to_unit
 
 FOLDS = 5
@@ -101,9 +102,8 @@ def two_sample(
         np.mean([row[sides == c].mean() for c in (0, 1)])
         for row, sides in zip(by_chance, labels[1:])
     ]
-    accuracy, interval = _accuracy_interval(right, y, groups, seed)
-    null95 = [float(value) for value in np.percentile(null, (2.5, 97.5))]
-    return {name: accuracy, f"{name}_ci95": interval, f"{name}_null95": null95}
+    value, interval = _accuracy_interval(right, y, groups, seed)
+    return {name: value, f"{name}_ci95": interval, f"{name}_null95": middle95(null)}
 
 
 def accuracy(
@@ -184,7 +184,7 @@ def _accuracy_interval(right, y, groups, seed):
     rng = np.random.default_rng(seed)
     draws = rng.multinomial(size, np.full(size, 1 / size), 1000)  # (1000, groups)
     resampled = ((draws @ sums.T) / np.maximum(draws @ counts.T, 1)).mean(1)
-    return float(accuracy), [float(v) for v in np.percentile(resampled, (2.5, 97.5))]
+    return float(accuracy), middle95(resampled)
 
 
 def half(groups: np.ndarray, seed: int = 0) -> np.ndarray:

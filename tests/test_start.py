@@ -9,7 +9,7 @@ from conftest import LEVELS, STAGES, TINY, make_prior, one_line, run_script, wri
 
 import dataset
 import train
-from fitting import checkpoints, codes, start
+from fitting import checkpoints, start
 from fitting.run_directory import RunDirectory
 from modules import Models
 from sources.folder import open_slices
