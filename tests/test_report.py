@@ -1,4 +1,4 @@
-"""What predict.py writes: figures from the arrays at hand, results that replace older ones whole."""
+"""What predict.py writes: figures from the arrays at hand, results that replace older ones."""
 
 import dataclasses
 import json
