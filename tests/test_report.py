@@ -328,7 +328,11 @@ def test_table(capsys):
                 "brain_position_bits_per_code": 6.5,
             },
             "samples": {"count": 16, "seconds": 3.21},
-            "generation": {"samples": 100, "diversity": 0.8123},
+            "generation": {
+                "samples": 100,
+                "diversity": 0.8123,
+                "power": {"pyramid": {"mirrored": {"0.5": 0.7}, "blurred": {"0.5": 0.6}}},
+            },
         }
     )
     lines = capsys.readouterr().out.splitlines()
@@ -337,5 +341,6 @@ def test_table(capsys):
     )
     assert "  PSNR              31.42 dB" in lines
     assert "  ideal bytes       212 a slice  (as plain indices 1152)" in lines
-    assert lines[-2:] == ["  samples           16 in 3.2 s", f"  {'diversity':<48}0.8123"]
+    assert lines[-3:-1] == ["  samples           16 in 3.2 s", f"  {'diversity':<48}0.8123"]
+    assert lines[-1].endswith("damaged: mirrored 0.70, blurred 0.60")
     assert any("unconditional 2.050, by position 2.250, unigram 4.060" in line for line in lines)
