@@ -4,25 +4,13 @@ python predict.py                                  # the run of `python train.py
 python predict.py --run DIR --data DIR --samples 32 --brains 4 --seed 7
 """
 
-import time
-
-import numpy as np
-
-from evaluation.saved import FIGURES_OF_STAGES
-from fitting.run_directory import RunDirectory, read_config, read_history
-from sources.folder import find_slices, open_folder, open_slice, open_slices, synthetic_slices
+from fitting.run_directory import RunDirectory, read_config
+from sources.folder import find_slices, open_folder, open_slices, synthetic_slices
 from sources.layout import DEFAULT_DIRECTORY, MAX_SUBJECTS, SPLITS
-from utils import (
-    InputError,
-    Parser,
-    between,
-    command_line,
-    import_tensorflow,
-    provenance,
-    replacing_results,
-)
+from utils import InputError, Parser, between, command_line, import_tensorflow
 
-LEAST_SUBJECTS = 20  # in training, for a classifier that is tested on subjects it has not seen
+# A classifier is tested on subjects it has not seen, in five folds.
+LEAST_SUBJECTS = {"training": 20, "evaluated": 5}
 MAX_SEED = 2**31 - 1
 
 
@@ -32,10 +20,7 @@ def parse(arguments=None):
     _add_evaluation_flags(parser)
     _add_sample_flags(parser)
     _add_anomaly_flags(parser)
-    args = parser.parse_args(arguments)
-    if args.redraw and args.anomaly is not None:
-        parser.error("argument --redraw: it draws the saved anomalies too, leave --anomaly out")
-    return args
+    return parser.parse_args(arguments)
 
 
 # One flag in two or three lines reads best.
@@ -53,8 +38,6 @@ def _add_evaluation_flags(parser):
         "0 for the nearest codes (default: that of the training)")
     add("--write-reconstructions", action="store_true",
         help="write every reconstruction of the split as a PNG")
-    add("--redraw", action="store_true",
-        help="draw the figures again from the saved results, without evaluating")
 
 
 def _add_sample_flags(parser):
@@ -94,255 +77,74 @@ def _add_anomaly_flags(parser):
 
 
 def main(args):
-    """Draw saved results again, map what is unusual, or evaluate and sample."""
+    """Map what is unusual, or evaluate and draw."""
     run = RunDirectory(args.run)
-    if args.redraw:
-        import_report()
-        report.redraw(run.predictions)
-        print(f"The figures in {run.predictions} are drawn again.")
-        return
     config = read_config(run)
-    if args.anomaly is None:
-        slices = None if has_no_slices(config, args) else find_data(config, args)
-        check_evaluation_of_samples(slices, config, args)
-        import_rooms()
-        predict(run, config, slices, args)
-    else:
-        split, name = find_split(config, args)
-        import_rooms()
-        map_anomalies(run, config, split, name, args)
+    cohort = config["data"].get("cohort")
+    if args.anomaly is not None:
+        split, name = find_split(args.anomaly, args.data, cohort, args.split)
+        steps = import_steps()
+        steps.map_anomalies(run, config["data"]["name"], split, name, args.slice, args.seed)
+        return
+    needs_slices = args.write_reconstructions or args.evaluate_samples or args.complete
+    slices = None
+    if args.data or cohort or needs_slices or DEFAULT_DIRECTORY.is_dir():
+        slices = find_data(args.data, cohort)
+    if args.evaluate_samples:
+        check_comparison(slices, args.split, run, config["data"]["fingerprint"])
+    steps = import_steps()
+    steps.predict(
+        run,
+        config,
+        slices,
+        steps.SamplingOptions(
+            args.seed, args.temperature, args.top_k, args.top_p, not args.no_texture
+        ),
+        split_name=args.split,
+        rate_weight=args.rate_weight,
+        write_reconstructions=args.write_reconstructions,
+        num_samples=args.samples,
+        level=args.slice,
+        num_brains=args.brains,
+        from_slice=args.from_slice,
+        walk=args.walk,
+        completions=args.complete,
+        num_compared=args.evaluate_samples,
+    )
 
 
-def import_report():
-    """Load what draws figures, which needs no TensorFlow."""
-    global report
-    from evaluation import report  # noqa: PLC0415
-
-
-def import_rooms():
-    """Load TensorFlow and the rooms that need it, which takes seconds, now that all is checked."""
-    global brains, checkpoints, devices
-    global reconstruction, comparison, anomalies, samples, selection, stacks
+def import_steps():
+    """Load TensorFlow, which takes seconds, and what needs it, now that all is checked."""
     import_tensorflow()
-    import_report()
-    from evaluation import (  # noqa: PLC0415
-        anomalies,
-        brains,
-        comparison,
-        reconstruction,
-        samples,
-        selection,
-        stacks,
-    )
-    from fitting import checkpoints, devices  # noqa: PLC0415
+    from evaluation import steps  # noqa: PLC0415
+
+    return steps
 
 
-# ---- evaluation and samples --------------------------------------------------------------------
-
-
-def predict(run, config, slices, args):
-    """Load, evaluate, sample, report: everything but `--anomaly`. Without slices, sample only."""
-    made = provenance()
-    models = vqvae, prior, texture = checkpoints.load_models(run)
-    split = slices.splits[args.split] if slices else None
-    known_levels = np.arange(prior.settings["num_levels"])
-    if split:
-        reconstruction.check_levels(run, prior, split)
-        known_levels = np.unique(split.levels)
-    levels = samples.spread_levels(args.samples, args.slice, known_levels)
-    options = samples.SamplingOptions(
-        args.seed, args.temperature, args.top_k, args.top_p, not args.no_texture
-    )
-    first = open_slice(args.from_slice, args.slice) if args.from_slice else None
-    num_brains, begin = brains.plan(models, run, args.brains, first, args.walk)
-    parts = {}
-    if split:
-        code_counts, parts = read_training(run, vqvae)
-    parts["model"] = {"trained_on": config["data"]["name"], "grid": vqvae.grid}
-    announce(vqvae, config, slices, split)
-
-    with replacing_results(run.predictions, report.OWNED) as folder:
-        results, metrics = None, samples.describe_model(vqvae)
-        if split:
-            results, metrics = evaluate(models, slices, split, code_counts, args, folder)
-            same = slices.fingerprint == config["data"]["fingerprint"]
-            metrics["data"]["trained_on_this_data"] = same
-            codebook = vqvae.quantizer.codebook.numpy()
-            parts |= selection.evaluation_parts(results, split, codebook, code_counts, vqvae.frame)
-        real = results, split
-        metrics["samples"], shown = samples.sample(
-            models, levels, options, *real, folder / "samples"
-        )
-        parts |= shown
-        if num_brains:
-            metrics["brains"], shown = brains.brains(
-                models, num_brains, options, begin, *real, folder / "brains", args.walk
-            )
-            parts |= shown
-        if args.complete:
-            parts |= samples.complete(models, parts["reconstructions"], options)
-        if args.evaluate_samples:
-            metrics["generation"], shown = evaluate_drawn(
-                models, slices, results, split, options, args
-            )
-            parts |= shown
-        report.save(folder, {"made": made, **metrics}, parts)
-        report.draw(folder, folder)
-    report.print_table(metrics)
-    print(f"Figures and metrics.json are in {run.predictions}")
-
-
-def evaluate_drawn(models, slices, results, split, options, args):
-    """Compare samples, and brains where the prior draws any, with real ones."""
-    vqvae = models.vqvae
-    other = "test" if split.name == "validate" else "validate"
-    training, other = (
-        comparison.Held.load(slices.splits[name], vqvae.settings["image_size"])
-        for name in ("train", other)
-    )
-    real = results, split
-    report, parts = comparison.evaluate_samples(
-        models, *real, training, other, args.evaluate_samples, options
-    )
-    if models.prior.settings["reads_below"]:
-        learned = training.images, slices.splits["train"]
-        report["brains"] = stacks.evaluate_brains(models, *real, *learned, options)
-        if "ventricles" in report["brains"]:
-            parts |= selection.ventricle_parts(report["brains"]["ventricles"])
-    return report, parts
-
-
-def announce(vqvae, config, slices, split):
-    """Say what is evaluated, and on which device."""
-    kind, _ = devices.compute_device()
-    if split is None:
-        print(
-            "No slices found: samples and a brain are drawn, and nothing is evaluated. Evaluation "
-            f"needs the slices of {config['data']['name']}: name their folder with --data DIR "
-            f"(docs/data.md says how to get them). On the {kind}.",
-            flush=True,
-        )
-        return
-    same, trained_on = slices.fingerprint == config["data"]["fingerprint"], config["data"]["name"]
-    other = "" if same else f" The run was trained on other data: {trained_on}."
-    print(f"{slices.name}, {split.name} split, on the {kind}.{other}", flush=True)
-    warn_of_masking(vqvae, split)
-
-
-def evaluate(models, slices, split, code_counts, args, folder):
-    """Measure every slice of a split: the results, and what `metrics.json` says about them."""
-    reconstructions = folder / "reconstructions" if args.write_reconstructions else None
-    results = reconstruction.evaluate(
-        models.vqvae, models.prior, split, args.rate_weight, reconstructions
-    )
-    vqvae, prior, texture = models
-    weight = prior.settings["rate_weight"] if args.rate_weight is None else args.rate_weight
-    metrics = {
-        "data": reconstruction.describe_data(slices, split, results, vqvae.frame),
-        **reconstruction.measures(results, split, code_counts, weight, vqvae.frame),
-    }
-    if texture:
-        metrics["texture"] = reconstruction.texture_measures(texture, results, split)
-    return results, metrics
-
-
-def warn_of_masking(vqvae, split):
-    """Warn where a model of brain-masked slices gets slices with scalp, or the other way round."""
-    kinds = {True: "brain-masked slices", False: "slices with scalp"}
-    learned = vqvae.settings["masked"]
-    if learned is not None and learned != split.masked:
-        print(
-            f"WARNING: the model learned from {kinds[learned]} and gets {kinds[split.masked]}: "
-            "its figures and maps say little.",
-            flush=True,
-        )
-
-
-def read_training(run, vqvae):
-    """Read counts of the training codes, and the learning curves that a figure shows."""
-    shape = (*vqvae.grid, vqvae.settings["codebook_size"])
-    code_counts = reconstruction.read_code_counts(run.code_counts, shape)
-    histories = {}
-    for stage, figures in FIGURES_OF_STAGES.items():
-        path = run.history(stage)
-        histories[stage] = read_history(path, figures)
-        if not histories[stage]:
-            advice = "restore it, or copy runs with `python -m fitting.export RUN OUT`"
-            raise InputError(f"{run} lacks {path.name}: {advice}.")
-    return code_counts, selection.training_parts(histories)
-
-
-def check_evaluation_of_samples(slices, config, args):
-    """Check that `--evaluate-samples` has what it needs, if it is given."""
-    if not args.evaluate_samples:
-        return
-    if slices.fingerprint != config["data"]["fingerprint"]:
+def check_comparison(slices, split, run, fingerprint):
+    """Check that `--evaluate-samples` has what it needs."""
+    if slices.fingerprint != fingerprint:
         raise InputError(
             "--evaluate-samples looks for copies of training slices, and --data is not what "
-            f"{args.run} was trained on: name its own data."
+            f"{run} was trained on: name its own data."
         )
-    subjects = len(set(slices.splits["train"].subjects.tolist()))
-    if subjects < LEAST_SUBJECTS:
-        raise InputError(
-            f"--evaluate-samples needs {LEAST_SUBJECTS} training subjects or more to compare with. "
-            f"Received: {subjects} in --data"
-        )
+    for kind, name in (("training", "train"), ("evaluated", split)):
+        subjects, least = len(set(slices.splits[name].subjects.tolist())), LEAST_SUBJECTS[kind]
+        if subjects < least:
+            raise InputError(
+                f"--evaluate-samples needs {least} {kind} subjects or more to compare with. "
+                f"Received: {subjects} in --data"
+            )
 
 
-# ---- anomalies ---------------------------------------------------------------------------------
-
-
-def map_anomalies(run, config, split, name, args):
-    """Load, map, report: `--anomaly` scores slices, the most unusual first."""
-    made, models = provenance(), [checkpoints.load_models(run)]
-    reconstruction.check_levels(run, models[0].prior, split)
-    split = selection.at_level(split, args.slice)
-    images = anomalies.load_slices(models, split)
-    kind, _ = devices.compute_device()
-    print(f"{name}: {len(split)} slices on the {kind}.", flush=True)
-    for vqvae, *_ in models:
-        warn_of_masking(vqvae, split)
-
-    with replacing_results(run.predictions, report.OWNED_ANOMALIES) as folder:
-        begin = time.perf_counter()
-        results = anomalies.analyse(models, images, split, args.seed)
-        seconds = (time.perf_counter() - begin) / len(split)
-        header = {
-            "made": made,
-            "data": name,
-            "runs": [str(run)],
-            **anomalies.settings(1, args.seed),
-            "seconds_a_slice": seconds,
-        }
-        model = {"trained_on": config["data"]["name"], "grid": models[0].vqvae.grid}
-        scores = report.save_anomalies(folder, header, split, images, results, model)
-        report.draw_anomalies(folder, folder)
-    report.print_scores(scores)
-    out = run.predictions
-    print(
-        f"{seconds:.2f} s a slice. Scores are in {out / report.ANOMALIES}, "
-        f"most unusual first, images in {out / 'anomaly'}"
-    )
-
-
-# ---- data --------------------------------------------------------------------------------------
-
-
-def has_no_slices(config, args):
-    """Whether there are no slices on this machine, and no flag asks for any."""
-    asks = args.data or args.write_reconstructions or args.evaluate_samples or args.complete
-    return not (asks or config["data"].get("cohort") or DEFAULT_DIRECTORY.is_dir())
-
-
-def find_data(config, args):
-    """Open the slices of `--data`, else of the run's synthetic cohort, else of the default folder.
+def find_data(folder, cohort):
+    """Open the slices of a folder, else of the run's synthetic cohort, else of the default folder.
 
     Raises:
         InputError: There are none, or the cohort that the run names cannot be made.
     """
-    cohort = config["data"].get("cohort")
-    if args.data or not cohort:
-        return open_slices(find_slices(args.data))
+    if folder or not cohort:
+        return open_slices(find_slices(folder))
     limits = {"subjects": MAX_SUBJECTS, "seed": MAX_SEED}
     numbers = [cohort.get(name) if isinstance(cohort, dict) else None for name in limits]
     if not all(isinstance(n, int) and 0 <= n <= most for n, most in zip(numbers, limits.values())):
@@ -352,13 +154,13 @@ def find_data(config, args):
     return open_slices(synthetic_slices(*numbers))
 
 
-def find_split(config, args):
+def find_split(folder, data, cohort, split):
     """Open the slices to map: those of a folder, or of the split. Returns their name too."""
-    if args.anomaly:
-        split = open_folder(args.anomaly)
-        return split, split.name
-    slices = find_data(config, args)
-    return slices.splits[args.split], f"{slices.name}, {args.split} split"
+    if folder:
+        opened = open_folder(folder)
+        return opened, opened.name
+    slices = find_data(data, cohort)
+    return slices.splits[split], f"{slices.name}, {split} split"
 
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@ Reference:
     transformers.
 """
 
-import dataclasses
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -16,15 +16,15 @@ from scipy import ndimage
 
 from dataset import codes_below, load_images
 from evaluation.reconstruction import BATCH
-from evaluation.saved import METHODS
-from modules import VQVAE, Models
+from modules import Models
 from networks.frames import per_pixel
 from networks.neighbours import NO_CODE
-from networks.raster import RasterPrior, mirrored_level, numbered_seed
+from networks.raster import mirrored_level, numbered_seed
 from sources.folder import Split
 from sources.images import to_unit
 from utils import progress
 
+METHODS = ("error", "healing")
 # Surprise above which a code is drawn anew, for each healed version. A low limit outlines a lesion
 # better, a high one leaves more slices without a lesion as they are.
 LIMITS = (2.2, 4.5, 6.5)
@@ -36,21 +36,19 @@ EDGE = 0.05  # gradient, a pixel, at which a residual counts half
 SCORED = 0.01  # share of the image's pixels, the highest, whose mean is the score of a slice
 
 
-def settings(num_models: int, seed: int) -> dict:
+def settings(seed: int) -> dict:
     """Settings behind maps and scores, as `anomaly.json` names them."""
-    # Every model reads a slice and its mirror image.
-    draws = 2 * len(LIMITS) * num_models
+    draws = 2 * len(LIMITS)  # of a slice and of its mirror image
     return {"methods": list(METHODS), "draws": draws, "limits": list(LIMITS), "seed": seed}
 
 
-def load_slices(models: list[Models], split: Split) -> np.ndarray:
+def load_slices(models: Models, split: Split) -> np.ndarray:
     """Load the images of a split in the size that the models read, `(N, S, S)`."""
-    return to_unit(load_images(split, models[0].vqvae.settings["image_size"]))
+    return to_unit(load_images(split, models.vqvae.settings["image_size"]))
 
 
-@dataclasses.dataclass(frozen=True)
-class Reading:
-    """What one model read of slices and of their mirror images.
+class Reading(NamedTuple):
+    """What the networks read of slices and of their mirror images.
 
     Attributes:
         surprise: Surprise of the code at each pixel, a mean of all readings, `(N, S, S)`.
@@ -64,7 +62,7 @@ class Reading:
 
 
 def analyse(
-    models: list[Models],
+    models: Models,
     images: np.ndarray,
     split: Split,
     seed: int = 0,
@@ -82,17 +80,16 @@ def analyse(
     stay in a healed slice all the same. So the surprise is also a mean over contexts: each healed
     version, and no slice below. It is then smoothed along the levels of the case.
 
-    The prior knows only what comes before a code in raster order. So every model reads a slice
-    twice: as it is, and as its mirror image, from the other side. What several models read is
-    averaged; a model with a finer grid sees smaller lesions.
+    The prior knows only what comes before a code in raster order. So every slice is read twice: as
+    it is, and as its mirror image, from the other side.
 
     Residuals of both methods are divided by the gradient of the image, so that steep edges do not
     hide lesions. They are smoothed with their sign, so that displaced edges cancel.
 
     Args:
-        models: The networks of each run, all of one image size.
-        images: `(N, S, S)` of that image size.
-        split: The slices of these images; the priors know all of their levels.
+        models: The networks.
+        images: `(N, S, S)` of their image size.
+        split: The slices of these images; the prior knows all of their levels.
         seed: Seed of the draws.
         limits: Surprise above which a code is drawn anew, for each healed version.
 
@@ -102,13 +99,13 @@ def analyse(
         `(N, S, S)`, 0 or more and 0 outside the brain, and scores `(N,)`. `in_case` `(N,)` is what
         `scores_in_case` says of healing.
     """
-    readers = [Reader(model.vqvae, model.prior, split, seed, limits) for model in models]
-    parts, batches = [], split.upward(BATCH)
-    for batch in progress(batches, "mapping anomalies"):
-        readings = [vars(reader.read(images[batch], batch)) for reader in readers]
-        parts.append({name: np.mean([r[name] for r in readings], axis=0) for name in readings[0]})
+    reader, batches = Reader(models, split, seed, limits), split.upward(BATCH)
+    readings = [
+        reader.read(images[batch], batch) for batch in progress(batches, "mapping anomalies")
+    ]
     places = np.argsort(np.concatenate(batches))
-    results = {name: np.concatenate([part[name] for part in parts])[places] for name in parts[0]}
+    parts = zip(Reading._fields, map(np.concatenate, zip(*readings)))
+    results = {name: values[places] for name, values in parts}
     results["surprise"] = along_levels(results["surprise"], split)
     weight = smooth(results["surprise"], SURPRISE_SIGMA)
     maps = {
@@ -163,7 +160,7 @@ def along_levels(values: np.ndarray, split: Split) -> np.ndarray:
 
 
 class Reader:
-    """One model that reads slices and their mirror images, from bottom to top.
+    """Reads slices and their mirror images, from bottom to top.
 
     It says how surprising they are, and what it would put there instead. It remembers what it
     healed, because that lies below the next slices.
@@ -172,8 +169,7 @@ class Reader:
     slices than for one.
 
     Args:
-        vqvae: The model that codes and decodes.
-        prior: The model that is surprised and draws codes anew.
+        models: The networks. The prior is what is surprised and draws codes anew.
         split: All slices, N of them.
         seed: Seed of the draws.
         limits: Surprise above which a code is drawn anew, for each healed version of each side.
@@ -186,17 +182,17 @@ class Reader:
 
     def __init__(
         self,
-        vqvae: VQVAE,
-        prior: RasterPrior,
+        models: Models,
         split: Split,
         seed: int,
         limits: Sequence[float] = LIMITS,
     ):
-        self.vqvae, self.prior, self.seed, self.below = vqvae, prior, seed, split.below
+        self.vqvae, self.prior, _ = models
+        self.seed, self.below = seed, split.below
         self.limits = np.array(limits, "float32")
-        mirrored = mirrored_level(split.levels, prior.settings["num_levels"])
+        mirrored = mirrored_level(split.levels, self.prior.settings["num_levels"])
         self.levels = np.stack([split.levels, mirrored]).astype("int32")  # (2, N)
-        self.healed = np.empty((len(limits), 2, len(split), *vqvae.grid), "int32")
+        self.healed = np.empty((len(limits), 2, len(split), *self.vqvae.grid), "int32")
 
     def read(self, images: np.ndarray, batch: np.ndarray) -> Reading:
         """Read some slices, those below them having been read before.

@@ -1,19 +1,19 @@
 """Whole brains: stacks of slices drawn from bottom to top, each given the slices below it."""
 
+import functools
 import os
 import pathlib
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from dataset import load_images
-from evaluation import selection
+from evaluation import plots
+from evaluation.context import Context, SamplingOptions, Section
 from evaluation.reconstruction import BATCH, check_levels
-from evaluation.samples import SamplingOptions
-from evaluation.saved import Parts
 from modules import Models
 from networks.neighbours import NO_CODE, SLICES_BELOW
 from networks.raster import RasterPrior, numbered_seed
@@ -21,10 +21,24 @@ from sources.folder import Split
 from sources.images import enlarge, to_grey, to_unit, write_png
 from sources.layout import slice_name
 from sources.volumes import write_volume
-from utils import InputError, progress
+from utils import InputError, progress, spread
 
 FIRST_BRAIN = 2 * 10**6  # number of the first slice of the first brain, beyond those of samples
 SLICES, NAME = "slices", "brain_{:04d}.nii.gz"
+SHOWN_BRAINS = 3  # generated, and as many real ones
+BESIDE_MIDLINE = 0.45  # of the rows of the frame: there a sagittal cut meets a ventricle
+
+
+class FirstSlice(NamedTuple):
+    """The slice that all brains begin with.
+
+    Attributes:
+        level: Its level k.
+        codes: Its codes, int32 `(H, W)`.
+    """
+
+    level: int
+    codes: np.ndarray
 
 
 def plan(
@@ -33,18 +47,18 @@ def plan(
     count: int | None,
     first: Split | None,
     walk: bool,
-) -> tuple[int, tuple[int, np.ndarray] | None]:
+) -> tuple[int, FirstSlice | None]:
     """Decide how many brains to draw, and what they begin with.
 
     Args:
         models: The networks.
-        run: The run of both.
+        run: Their run, for messages.
         count: Number of brains that is asked for, or None for the usual one.
         first: The one slice that all brains begin with, or None.
         walk: Whether a figure of a brain is asked for.
 
     Returns:
-        The number of brains, and the level and codes `(H, W)` of the first slice, or None.
+        The number of brains, and what all of them begin with, or None.
 
     Raises:
         InputError: Brains are asked for, and the prior does not read the slices below.
@@ -63,14 +77,14 @@ def plan(
     check_levels(run, prior, first)
     images = to_unit(load_images(first, vqvae.settings["image_size"]))[..., None]
     codes = prior.choose_codes(vqvae.distances(images), first.levels)
-    return max(count, 1), (int(first.levels[0]), np.asarray(codes)[0])
+    return max(count, 1), FirstSlice(int(first.levels[0]), np.asarray(codes)[0])
 
 
 def draw_brain_codes(
     prior: RasterPrior,
     count: int,
     options: SamplingOptions,
-    begin: tuple[int, np.ndarray] | None = None,
+    begin: FirstSlice | None = None,
     first: int = FIRST_BRAIN,
 ) -> Iterator[np.ndarray]:
     """Draw the codes of brains from bottom to top, a batch of brains at a time.
@@ -79,9 +93,8 @@ def draw_brain_codes(
         prior: The model that draws codes. It reads the slices below.
         count: Number of brains.
         options: How codes are drawn.
-        begin: Level k and codes `(H, W)` of the slice that all brains begin with. None begins
-            every brain anew at level 0.
-        first: Number of the first slice. It tells drawings with one seed apart.
+        begin: Slice at level k that all brains begin with. None begins every brain anew at level 0.
+        first: Number of the first slice. It makes drawings with one seed differ.
 
     Yields:
         codes, int32 `(B, L - k, H, W)`.
@@ -115,52 +128,45 @@ def decode_brains(
 
     Args:
         models: The networks.
-        codes: Codes of brains from some level up to the highest, `(B, K, H, W)`.
+        codes: Codes of brains from some level up to the highest, `(N, K, H, W)`.
         options: How textures are drawn.
         num_levels: Number L of slice levels.
         first: Number of the slice of the first brain at level 0.
 
     Returns:
-        Brains in [0, 1], float32 `(B, K, S, S)`.
+        uint8 `(N, K, S, S)`.
     """
-    numbers = first + np.arange(len(codes)) * num_levels
-    below, slices, lowest = None, [], num_levels - codes.shape[1]
-    upward = progress(np.moveaxis(codes, 1, 0), "decoding brains", codes.shape[1], "slice")
-    for level, of_level in enumerate(upward, lowest):
-        below = options.decode(models, of_level, numbers + level, below)
-        slices.append(np.asarray(below)[..., 0])
-    return np.stack(slices, axis=1)
-
-
-def decode_all(
-    models: Models, codes: np.ndarray, options: SamplingOptions, num_levels: int, first: int
-) -> np.ndarray:
-    """Decode many brains, a batch at a time; see `decode_brains`. They are uint8."""
-    batches = [
-        decode_brains(models, codes[i : i + BATCH], options, num_levels, first + i * num_levels)
-        for i in range(0, len(codes), BATCH)
-    ]
-    return np.concatenate([to_grey(batch) for batch in batches])
+    brains, lowest = [], num_levels - codes.shape[1]
+    for begin in range(0, len(codes), BATCH):
+        batch = codes[begin : begin + BATCH]
+        numbers = first + (begin + np.arange(len(batch))) * num_levels
+        below, slices = None, []
+        upward = progress(np.moveaxis(batch, 1, 0), "decoding brains", batch.shape[1], "slice")
+        for level, of_level in enumerate(upward, lowest):
+            below = options.decode(models, of_level, numbers + level, below)
+            slices.append(to_grey(below)[..., 0])
+        brains.append(np.stack(slices, axis=1))
+    return np.concatenate(brains)
 
 
 def draw_brains(
     models: Models,
     count: int,
     options: SamplingOptions,
-    begin: tuple[int, np.ndarray] | None = None,
+    begin: FirstSlice | None = None,
     first: int = FIRST_BRAIN,
 ) -> Iterator[np.ndarray]:
     """Draw brains from bottom to top, a batch of them at a time.
 
     Args:
         models: The networks.
-        count: See `draw_brain_codes`.
+        count: Number of brains.
         options: How codes and textures are drawn.
-        begin: See `draw_brain_codes`.
-        first: See `draw_brain_codes`.
+        begin: Slice at level k that all brains begin with, or None for k = 0.
+        first: Number of the first slice. It makes drawings with one seed differ.
 
     Yields:
-        Brains in [0, 1], float32 `(B, L - k, S, S)`.
+        Brains, uint8 `(B, L - k, S, S)`.
     """
     num_levels, number = models.prior.settings["num_levels"], first
     for codes in draw_brain_codes(models.prior, count, options, begin, first):
@@ -187,7 +193,7 @@ def write_brains(
     """
     number, first = 0, []
     for batch in brains:
-        for brain in to_grey(batch):
+        for brain in batch:
             first += [brain] if number < kept else []
             slices = [enlarge(image) for image in brain]
             write_volume(folder / NAME.format(number), np.stack(slices), level)
@@ -197,38 +203,70 @@ def write_brains(
     return np.stack(first)
 
 
-def brains(
-    models: Models,
-    count: int,
-    options: SamplingOptions,
-    begin: tuple[int, np.ndarray] | None,
-    results: dict[str, np.ndarray] | None,
-    split: Split | None,
-    folder: pathlib.Path,
-    walk: bool,
-) -> tuple[dict[str, Any], Parts]:
-    """Draw and write brains, and choose what figures show.
+def brains(context: Context, count: int, begin: FirstSlice | None, walk: bool) -> Section:
+    """Draw and write brains, and show some, beside real brains where there are any.
 
     Args:
-        models: The networks.
+        context: The run, and what was evaluated.
         count: Number of brains, at least one.
-        options: See `draw_brains`.
-        begin: See `draw_brains`.
-        results: What `evaluation.reconstruction.evaluate` returned, or None without slices.
-        split: The split whose real brains stand beside them, or None.
-        folder: Folder for volumes and slices.
+        begin: Slice that all brains begin with, or None.
         walk: Whether a figure shows every slice of the first brain.
-
-    Returns:
-        `(metrics, parts)`: `brains` of `metrics.json`, and what figures show.
     """
-    start, level = time.perf_counter(), begin[0] if begin else 0
-    drawn = draw_brains(models, count, options, begin)
-    shown = write_brains(folder, drawn, level, selection.SHOWN_BRAINS)  # (N, K, S, S)
-    parts = selection.brain_parts(shown, level, models.vqvae.frame, results, split)
+    start, level = time.perf_counter(), begin.level if begin else 0
+    drawn = draw_brains(context.models, count, context.sampling, begin)
+    shown = write_brains(context.folder / "brains", drawn, level, SHOWN_BRAINS)  # (N, K, S, S)
+    figures = {"brains": _cuts_figure(context, shown, level)}
     if walk:
+        caption = (
+            "Generated slices, not real ones: one brain from bottom to top. Each slice is given "
+            f"the two slices below it and {context.made}."
+        )
         levels = np.arange(level, level + shown.shape[1])
-        parts["walk"] = {"images": shown[0], "levels": levels}
+        walked = {"images": to_unit(shown[0]), "levels": levels, "caption": caption}
+        figures["walk"] = functools.partial(plots.samples, **walked)
     seconds = time.perf_counter() - start
     metrics = {"count": count, "seconds": seconds, "first_level": level, "slices": shown.shape[1]}
-    return metrics, parts
+    return Section({"brains": metrics}, figures)
+
+
+def _cuts_figure(context, shown, level):
+    """Cuts of generated brains, and of as many real ones that have all their levels."""
+    frame, real = context.models.vqvae.frame, {}
+    if context.split is not None:
+        stacks = context.split.stacks(range(level, level + shown.shape[1]))
+        if len(stacks):
+            beside = stacks[spread(len(stacks), len(shown))]
+            real = cuts(to_unit(context.results["images"][beside]), frame)
+    drawn = "A generated brain, not a real one"
+    if len(shown) > 1:
+        drawn = f"{len(shown)} generated brains, not real ones"
+    source = f" Beside them {context.source}." if real else ""
+    caption = (
+        f"{drawn}: each slice is given the two slices below it and {context.made}.{source} Rows: "
+        f"axial cut (level {level + shown.shape[1] // 2}), sagittal cut beside the midline, "
+        "coronal cut; the nose is to the right, and one row of a cut is one slice of 1 mm. Each "
+        "slice has a grey scale of its own, in real brains too, which makes the bands."
+    )
+    generated = cuts(to_unit(shown), frame)
+    return functools.partial(
+        plots.brains, generated=generated, real=real, frame=frame, caption=caption
+    )
+
+
+def cuts(brains: np.ndarray, frame: Sequence[int]) -> dict[str, np.ndarray]:
+    """Cut brains through the middle of the frame; a sagittal cut passes beside the midline.
+
+    Args:
+        brains: Stacks `(N, K, S, S)` from bottom to top, the nose to the right.
+        frame: Part of the slices that is not empty.
+
+    Returns:
+        `axial` `(N, S, S)`, `coronal` `(N, K, S)` and `sagittal` `(N, K, S)`.
+    """
+    top, left, bottom, right = frame
+    row, column = round(top + BESIDE_MIDLINE * (bottom - top)), (left + right) // 2
+    return {
+        "axial": brains[:, brains.shape[1] // 2],
+        "coronal": brains[:, :, :, column],
+        "sagittal": brains[:, :, row],
+    }

@@ -10,8 +10,8 @@ import matplotlib.pyplot as plt
 import matplotlib.ticker
 import numpy as np
 
+from evaluation.anatomy import ANATOMY
 from evaluation.panels import BLUE, GREEN, GREY, GREY_SCALE, ORANGE, save_figure
-from evaluation.saved import ANATOMY
 
 PURPLE, SKY_BLUE, AMBER, MIDDLE_GREY = "#CC79A7", "#56B4E9", "#E69F00", "0.45"
 BYTE_TICKS = (50, 100, 200, 500, 1000, 2000)

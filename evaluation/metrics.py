@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import tensorflow as tf
 from scipy import ndimage
 
 from modules import CodebookUsage
@@ -18,8 +19,10 @@ from networks.losses import SSIM_BORDER, ssim, ssim_map
 from sources.images import to_unit
 
 FINE_DETAIL = (1 / 8, 1 / 3)  # cycles a pixel: the band of spatial frequencies that `detail` sums
+BASELINES = ("uniform", "unigram", "position")  # models of codes without context
 ERODED = 6 / 256  # of a side
-BATCH = 32  # 8-bit images that are measured together
+MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang et al. 2003
+BATCH = 32  # images that are measured together
 
 
 def brain_ssim(images, maps) -> np.ndarray:
@@ -178,6 +181,41 @@ def _fine_frequencies(shape):
     return (frequency >= FINE_DETAIL[0]) & (frequency <= FINE_DETAIL[1])
 
 
+def diversity(images: np.ndarray, levels: np.ndarray, pairs: int = 20, seed: int = 0) -> float:
+    """Mean multi-scale SSIM of pairs of slices of one level; higher is less diverse.
+
+    Args:
+        images: Slices `(N, S, S)`.
+        levels: Level of each slice, `(N,)`.
+        pairs: Number of random pairs of one level, at most.
+        seed: Seed of the pairs.
+
+    Returns:
+        The mean, NaN where no level has two slices.
+
+    Reference:
+        Wang et al. 2003, Multi-scale structural similarity for image quality assessment.
+    """
+    rng, chosen = np.random.default_rng(seed), []
+    for level in np.unique(levels):
+        here = np.flatnonzero(levels == level)
+        couples = np.stack(np.triu_indices(len(here), 1), 1)
+        chosen += [here[couple] for couple in rng.permutation(couples)[:pairs]]
+    if not chosen:
+        return float("nan")
+    first, second = np.transpose(chosen)
+    images = to_unit(images)[..., None]
+    scales = max(1, int(np.log2(images.shape[1] / 11)) + 1)  # 11 pixels: the window of SSIM
+    weights = MS_SSIM_WEIGHTS[:scales]
+    weights = [weight / sum(weights) for weight in weights]
+    values = []
+    for begin in range(0, len(first), BATCH):
+        batch = slice(begin, begin + BATCH)
+        pair = images[first[batch]], images[second[batch]]
+        values.append(tf.image.ssim_multiscale(*pair, 1.0, weights))
+    return float(np.concatenate(values).mean())
+
+
 def subject_interval(values, subjects, resamples: int = 2000, seed: int = 0) -> list[float]:
     """Bootstrap a 95 % interval of the mean. Subjects are drawn, because their slices are alike.
 
@@ -194,7 +232,12 @@ def subject_interval(values, subjects, resamples: int = 2000, seed: int = 0) -> 
     sums, counts = np.bincount(subject, weights=values), np.bincount(subject)
     draws = np.random.default_rng(seed).integers(len(sums), size=(resamples, len(sums)))
     means = sums[draws].sum(1) / counts[draws].sum(1)
-    return [float(bound) for bound in np.percentile(means, (2.5, 97.5))]
+    return middle95(means)
+
+
+def middle95(values) -> list[float]:
+    """The range `[low, high]` in which 95 % of values lie."""
+    return [float(bound) for bound in np.percentile(values, (2.5, 97.5))]
 
 
 def usage(codes, codebook_size: int) -> tuple[int, float]:

@@ -93,11 +93,16 @@ def make_panels(
     figure, axes = plt.subplots(
         rows, columns, figsize=(width, height), squeeze=False, layout="constrained"
     )
+    hide_axes(figure, axes)
+    return figure, axes
+
+
+def hide_axes(figure: Figure, axes: np.ndarray) -> None:
+    """Leave only images: panels close to each other, without ticks and frames."""
     figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(False)
-    return figure, axes
 
 
 def show_row(

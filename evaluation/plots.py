@@ -1,11 +1,11 @@
 """Figures of images from plain arrays, drawn with matplotlib.
 
-Images are `(N, S, S)` in [0, 1] and share one grey scale, black 0 to white 1. The caller's caption
-says data, model and levels; the function that draws adds the scale.
+Images are `(N, S, S)` in [0, 1] and share one grey scale, black 0 to white 1.
 """
 
 import pathlib
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -17,6 +17,7 @@ from evaluation.panels import (
     PANEL_WIDTH,
     WIDTHS,
     brain_box,
+    hide_axes,
     make_panels,
     save_figure,
     set_titles,
@@ -24,48 +25,56 @@ from evaluation.panels import (
 )
 
 ANOMALY_LIMIT = 1.5  # value of the healing map at which its colours end
-DIFFERENCE_LIMIT = 0.3  # value of a difference at which its colours end
 SAMPLE_COLUMNS = 8
 
 
-def reconstructions(
+class Row(NamedTuple):
+    """One row of panels of a figure.
+
+    Attributes:
+        images: What the panels show, `(N, S, S)`.
+        label: Name of the row.
+        scale: Scale of the colours, as `imshow` takes it.
+        line: Row of pixels above which a line is drawn, or None.
+        outlines: bool `(N, S, S)` of parts to outline, or None.
+    """
+
+    images: np.ndarray
+    label: str = ""
+    scale: dict[str, Any] = GREY
+    line: int | None = None
+    outlines: np.ndarray | None = None
+
+
+def rows_of_images(
     path: pathlib.Path,
-    images: np.ndarray,
-    restored: np.ndarray,
-    ranks: np.ndarray,
-    codebook_size: int,
+    rows: Sequence[Row],
+    content: np.ndarray,
     titles: Sequence[str],
     caption: str,
+    title_size: float = 8.5,
 ) -> None:
-    """Draw originals, reconstructions, signed differences and code maps, one column a slice.
+    """Draw rows of panels, one column a slice.
 
     Args:
         path: PNG to write.
-        images: Originals `(N, S, S)`.
-        restored: Reconstructions `(N, S, S)`.
-        ranks: Rank of the code of each pixel along the first principal component of the codebook,
-            `(N, S, S)`.
-        codebook_size: Number of codes K.
+        rows: The rows, from top to bottom, of N images each.
+        content: Images `(M, S, S)`. All panels show the part that is not background in these.
         titles: Title of each column.
         caption: What the figure shows.
+        title_size: Points of the titles.
     """
-    box = brain_box(images)
-    limit = DIFFERENCE_LIMIT
-    figure, axes = make_panels(4, len(images), box)
-    show_row(axes[0], images, box, "original")
-    show_row(axes[1], restored, box, "reconstruction")
-    signed = {**GREY, "cmap": "RdBu_r", "vmin": -limit, "vmax": limit}
-    show_row(axes[2], restored - images, box, "difference", **signed)
-    ranked = {**GREY, "cmap": "viridis", "vmax": codebook_size - 1}
-    show_row(axes[3], ranks, box, "codes", **ranked)
-    set_titles(axes[0], titles)
-    save_figure(
-        figure,
-        path,
-        f"{caption} {GREY_SCALE} Difference: reconstruction minus original, -{limit} (blue) to "
-        f"+{limit} (red). Codes: coloured by rank along the first principal component of the "
-        "codebook.",
-    )
+    box = brain_box(content)
+    figure, axes = make_panels(len(rows), len(rows[0].images), box)
+    for panels, row in zip(axes, rows):
+        show_row(panels, row.images, box, row.label, **row.scale)
+        for number, axis in enumerate(panels):
+            if row.line is not None:
+                axis.axhline(row.line - box[0].start - 0.5, color=ORANGE, linewidth=0.6)
+            if row.outlines is not None:
+                axis.contour(row.outlines[number][box], [0.5], colors=ORANGE, linewidths=0.7)
+    set_titles(axes[0], titles, title_size)
+    save_figure(figure, path, caption)
 
 
 def samples(path: pathlib.Path, images: np.ndarray, levels: np.ndarray, caption: str) -> None:
@@ -85,94 +94,6 @@ def samples(path: pathlib.Path, images: np.ndarray, levels: np.ndarray, caption:
     show_row(axes.flat, images, box)
     set_titles(axes.flat, [f"level {level}" for level in levels], size=8)
     save_figure(figure, path, f"{caption} {GREY_SCALE}")
-
-
-def comparison(
-    path: pathlib.Path,
-    real: np.ndarray,
-    generated: np.ndarray,
-    levels: np.ndarray,
-    seed: int,
-    caption: str,
-) -> None:
-    """Draw pairs of a real and a generated slice, in an order that only the caption tells.
-
-    Args:
-        path: PNG to write.
-        real: `(N, S, S)`.
-        generated: `(N, S, S)`.
-        levels: Level of each pair, `(N,)`.
-        seed: Seed of the order.
-        caption: What the figure shows.
-    """
-    box = brain_box(np.concatenate([real, generated]))
-    generated_below = np.random.default_rng(seed).random(len(levels)) < 0.5
-    below = generated_below[:, None, None]
-    figure, axes = make_panels(2, len(levels), box)
-    show_row(axes[0], np.where(below, real, generated), box)
-    show_row(axes[1], np.where(below, generated, real), box)
-    set_titles(axes[0], [f"level {level}" for level in levels], size=8)
-    answers = ", ".join("lower" if is_below else "upper" for is_below in generated_below)
-    solution = f"Generated, from left to right: {answers}."
-    save_figure(figure, path, f"{caption} {solution} {GREY_SCALE}")
-
-
-def closest(
-    path: pathlib.Path,
-    generated: np.ndarray,
-    real: np.ndarray,
-    titles: Sequence[str],
-    caption: str,
-) -> None:
-    """Draw generated slices above the training slices that are nearest to them.
-
-    Args:
-        path: PNG to write.
-        generated: `(N, S, S)`.
-        real: `(N, S, S)`.
-        titles: Title of each pair.
-        caption: What the figure shows.
-    """
-    box = brain_box(np.concatenate([real, generated]))
-    figure, axes = make_panels(2, len(real), box)
-    show_row(axes[0], generated, box, "generated")
-    show_row(axes[1], real, box, "nearest")
-    set_titles(axes[0], titles, size=8)
-    save_figure(figure, path, f"{caption} {GREY_SCALE}")
-
-
-def completions(
-    path: pathlib.Path,
-    restored: np.ndarray,
-    given: float,
-    drawings: Sequence[np.ndarray],
-    titles: Sequence[str],
-    caption: str,
-) -> None:
-    """Draw slices whose upper part was given, and several drawings of the rest.
-
-    Args:
-        path: PNG to write.
-        restored: Reconstructions from all codes, `(N, S, S)`.
-        given: Share of the rows that was given.
-        drawings: Drawn slices, `(N, S, S)` each.
-        titles: Title of each column.
-        caption: What the figure shows.
-    """
-    box = brain_box(restored)
-    edge = round(given * restored.shape[1])
-    halves = restored.copy()
-    halves[:, edge:] = 0
-    figure, axes = make_panels(2 + len(drawings), len(restored), box)
-    show_row(axes[0], restored, box, "reconstruction")
-    show_row(axes[1], halves, box, "given")
-    for number, (row, images) in enumerate(zip(axes[2:], drawings), start=1):
-        show_row(row, images, box, f"drawing {number}")
-        for axis in row:
-            axis.axhline(edge - box[0].start - 0.5, color=ORANGE, linewidth=0.6)
-    set_titles(axes[0], titles)
-    line = "The line separates what was given from what was drawn."
-    save_figure(figure, path, f"{caption} {line} {GREY_SCALE}")
 
 
 def anomalies(
@@ -196,21 +117,14 @@ def anomalies(
         caption: What the figure shows.
         masks: bool `(N, S, S)` of true lesions to outline on the originals, or None.
     """
-    box = brain_box(images)
-    figure, axes = make_panels(2 + len(maps), len(images), box)
-    show_row(axes[0], images, box, "original")
-    show_row(axes[1], healed, box, "healed")
+    rows = [Row(images, "original", outlines=masks), Row(healed, "healed")]
     scales = []
-    for row, (method, values) in zip(axes[2:], maps.items()):
+    for method, values in maps.items():
         limit = ANOMALY_LIMIT if method == "healing" else float(values.max()) or 1.0
-        show_row(row, values, box, method, **{**GREY, "cmap": "cividis", "vmax": limit})
+        rows.append(Row(values, method, {**GREY, "cmap": "cividis", "vmax": limit}))
         scales.append(f"{method} 0 to {limit:.2g}")
-    set_titles(axes[0], titles)
-    if masks is not None:
-        for axis, mask in zip(axes[0], masks):
-            axis.contour(mask[box], [0.5], colors=ORANGE, linewidths=0.7)
     colours = f"Maps, dark blue to yellow: {', '.join(scales)}."
-    save_figure(figure, path, f"{caption} {GREY_SCALE} {colours}")
+    rows_of_images(path, rows, images, titles, f"{caption} {GREY_SCALE} {colours}")
 
 
 def brains(
@@ -245,10 +159,7 @@ def brains(
         3, columns, squeeze=False, figsize=(width, width / columns * share + 0.3),
         height_ratios=(height, slices, slices), layout="constrained",
     )  # fmt: skip
-    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)
-    for axis in axes.flat:
-        axis.set(xticks=[], yticks=[])
-        axis.spines[:].set_visible(False)
+    hide_axes(figure, axes)
     first = 0
     for source, planes in sources.items():
         last = first + len(planes["axial"])

@@ -1,5 +1,6 @@
 """Codes, reconstructions and likelihoods of all slices of a split, and their summary."""
 
+import functools
 import os
 import pathlib
 from collections.abc import Sequence
@@ -10,17 +11,21 @@ import tensorflow as tf
 from scipy import special
 
 from dataset import ImageSource, codes_below, upward_images
-from evaluation import metrics
-from modules import VQVAE, Texture
+from evaluation import curves, metrics, plots
+from evaluation.context import Context, Section
+from evaluation.panels import GREY, GREY_SCALE
+from modules import Models, Texture
 from networks import losses
-from networks.frames import cut
+from networks.frames import cut, per_pixel
 from networks.layers import exact
 from networks.raster import RasterPrior, numbered_seed
-from sources.folder import NO_SLICE, Slices, Split
+from sources.folder import NO_SLICE, Split
 from sources.images import to_grey, to_unit, write_png
-from utils import InputError, progress, read_arrays
+from utils import InputError, clean_name, progress, read_arrays, spread
 
 BATCH = 16  # slices that go through the networks together
+SHOWN_SLICES = 6  # in figures with one column a slice
+DIFFERENCE_LIMIT = 0.3  # value of a difference at which its colours end
 
 
 def check_levels(run: os.PathLike | str, prior: RasterPrior, split: Split) -> None:
@@ -38,8 +43,7 @@ def check_levels(run: os.PathLike | str, prior: RasterPrior, split: Split) -> No
 
 
 def evaluate(
-    vqvae: VQVAE,
-    prior: RasterPrior,
+    models: Models,
     split: Split,
     rate_weight: float | None = None,
     folder: pathlib.Path | None = None,
@@ -50,8 +54,7 @@ def evaluate(
     that `compress.py` writes, on any machine.
 
     Args:
-        vqvae: The model that codes and reconstructs.
-        prior: The model that chooses codes and counts their bits.
+        models: The networks, of which the prior chooses codes and counts their bits.
         split: The slices, N of them.
         rate_weight: Price of one bit when codes are chosen; see `RasterPrior.choose_codes`.
         folder: Folder for the PNG of every reconstruction, or None for no PNGs.
@@ -61,7 +64,7 @@ def evaluate(
         `(N, H, W)`, and `images` and `restored`, uint8 `(N, S, S)`. `alone_bits` `(N, H, W)` are
         the bits of the same codes to a prior that is not told the slices below.
     """
-    vqvae, prior = exact(vqvae), exact(prior)
+    vqvae, prior = exact(models.vqvae), exact(models.prior)
     source = ImageSource(split, vqvae.settings["image_size"])
     codes = np.empty((len(split), *vqvae.grid), "int32")
     parts, order = [], []
@@ -167,18 +170,10 @@ def _normal_bits(errors):
     return float(-np.mean(upper + np.log1p(-np.exp(lower - upper))) / np.log(2))
 
 
-def describe_data(
-    slices: Slices, split: Split, results: dict[str, np.ndarray], frame: Sequence[int]
-) -> dict[str, Any]:
-    """Say what was evaluated, as `data` of `metrics.json`.
-
-    Args:
-        slices: The data.
-        split: The split of it that was evaluated.
-        results: What `evaluate` returned.
-        frame: Part of the slices that the VQ-VAE sees.
-    """
-    images = results["images"]
+def describe_data(context: Context) -> dict[str, Any]:
+    """Say what was evaluated, as `data` of `metrics.json`."""
+    slices, split, images = context.slices, context.split, context.results["images"]
+    frame = context.models.vqvae.frame
     inside = cut(images, frame)
     outside = np.count_nonzero(images, axis=(1, 2)) > np.count_nonzero(inside, axis=(1, 2))
     return {
@@ -282,3 +277,135 @@ def read_code_counts(path: pathlib.Path, shape: tuple[int, int, int]) -> np.ndar
             f"{path} has shape {counts.shape}, the VQ-VAE {shape}: they are of different runs."
         )
     return counts
+
+
+# ---- the figures -------------------------------------------------------------------------------
+
+
+def shown_slices(count: int) -> np.ndarray:
+    """Choose the slices that figures show, spread evenly. Ends of the brain show little."""
+    return spread(count, SHOWN_SLICES + 2)[1:-1] if count > SHOWN_SLICES else np.arange(count)
+
+
+def slice_titles(split: Split, chosen: Sequence[int]) -> list[str]:
+    """Case and level of some slices of a split."""
+    return [f"case {split.cases[i]:03d}, level {split.levels[i]}" for i in chosen]
+
+
+def summarise(
+    context: Context,
+    code_counts: np.ndarray,
+    histories: dict[str, dict[str, np.ndarray]] | None,
+    rate_weight: float | None,
+    same_data: bool,
+) -> Section:
+    """Say how good codes and reconstructions of the evaluated split are, and show some.
+
+    Args:
+        context: The run, and what was evaluated.
+        code_counts: Count of each code at each place in training, `(H, W, K)`.
+        histories: Learning curves of `vqvae` and `prior`, or None for no figure of them.
+        rate_weight: Price of one bit when the codes were chosen, or None for that of the training.
+        same_data: Whether the networks learned from the other splits of these very data.
+    """
+    (vqvae, prior, texture), results = context.models, context.results
+    weight = prior.settings["rate_weight"] if rate_weight is None else rate_weight
+    report = {
+        "data": {**describe_data(context), "trained_on_this_data": same_data},
+        **measures(results, context.split, code_counts, weight, vqvae.frame),
+    }
+    if texture:
+        report["texture"] = texture_measures(texture, results, context.split)
+    figures = {
+        "reconstructions": _reconstructions_figure(context),
+        "codes": _codes_figure(context, code_counts, report["codebook"]),
+    }
+    if histories:
+        figures["training"] = _training_figure(context, histories, report["prior"])
+    return Section(report, figures)
+
+
+def _codes_figure(context, code_counts, codebook):
+    codes, images = context.results["codes"], context.results["images"]
+    patches = mean_patches(images, codes, codebook["size"], context.models.vqvae.frame)
+    usage = f"{codebook['used']} codes used, perplexity {codebook['perplexity']:.1f}"
+    return functools.partial(
+        curves.codes,
+        uses=np.bincount(codes.ravel(), minlength=codebook["size"]),
+        training_uses=code_counts.sum((0, 1)),
+        patches=to_unit(to_grey(patches)),
+        caption=f"{context.source}. {context.model}; {usage}.",
+    )
+
+
+def _training_figure(context, histories, prior):
+    caption = (
+        f"Trained on {context.trained_on}. {context.model}, then a gated PixelCNN. Grey lines: "
+        f"models without context, on the {clean_name(context.split.name)} split of "
+        f"{clean_name(context.slices.name)}."
+    )
+    baselines = {name: prior[f"{name}_bits_per_code"] for name in metrics.BASELINES}
+    return functools.partial(curves.training, **histories, baselines=baselines, caption=caption)
+
+
+def _reconstructions_figure(context):
+    """Originals, reconstructions, signed differences and code maps."""
+    shown, results, vqvae = shown_slices(len(context.split)), context.results, context.models.vqvae
+    images, restored = to_unit(results["images"][shown]), to_unit(results["restored"][shown])
+    ranks = code_ranks(vqvae.quantizer.codebook.numpy())
+    maps = per_pixel(ranks[results["codes"][shown]], vqvae.frame, images.shape[1])
+    limit = DIFFERENCE_LIMIT
+    signed = {**GREY, "cmap": "RdBu_r", "vmin": -limit, "vmax": limit}
+    ranked = {**GREY, "cmap": "viridis", "vmax": len(ranks) - 1}
+    labels, scores = slice_titles(context.split, shown), results["ssim"][shown]
+    caption = (
+        f"{context.source}. {context.model}. {GREY_SCALE} Difference: reconstruction minus "
+        f"original, -{limit} (blue) to +{limit} (red). Codes: coloured by rank along the first "
+        "principal component of the codebook."
+    )
+    return functools.partial(
+        plots.rows_of_images,
+        rows=[
+            plots.Row(images, "original"),
+            plots.Row(restored, "reconstruction"),
+            plots.Row(restored - images, "difference", signed),
+            plots.Row(maps, "codes", ranked),
+        ],
+        content=images,
+        titles=[f"{label}\nSSIM {ssim:.3f}" for label, ssim in zip(labels, scores)],
+        caption=caption,
+    )
+
+
+def code_ranks(codebook: np.ndarray) -> np.ndarray:
+    """Rank the codes `(K, D)` along their first principal component, so similar codes are close."""
+    centred = codebook - codebook.mean(0)
+    component = centred @ np.linalg.svd(centred, full_matrices=False)[2][0]
+    return np.argsort(np.argsort(component))
+
+
+def mean_patches(
+    images: np.ndarray, codes: np.ndarray, codebook_size: int, frame: Sequence[int]
+) -> np.ndarray:
+    """Average the patch of originals around each place of a code.
+
+    Args:
+        images: Originals, uint8 `(N, S, S)`.
+        codes: Their codes, `(N, H, W)`.
+        codebook_size: Number of codes K.
+        frame: Part of the images that the codes describe.
+
+    Returns:
+        `(K, P, P)` in [0, 1], where P is twice the pixels of a side that a code stands for.
+    """
+    frames = cut(images, frame)
+    (height, width), step = frames.shape[1:], frames.shape[1] // codes.shape[1]
+    margin = (step // 2, step // 2)
+    padded = np.pad(frames, ((0, 0), margin, margin))
+    codes = codes.ravel()
+    sums = np.empty((codebook_size, 2 * step, 2 * step))
+    for y, x in np.ndindex(2 * step, 2 * step):
+        pixels = padded[:, y : y + height : step, x : x + width : step]  # (N, H, W)
+        sums[:, y, x] = np.bincount(codes, pixels.ravel(), codebook_size)
+    uses = np.bincount(codes, minlength=codebook_size)
+    return sums / (255.0 * np.maximum(uses, 1)[:, None, None])

@@ -1,198 +1,93 @@
 """Bad input: data folders, flags and run directories. One line says what is wrong and where."""
 
+import dataclasses
 import json
 import os
+import pathlib
 import shutil
 import struct
 import zlib
 
 import numpy as np
 import pytest
-from conftest import contents, draw_slice, one_line, run_script, train, write_slices
+from conftest import STAGES, TINY, contents, draw_slice, one_line, run_script, write_slices
 from PIL import Image
 
 from fitting import checkpoints
 
-# ---- data folders ------------------------------------------------------------------------------
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """What a case may spoil.
+
+    Attributes:
+        data: A data folder.
+        run: A finished run, with earlier results.
+        new: Name of a run that is not there.
+    """
+
+    data: pathlib.Path
+    run: pathlib.Path
+    new: pathlib.Path
+
+    @property
+    def victim(self):
+        """One slice of training."""
+        return self.data / "keras_png_slices_train" / "case_002_slice_1.nii.png"
 
 
-def victim(data):
-    return data / "keras_png_slices_train" / "case_002_slice_1.nii.png"
+TRAIN = ("train.py", "--data", "{data}", "--run", "{new}", *TINY, *STAGES)
+PREDICT = ("predict.py", "--run", "{run}", "--data", "{data}", "--samples", "1")
 
 
-def save(data, image, **options):
-    image.save(victim(data), format="PNG", **options)
-
-
-def chunk(kind, body):
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-
-def bomb(data):
-    """A PNG of a few bytes that claims 60,000 x 60,000 pixels."""
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 60000, 60000, 8, 0, 0, 0, 0))
-    pixels = chunk(b"IDAT", zlib.compress(b"\0" * 1000))
-    victim(data).write_bytes(b"\x89PNG\r\n\x1a\n" + header + pixels + chunk(b"IEND", b""))
-
-
-def replace_by_link(data):
-    victim(data).unlink()
-    victim(data).symlink_to(data / "gone.png")
-
-
-def replace_by_folder(data):
-    victim(data).unlink()
-    victim(data).mkdir()
+# ---- what is spoilt ----------------------------------------------------------------------------
 
 
 def grey(seed=0):
     return Image.fromarray(draw_slice(seed, 0))
 
 
-def change_bytes(path, change):
-    path.write_bytes(change(path.read_bytes()))
+def slice_is(image, kind="PNG", **options):
+    return lambda place: image().save(place.victim, format=kind, **options)
 
 
-def blank(content, start, length):
-    return content[:start] + bytes(length) + content[start + length :]
+def change(name, edit):
+    """Change the bytes of a file of the run, or of the one slice where the name is empty."""
+
+    def spoil(place):
+        path = place.run / name if name else place.victim
+        path.write_bytes(edit(path.read_bytes()))
+
+    return spoil
 
 
-DATA = {
-    "no split": (
-        lambda d: shutil.rmtree(d / "keras_png_slices_validate"),
-        "keras_png_slices_validate is missing",
-    ),
-    "empty split": (
-        lambda d: [p.unlink() for p in (d / "keras_png_slices_test").iterdir()],
-        "keras_png_slices_test holds no",
-    ),
-    "leaked case": (
-        lambda d: shutil.copy(victim(d), d / "keras_png_slices_test"),
-        "case 002 is in train and test",
-    ),
-    "truncated": (
-        lambda d: change_bytes(victim(d), lambda content: content[:-4000]),
-        "cannot be read",
-    ),
-    "zero bytes": (lambda d: victim(d).write_bytes(b""), "cannot be read"),
-    "text": (lambda d: victim(d).write_text("Dear Sir or Madam"), "cannot be read"),
-    "jpeg": (lambda d: grey().save(victim(d), format="JPEG"), "cannot be read"),
-    "damaged pixels": (
-        lambda d: change_bytes(victim(d), lambda content: blank(content, 3000, 50)),
-        "cannot be read",
-    ),
-    "16 bit": (
-        lambda d: save(d, Image.fromarray(np.full((256, 256), 999, "uint16"))),
-        "256 x 256 I;16, not",
-    ),
-    "colour": (lambda d: save(d, grey().convert("RGB")), "256 x 256 RGB, not"),
-    "alpha": (lambda d: save(d, grey().convert("LA")), "256 x 256 LA, not"),
-    "transparent grey": (
-        lambda d: save(d, grey(), transparency=7),
-        "256 x 256 L, transparent, not",
-    ),
-    "palette": (lambda d: save(d, grey().convert("P")), "256 x 256 P, not"),
-    "animated": (
-        lambda d: save(d, grey(), save_all=True, append_images=[grey(3)]),
-        "animated, not",
-    ),
-    "wrong size": (lambda d: save(d, grey().resize((128, 128))), "128 x 128 L, not"),
-    "all black": (lambda d: save(d, Image.new("L", (256, 256))), "is all black"),
-    "decompression bomb": (bomb, "60000"),
-    "broken link": (replace_by_link, "is not there"),
-    "folder as file": (replace_by_folder, "is no regular file"),
-    "damaged note of a cohort": (
-        lambda d: (d / "cohort.json").write_text("{}"),
-        "cohort.json cannot be read",
-    ),
-    "odd name": (
-        lambda d: victim(d).rename(victim(d).with_name("brain 2.png")),
-        "brain 2.png has no case and slice number",
-    ),
-}
+def remove(name):
+    return lambda place: (place.run / name).unlink()
 
 
-@pytest.mark.parametrize("kind", DATA)
-def test_bad_data(kind, tmp_path):
-    spoil, expected = DATA[kind]
-    data = write_slices(tmp_path / "data")
-    spoil(data)
-    before = contents(data)
-    one_line(train(data, tmp_path / "run"), expected, data)
-    assert not (tmp_path / "run").exists() and contents(data) == before
+def change_json(name, edit):
+    def spoil(place):
+        value = json.loads((place.run / name).read_text())
+        edit(value)
+        (place.run / name).write_text(json.dumps(value))
+
+    return spoil
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_unreadable_file(tmp_path):
-    data = write_slices(tmp_path / "data")
-    victim(data).chmod(0)
-    one_line(train(data, tmp_path / "run"), "may not be read")
+def blank(start, length):
+    return lambda content: content[:start] + bytes(length) + content[start + length :]
 
 
-# ---- flags -------------------------------------------------------------------------------------
+def bomb(_):
+    """A PNG of a few bytes that claims 60,000 x 60,000 pixels."""
 
+    def chunk(kind, body):
+        check = struct.pack(">I", zlib.crc32(kind + body))
+        return struct.pack(">I", len(body)) + kind + body + check
 
-@pytest.mark.parametrize(
-    "flags, expected",
-    [
-        (["--data", "nowhere"], "--data nowhere is no folder"),
-        (["--batch-size", "1000"], "--batch-size must be at most the 12"),
-        (["--run", "file/run"], "Not a directory"),
-    ],
-)
-def test_bad_settings(flags, expected, slices_folder, tmp_path):
-    (tmp_path / "file").write_text("not a folder")
-    one_line(train(slices_folder, tmp_path / "run", *flags, cwd=tmp_path), expected)
-    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
-
-
-@pytest.mark.parametrize(
-    "script, flag, value",
-    [
-        ("train.py", "--epochs", "0"),
-        ("train.py", "--epochs", "-3"),
-        ("train.py", "--batch-size", "many"),
-        ("train.py", "--codebook-size", "1"),
-        ("train.py", "--learning-rate", "nan"),
-        ("train.py", "--learning-rate", "0"),
-        ("train.py", "--subjects", "2"),
-        ("train.py", "--seed", "-1"),
-        ("train.py", "--precision", "int8"),
-        ("train.py", "--image-size", "1e3"),
-        ("train.py", "--image-size", "100"),
-        ("train.py", "--width", "33"),
-        ("train.py", "--codebook-size", "100000"),
-        ("train.py", "--prior-dropout", "1"),
-        ("predict.py", "--temperature", "inf"),
-        ("predict.py", "--samples", "-1"),
-        ("predict.py", "--split", "all"),
-    ],
-)
-def test_bad_flags(script, flag, value, tmp_path):
-    one_line(run_script(script, flag, value, cwd=tmp_path), f"argument {flag}", value)
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("script", ["train.py", "predict.py"])
-def test_a_mistyped_flag_ends_a_process_with_status_2(script, tmp_path):
-    done = run_script(script, "--seeed", 3, cwd=tmp_path, process=True)
-    one_line(done, "--seeed")
-    assert not list(tmp_path.iterdir())
-
-
-# ---- run directories ---------------------------------------------------------------------------
-
-
-def rewrite(path, change):
-    value = json.loads(path.read_text())
-    change(value)
-    path.write_text(json.dumps(value))
-
-
-def another_vqvae(run):
-    model = checkpoints.load_model(run / "vqvae.keras")
-    model.quantizer.codebook.assign_add(np.ones(model.quantizer.codebook.shape))
-    checkpoints.save_model(model, run / "vqvae.keras")
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 60000, 60000, 8, 0, 0, 0, 0))
+    pixels = chunk(b"IDAT", zlib.compress(b"\0" * 1000))
+    return b"\x89PNG\r\n\x1a\n" + header + pixels + chunk(b"IEND", b"")
 
 
 def pack_in_an_unknown_way(content):
@@ -201,66 +96,160 @@ def pack_in_an_unknown_way(content):
     return content[:place] + b"\x63" + content[place + 1 :]
 
 
-RUNS = {
-    "no config": (lambda r: (r / "config.json").unlink(), "config.json is not there"),
-    "damaged config": (
-        lambda r: (r / "config.json").write_text('{"settings": {'),
-        "config.json is no readable JSON",
-    ),
-    "config of another version": (
-        lambda r: rewrite(r / "config.json", lambda c: c.pop("settings")),
-        "config.json is of another version",
-    ),
-    "first stage only": (lambda r: (r / "prior.keras").unlink(), "prior.keras is not there"),
-    "truncated model": (
-        lambda r: change_bytes(r / "vqvae.keras", lambda content: content[:9999]),
-        "vqvae.keras cannot be read",
-    ),
-    "empty model": (lambda r: (r / "prior.keras").write_bytes(b""), "prior.keras cannot be read"),
-    "corrupted model": (
-        lambda r: change_bytes(r / "vqvae.keras", lambda content: blank(content, 9000, 100)),
-        "vqvae.keras cannot be read",
-    ),
-    "models exchanged": (
-        lambda r: shutil.copy(r / "prior.keras", r / "vqvae.keras"),
-        "vqvae.keras cannot be read (it holds no VQVAE)",
-    ),
-    "another vqvae": (another_vqvae, "was trained with another VQ-VAE"),
-    "damaged history": (
-        lambda r: (r / "prior_history.csv").write_text("epoch,loss\n1,much\n"),
-        "prior_history.csv is damaged",
-    ),
-    "no history": (lambda r: (r / "vqvae_history.csv").unlink(), "lacks vqvae_history.csv"),
-    "model packed in an unknown way": (
-        lambda r: change_bytes(r / "vqvae.keras", pack_in_an_unknown_way),
-        "vqvae.keras cannot be read",
-    ),
-    "damaged counts": (
-        lambda r: (r / "code_counts.npz").write_bytes(b"PK"),
-        "code_counts.npz cannot be read",
-    ),
+def empty_split(place):
+    for path in (place.data / "keras_png_slices_test").iterdir():
+        path.unlink()
+
+
+def replace_by_link(place):
+    place.victim.unlink()
+    place.victim.symlink_to(place.data / "gone.png")
+
+
+def replace_by_folder(place):
+    place.victim.unlink()
+    place.victim.mkdir()
+
+
+def another_vqvae(place):
+    model = checkpoints.load_model(place.run / "vqvae.keras")
+    model.quantizer.codebook.assign_add(np.ones(model.quantizer.codebook.shape))
+    checkpoints.save_model(model, place.run / "vqvae.keras")
+
+
+def nothing(_):
+    pass
+
+
+def copy_leaks(place):
+    shutil.copy(place.victim, place.data / "keras_png_slices_test")
+
+
+def exchange_models(place):
+    shutil.copy(place.run / "prior.keras", place.run / "vqvae.keras")
+
+
+# ---- the cases ---------------------------------------------------------------------------------
+
+
+BAD_DATA = [  # name, what is spoilt, words in the line
+    ("no split", lambda p: shutil.rmtree(p.data / "keras_png_slices_validate"),
+     "keras_png_slices_validate is missing"),
+    ("empty split", empty_split, "keras_png_slices_test holds no"),
+    ("leaked case", copy_leaks, "case 002 is in both train and test"),
+    ("truncated", change("", lambda content: content[:-4000]), "is no readable PNG"),
+    ("zero bytes", change("", lambda _: b""), "is no readable PNG"),
+    ("text", change("", lambda _: b"Dear Sir or Madam"), "is no readable PNG"),
+    ("jpeg", slice_is(grey, "JPEG"), "is no readable PNG"),
+    ("damaged pixels", change("", blank(3000, 50)), "is no readable PNG"),
+    ("16 bit", slice_is(lambda: Image.fromarray(np.full((256, 256), 999, "uint16"))),
+     "256 x 256 I;16, not"),
+    ("colour", slice_is(lambda: grey().convert("RGB")), "256 x 256 RGB, not"),
+    ("alpha", slice_is(lambda: grey().convert("LA")), "256 x 256 LA, not"),
+    ("transparent grey", slice_is(grey, transparency=7), "256 x 256 L, transparent, not"),
+    ("palette", slice_is(lambda: grey().convert("P")), "256 x 256 P, not"),
+    ("animated", slice_is(grey, save_all=True, append_images=[grey(3)]), "animated, not"),
+    ("wrong size", slice_is(lambda: grey().resize((128, 128))), "128 x 128 L, not"),
+    ("all black", slice_is(lambda: Image.new("L", (256, 256))), "is all black"),
+    ("decompression bomb", change("", bomb), "60000"),
+    ("broken link", replace_by_link, "is no readable PNG"),
+    ("folder as file", replace_by_folder, "is no regular file"),
+    ("damaged note of a cohort", lambda p: (p.data / "cohort.json").write_text("{}"),
+     "cohort.json is no readable JSON, or lacks something"),
+    ("odd name", lambda p: p.victim.rename(p.victim.with_name("brain 2.png")),
+     "brain 2.png has no case and slice number"),
+]  # fmt: skip
+BAD_RUNS = [
+    ("no config", remove("config.json"), "config.json is not there"),
+    ("damaged config", change("config.json", lambda _: b'{"settings": {'),
+     "config.json is no readable JSON"),
+    ("config of another version", change_json("config.json", lambda c: c.pop("settings")),
+     "config.json is of another version"),
+    ("first stage only", remove("prior.keras"), "prior.keras is not there"),
+    ("truncated model", change("vqvae.keras", lambda content: content[:9999]),
+     "vqvae.keras cannot be loaded"),
+    ("empty model", change("prior.keras", lambda _: b""), "prior.keras cannot be loaded"),
+    ("corrupted model", change("vqvae.keras", blank(9000, 100)), "vqvae.keras cannot be loaded"),
+    ("models exchanged", exchange_models, "vqvae.keras cannot be loaded (it holds no VQVAE)"),
+    ("model packed in an unknown way", change("vqvae.keras", pack_in_an_unknown_way),
+     "vqvae.keras cannot be loaded"),
+    ("another vqvae", another_vqvae, "on the codes of another VQ-VAE"),
+    ("damaged history", change("prior_history.csv", lambda _: b"epoch,loss\n1,much\n"),
+     "prior_history.csv is damaged"),
+    ("damaged counts", change("code_counts.npz", lambda _: b"PK"),
+     "code_counts.npz cannot be read"),
+    ("cohort of millions",
+     change_json("config.json", lambda c: c["data"].update(cohort={"subjects": 10**9, "seed": 0})),
+     "asks for a cohort of", "--data DIR"),
+    ("cohort in words",
+     change_json("config.json", lambda c: c["data"].update(cohort="sixty people")),
+     "asks for a cohort of", "--data DIR"),
+]  # fmt: skip
+WITHOUT_DATA = (*PREDICT[:3], *PREDICT[5:])
+FLAGS_OF_TRAIN = {
+    "--epochs": ["0", "-3"],
+    "--batch-size": ["many"],
+    "--codebook-size": ["1", "100000"],
+    "--learning-rate": ["nan", "0"],
+    "--subjects": ["2"],
+    "--seed": ["-1"],
+    "--precision": ["int8"],
+    "--image-size": ["1e3", "100"],
+    "--width": ["33"],
+    "--prior-dropout": ["1"],
 }
+FLAGS_OF_PREDICT = {"--temperature": ["inf"], "--samples": ["-1"], "--split": ["all"]}
+# Name, what is spoilt, script and flags, words in the line.
+CASES = [
+    *((name, spoil, TRAIN, (*words, "{data}")) for name, spoil, *words in BAD_DATA),
+    *(
+        (name, spoil, WITHOUT_DATA if "cohort" in name else PREDICT, words)
+        for name, spoil, *words in BAD_RUNS
+    ),
+    *(
+        (f"{flag} {value}", nothing, (script, flag, value), (f"argument {flag}", value))
+        for script, flags in (("train.py", FLAGS_OF_TRAIN), ("predict.py", FLAGS_OF_PREDICT))
+        for flag, values in flags.items()
+        for value in values
+    ),
+    ("no folder of data", nothing, (*TRAIN, "--data", "nowhere"), ["--data nowhere is no folder"]),
+    ("large batch", nothing, (*TRAIN, "--batch-size", "1000"), ["must be at most the 12"]),
+    ("run in a file", nothing, (*TRAIN, "--run", "{data}/file/run"), ["Not a directory"]),
+    ("folder that a run names",
+     lambda p: change_json("config.json", lambda c: c["data"].update(directory=str(p.data)))(p),
+     (*WITHOUT_DATA, "--complete"), ["no slices found", "--data DIR"]),
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", RUNS)
-def test_bad_run(kind, run_copy, slices_folder):
-    spoil, expected = RUNS[kind]
-    (run_copy / "predict").mkdir(exist_ok=True)
-    (run_copy / "predict" / "metrics.json").write_text("earlier results")
-    spoil(run_copy)
-    before = contents(run_copy)
-    done = run_script("predict.py", "--run", run_copy, "--data", slices_folder, "--samples", 1)
-    one_line(done, expected)
-    assert contents(run_copy) == before
+@pytest.mark.parametrize(
+    "spoil, command, words", [case[1:] for case in CASES], ids=[case[0] for case in CASES]
+)
+def test_bad_input(spoil, command, words, trained_run, tmp_path):
+    place = Place(write_slices(tmp_path / "data"), tmp_path / "run", tmp_path / "new")
+    (place.data / "file").write_text("no folder")
+    shutil.copytree(trained_run, place.run)
+    (place.run / "predict").mkdir(exist_ok=True)
+    (place.run / "predict" / "metrics.json").write_text("earlier results")
+    spoil(place)
+    before = contents(tmp_path)
+    command, words = (
+        [text.replace("{", "{0.").format(place) if "{" in text else text for text in texts]
+        for texts in (command, words)
+    )
+    one_line(run_script(*command, cwd=tmp_path), *words)
+    assert contents(tmp_path) == before and not place.new.exists()
 
 
-def test_no_folder_that_a_run_names_is_followed(run_copy, slices_folder, tmp_path):
-    config = run_copy / "config.json"
-    rewrite(config, lambda c: c["data"].update(directory=str(slices_folder)))
-    done = run_script("predict.py", "--run", run_copy, "--complete", cwd=tmp_path)
-    one_line(done, "no slices found", "--data DIR")
-    for cohort in ({"subjects": 10**9, "seed": 0}, "sixty people"):
-        rewrite(config, lambda c, cohort=cohort: c["data"].update(cohort=cohort))
-        done = run_script("predict.py", "--run", run_copy, cwd=tmp_path)
-        one_line(done, "asks for a cohort of", "--data DIR")
-    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_unreadable_file(tmp_path):
+    place = Place(write_slices(tmp_path / "data"), tmp_path / "run", tmp_path / "new")
+    place.victim.chmod(0)
+    command = [text.replace("{", "{0.").format(place) for text in TRAIN]
+    one_line(run_script(*command), "is no readable PNG", "Permission denied")
+
+
+@pytest.mark.parametrize("script", ["train.py", "predict.py"])
+def test_a_mistyped_flag_ends_a_process_with_status_2(script, tmp_path):
+    done = run_script(script, "--seeed", 3, cwd=tmp_path, process=True)
+    one_line(done, "--seeed")
+    assert not list(tmp_path.iterdir())

@@ -11,8 +11,8 @@ import tensorflow as tf
 from conftest import IMAGE_SIZE, LEVELS, make_prior, predict, run_script
 from PIL import Image
 
-from evaluation import brains, comparison, selection
-from evaluation.samples import SamplingOptions
+from evaluation import brains, comparison
+from evaluation.context import SamplingOptions
 from fitting import checkpoints
 from fitting.run_directory import RunDirectory
 from modules import Models, PixelCNN
@@ -43,6 +43,10 @@ def decode(codes):
     return np.asarray(codes)[..., None].astype("float32") / 10
 
 
+def as_grey(values):
+    return np.round(25.5 * np.asarray(values))
+
+
 def draw_texture(restored, seeds, below):
     """Images with what is below added."""
     return restored if below is None else restored + below
@@ -61,7 +65,7 @@ def test_the_texture_of_a_slice_is_given_the_drawn_slice_below():
         )
         for texture in (None, with_texture)
     )
-    np.testing.assert_allclose(drawn, np.cumsum(plain, axis=1), rtol=1e-6)
+    np.testing.assert_allclose(drawn, np.cumsum(plain.astype(int), axis=1), atol=2)
 
 
 def test_every_slice_is_given_those_drawn_below_it():
@@ -78,17 +82,17 @@ def test_brains_are_drawn_in_batches():
     prior = FakePrior()
     drawn = list(brains.draw_brains(Models(FAKE_VQVAE, prior), 18, SamplingOptions(0)))
     assert [len(batch) for batch in drawn] == [16, 2]
-    expected = (NO_CODE + 1 + np.arange(3)) / 10
-    np.testing.assert_allclose(drawn[1][0, :, 0, 0], expected, atol=1e-6)
+    np.testing.assert_array_equal(drawn[1][0, :, 0, 0], as_grey(NO_CODE + 1 + np.arange(3)))
     assert prior.levels == [0, 1, 2] * 2 and len(set(prior.seeds)) == 6
 
 
 def test_a_brain_grows_from_a_slice():
     prior, first = FakePrior(), np.full((4, 4), 5)
-    (brain,) = brains.draw_brains(Models(FAKE_VQVAE, prior), 1, SamplingOptions(0), (1, first))
-    np.testing.assert_allclose(brain[0, :, 0, 0], [0.5, 0.6], atol=1e-6)
+    begin, fakes = brains.FirstSlice(1, first), Models(FAKE_VQVAE, prior)
+    (brain,) = brains.draw_brains(fakes, 1, SamplingOptions(0), begin)
+    np.testing.assert_array_equal(brain[0, :, 0, 0], as_grey([5, 6]))
     assert prior.levels == [2]
-    (brain,) = brains.draw_brains(Models(FAKE_VQVAE, prior), 1, SamplingOptions(0), (2, first))
+    (brain,) = brains.draw_brains(fakes, 1, SamplingOptions(0), begin._replace(level=2))
     assert brain.shape[1] == 1 and prior.levels == [2]
 
 
@@ -103,27 +107,23 @@ def test_brains_do_not_depend_on_how_many_are_drawn(vqvae):
     (two,) = brains.draw_brains(Models(vqvae, prior), 2, options)
     (one,) = brains.draw_brains(Models(vqvae, prior), 1, options)
     assert two.shape == (2, LEVELS, IMAGE_SIZE, IMAGE_SIZE)
-    np.testing.assert_allclose(one[0], two[0], atol=1e-5)
-    assert np.abs(two[0] - two[1]).max() > 0.01
+    np.testing.assert_allclose(one[0].astype(int), two[0].astype(int), atol=1)
+    assert np.abs(two[0].astype(int) - two[1]).max() > 3
 
 
 @pytest.mark.parametrize("reads_below", [True, False])
-def test_drawn_slices_are_judged_with_the_bits_of_their_own_codes(vqvae, reads_below):
+def test_slices_to_compare_are_those_of_brains_or_drawn_one_by_one(vqvae, reads_below):
     prior, known = make_prior(IMAGE_SIZE // 8, reads_below, blocks=2), np.array([1, 3])
-    drawn = comparison.draw(Models(vqvae, prior), 3, known, SamplingOptions(3))
-    codes, groups = drawn.maps.codes, drawn.maps.groups
-    np.testing.assert_array_equal(to_grey(vqvae.decode(codes))[..., 0], drawn.plain)
+    drawn, plain = comparison.draw(Models(vqvae, prior), 3, known, SamplingOptions(3))
+    assert drawn is plain and drawn.images.shape == (3, IMAGE_SIZE, IMAGE_SIZE)
     if not reads_below:
-        assert len(set(groups)) == 3
-        np.testing.assert_allclose(drawn.maps.bits, prior.bits(codes, drawn.levels), rtol=1e-4)
+        assert len(set(drawn.groups)) == 3
         return
-    assert drawn.levels.tolist() == [1, 3, 1] and len(set(groups)) == 2
+    assert drawn.levels.tolist() == [1, 3, 1] and len(set(drawn.groups)) == 2
     first = comparison.FIRST_EVALUATED
     (whole,) = brains.draw_brain_codes(prior, 2, SamplingOptions(3), first=first)
-    np.testing.assert_array_equal(codes, whole[[0, 0, 1], [1, 3, 1]])
-    below = np.stack([whole[0, 2], whole[0, 1]])[None]
-    bits = prior.bits(codes[1:2], drawn.levels[1:2], below)
-    np.testing.assert_allclose(drawn.maps.bits[1:2], bits, rtol=1e-4)
+    images = to_grey(vqvae.decode(whole[[0, 0, 1], [1, 3, 1]]))[..., 0]
+    np.testing.assert_array_equal(images, drawn.images)
 
 
 def test_volumes_go_there_and_back(tmp_path):
@@ -150,7 +150,7 @@ def test_an_upper_part_lies_where_it_belongs(tmp_path):
 def test_cuts_pass_through_the_frame():
     stack = np.zeros((1, 5, 40, 40), "uint8")
     stack[0, 2, 8 + 9, 20] = 7  # beside the midline of rows 8 to 28, in the middle of columns
-    planes = selection.cuts(stack, (8, 10, 28, 30))
+    planes = brains.cuts(stack, (8, 10, 28, 30))
     assert planes["axial"][0, 17, 20] == 7
     assert planes["coronal"][0, 2, 17] == 7 and planes["sagittal"][0, 2, 20] == 7
 
@@ -203,9 +203,6 @@ def test_without_slices_it_draws(run_copy, tmp_path):
     assert {path.name for path in out.glob("*.png")} == {"samples.png", "brains.png"}
     report = json.loads((out / "metrics.json").read_text())
     assert report["samples"]["count"] == 3 and "ssim" not in report
-    (out / "brains.png").unlink()
-    done = run_script("predict.py", "--run", run_copy, "--redraw")
-    assert done.returncode == 0 and (out / "brains.png").exists()
     done = run_script("predict.py", "--run", run_copy, "--complete", cwd=tmp_path)
     assert done.returncode == 2 and "no slices found" in done.stderr
 

@@ -1,26 +1,29 @@
-"""Results of predict.py: saved together, drawn again from what was saved, read without trust."""
+"""What predict.py writes: figures from the arrays at hand, results that replace older ones."""
 
-import io
+import dataclasses
 import json
 import shutil
-import subprocess
-import sys
-import zipfile
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import CODES, IMAGE_SIZE, ROOT, make_prior, one_line, run_script
+from conftest import CODES, IMAGE_SIZE, contents, make_prior, one_line, run_script
+from keras import ops
+from PIL import Image
 
 import modules
-from evaluation import panels, reconstruction, report, samples
+from evaluation import panels, plots, reconstruction, report, samples
+from evaluation.context import Context, SamplingOptions
 from fitting.checkpoints import fingerprint, save_model
 from fitting.run_directory import RunDirectory, write_history
-from sources.folder import open_slices
-from utils import InputError, write_json
+from modules import Models
+from sources.folder import make_split, open_slices
+from utils import InputError, spread, write_json
 
 EPOCH = {"ssim": 0.5, "codes_used": 9.0, "perplexity": 4.0, "loss": 2.0}
 EPOCH["seconds"] = 1.0
 EPOCH |= {f"val_{name}": value for name, value in EPOCH.items()}
+EVALUATED = {"metrics.json", "reconstructions.png", "codes.png", "training.png"}
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +40,7 @@ def untouched(slices_folder, tmp_path_factory):
     np.savez_compressed(run.code_counts, counts=counts)
     for stage in ("vqvae", "prior"):
         write_history(run.history(stage), [{"epoch": n, **EPOCH} for n in (1, 2)])
-    data = {"name": "OASIS", "fingerprint": open_slices(slices_folder).fingerprint}
+    data = {"name": "$\\frac{$ \x1b[31m脳", "fingerprint": open_slices(slices_folder).fingerprint}
     write_json(run.config, {"settings": {}, "data": data, "versions": {}})
     return run.path
 
@@ -50,87 +53,156 @@ def run_predict(run, data, *flags):
 
 @pytest.fixture(scope="module")
 def evaluated(untouched, slices_folder, tmp_path_factory):
-    """The run after an evaluation without `--evaluate-samples`, and with anomalies."""
-    run = tmp_path_factory.mktemp("runs") / "evaluated"
+    """The run after an evaluation, and with anomalies; and the captions of all figures."""
+    run, captions = tmp_path_factory.mktemp("runs") / "evaluated", {}
     shutil.copytree(untouched, run)
-    run_predict(
-        run, slices_folder, "--samples", 5, "--write-reconstructions", "--complete", "--walk"
-    )
-    run_predict(run, slices_folder, "--anomaly", "--slice", 2)
-    return run
+    save = panels.save_figure
+
+    def save_figure(figure, path, caption):
+        captions[path.stem] = caption
+        save(figure, path, caption)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (plots, reconstruction.curves):
+            patch.setattr(module, "save_figure", save_figure)
+        flags = ("--write-reconstructions", "--complete", "--walk", "--temperature", 0.5)
+        run_predict(run, slices_folder, "--samples", 5, *flags)
+        run_predict(run, slices_folder, "--anomaly", "--slice", 2)
+    return run, captions
 
 
 @pytest.fixture
 def run(evaluated, tmp_path):
-    shutil.copytree(evaluated, tmp_path / "run")
-    return tmp_path / "run"
+    return shutil.copytree(evaluated[0], tmp_path / "run")
 
 
-def contents(folder):
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+# ---- figures -----------------------------------------------------------------------------------
 
 
-# ---- drawing again -----------------------------------------------------------------------------
+def test_figures_have_captions_which_are_no_mathematics(evaluated):
+    run, captions = evaluated
+    of_many_subjects = {"closest", "ventricles", "anatomy"}
+    assert set(captions) == {*report.FIGURES, "anomaly"} - of_many_subjects
+    assert all((run / "predict" / f"{name}.png").stat().st_size > 1000 for name in captions)
+    assert sum("$\\frac{$ ?[31m脳" in caption for caption in captions.values()) == 6
+    assert "with seed 0, temperature 0.5, decoded" in captions["samples"]
+    assert "OASIS, test split, 32 x 32 pixels. VQ-VAE with 4 x 4 codes" in captions["codes"]
 
 
-def test_redraw_gives_the_same_figures_without_tensorflow(run):
-    out = run / "predict"
-    before = contents(out)
-    figures = {name for name in before if name.endswith(".png") and "/" not in name}
-    of_many_subjects = {"closest.png", "ventricles.png", "anatomy.png"}
-    drawn = {f"{name}.png" for name in report.FIGURES} - of_many_subjects
-    assert figures == drawn | {"anomaly.png"}
-    for name in figures - {"walk.png"}:
-        (out / name).write_bytes(b"an older figure")
-    (out / "walk.png").unlink()
-    script = (
-        "import sys, predict, utils\n"
-        f"utils.command_line(predict.main, predict.parse(['--run', {str(run)!r}, '--redraw']))\n"
-        "assert not {'tensorflow', 'keras'} & set(sys.modules)\n"
+def test_captions_say_how_samples_were_drawn(tmp_path):
+    options = SamplingOptions(3, 0.5, 3, 0.9)
+    assert options.drawn.endswith("with seed 3, temperature 0.5, top-k 3, top-p 0.9")
+    vqvae = SimpleNamespace(grid=(4, 4), settings={"codebook_size": 16})
+    context = Context(Models(vqvae, None, "a texture"), "OASIS", options, tmp_path)
+    assert "with the texture drawn; trained on OASIS" in context.made
+    plain = dataclasses.replace(context, sampling=SamplingOptions(0, texture=False))
+    assert "seed 0, decoded" in plain.made and "texture" not in plain.made
+
+
+@pytest.mark.parametrize("count", [1, 9])
+def test_figures_of_few_slices_are_neither_giant_nor_tiny(count, tmp_path):
+    images = np.random.default_rng(0).random((count, 32, 32))
+    plots.samples(tmp_path / "samples.png", images, np.arange(count), "Made up.")
+    with Image.open(tmp_path / "samples.png") as figure:
+        width, height = figure.size
+    assert 300 < width < 1400 and 200 < height < 700
+
+
+def test_mean_patches_are_centred_on_the_pixels_of_a_code():
+    images = np.zeros((2, 16, 16), "uint8")
+    images[:, 4:8, 8:12] = 255  # the pixels of code (1, 2)
+    images[1] //= 5
+    code_maps = np.zeros((2, 4, 4), int)
+    code_maps[:, 1, 2] = 3
+    patches = reconstruction.mean_patches(images, code_maps, 5, (0, 0, 16, 16))
+    framed = reconstruction.mean_patches(images, code_maps[:, :3, 1:], 5, (0, 4, 12, 16))
+    np.testing.assert_array_equal(framed[3], patches[3])
+    assert patches.shape == (5, 8, 8)
+    expected = np.zeros((8, 8))
+    expected[2:6, 2:6] = 0.6
+    np.testing.assert_allclose(patches[3], expected)
+    assert not patches[4].any() and patches[0].max() < 0.1
+
+
+def test_ranks_follow_the_first_principal_component():
+    values = np.random.default_rng(0).permutation(9)
+    ranks = reconstruction.code_ranks(np.outer(values, [3.0, 4.0]) + 7)
+    assert ranks.tolist() in (values.tolist(), (8 - values).tolist())
+
+
+def test_a_real_slice_of_the_nearest_level_and_of_another_subject():
+    split = SimpleNamespace(levels=np.array([0, 1, 3, 0, 1, 3]))
+    assert [samples.nearest_slice(split, 1, number) for number in range(3)] == [1, 4, 1]
+    assert samples.nearest_slice(split, 9, 0) == 2
+
+
+# ---- many samples ------------------------------------------------------------------------------
+
+
+class FakePrior:
+    """Draws codes that are all 0 and notes the seeds."""
+
+    def __init__(self):
+        self.seeds = []
+
+    def sample(self, levels, seed, *settings):
+        self.seeds.append(int(seed))
+        return np.zeros((len(levels), 4, 4), "int32")
+
+
+def decode(codes):
+    return ops.zeros((len(codes), 8, 8, 1))
+
+
+VQVAE = SimpleNamespace(decode=decode, grid=(4, 4), settings={"codebook_size": 16, "image_size": 8})
+
+
+@pytest.mark.parametrize("first, expected", [
+    (0, [5, 5 + 16 * 7919, 5 + 32 * 7919]),
+    (1000, [5 + (1000 + begin) * 7919 for begin in (0, 16, 32)]),
+])  # fmt: skip
+def test_each_batch_has_its_seed_and_is_drawn_when_it_is_asked_for(first, expected):
+    prior, levels = FakePrior(), np.zeros(40, int)
+    batches = samples.draw_slices(Models(VQVAE, prior), levels, SamplingOptions(5), first)
+    assert not prior.seeds and len(next(batches)) == 16 and len(prior.seeds) == 1
+    assert [len(batch) for batch in batches] == [16, 8]
+    assert prior.seeds == expected
+    last = SamplingOptions(seed=2**31 - 1)
+    list(samples.draw_slices(Models(VQVAE, prior), levels, last, first=10**6))
+    assert all(0 <= seed < 2**31 for seed in prior.seeds)
+
+
+def test_of_many_samples_a_few_are_shown(tmp_path):
+    levels = samples.spread_levels(200, None, np.arange(4))
+    split = make_split("test", [(1, level, f"{level}") for level in range(4)], {})
+    context = Context(
+        Models(VQVAE, FakePrior()),
+        "OASIS",
+        SamplingOptions(0),
+        tmp_path,
+        SimpleNamespace(name="OASIS"),
+        split,
+        {"images": np.zeros((4, 8, 8), "uint8")},
     )
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0 and "drawn again" in done.stdout, done.stderr
-    assert contents(out) == before
-
-
-def test_redraw_needs_saved_results(untouched, run, tmp_path):
-    one_line(
-        run_script("predict.py", "--run", untouched, "--redraw"), "run predict.py once without"
-    )
-    one_line(
-        run_script("predict.py", "--run", tmp_path / "none", "--redraw"), "none/predict holds no"
-    )
-    one_line(
-        run_script("predict.py", "--run", run, "--redraw", "--anomaly"),
-        "argument --redraw: it draws the saved anomalies too",
-    )
-
-
-def test_redraw_of_what_there_is(run):
-    out = run / "predict"
-    before = contents(out)
-    for name in ("anomaly.json", "anomaly.npz", "anomaly.png"):
-        (out / name).unlink()
-    assert run_script("predict.py", "--run", run, "--redraw").returncode == 0
-    assert not (out / "anomaly.png").exists()
-    for name in ("results.npz", "metrics.json", "codes.png"):
-        (out / name).unlink()
-    for name in ("anomaly.json", "anomaly.npz"):
-        (out / name).write_bytes(before[name])
-    assert run_script("predict.py", "--run", run, "--redraw").returncode == 0
-    assert (out / "anomaly.png").read_bytes() == before["anomaly.png"]
-    assert not (out / "codes.png").exists()
+    section = samples.sample(context, levels)
+    assert len(list((tmp_path / "samples").iterdir())) == 200
+    assert section.metrics["samples"]["count"] == 200
+    shown, pairs = (section.figures[name].keywords for name in ("samples", "comparison"))
+    assert "64 of 200 are shown" in shown["caption"]
+    assert shown["images"].shape == (64, 8, 8) and len(pairs["titles"]) == 8
+    numbers = spread(200, 64)
+    assert numbers[0] == 0 and numbers[-1] == 199 and set(np.diff(numbers)) == {3, 4}
+    np.testing.assert_array_equal(shown["levels"], levels[numbers])
 
 
 # ---- the folder of results ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("flags, place, error", [
-    (["--samples", "3"], (samples, "write_samples"), KeyboardInterrupt()),
-    (["--samples", "3", "--walk"], (report, "draw"), KeyboardInterrupt()),
-    (["--samples", "0"], (report, "draw"), InputError("the disk is full.")),
-    (["--anomaly"], (report, "draw_anomalies"), KeyboardInterrupt()),
+    (["--samples", "3"], (samples, "write_png"), KeyboardInterrupt()),
+    (["--samples", "3", "--walk"], (plots, "save_figure"), KeyboardInterrupt()),
+    (["--samples", "0"], (report, "write_json"), InputError("the disk is full.")),
+    (["--anomaly"], (plots, "save_figure"), KeyboardInterrupt()),
 ])  # fmt: skip
 def test_what_ends_in_the_middle_leaves_old_results(
     flags, place, error, run, slices_folder, monkeypatch
@@ -153,30 +225,30 @@ def test_what_ends_in_the_middle_of_the_first_time_leaves_nothing(
     untouched, slices_folder, monkeypatch
 ):
     before = contents(untouched)
-    monkeypatch.setattr(report, "save", lambda *args: 1 / 0)
-    assert run_script("predict.py", "--run", untouched, "--data", slices_folder).returncode == 1
+    monkeypatch.setattr(report, "write", lambda *args: 1 / 0)
+    flags = ("--samples", 0, "--brains", 0)
+    done = run_script("predict.py", "--run", untouched, "--data", slices_folder, *flags)
+    assert done.returncode == 1
     assert contents(untouched) == before and not (untouched / "predict").exists()
 
 
 def test_stale_results_go_and_what_is_not_ours_stays(run, slices_folder):
+    """The arrays that earlier versions saved are stale too."""
     out = run / "predict"
     mine = {"notes.txt": b"mine", "samples/best of all.png": b"mine", "samples/more/a.txt": b"mine"}
-    for name, content in mine.items():
+    for name, content in {**mine, "results.npz": b"old", "anomaly.npz": b"old"}.items():
         (out / name).parent.mkdir(exist_ok=True)
         (out / name).write_bytes(content)
-    anomalies = {name: content for name, content in contents(out).items() if "anomaly" in name}
+    before = {str(path): content for path, content in contents(out).items()}
+    anomalies = {name: content for name, content in before.items() if "anomaly" in name}
     assert len(anomalies) == 3 + 2 * 3
     run_predict(run, slices_folder, "--samples", 0, "--brains", 0)
-    fresh = {"metrics.json", "results.npz", "reconstructions.png", "codes.png", "training.png"}
-    after = contents(out)
-    assert set(after) == {*fresh, *mine, *anomalies}
+    after = {str(path): content for path, content in contents(out).items()}
+    assert set(after) == {*EVALUATED, *mine, *anomalies}
     assert {name: after[name] for name in (*mine, *anomalies)} == {**mine, **anomalies}
     run_predict(run, slices_folder, "--anomaly", "--slice", 1)
-    assert set(contents(out)) == {
-        *(name.replace("_2_", "_1_") for name in anomalies),
-        *fresh,
-        *mine,
-    }
+    fresh = {name.replace("_2_", "_1_") for name in anomalies} - {"anomaly.npz"}
+    assert set(map(str, contents(out))) == {*fresh, *EVALUATED, *mine}
 
 
 @pytest.mark.parametrize("name", ["predict", "predict/samples"])
@@ -189,177 +261,48 @@ def test_links_are_not_followed(name, run, slices_folder, tmp_path):
     assert contents(tmp_path / "elsewhere") == before
 
 
-# ---- saved results of a stranger ---------------------------------------------------------------
-
-
-def rewrite(path, change):
-    """Change the arrays of an `.npz` file."""
-    with np.load(path) as file:
-        arrays = dict(file)
-    change(arrays)
-    np.savez(path, **arrays)
-
-
-def entry(path, name, content, **settings):
-    """Replace an entry of an `.npz` file by other bytes."""
-    with zipfile.ZipFile(path) as archive:
-        others = {n: archive.read(n) for n in archive.namelist() if n != f"{name}.npy"}
-    with zipfile.ZipFile(path, "w") as archive:
-        for other, its_content in others.items():
-            archive.writestr(other, its_content)
-        archive.writestr(f"{name}.npy", content, **settings)
-
-
-def header(shape, dtype="|u1"):
-    buffer = io.BytesIO()
-    value = {"descr": dtype, "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(buffer, value)
-    return buffer.getvalue()
-
-
-class Trap:
-    """Leaves a file behind when it is unpickled."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return open, (str(self.path), "w")
-
-
-IMAGES = "reconstructions.images"
-DAMAGED = {
-    "text": lambda path: path.write_text("Dear Sir or Madam"),
-    "empty": lambda path: path.write_bytes(b""),
-    "truncated": lambda path: path.write_bytes(path.read_bytes()[:2000]),
-    "array missing": lambda path: rewrite(path, lambda a: a.pop(IMAGES)),
-    "part missing": lambda path: rewrite(path, lambda a: a.pop("model.trained_on")),
-    "other type": lambda path: rewrite(path, lambda a: a.update({IMAGES: a[IMAGES] / 2})),
-    "other shape": lambda path: rewrite(path, lambda a: a.update({IMAGES: a[IMAGES][:, :5]})),
-    "no slices": lambda path: rewrite(path, lambda a: a.update({IMAGES: a[IMAGES][:0]})),
-    "not finite": lambda path: rewrite(path, lambda a: a["reconstructions.ssim"].fill(np.nan)),
-    "negative": lambda path: rewrite(path, lambda a: a["reconstructions.codes"].fill(-1)),
-    "unknown code": lambda path: rewrite(path, lambda a: a["reconstructions.codes"].fill(99)),
-    "no uses": lambda path: rewrite(path, lambda a: a["codes.uses"].fill(0)),
-    "huge losses": lambda path: rewrite(path, lambda a: a["training.prior"].fill(1e308)),
-    "pickle": lambda path: rewrite(
-        path, lambda a: a.update({IMAGES: np.array([Trap(path.with_name("marker"))])})
-    ),
-    "giant claim": lambda path: entry(path, IMAGES, header((10**4, 10**4, 10**4))),
-    "no header": lambda path: entry(path, IMAGES, b"\x93NUMPY\x01\x00\x10\x00{'descr': ((("),
-    "unknown version": lambda path: entry(path, IMAGES, b"\x93NUMPY\x07\x00" + bytes(99)),
-    "LZMA": lambda path: entry(path, IMAGES, bytes(99), compress_type=zipfile.ZIP_LZMA),
-}
-
-
-def one_line_and_nothing_drawn(run, *expected):
-    before = contents(run)
-    one_line(run_script("predict.py", "--run", run, "--redraw"), *expected)
-    assert contents(run) == before
-
-
-@pytest.mark.parametrize("kind", DAMAGED)
-def test_damaged_results_are_refused(kind, run):
-    DAMAGED[kind](run / "predict" / "results.npz")
-    one_line_and_nothing_drawn(run, run / "predict" / "results.npz", "without --redraw")
-    assert not (run / "predict" / "marker").exists()
-
-
-def test_an_array_that_is_there_twice_is_refused(run):
-    path = run / "predict" / "results.npz"
-    with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
-        archive.writestr(f"{IMAGES}.npy", header((1, 1, 1)) + bytes(1))
-    one_line_and_nothing_drawn(run, "it holds an array twice")
-
-
-@pytest.mark.parametrize("change", [
-    lambda m: m.pop("codebook"),
-    lambda m: m.update(data=[]),
-    lambda m: m["codebook"].update(perplexity=None),
-    lambda m: m["codebook"].update(perplexity="much"),
-    lambda m: m["samples"].update(seed=-1),
-    lambda m: m["prior"].update(position_bits_per_code=1e999),
-])  # fmt: skip
-def test_damaged_metrics_are_refused(change, run):
-    path = run / "predict" / "metrics.json"
-    metrics = json.loads(path.read_text())
-    change(metrics)
-    path.write_text(json.dumps(metrics))
-    one_line_and_nothing_drawn(run, run / "predict", "metrics.json", "without --redraw")
-
-
-@pytest.mark.parametrize("name", ["anomaly.json", "anomaly.npz"])
-def test_damaged_anomalies_are_refused(name, run):
-    (run / "predict" / name).write_text("{}")
-    one_line_and_nothing_drawn(run, run / "predict" / name)
-
-
-def test_names_are_no_mathematics_and_are_cut(run, monkeypatch):
-    lines = []
-    save = panels.save_figure
-
-    def save_figure(figure, path, caption):
-        lines.append(caption)
-        save(figure, path, caption)
-
-    for room in (report.plots, report.curves):
-        monkeypatch.setattr(room, "save_figure", save_figure)
-    path = run / "predict" / "metrics.json"
-    metrics = json.loads(path.read_text())
-    metrics["data"]["name"] = "$\\frac{$ \ud800 \x1b[31m脳 " + "x" * 2**20
-    path.write_text(json.dumps(metrics))
-    report.redraw(run / "predict")
-    assert len(lines) == 9 and max(map(len, lines)) < 900
-    assert sum("$\\frac{$ ? ?[31m脳 xxxx" in line for line in lines) == 6
-
-
-# ---- counts and histories of a stranger --------------------------------------------------------
+# ---- counts and histories ----------------------------------------------------------------------
 
 
 SHAPE = (4, 4, CODES)
 COUNTS = {
-    "text": (lambda path: path.write_text("PK"), "cannot be read"),
-    "another array": (lambda path: np.savez(path, other=np.ones(SHAPE, "int32")), "no counts"),
-    "no uses": (lambda path: np.savez(path, counts=np.zeros(SHAPE, "int32")), "no counts"),
-    "floats": (lambda path: np.savez(path, counts=np.ones(SHAPE)), "is float64"),
-    "negative": (lambda path: np.savez(path, counts=-np.ones(SHAPE, "int32")), "negative"),
-    "giant": (lambda path: giant(path, (10**4, 10**4, 10**4)), "take more than"),
-    "one code": (lambda path: np.savez(path, counts=np.ones((4, 4, 1), "int32")), "has shape"),
-    "another grid": (lambda path: np.savez(path, counts=np.ones((8, 8, CODES), "int32")), "shape"),
+    "another array": ({"other": np.ones(SHAPE, "int32")}, "no counts"),
+    "no uses": ({"counts": np.zeros(SHAPE, "int32")}, "no counts"),
+    "floats": ({"counts": np.ones(SHAPE)}, "no counts"),
+    "one code": ({"counts": np.ones((4, 4, 1), "int32")}, "has shape"),
+    "another grid": ({"counts": np.ones((8, 8, CODES), "int32")}, "shape"),
 }
-
-
-def giant(path, shape):
-    np.savez(path, other=np.ones(1))
-    entry(path, "counts", header(shape, "<i4"))
 
 
 @pytest.mark.parametrize("kind", COUNTS)
 def test_damaged_counts_are_refused(kind, tmp_path):
-    spoil, expected = COUNTS[kind]
+    arrays, expected = COUNTS[kind]
     path = tmp_path / "code_counts.npz"
-    spoil(path)
+    np.savez(path, **arrays)
     with pytest.raises(InputError, match=expected) as error:
         reconstruction.read_code_counts(path, SHAPE)
     assert str(path) in str(error.value)
 
 
-@pytest.mark.parametrize("kind", ["missing", "empty", "without perplexity", "not finite"])
-def test_damaged_histories_are_refused_before_the_work(kind, run, slices_folder):
-    path = RunDirectory(run).history("vqvae")
-    good = {"epoch": 1, **EPOCH}
-    lacking = {name: value for name, value in good.items() if "perplexity" not in name}
-    rows = {
-        "empty": [],
-        "without perplexity": [lacking],
-        "not finite": [{**good, "val_ssim": float("nan")}],
-    }
-    path.unlink()
-    if kind in rows:
-        write_history(path, rows[kind])
+def test_without_a_learning_curve_its_figure_is_left_out(run, slices_folder):
+    RunDirectory(run).history("vqvae").unlink()
+    done = run_predict(run, slices_folder, "--samples", 0, "--brains", 0)
+    assert "lacks vqvae_history.csv, so there is no figure of its training" in done.stdout
+    out = run / "predict"
+    assert {path.name for path in out.iterdir() if path.is_file()} == {
+        *EVALUATED - {"training.png"}, "anomaly.json", "anomaly.png",
+    }  # fmt: skip
+    assert json.loads((out / "metrics.json").read_text())["codebook"]["size"] == CODES
+
+
+@pytest.mark.parametrize("change", [{"val_perplexity": None}, {"val_ssim": float("nan")}])
+def test_damaged_histories_are_refused_before_the_work(change, run, slices_folder):
+    row = {"epoch": 1, **EPOCH, **change}
+    row = {name: value for name, value in row.items() if value is not None}
+    write_history(RunDirectory(run).history("vqvae"), [row])
     before = contents(run)
-    expected = "vqvae_history.csv is damaged" if any(rows.get(kind, [])) else "lacks vqvae_history"
-    one_line(run_script("predict.py", "--run", run, "--data", slices_folder), expected)
+    done = run_script("predict.py", "--run", run, "--data", slices_folder)
+    one_line(done, "vqvae_history.csv is damaged")
     assert contents(run) == before
 
 
@@ -385,19 +328,19 @@ def test_table(capsys):
                 "brain_position_bits_per_code": 6.5,
             },
             "samples": {"count": 16, "seconds": 3.21},
-            "generation": {"samples": 100, "mmd": 0.0123},
+            "generation": {
+                "samples": 100,
+                "diversity": 0.8123,
+                "power": {"pyramid": {"mirrored": {"0.5": 0.7}, "blurred": {"0.5": 0.6}}},
+            },
         }
     )
-    assert capsys.readouterr().out.splitlines() == [
-        "  SSIM              0.9500  (95 % interval over 17 subjects 0.9400 to 0.9600)",
-        "  detail, energy    0.900 of the gradient, 0.700 of the fine spectrum",
-        "  detail, in phase  correlation 0.600 of the fine spectrum",
-        "  SSIM, brain only  0.8000",
-        "  PSNR              31.42 dB",
-        "  codes used        510 of 512, perplexity 17.2",
-        "  bits a code       1.650  (alone 2.050, by position 2.250, unigram 4.060, uniform 9.000)",
-        "    in the brain    4.500  (by position 6.500)",
-        "  ideal bytes       212 a slice  (as plain indices 1152)",
-        "  samples           16 in 3.2 s",
-        "  mmd                                   0.0123",
-    ]
+    lines = capsys.readouterr().out.splitlines()
+    assert (
+        lines[0] == "  SSIM              0.9500  (95 % interval over 17 subjects 0.9400 to 0.9600)"
+    )
+    assert "  PSNR              31.42 dB" in lines
+    assert "  ideal bytes       212 a slice  (as plain indices 1152)" in lines
+    assert lines[-3:-1] == ["  samples           16 in 3.2 s", f"  {'diversity':<48}0.8123"]
+    assert lines[-1].endswith("damaged: mirrored 0.70, blurred 0.60")
+    assert any("unconditional 2.050, by position 2.250, unigram 4.060" in line for line in lines)
