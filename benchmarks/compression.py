@@ -16,13 +16,12 @@ import sys
 import tempfile
 import time
 
-from house import ROOT
+from common import ROOT, make_parser, timed, write_report
 
 # isort: split
 import numpy as np
 import tensorflow as tf
-from contenders import recorded
-from rates.files import Alone, every_case, write_files
+from files import Alone, every_case, write_files
 
 from coding import slices
 from fitting.checkpoints import load_models
@@ -30,7 +29,7 @@ from fitting.run_directory import RunDirectory
 from networks.raster import numbered_seed
 from sources.folder import Split, find_slices, open_slices
 from sources.layout import SPLITS
-from utils import Parser, between, command_line, progress
+from utils import between, command_line, progress
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
 LOWEST = 2  # levels of which slices are written in other ways
@@ -39,14 +38,11 @@ SAMPLED = 5  # batches of the sampler that are timed
 
 def parse(arguments=None):
     """Read the command line."""
-    parser = Parser(__doc__)
+    parser = make_parser(__doc__, "--data", "--run", "--json")
     add = parser.add_argument
-    add("--run", metavar="DIR", required=True, help="run directory of train.py")
-    add("--data", metavar="DIR", required=True, help="folder with the three splits")
     add("--split", choices=SPLITS, default="test", help="(default: %(default)s)")
     add("--every", type=between(int, 1, 1000), default=1, metavar="N", help="take each N-th case")
     add("--rate-weight", type=between(float, 0, 1e6), metavar="L", help="price of one bit")
-    add("--json", metavar="FILE", type=pathlib.Path, help="write all figures here")
     return parser.parse_args(arguments)
 
 
@@ -66,8 +62,7 @@ def main(args):
         f"{report['same_with_batch_1']} with a batch of 1, "
         f"{report['same_with_one_thread']} in a process with one thread"
     )
-    if args.json:
-        recorded.write(args.json, report)
+    write_report(args.json, report)
 
 
 def measure(codec: slices.Codec, split: Split, rate_weight: float | None) -> dict:
@@ -101,11 +96,10 @@ def sampler_seconds(run: RunDirectory) -> float:
     """Seconds in which predict.py's sampler draws a slice, in batches of the same size."""
     prior = load_models(run).prior
     levels = tf.range(slices.BATCH) % prior.settings["num_levels"]
-    seconds = []
-    for number in progress(range(1 + SAMPLED), "sampling"):  # the first compiles
-        begin = time.perf_counter()
-        prior.sample(levels, numbered_seed(0, number)).numpy()
-        seconds.append(time.perf_counter() - begin)
+    seconds = [
+        timed(lambda number=number: prior.sample(levels, numbered_seed(0, number)).numpy())
+        for number in progress(range(1 + SAMPLED), "sampling")  # the first compiles
+    ]
     return float(np.median(seconds[1:])) / slices.BATCH
 
 
@@ -128,9 +122,9 @@ def repeated(codec: slices.Codec, split: Split, args) -> dict[str, bool]:
         for path in some.paths:
             pathlib.Path(images, pathlib.Path(path).name).symlink_to(pathlib.Path(path).resolve())
         command = [sys.executable, ROOT / "compress.py", "encode", images, target]
-        command += ["--run", args.run] + (
-            ["--rate-weight", str(weight)] if weight is not None else []
-        )
+        command += ["--run", args.run]
+        if weight is not None:
+            command += ["--rate-weight", str(weight)]
         subprocess.run(command, check=True, env={**os.environ, **ONE_THREAD})
         in_one_thread = target.read_bytes()
     return {

@@ -4,27 +4,25 @@ python benchmarks/sampling.py [--whole] [--stacks] [--json FILE]
 
 In each case all use the same untrained network. The naive loop runs the network over the whole map
 for every code. Each of its steps costs the same, so the benchmark times a few of them, in turn with
-the other two contenders, and multiplies their median by the number of places.
+the other two contenders, and multiplies their median by the number of codes.
 
---whole also runs the naive loop of the first case once from the first place to the last. Then
-`naive_whole_seconds` stands beside the product. --stacks draws whole stacks of slices instead, as a
-wavefront and slice by slice.
+--whole also runs the naive loop of the first case once in full. Then `naive_whole_seconds` stands
+beside the product. --stacks draws whole stacks of slices instead, as a wavefront and slice by
+slice.
 """
 
 import functools
 
-import house  # noqa: F401  opens the repository
+from common import in_turn, make_parser, timed, write_report
 
 # isort: split
 import numpy as np
 import tensorflow as tf
-from contenders import recorded
-from contenders.timing import in_turn, timed
 
 import modules
 from networks.below import NO_CODE, SLICES_BELOW
 from networks.logits import draw
-from utils import Parser, command_line, progress
+from utils import command_line, progress
 
 CODEBOOK_SIZE, NUM_LEVELS = 512, 32
 ROUNDS = 5
@@ -35,16 +33,10 @@ STACKS = [((18, 22), 1), ((18, 22), 10), ((36, 44), 1)]  # grid and number of st
 
 def parse(arguments=None):
     """Read the command line."""
-    parser = Parser(__doc__)
-    parser.add_argument(
-        "--whole", action="store_true", help="run the naive loop of the first case in full, too"
-    )
-    parser.add_argument("--stacks", action="store_true", help="measure whole stacks instead")
-    parser.add_argument(
-        "--json",
-        metavar="FILE",
-        help="write the figures of the first case, and all cases, here",
-    )
+    parser = make_parser(__doc__, "--json")
+    add = parser.add_argument
+    add("--whole", action="store_true", help="run the naive loop of the first case in full, too")
+    add("--stacks", action="store_true", help="measure whole stacks instead")
     return parser.parse_args(arguments)
 
 
@@ -54,8 +46,22 @@ def main(args):
         report = {"stacks": [measure_stacks(*case) for case in STACKS]}
     else:
         report = measure_slices(args.whole)
-    if args.json:
-        recorded.write(args.json, report)
+    write_report(args.json, report)
+
+
+def usual_prior(grid):
+    """An untrained prior of the usual size."""
+    return modules.PixelCNN(grid, CODEBOOK_SIZE, NUM_LEVELS, dropout=0.0, reads_below=True)
+
+
+def time_actions(actions: dict, reference: str, title: str) -> tuple[dict[str, float], dict]:
+    """Time actions in turn: median seconds of each, and what `in_turn` returns."""
+    timers = {name: functools.partial(timed, action) for name, action in actions.items()}
+    figures = in_turn(timers, reference, ROUNDS, title)
+    return {name: figure["seconds"] for name, figure in figures.items()}, figures
+
+
+# ---- single slices -----------------------------------------------------------------------------
 
 
 def measure_slices(whole: bool) -> dict:
@@ -66,50 +72,6 @@ def measure_slices(whole: bool) -> dict:
         results.append(measure(grid, batch, whole=whole and not results))
         show(results[-1])
     return {**results[0], "cases": results}
-
-
-def measure_stacks(grid: tuple[int, int], count: int) -> dict:
-    """Time stacks of slices that are drawn as a wavefront, and slice by slice. Print a line.
-
-    Args:
-        grid: Rows and columns of a code map.
-        count: Number of stacks that are drawn together.
-
-    Returns:
-        Medians in seconds, their ratio, and the sizes.
-    """
-    prior = usual_prior(grid)
-    num_levels = prior.settings["num_levels"]
-    below = tf.fill((count, SLICES_BELOW, *grid), NO_CODE)
-    seeds = tf.range(num_levels)
-
-    def wavefront():
-        return prior.sample_upward(below, tf.constant(0), seeds).numpy()
-
-    def slice_by_slice():
-        under = below
-        for level in range(num_levels):
-            codes = prior.sample(tf.fill((count,), level), seeds[level], below=under)
-            under = tf.stack([codes, under[:, 0]], axis=1)
-        return under.numpy()
-
-    actions = {"wavefront_seconds": wavefront, "slice_by_slice_seconds": slice_by_slice}
-    timers = {name: functools.partial(timed, action) for name, action in actions.items()}
-    title = f"stacks of {grid[0]} x {grid[1]}, {count} together"
-    figures = in_turn(timers, "wavefront_seconds", ROUNDS, title)
-    result = {name: figure["seconds"] for name, figure in figures.items()}
-    result["ratio"] = figures["slice_by_slice_seconds"]["ratio"]
-    print(
-        f"  {title}: {result['wavefront_seconds']:.1f} s as a wavefront, "
-        f"{result['slice_by_slice_seconds']:.1f} s slice by slice, ratio {result['ratio']:.1f}",
-        flush=True,
-    )
-    return {**result, "grid": list(grid), "batch": count}
-
-
-def usual_prior(grid):
-    """An untrained prior of the usual size."""
-    return modules.PixelCNN(grid, CODEBOOK_SIZE, NUM_LEVELS, dropout=0.0, reads_below=True)
 
 
 def measure(
@@ -139,9 +101,7 @@ def measure(
         "cached_seconds": lambda: prior.sample(levels, seed, below=below).numpy(),
         "forward_seconds": lambda: forward(codes).numpy(),
     }
-    timers = {name: functools.partial(timed, action) for name, action in actions.items()}
-    figures = in_turn(timers, "cached_seconds", ROUNDS, f"grid {grid}, batch {batch}")
-    result = {name: figure["seconds"] for name, figure in figures.items()}
+    result, _ = time_actions(actions, "cached_seconds", f"grid {grid}, batch {batch}")
     result["naive_seconds"] *= grid * grid
     result["ratio"] = result["naive_seconds"] / result["cached_seconds"]
     if whole:
@@ -161,19 +121,10 @@ def naive_step(forward, seed, grid):
 
 
 def naive_loop(step, grid: int, batch: int) -> np.ndarray:
-    """Draw whole maps by the naive loop, and show progress.
-
-    Args:
-        step: Function from `naive_step`.
-        grid: Rows and columns of a map.
-        batch: Number of maps.
-
-    Returns:
-        Codes, int32 `(B, H, W)`.
-    """
+    """Draw whole maps, int32 `(B, H, W)`, by steps of `naive_step`, and show progress."""
     codes = np.zeros((batch, grid, grid), "int32")
-    for place in progress(range(grid * grid), "the naive loop", unit="code"):
-        y, x = divmod(place, grid)
+    for number in progress(range(grid * grid), "the naive loop", unit="code"):
+        y, x = divmod(number, grid)
         codes[:, y, x] = step(tf.constant(codes), tf.constant(y), tf.constant(x))
     return codes
 
@@ -188,6 +139,46 @@ def show(result):
     )
     if "naive_whole_seconds" in result:
         print(f"  the naive loop in full: {result['naive_whole_seconds']:.1f} s", flush=True)
+
+
+# ---- stacks ------------------------------------------------------------------------------------
+
+
+def measure_stacks(grid: tuple[int, int], count: int) -> dict:
+    """Time stacks of slices that are drawn as a wavefront, and slice by slice. Print a line.
+
+    Args:
+        grid: Rows and columns of a code map.
+        count: Number of stacks that are drawn together.
+
+    Returns:
+        Medians in seconds, their ratio, and the sizes.
+    """
+    prior = usual_prior(grid)
+    num_levels = prior.settings["num_levels"]
+    below = tf.fill((count, SLICES_BELOW, *grid), NO_CODE)
+    seeds = tf.range(num_levels)
+
+    def wavefront():
+        return prior.sample_upward(below, tf.constant(0), seeds).numpy()
+
+    def slice_by_slice():
+        under = below
+        for level in range(num_levels):
+            codes = prior.sample(tf.fill((count,), level), seeds[level], below=under)
+            under = tf.stack([codes, under[:, 0]], axis=1)
+        return under.numpy()
+
+    actions = {"wavefront_seconds": wavefront, "slice_by_slice_seconds": slice_by_slice}
+    title = f"stacks of {grid[0]} x {grid[1]}, {count} together"
+    result, figures = time_actions(actions, "wavefront_seconds", title)
+    result["ratio"] = figures["slice_by_slice_seconds"]["ratio"]
+    print(
+        f"  {title}: {result['wavefront_seconds']:.1f} s as a wavefront, "
+        f"{result['slice_by_slice_seconds']:.1f} s slice by slice, ratio {result['ratio']:.1f}",
+        flush=True,
+    )
+    return {**result, "grid": list(grid), "batch": count}
 
 
 if __name__ == "__main__":

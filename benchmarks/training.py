@@ -22,30 +22,26 @@ threads of PyTorch wait for each other, so another process makes them several ti
 
 import collections
 import dataclasses
-import functools
 import importlib.metadata
 import importlib.util
 import math
 import pathlib
 import tempfile
 
-import house  # noqa: F401  opens the repository
+from common import in_turn, make_parser, timed, write_report
 
 # isort: split
 import keras
 import tensorflow as tf
-from contenders import recorded
 from contenders.keras_rivals import OneHotQuantizer
 from contenders.remote import Failure, Remote
-from contenders.timing import in_turn, timed
 from tensorflow.tsl.profiler.protobuf import xplane_pb2  # TensorFlow has no reader of profiles
 
 import modules
 from fitting.device import compute_device, use_precision
 from networks import losses
-from utils import Parser, command_line
+from utils import command_line
 
-PRECISIONS = ("auto", "float32", "bfloat16")
 REDUCTION = 8  # pixels of a side that share one code
 NUM_LEVELS, DROPOUT = 32, 0.1
 QUANTIZERS = [
@@ -66,7 +62,7 @@ class Network:
     """
 
     image_size: int = 256
-    frame: tuple[int, ...] | None = (56, 40, 200, 216)
+    frame: tuple[int, ...] = (56, 40, 200, 216)
     codebook_size: int = 512
     code_dim: int = 16
     width: int = 128
@@ -76,7 +72,7 @@ class Network:
     @property
     def size(self) -> tuple[int, int]:
         """Rows and columns of pixels that the VQ-VAE sees."""
-        top, left, bottom, right = self.frame or (0, 0, self.image_size, self.image_size)
+        top, left, bottom, right = self.frame
         return bottom - top, right - left
 
     @property
@@ -109,15 +105,11 @@ NETWORK = Network()
 
 def parse(arguments=None):
     """Read the command line."""
-    parser = Parser(__doc__)
-    parser.add_argument(
-        "--precision",
-        choices=PRECISIONS,
-        default="auto",
-        help="precision of all contenders (default: %(default)s)",
-    )
-    parser.add_argument("--json", metavar="FILE", help="write the figures here")
-    parser.add_argument("--profile", action="store_true", help="say where the time of a step goes")
+    parser = make_parser(__doc__, "--json")
+    add = parser.add_argument
+    precision = {"choices": ("auto", "float32", "bfloat16"), "default": "auto"}
+    add("--precision", help="precision of all contenders (default: %(default)s)", **precision)
+    add("--profile", action="store_true", help="say where the time of a step goes")
     return parser.parse_args(arguments)
 
 
@@ -125,9 +117,7 @@ def main(args):
     """Time all contenders, or profile the steps of both stages, and write the figures."""
     dtype = use_precision(args.precision)
     print(f"On the {' '.join(compute_device())}, {dtype}.", flush=True)
-    results = profiles() if args.profile else speeds(dtype)
-    if args.json:
-        recorded.write(args.json, results)
+    write_report(args.json, profiles() if args.profile else speeds(dtype))
 
 
 def profiles():
@@ -276,14 +266,10 @@ def torch_training(model, stage: str, dtype: str, compiled: bool, arguments: dic
     """Start a training in PyTorch, and check that it trains as many parameters as ours."""
     settings = {"stage": stage, "dtype": dtype, "compiled": compiled, "arguments": arguments}
     rival = Remote("contenders.torch_networks", **settings)
-    ours, theirs = count_parameters(model), rival.parameters()
+    ours = sum(math.prod(weight.shape) for weight in model.trainable_variables)
+    theirs = rival.parameters()
     assert ours == theirs, f"{stage}: {ours} trainable parameters, in PyTorch {theirs}"
     return rival
-
-
-def count_parameters(model: keras.Model) -> int:
-    """Number of trainable parameters."""
-    return sum(math.prod(weight.shape) for weight in model.trainable_variables)
 
 
 def torch_timers(rival, dtype: str) -> dict:
@@ -295,13 +281,8 @@ def torch_timers(rival, dtype: str) -> dict:
         except Failure as failure:
             print(f'"{name}" is left out: {failure}.', flush=True)
             continue
-        timers[name] = functools.partial(torch_seconds, training)
+        timers[name] = lambda training=training: training.seconds(STEPS) / STEPS
     return timers
-
-
-def torch_seconds(training: Remote) -> float:
-    """Seconds of a step in PyTorch."""
-    return training.seconds(STEPS) / STEPS
 
 
 def has_torch() -> bool:

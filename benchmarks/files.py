@@ -68,10 +68,10 @@ def write_files(codec: Codec, split: Split, rate_weight: float | None = None) ->
     seconds = time.perf_counter() - begin
     sizes = []
     for file in range(files.max() + 1):
-        own = np.flatnonzero(files == file)
-        stack = split.pick(own)
-        check, runs = container.checksum(stack, codes[own]), container.runs_of(stack)[0]
-        parts = [streams[number] for number in np.unique(numbers[own])]
+        stack = np.flatnonzero(files == file)
+        slices = split.pick(stack)
+        check, runs = container.checksum(slices, codes[stack]), container.runs_of(slices)[0]
+        parts = [streams[number] for number in np.unique(numbers[stack])]
         levels = codec.prior.settings["num_levels"]
         sizes.append(len(container.pack(codec.models, check, runs, parts, levels)))
     ideal = np.bincount(files, ideal_bits(codec, split, codes)) / 8

@@ -1,0 +1,128 @@
+"""Bytes of models and codecs at equal quality, and when a model's weights have paid for themselves.
+
+Points are dicts with `ssim`, `brain_ssim`, `brain_psnr` and bytes a slice: `file_bytes` of whole
+files, and for codecs `payload_bytes` too. A curve is a list of points.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from evaluation.curves import QUALITIES
+
+# Where bytes are compared.
+LEVELS = {
+    "ssim": (0.90, 0.91, 0.92, 0.93, 0.94, 0.95, 0.96, 0.97),
+    "brain_ssim": (0.75, 0.80, 0.825, 0.85, 0.875, 0.90, 0.92),
+    "brain_psnr": (22.0, 23.0, 24.0, 25.0, 26.0, 28.0, 30.0),
+}
+WHOLE_CASES = ("AVIF sequences",)  # codecs that write a case as one file; others see one slice
+Curves = Mapping[str, Sequence[Mapping[str, Any]]]
+
+
+def bytes_at(points: Sequence[Mapping], rate: str, measure: str, level: float) -> float:
+    """Return the least bytes a slice that reach a mean quality, or more.
+
+    Two points together reach every quality between theirs: some slices are compressed at the one,
+    and the rest at the other.
+
+    Args:
+        points: Points of a curve.
+        rate: Name of the bytes.
+        measure: Name of the quality.
+        level: Mean quality to reach.
+
+    Returns:
+        Bytes, NaN where no point reaches the level.
+    """
+    sizes = [point[rate] for point in points if point[measure] >= level]
+    for low in points:
+        for high in points:
+            if low[measure] < level < high[measure]:
+                share = (level - low[measure]) / (high[measure] - low[measure])
+                sizes.append(low[rate] + (high[rate] - low[rate]) * share)
+    return min(sizes, default=math.nan)
+
+
+def frontier(points: Sequence[dict], rate: str, measure: str) -> list[dict]:
+    """Keep the points that no other point beats with a higher quality in as few bytes."""
+
+    def beats(one, other):
+        return one[measure] > other[measure] and one[rate] <= other[rate]
+
+    return [point for point in points if not any(beats(other, point) for other in points)]
+
+
+def compare(ours: Mapping[str, Curves], codecs: Curves, measure: str) -> list[dict[str, Any]]:
+    """Compare bytes a slice at equal quality.
+
+    Args:
+        ours: Curves of each run by its name: of `models`, and of models of `single` slices.
+        codecs: Curve of each codec, by its name.
+        measure: A key of `LEVELS`.
+
+    Returns:
+        One dict for each level: `measure` itself; `models` and `single`, the file bytes of all
+        runs together; and `payload_bytes` and `file_bytes` by codec. NaN stands where a level is
+        not reached.
+    """
+    every = {kind: [p for points in runs.values() for p in points] for kind, runs in ours.items()}
+    rows = []
+    for level in LEVELS[measure]:
+        row = {measure: level}
+        for kind, points in every.items():
+            row[kind] = bytes_at(points, "file_bytes", measure, level)
+        for rate in ("payload_bytes", "file_bytes"):
+            row[rate] = {
+                name: bytes_at(points, rate, measure, level) for name, points in codecs.items()
+            }
+        rows.append(row)
+    return rows
+
+
+def paid_after(models: Curves, codecs: Curves, weights: Mapping[str, int]) -> list[dict[str, Any]]:
+    """Count the slices after which a model and its files are smaller than those of a codec.
+
+    The weights are sent once. Then every slice saves the codec's payload less the model's file.
+
+    Args:
+        models: Curve of each run, by its name.
+        codecs: Curve of each codec that sees as much of a case as they, by its name.
+        weights: Bytes of the model files of each run.
+
+    Returns:
+        One dict for each SSIM level: `ssim`, and for each run the slices by codec. NaN stands where
+        one of the two does not reach the level, or the model saves nothing.
+    """
+    rows = []
+    for level in LEVELS["ssim"]:
+        row = {"ssim": level}
+        for run, points in models.items():
+            size = bytes_at(points, "file_bytes", "ssim", level)
+            row[run] = {}
+            for name, others in codecs.items():
+                saved = bytes_at(others, "payload_bytes", "ssim", level) - size
+                row[run][name] = float(math.ceil(weights[run] / saved)) if saved > 0 else math.nan
+        rows.append(row)
+    return rows
+
+
+def show(rows: Sequence[Mapping], measure: str) -> None:
+    """Print bytes at equal quality: files of models, payloads of codecs."""
+    names = ("models", "single", *rows[0]["payload_bytes"])
+    print(f"  bytes a slice at equal {QUALITIES[measure]} (files of models, payloads of codecs)")
+    print(f"  {'':>8}" + "".join(f"{name[:14]:>15}" for name in names))
+    for row in rows:
+        sizes = (row["models"], row["single"], *row["payload_bytes"].values())
+        print(f"  {row[measure]:>8.3f}" + "".join(f"{size:>15.0f}" for size in sizes), flush=True)
+
+
+def show_paid(rows: Sequence[Mapping], weights: Mapping[str, int]) -> None:
+    """Print after how many slices the weights of each run have paid for themselves."""
+    _, *runs = rows[0]  # the level comes first
+    for run in runs:
+        print(f"  {run}: {weights[run]} bytes of weights have paid for themselves after so many")
+        print(f"  {'SSIM':>8}" + "".join(f"{name[:14]:>15}" for name in rows[0][run]))
+        for row in rows:
+            counts = "".join(f"{count:>15.0f}" for count in row[run].values())
+            print(f"  {row['ssim']:>8.3f}{counts}")
