@@ -5,18 +5,10 @@ python benchmarks/compression.py --data DIR --run DIR [--split test] [--every N]
 
 Every case becomes a file, and so does every slice alone, and all of them are read again. Their
 sizes stand beside the ideal code length of the same codes, and their seconds beside those of the
-sampler. The lowest slices of all cases are written again with a batch of 1, and by a process with
-one thread.
+sampler.
 """
 
-import os
-import pathlib
-import subprocess
-import sys
-import tempfile
-import time
-
-from common import ROOT, make_parser, timed, write_report
+from common import make_parser, timed, write_report
 
 # isort: split
 import numpy as np
@@ -31,8 +23,6 @@ from sources.folder import Split, find_slices, open_slices
 from sources.layout import SPLITS
 from utils import between, command_line, progress
 
-ONE_THREAD = {"OMP_NUM_THREADS": "1", "TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
-LOWEST = 2  # levels of which slices are written in other ways
 SAMPLED = 5  # batches of the sampler that are timed
 
 
@@ -50,18 +40,12 @@ def main(args):
     """Measure, print and write all figures."""
     split = every_case(open_slices(find_slices(args.data)).splits[args.split], args.every)
     run = RunDirectory(args.run)
-    codec = slices.Codec(run)
-    report = {"cases": measure(codec, split, args.rate_weight)}
-    show("by case", report["cases"])
-    report["alone"] = measure(codec, Alone(**vars(split)), args.rate_weight)
-    show("alone", report["alone"])
+    codec, report = slices.Codec(run), {}
+    for name, part in {"cases": split, "alone": Alone(**vars(split))}.items():
+        report[name] = measure(codec, part, args.rate_weight)
+        show(name, report[name])
     report["sampler_seconds_a_slice"] = sampler_seconds(run)
-    report |= repeated(codec, split, args)
-    print(
-        f"sampler: {report['sampler_seconds_a_slice']:.2f} s a slice. The same bytes: "
-        f"{report['same_with_batch_1']} with a batch of 1, "
-        f"{report['same_with_one_thread']} in a process with one thread"
-    )
+    print(f"sampler: {report['sampler_seconds_a_slice']:.2f} s a slice")
     write_report(args.json, report)
 
 
@@ -73,15 +57,15 @@ def measure(codec: slices.Codec, split: Split, rate_weight: float | None) -> dic
         split: The slices, N of them. An `Alone` has a file for each.
         rate_weight: See `RasterPrior.describe`.
     """
-    written = write_files(codec, split, rate_weight)
-    begin = time.perf_counter()
-    again = codec.read_streams(split, written.numbers, written.streams)
-    seconds = time.perf_counter() - begin
+    written, again = write_files(codec, split, rate_weight), []
+    seconds = timed(
+        lambda: again.append(codec.read_streams(split, written.numbers, written.streams))
+    )
     above = written.sizes - written.ideal
     return {
         "files": len(written.sizes),
         "slices": len(split),
-        "round_trips": int((written.codes == again).all((1, 2)).sum()),
+        "round_trips": int((written.codes == again[0]).all((1, 2)).sum()),
         "file_bytes_a_slice": int(written.sizes.sum()) / len(split),
         "ideal_bytes_a_slice": float(written.ideal.sum()) / len(split),
         "share_above_ideal": float(above.sum() / written.ideal.sum()),
@@ -101,36 +85,6 @@ def sampler_seconds(run: RunDirectory) -> float:
         for number in progress(range(1 + SAMPLED), "sampling")  # the first compiles
     ]
     return float(np.median(seconds[1:])) / slices.BATCH
-
-
-def repeated(codec: slices.Codec, split: Split, args) -> dict[str, bool]:
-    """Write some slices in other ways, and say whether the bytes are the same.
-
-    The slices are the lowest of all cases, so that many of them go through the networks together.
-    """
-    some = split.pick(np.flatnonzero(np.isin(split.levels, np.unique(split.levels)[:LOWEST])))
-    weight, usual = args.rate_weight, slices.BATCH
-    content = codec.encode(some, weight)
-    try:
-        slices.BATCH = 1
-        one_by_one = codec.encode(some, weight)
-    finally:
-        slices.BATCH = usual
-    with tempfile.TemporaryDirectory() as folder:
-        images, target = pathlib.Path(folder, "slices"), pathlib.Path(folder, "some.bvq")
-        images.mkdir()
-        for path in some.paths:
-            pathlib.Path(images, pathlib.Path(path).name).symlink_to(pathlib.Path(path).resolve())
-        command = [sys.executable, ROOT / "compress.py", "encode", images, target]
-        command += ["--run", args.run]
-        if weight is not None:
-            command += ["--rate-weight", str(weight)]
-        subprocess.run(command, check=True, env={**os.environ, **ONE_THREAD})
-        in_one_thread = target.read_bytes()
-    return {
-        "same_with_batch_1": one_by_one == content,
-        "same_with_one_thread": in_one_thread == content,
-    }
 
 
 def show(name, row):

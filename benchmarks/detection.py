@@ -1,14 +1,17 @@
-"""Judge maps against lesions whose place is known, with intervals over subjects.
+"""Compare maps with lesions whose place is known: AUROC, average precision and Dice, over subjects.
 
 What a map says of a slice is kept as scores, and as histograms of its values inside and outside the
 lesion. All figures follow from these. Their intervals are 95 % bootstraps over subjects, because
-slices of a person are alike.
+slices of a person are alike. AUROC and average precision compare slices of one subject with those
+of others, so a subject is drawn for both sides at once.
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import numpy as np
+from lesions import KINDS, STRENGTHS, Planted
 
 from evaluation.anomalies import scores_in_case
 from sources.folder import Split
@@ -16,65 +19,85 @@ from sources.folder import Split
 SHARES = (0.003, 0.01, 0.03)  # of the image's pixels, whose mean can be the score of a slice
 EDGES = np.geomspace(1e-5, 1e3, 1000)  # of the histograms; neighbours differ by 2 %
 RESAMPLES = 1000
-INTERVAL = (2.5, 97.5)  # percentiles
+# Lesion pixels of a slice: at least the first number, and fewer than the second. A code of
+# `oasis-256` is 64 pixels.
+SIZES = {
+    "below_64": (1, 64),
+    "64_to_255": (64, 256),
+    "256_to_1023": (256, 1024),
+    "1024_or_more": (1024, np.inf),
+}
 
 
 @dataclasses.dataclass(frozen=True)
-class Judged:
-    """What a method says of some slices.
+class Evidence:
+    """What the maps of a method say of N slices.
 
     Attributes:
-        scores: Scores of the slices, one row for each way to score, `(W, N)`.
-        case_scores: Scores of the cases, `(W, C)`.
+        scores: Scores of the slices, one row for each way to score, `(N, W)`.
         inside: Brain pixels of each slice in the lesion by map value, `(N, len(EDGES) + 1)`.
         outside: The other brain pixels, of the same shape.
+        subjects: Number of the subject of each slice, `(N,)`.
+        cases: Number of the case of each, `(N,)`.
+        kinds: Kind of the lesion of its case, `(N,)`; empty in the control.
+        strengths: Strength of the lesion of its case, `(N,)`; empty in the control.
     """
 
     scores: np.ndarray
-    case_scores: np.ndarray
     inside: np.ndarray
     outside: np.ndarray
+    subjects: np.ndarray
+    cases: np.ndarray
+    kinds: np.ndarray
+    strengths: np.ndarray
 
-    def pick(self, slices: np.ndarray, cases: np.ndarray) -> "Judged":
-        """What it says of some slices and of some cases, bool `(N,)` and `(C,)`."""
-        scores, case_scores = self.scores[:, slices], self.case_scores[:, cases]
-        return Judged(scores, case_scores, self.inside[slices], self.outside[slices])
+    @property
+    def areas(self) -> np.ndarray:
+        """Lesion pixels of each slice, `(N,)`."""
+        return self.inside.sum(1, dtype="int64")
+
+    def pick(self, chosen: np.ndarray) -> "Evidence":
+        """Evidence about some of the slices, bool `(N,)`."""
+        return Evidence(*(values[chosen] for values in vars(self).values()))
+
+    def by_case(self) -> "Evidence":
+        """Evidence about cases: the highest scores of their slices."""
+        cases, firsts, numbers = np.unique(self.cases, return_index=True, return_inverse=True)
+        highest = [self.scores[numbers == number].max(0) for number in range(len(cases))]
+        return dataclasses.replace(self.pick(firsts), scores=np.stack(highest))
 
 
-def judge(maps: np.ndarray, masks: np.ndarray, brain: np.ndarray, split: Split) -> Judged:
+def gather_evidence(maps: np.ndarray, planted: Planted, split: Split, seed: int = 0) -> Evidence:
     """Summarise the maps of a split.
 
-    A slice is scored by its highest pixels, alone or relative to its case.
+    A slice is scored by its highest pixels, by themselves or relative to its case.
 
     Args:
         maps: `(N, S, S)`, 0 or more.
-        masks: Lesions, bool `(N, S, S)`.
-        brain: Pixels of the brain, bool `(N, S, S)`.
+        planted: The slices with their lesions.
         split: The slices.
+        seed: Number of the planting: a case with other lesions counts as another case.
     """
     counts = [max(1, round(share * maps[0].size)) for share in SHARES]
     highest = np.partition(maps.reshape(len(maps), -1), [-count for count in counts], axis=1)
-    alone = np.stack([highest[:, -count:].mean(1) for count in counts])
-    in_case = np.stack([scores_in_case(scores, split.cases) for scores in alone])
-    scores = np.concatenate([alone, np.nan_to_num(in_case, nan=1.0)])
-    cases = np.unique(split.cases)
-    case_scores = np.stack([scores[:, split.cases == case].max(1) for case in cases], axis=1)
-    inside = np.stack([_histogram(*row) for row in zip(maps, masks & brain)])
-    outside = np.stack([_histogram(*row) for row in zip(maps, ~masks & brain)])
-    return Judged(scores, case_scores, inside, outside)
-
-
-def join(parts: Sequence[Judged]) -> Judged:
-    """What was said of several sets of slices, as one set."""
-    fields = dataclasses.fields(Judged)
-    columns = [[getattr(part, field.name) for part in parts] for field in fields]
-    scores, case_scores, inside, outside = columns
-    return Judged(
-        np.concatenate(scores, axis=1),
-        np.concatenate(case_scores, axis=1),
-        np.concatenate(inside),
-        np.concatenate(outside),
+    absolute = [highest[:, -count:].mean(1) for count in counts]
+    in_case = [scores_in_case(scores, split.cases) for scores in absolute]
+    cases = np.unique(split.cases, return_inverse=True)[1]
+    brain = planted.images > 0
+    return Evidence(
+        scores=np.nan_to_num(np.stack([*absolute, *in_case], axis=1), nan=1.0),
+        inside=np.stack([_histogram(*row) for row in zip(maps, planted.masks & brain)]),
+        outside=np.stack([_histogram(*row) for row in zip(maps, ~planted.masks & brain)]),
+        subjects=np.unique(split.subjects, return_inverse=True)[1],
+        cases=cases + seed * (1 + cases.max()),
+        kinds=planted.kinds,
+        strengths=planted.strengths,
     )
+
+
+def join(parts: Sequence[Evidence]) -> Evidence:
+    """Join evidence about several sets of slices."""
+    return Evidence(*map(np.concatenate, zip(*(vars(part).values() for part in parts))))
 
 
 def _histogram(values, chosen):
@@ -82,59 +105,44 @@ def _histogram(values, chosen):
     return np.bincount(bins, minlength=len(EDGES) + 1).astype("uint16")
 
 
-# ---- figures -----------------------------------------------------------------------------------
+# ---- statistics --------------------------------------------------------------------------------
 
 
-def draws(subjects: int, seed: int = 0) -> np.ndarray:
+@functools.cache
+def draw_subjects(subjects: int) -> np.ndarray:
     """How often each subject counts: once in the first row, then resampled, `(1 + R, subjects)`."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     resampled = rng.multinomial(subjects, np.full(subjects, 1 / subjects), RESAMPLES)
     return np.concatenate([np.ones((1, subjects), int), resampled])
 
 
-def with_interval(name: str, values: np.ndarray) -> dict[str, float | list[float]]:
-    """A figure and its interval, from its values at `draws`; NaN where a draw has no such slice."""
-    low, high = np.nanpercentile(values[1:], INTERVAL)
-    return {name: float(values[0]), f"{name}_ci95": [float(low), float(high)]}
-
-
-def auroc(
-    positive: np.ndarray,
-    negative: np.ndarray,
-    positive_subjects: np.ndarray,
-    negative_subjects: np.ndarray,
-    weights: np.ndarray,
-) -> np.ndarray:
+def auroc(positive: Evidence, negative: Evidence, way: int, weights: np.ndarray) -> np.ndarray:
     """Chance that a score with a lesion is above one without, for each row of weights.
 
     Args:
-        positive: Scores with a lesion, `(P,)`.
-        negative: Scores without, `(Q,)`.
-        positive_subjects: Number of the subject of each, `(P,)`.
-        negative_subjects: Number of the subject of each, `(Q,)`.
-        weights: How often each subject counts, from `draws`.
+        positive: Slices with a lesion.
+        negative: Slices without.
+        way: Number of the way to score.
+        weights: How often each subject counts, from `draw_subjects`.
     """
-    size = weights.shape[1]
+    size, scores = weights.shape[1], positive.scores[:, way]
     wins = np.zeros((size, size))  # by subject with a lesion, and subject without
     for subject in range(size):
-        own = np.sort(negative[negative_subjects == subject])
-        above = np.searchsorted(own, positive, "left") + np.searchsorted(own, positive, "right")
-        wins[:, subject] = np.bincount(positive_subjects, above / 2, size)
-    of_positive = np.bincount(positive_subjects, minlength=size)
-    of_negative = np.bincount(negative_subjects, minlength=size)
+        others = np.sort(negative.scores[negative.subjects == subject, way])
+        above = np.searchsorted(others, scores, "left") + np.searchsorted(others, scores, "right")
+        wins[:, subject] = np.bincount(positive.subjects, above / 2, size)
+    counts = [np.bincount(side.subjects, minlength=size) for side in (positive, negative)]
     with np.errstate(invalid="ignore"):
-        pairs = (weights @ of_positive) * (weights @ of_negative)
+        pairs = (weights @ counts[0]) * (weights @ counts[1])
         return np.einsum("rp,pq,rq->r", weights, wins, weights) / pairs
 
 
-def average_precision(inside: np.ndarray, outside: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Average precision over pixels, for each row of weights.
-
-    Args:
-        inside: Pixels in lesions by map value and subject, `(subjects, bins)`.
-        outside: Other brain pixels, of lesion slices and of controls, of the same shape.
-        weights: How often each subject counts, from `draws`.
-    """
+def average_precision(positive: Evidence, negative: Evidence, weights: np.ndarray) -> np.ndarray:
+    """Average precision over the brain pixels of all slices, for each row of weights."""
+    size = weights.shape[1]
+    inside = _sum_by_subject(positive.inside, positive.subjects, size)
+    outside = _sum_by_subject(positive.outside, positive.subjects, size)
+    outside += _sum_by_subject(negative.outside, negative.subjects, size)
     found = np.cumsum((weights @ inside)[:, ::-1], axis=1)
     wrong = np.cumsum((weights @ outside)[:, ::-1], axis=1)
     with np.errstate(invalid="ignore"):
@@ -143,24 +151,128 @@ def average_precision(inside: np.ndarray, outside: np.ndarray, weights: np.ndarr
     return (precision * np.diff(recall, axis=1, prepend=0)).sum(1)
 
 
-def dice(judged: Judged) -> np.ndarray:
+def _sum_by_subject(values, subjects, size):
+    total = np.zeros((size, *values.shape[1:]))
+    np.add.at(total, subjects, values)
+    return total
+
+
+def dice(evidence: Evidence) -> np.ndarray:
     """Dice of each slice with the threshold at each of `EDGES`, `(N, len(EDGES))`."""
-    found = judged.inside[:, :0:-1].cumsum(1, dtype="int64")[:, ::-1]
-    wrong = judged.outside[:, :0:-1].cumsum(1, dtype="int64")[:, ::-1]
-    lesion = judged.inside.sum(1, dtype="int64")[:, None]
-    return 2 * found / np.maximum(found + wrong + lesion, 1)
+    found = evidence.inside[:, :0:-1].cumsum(1, dtype="int64")[:, ::-1]
+    wrong = evidence.outside[:, :0:-1].cumsum(1, dtype="int64")[:, ::-1]
+    return 2 * found / np.maximum(found + wrong + evidence.areas[:, None], 1)
 
 
-def weighted_mean(values: np.ndarray, subjects: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Mean of values `(N,)` with their subjects weighed, for each row of weights."""
-    size = weights.shape[1]
-    sums, counts = np.bincount(subjects, values, size), np.bincount(subjects, minlength=size)
+def mean_of_subjects(values: np.ndarray, subjects: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Mean of values `(N,)`, for each row of weights of their subjects."""
+    sums = _sum_by_subject(values, subjects, weights.shape[1])
+    counts = np.bincount(subjects, minlength=weights.shape[1])
     with np.errstate(invalid="ignore"):
         return (weights @ sums) / (weights @ counts)
 
 
-def by_subject(histograms: np.ndarray, subjects: np.ndarray, size: int) -> np.ndarray:
-    """Histograms `(N, bins)` summed by subject: `(size, bins)`."""
-    total = np.zeros((size, histograms.shape[1]))
-    np.add.at(total, subjects, histograms)
-    return total
+def with_interval(name: str, values: np.ndarray) -> dict[str, float | list[float]]:
+    """A figure and its 95 % interval; NaN where a draw of subjects has no such slice."""
+    low, high = np.nanpercentile(values[1:], (2.5, 97.5))
+    return {name: float(values[0]), f"{name}_ci95": [float(low), float(high)]}
+
+
+# ---- the best variant, and its report ----------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """What a variant of a method does best on validation slices.
+
+    Attributes:
+        variant: Name of the variant.
+        auroc: Its AUROC of slices.
+        dice: Its Dice.
+        way: Way to score slices.
+        case_way: Way to score cases.
+        threshold: Number of the threshold in `EDGES`.
+    """
+
+    variant: str
+    auroc: float
+    dice: float
+    way: int
+    case_way: int
+    threshold: int
+
+
+def choose(variant: str, planted: Evidence, control: Evidence) -> Choice:
+    """Choose how slices and cases are scored, by AUROC, and the threshold, by Dice."""
+    lesions = planted.pick(planted.areas > 0)
+    overlap, once = dice(lesions).mean(0), draw_subjects(1 + control.subjects.max())[:1]
+    best = []
+    for sides in ((lesions, control), (planted.by_case(), control.by_case())):
+        ways = [auroc(*sides, way, once)[0] for way in range(control.scores.shape[1])]
+        best.append((float(max(ways)), int(np.argmax(ways))))
+    (highest, way), (_, case_way) = best
+    return Choice(variant, highest, float(overlap.max()), way, case_way, int(overlap.argmax()))
+
+
+def report_method(planted: Evidence, control: Evidence, choice: Choice) -> dict:
+    """Measure a method on all planted slices, by strength, kind, size and case, and on the control.
+
+    Args:
+        planted: What it says of slices of planted stacks.
+        control: What it says of the same slices without lesions.
+        choice: What was chosen on validation slices.
+    """
+    has_lesion = planted.areas > 0
+    lesions, beside = planted.pick(has_lesion), planted.pick(~has_lesion)
+    weights = draw_subjects(1 + control.subjects.max())
+
+    def measure(chosen):
+        some = lesions.pick(chosen)
+        overlap = dice(some)[:, choice.threshold]
+        return {
+            "slices": len(some.cases),
+            **with_interval("auroc", auroc(some, control, choice.way, weights)),
+            **with_interval("average_precision", average_precision(some, control, weights)),
+            **with_interval("dice", mean_of_subjects(overlap, some.subjects, weights)),
+        }
+
+    def measure_cases(evidence):
+        cases, others = evidence.by_case(), control.by_case()
+        values = auroc(cases, others, choice.case_way, weights)
+        return {"cases": len(cases.cases), **with_interval("auroc", values)}
+
+    def by_strength(chosen):
+        groups = {name: chosen & (lesions.strengths == name) for name in STRENGTHS}
+        return {name: measure(group) for name, group in groups.items() if group.any()}
+
+    every, areas = np.ones(len(lesions.cases), bool), lesions.areas
+    cases = {name: planted.pick(planted.strengths == name) for name in STRENGTHS}
+    return {
+        **measure(every),
+        "variant": choice.variant,
+        "threshold": float(EDGES[choice.threshold]),
+        "by_strength": by_strength(every),
+        "by_kind": {kind: by_strength(lesions.kinds == kind) for kind in KINDS},
+        "by_size": {
+            name: by_strength((low <= areas) & (areas < high))
+            for name, (low, high) in SIZES.items()
+        },
+        "by_case": {
+            **measure_cases(planted),
+            "by_strength": {name: measure_cases(some) for name, some in cases.items()},
+        },
+        "control": report_without(control, choice),
+        "beside": {
+            **with_interval("auroc", auroc(lesions, beside, choice.way, weights)),
+            **report_without(beside, choice),
+        },
+    }
+
+
+def report_without(evidence: Evidence, choice: Choice) -> dict:
+    """Measure what a method says about slices without a lesion."""
+    above = evidence.outside[:, choice.threshold + 1 :].sum()
+    return {
+        "slices": len(evidence.cases),
+        "brain_above_threshold": float(above / evidence.outside.sum(dtype="int64")),
+    }

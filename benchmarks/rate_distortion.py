@@ -217,9 +217,7 @@ def compare_curves(report: dict[str, Any]) -> None:
     """Compare all curves. Weights pay off against codecs that see as much of a case."""
     models, single, rivals = (report[group] for group in GROUPS)
     ours = {"models": models, "single": single}
-    report["at_equal"] = {
-        measure: rates.compare(ours, rivals, measure) for measure in rates.LEVELS
-    }
+    report["at_equal"] = {measure: rates.compare(ours, rivals, measure) for measure in rates.LEVELS}
     whole = {name: points for name, points in rivals.items() if name in rates.WHOLE_CASES}
     alone = {name: points for name, points in rivals.items() if name not in rates.WHOLE_CASES}
     single = {name.removesuffix(ALONE): points for name, points in single.items()}

@@ -25,7 +25,7 @@ import shlex
 import subprocess
 import sys
 
-from common import FOLDER, MADE, ROOT, continue_report, make_parser, timed, write_report
+from common import FILE, FOLDER, MADE, ROOT, continue_report, make_parser, timed, write_report
 
 # isort: split
 import numpy as np
@@ -88,15 +88,13 @@ TRAININGS = {
 
 def parse(arguments=None):
     """Read the command line."""
-    parser = make_parser(__doc__, "--data", "--json")
+    parser = make_parser(__doc__, "--data")
     add = parser.add_argument
     names = {"nargs": "+", "choices": TRAININGS, "default": list(TRAININGS)}
     add("--out", required=True, help="folder of the trainings", **FOLDER)
     add("--only", metavar="NAME", help=f"do these of {', '.join(TRAININGS)}", **names)
-    args = parser.parse_args(arguments)
-    if not args.json:
-        parser.error("argument --json: name the file of the figures")
-    return args
+    add("--json", required=True, help="file of the figures, which later calls continue", **FILE)
+    return parser.parse_args(arguments)
 
 
 def main(args):
@@ -126,13 +124,13 @@ def measure(training: Training, run: pathlib.Path, args, slices: Slices) -> dict
     flags = [*shlex.split(training.flags), "--seed", str(training.seed), "--run", str(run)]
     if training.start:
         flags += ["--start-from", str(args.out / slug(training.start))]
-    report = {**dataclasses.asdict(training), "command": command(["train.py", *flags])}
+    report = {"made": MADE, **dataclasses.asdict(training)}
+    report["command"] = command(["train.py", *flags])
     if training.subjects:
         chosen = choose_subjects(slices.splits["train"], training.subjects)
         flags += ["--data", str(link_slices(args, slices.splits["train"], chosen))]
     train = [sys.executable, ROOT / "train.py", *flags]
     report["minutes"] = timed(lambda: subprocess.run(train, check=True)) / 60
-    report["commit"] = MADE["commit"]
     if training.subjects:
         count = len(slices.splits["test"])
         known = measured_slices(slices.splits["train"], training.subjects, count)

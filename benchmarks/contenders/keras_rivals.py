@@ -28,7 +28,7 @@ from sources.images import to_grey, to_unit
 from utils import progress
 
 PRIOR_WIDTH, RESIDUAL_BLOCKS = 128, 2
-REACH = 3 + RESIDUAL_BLOCKS  # places that the PixelCNN sees up, left and right
+REACH = 3 + RESIDUAL_BLOCKS  # rows above that the PixelCNN sees
 
 
 class OneHotQuantizer(layers.Layer):
@@ -196,37 +196,17 @@ class KerasRival(Contender):
 
 
 def draw_codes(prior: keras.Model, count: int, grid: tuple[int, int]) -> np.ndarray:
-    """Draw code maps, each place from the part of the map that it sees. Show progress.
+    """Draw code maps, int32 `(count, H, W)`, by the model from `pixelcnn`. Show progress.
 
-    The published loops run the prior over whole maps, which gives the same logits much later.
-
-    Args:
-        prior: Model from `pixelcnn`.
-        count: Number of maps.
-        grid: Rows H and columns W of a map.
-
-    Returns:
-        int32 `(count, H, W)`.
+    The published loops run the prior over whole maps for each code. It sees `REACH` rows alone, so
+    these give the same logits sooner.
     """
-    draw = tf.function(lambda part, y, x: tf.random.categorical(prior(part)[:, y, x], 1)[:, 0])
+    draw = tf.function(lambda rows, x: tf.random.categorical(prior(rows)[:, -1, x], 1)[:, 0])
     codes = np.zeros((count, *grid), "int32")
-    for place in progress(range(codes[0].size), "drawing codes", unit="code"):
-        y, x = divmod(place, grid[1])
-        rows, columns, inner = window(y, x, grid)
-        codes[:, y, x] = draw(codes[:, rows, columns], *map(tf.constant, inner))
+    for number in progress(range(codes[0].size), "drawing codes", unit="code"):
+        y, x = divmod(number, grid[1])
+        codes[:, y, x] = draw(codes[:, max(0, y - REACH) : y + 1], tf.constant(x))
     return codes
-
-
-def window(y: int, x: int, grid: tuple[int, int]) -> tuple[slice, slice, tuple[int, int]]:
-    """Find what the PixelCNN sees from a place: rows, columns, and the place within them.
-
-    The windows of all places have one size. Those at an edge end there, as the map does.
-    """
-    top = max(0, y - REACH)
-    size = min(2 * REACH + 1, grid[1])
-    left = min(max(0, x - REACH), grid[1] - size)
-    height = min(REACH + 1, grid[0])
-    return slice(top, top + height), slice(left, left + size), (y - top, x - left)
 
 
 class Tutorial(KerasRival):

@@ -4,20 +4,22 @@ import dataclasses
 import functools
 import math
 import pathlib
+import time
 from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
 import tensorflow as tf
+from common import spread
 
 import dataset
 import modules
-from contenders.timing import fit
 from evaluation import metrics
 from evaluation.reconstruction import BATCH
 from fitting.codes import read_codes
+from fitting.device import use_precision
 from fitting.run_directory import RunDirectory
-from fitting.stages import make_optimizer, make_vqvae, vqvae_objective
+from fitting.stages import learning_rates, make_optimizer, make_vqvae, vqvae_objective
 from networks import losses
 from networks.below import NO_CODE, SLICES_BELOW
 from sources.folder import NO_SLICE, Slices, Split
@@ -45,17 +47,61 @@ class Bench:
     @functools.cached_property
     def chosen(self) -> np.ndarray:
         """Indices of the validation slices that are scored, at even distances."""
-        count = len(self.slices.splits["validate"])
-        return np.linspace(0, count - 1, min(count, MAX_VALIDATION)).round().astype(int)
+        return spread(len(self.slices.splits["validate"]), MAX_VALIDATION)
 
     @functools.cached_property
     def validation(self) -> Split:
         """The validation slices that are scored."""
-        split = self.slices.splits["validate"]
-        paths = tuple(split.paths[index] for index in self.chosen)
-        names = ("cases", "levels", "subjects")
-        arrays = {name: getattr(split, name)[self.chosen] for name in names}
-        return dataclasses.replace(split, paths=paths, **arrays)
+        return self.slices.splits["validate"].pick(self.chosen)
+
+
+def fit(
+    make: Callable,
+    example: Callable,
+    count: int,
+    settings: dict,
+    peak: float,
+    title: str = "training",
+) -> tuple[keras.Model, float]:
+    """Train a model for some steps, and time them.
+
+    Args:
+        make: Function of a learning-rate schedule that returns a compiled model.
+        example: Example function of `dataset`, over `count` slices.
+        count: Number of training slices.
+        settings: `batch_size`, `steps`, `seed`, `precision`, and `mirror`, whether some slices are
+            mirrored.
+        peak: Learning rate at the end of the warm-up.
+        title: Name of the progress bar.
+
+    Returns:
+        The model, and the median seconds of a step.
+    """
+    batch_size, steps, seed = (settings[name] for name in ("batch_size", "steps", "seed"))
+
+    def unmirrored(index, _mirror, chance):
+        return example(index, tf.constant(False), chance)
+
+    epochs = [
+        dataset.training_batches(
+            example if settings["mirror"] else unmirrored, count, batch_size, seed, epoch
+        )
+        for epoch in range(math.ceil(steps / (count // batch_size)))
+    ]
+    batches = functools.reduce(tf.data.Dataset.concatenate, epochs).take(steps)
+    use_precision(settings["precision"])
+    keras.utils.set_random_seed(seed)
+    model = make(learning_rates(peak, steps))
+    bar, ends = progress(range(steps), title, unit="step"), []
+
+    def note(_batch, logs):
+        float(logs["loss"])  # waits for the device
+        ends.append(time.perf_counter())
+        next(bar, None)
+
+    clock = keras.callbacks.LambdaCallback(on_train_batch_end=note)
+    model.fit(batches, shuffle=False, callbacks=[clock], verbose=0)
+    return model, float(np.median(np.diff(ends)))
 
 
 class AutoencoderBench(Bench):
