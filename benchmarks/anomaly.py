@@ -105,7 +105,8 @@ def report_best(test: dict, method: str, choices: list[Choice]) -> dict:
     """Measure the first of the variants of a method on test slices."""
     best, *_ = choices
     tried = {choice.variant: {"auroc": choice.auroc, "dice": choice.dice} for choice in choices}
-    return {**report_method(*test[method, best.variant], best), "validation": tried}
+    in_detail = method == "healing"
+    return {**report_method(*test[method, best.variant], best, in_detail), "validation": tried}
 
 
 def gather(images, split, seeds, mapped) -> dict[tuple[str, str], tuple[Evidence, Evidence]]:
@@ -215,7 +216,8 @@ def show(report):
         print(f"{method} ({figures['variant']}): {above:.2f} % of the control's brain is above")
         print(f"  {'':<32}{'AUROC':>22}{'AP':>22}{'Dice':>22}")
         show_row("all", figures)
-        groups = {"": figures["by_strength"], **figures["by_kind"], **figures["by_size"]}
+        groups = {"": figures["by_strength"]}
+        groups |= figures.get("by_kind", {}) | figures.get("by_size", {})
         for strength, (group, rows) in itertools.product(STRENGTHS, groups.items()):
             if strength in rows:
                 show_row(f"{strength} {group.replace('_', ' ')}", rows[strength])

@@ -214,13 +214,16 @@ def choose(variant: str, planted: Evidence, control: Evidence) -> Choice:
     return Choice(variant, highest, float(overlap.max()), way, case_way, int(overlap.argmax()))
 
 
-def report_method(planted: Evidence, control: Evidence, choice: Choice) -> dict:
-    """Measure a method on all planted slices, by strength, kind, size and case, and on the control.
+def report_method(
+    planted: Evidence, control: Evidence, choice: Choice, in_detail: bool = False
+) -> dict:
+    """Measure a method on all planted slices, by strength and by case, and on the control.
 
     Args:
         planted: What it says of slices of planted stacks.
         control: What it says of the same slices without lesions.
         choice: What was chosen on validation slices.
+        in_detail: Whether it is measured by kind and by size of the lesions, too.
     """
     has_lesion = planted.areas > 0
     lesions, beside = planted.pick(has_lesion), planted.pick(~has_lesion)
@@ -247,15 +250,19 @@ def report_method(planted: Evidence, control: Evidence, choice: Choice) -> dict:
 
     every, areas = np.ones(len(lesions.cases), bool), lesions.areas
     cases = {name: planted.pick(planted.strengths == name) for name in STRENGTHS}
+    groups = {
+        "by_kind": {kind: lesions.kinds == kind for kind in KINDS},
+        "by_size": {name: (low <= areas) & (areas < high) for name, (low, high) in SIZES.items()},
+    }
     return {
         **measure(every),
         "variant": choice.variant,
         "threshold": float(EDGES[choice.threshold]),
         "by_strength": by_strength(every),
-        "by_kind": {kind: by_strength(lesions.kinds == kind) for kind in KINDS},
-        "by_size": {
-            name: by_strength((low <= areas) & (areas < high))
-            for name, (low, high) in SIZES.items()
+        **{
+            name: {group: by_strength(chosen) for group, chosen in chosen_by.items()}
+            for name, chosen_by in groups.items()
+            if in_detail
         },
         "by_case": {
             **measure_cases(planted),

@@ -63,21 +63,20 @@ def compare(ours: Mapping[str, Curves], codecs: Curves, measure: str) -> list[di
 
     Returns:
         One dict for each level: `measure` itself; `models` and `single`, the file bytes of all
-        runs together; and `payload_bytes` and `file_bytes` by codec. NaN stands where a level is
-        not reached.
+        runs together; and `payload_bytes` by codec. NaN stands where a level is not reached.
     """
     every = {kind: [p for points in runs.values() for p in points] for kind, runs in ours.items()}
-    rows = []
-    for level in LEVELS[measure]:
-        row = {measure: level}
-        for kind, points in every.items():
-            row[kind] = bytes_at(points, "file_bytes", measure, level)
-        for rate in ("payload_bytes", "file_bytes"):
-            row[rate] = {
-                name: bytes_at(points, rate, measure, level) for name, points in codecs.items()
-            }
-        rows.append(row)
-    return rows
+    return [
+        {
+            measure: level,
+            **{kind: bytes_at(p, "file_bytes", measure, level) for kind, p in every.items()},
+            "payload_bytes": {
+                name: bytes_at(points, "payload_bytes", measure, level)
+                for name, points in codecs.items()
+            },
+        }
+        for level in LEVELS[measure]
+    ]
 
 
 def paid_after(models: Curves, codecs: Curves, weights: Mapping[str, int]) -> list[dict[str, Any]]:
