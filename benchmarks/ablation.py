@@ -49,18 +49,11 @@ SHIPPED = {
     "averaging": None,
 }
 
+COST = ("parameters", "seconds_per_step")
 COLUMNS = {
-    "vqvae": {
-        "ssim": ".4f",
-        "psnr": ".2f",
-        "gradient_ratio": ".3f",
-        "spectrum_ratio": ".3f",
-        "codes_used": ".0f",
-        "index_bytes": ".0f",
-    },
-    "prior": {"bits_per_code": ".3f", "brain_bits_per_code": ".3f"},
+    "vqvae": ("ssim", "psnr", "gradient_ratio", "spectrum_ratio", "codes_used", "index_bytes"),
+    "prior": ("bits_per_code", "brain_bits_per_code"),
 }
-COMMON_COLUMNS = {"parameters": ",.0f", "seconds_per_step": ".3f"}
 
 
 def parse(arguments=None):
@@ -123,7 +116,9 @@ def fill_table(stage: str, bench: Bench, report: dict, path: pathlib.Path | None
     table = report.setdefault(stage, {"conditions": conditions, "variants": {}})
     if table["conditions"] != conditions:
         raise InputError(f"{path} is of other steps, settings or data: {ANOTHER_FILE}.")
-    show_head(stage, conditions)
+    print(f"{stage}, {bench.base['steps']} steps, {bench.base['precision']}")
+    columns = (*COLUMNS[stage], *COST)
+    print(f"{'':<38}" + "".join(f"{name:>{len(name) + 2}}" for name in columns), flush=True)
     rows = table["variants"]
     for name, changes in variants(bench.base)[stage].items():
         if rows.get(name, {}).get("changes") != changes:
@@ -133,22 +128,13 @@ def fill_table(stage: str, bench: Bench, report: dict, path: pathlib.Path | None
         show_row(stage, name, rows[name])
 
 
-def show_head(stage, conditions):
-    """Print the conditions of a table and the names of its columns."""
-    base = conditions["settings"]
-    work = f"{base['steps']} steps of {base['batch_size']}, {base['precision']}"
-    print(f"{stage}, {work}, {conditions['validation_slices']} validation slices")
-    columns = {**COLUMNS[stage], **COMMON_COLUMNS}
-    print(f"{'':<38}" + "".join(f"{name:>{len(name) + 2}}" for name in columns), flush=True)
-
-
-def show_row(stage, name, row):
+def show_row(stage: str, name: str, row: dict) -> None:
     """Print one variant."""
-    cells = []
-    for column, style in {**COLUMNS[stage], **COMMON_COLUMNS}.items():
+    cells = ""
+    for column in (*COLUMNS[stage], *COST):
         figure = math.nan if row[column] is None else row[column]
-        cells.append(f"{figure:>{len(column) + 2}{style}}")
-    print(f"{name:<38}" + "".join(cells), flush=True)
+        cells += f"{figure:>{len(column) + 2}.4g}"
+    print(f"{name:<38}{cells}", flush=True)
 
 
 def variants(base: dict) -> dict[str, dict[str, dict]]:

@@ -58,9 +58,12 @@ class Section:
         return self.drawn[-1]
 
 
-@dataclasses.dataclass(frozen=True)
 class Brain:
     """What is known about a slice before a lesion is planted.
+
+    Args:
+        image: The slice, `(S, S)` in [0, 1].
+        section: Cross-section of the lesion that it gets, an attribute too.
 
     Attributes:
         head: The brain with its holes filled, bool `(S, S)`.
@@ -73,58 +76,33 @@ class Brain:
         noise: Standard deviation of the noise.
         white_matter: White matter away from the outline, bool `(S, S)`; may be empty.
         ventricles: Ventricles and deep cisterns, bool `(S, S)`; may be empty.
-        section: Cross-section of the lesion that the slice gets.
-    """
-
-    head: np.ndarray
-    depth: np.ndarray
-    middle: float
-    unit: float
-    smooth: np.ndarray
-    white: float
-    fluid: float
-    noise: float
-    white_matter: np.ndarray
-    ventricles: np.ndarray
-    section: Section
-
-
-def measure_brain(image: np.ndarray, section: Section) -> Brain:
-    """Measure the anatomy of a slice `(S, S)` in [0, 1].
 
     Raises:
-        ValueError: It shows nothing as large as a brain.
+        ValueError: The slice shows nothing as large as a brain.
     """
-    unit = image.shape[0] / 256
-    head = _head(image)
-    depth = ndimage.distance_transform_edt(head)
-    if depth.max() < 25 * unit:
-        raise ValueError(
-            "`image` must hold a brain. "
-            f"Received: an image whose largest bright region is {2 * depth.max():.0f} pixels wide"
-        )
-    smooth = ndimage.gaussian_filter(image, unit)
-    inner = smooth[depth > 6 * unit]
-    white = np.percentile(inner, 85)
-    ventricles = _ventricles(smooth < FLUID * white, head, depth)
-    if ventricles.any():
-        fluid = np.percentile(smooth[ventricles], 25)
-    else:
-        fluid = min(np.percentile(inner, 2), 0.2 * white)
-    bright = smooth > WHITE * white
-    return Brain(
-        head=head,
-        depth=depth,
-        middle=np.flatnonzero(head.any(1)).mean(),
-        unit=unit,
-        smooth=smooth,
-        white=white,
-        fluid=fluid,
-        noise=1.48 * np.median(np.abs(image - smooth)[bright]),
-        white_matter=ndimage.binary_opening(bright & (depth > 8 * unit)),
-        ventricles=ventricles,
-        section=section,
-    )
+
+    def __init__(self, image: np.ndarray, section: Section):
+        self.section, self.unit = section, image.shape[0] / 256
+        self.head = _head(image)
+        self.depth = ndimage.distance_transform_edt(self.head)
+        if self.depth.max() < 25 * self.unit:
+            width = 2 * self.depth.max()
+            raise ValueError(
+                "`image` must hold a brain. "
+                f"Received: an image whose largest bright region is {width:.0f} pixels wide"
+            )
+        self.middle = np.flatnonzero(self.head.any(1)).mean()
+        self.smooth = ndimage.gaussian_filter(image, self.unit)
+        inner = self.smooth[self.depth > 6 * self.unit]
+        self.white = np.percentile(inner, 85)
+        self.ventricles = _ventricles(self.smooth < FLUID * self.white, self.head, self.depth)
+        if self.ventricles.any():
+            self.fluid = np.percentile(self.smooth[self.ventricles], 25)
+        else:
+            self.fluid = min(np.percentile(inner, 2), 0.2 * self.white)
+        bright = self.smooth > WHITE * self.white
+        self.noise = 1.48 * np.median(np.abs(image - self.smooth)[bright])
+        self.white_matter = ndimage.binary_opening(bright & (self.depth > 8 * self.unit))
 
 
 def _head(image):
@@ -389,7 +367,7 @@ def plant_section(
         ValueError: The image is no slice of a brain.
     """
     image = np.asarray(image, "float32")
-    brain = measure_brain(image, section)
+    brain = Brain(image, section)
     planted, alpha = MAKERS[kind](image, brain, STRENGTHS[strength], rng)
     changed = brain.head & (planted != image)
     visible = np.clip(planted, 1 / 255, 1)  # 0 would be background

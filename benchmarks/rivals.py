@@ -18,7 +18,7 @@ Contenders are
 Ours has the precision that train.py chooses. The others have float32, which is what they come with.
 
 The figures of each contender are written into the --json file when it has finished, and its samples
-and reconstructions into --out. A later call with the same file does not train it again. The figure
+into --out. A later call with the same file does not train it again. The figure
 shows all contenders whose samples are in --out.
 """
 
@@ -89,9 +89,9 @@ def main(args):
             print("monai is left out: pip install -r benchmarks/requirements-rivals.txt.")
         else:
             contender = make(name, images, slices, args)
-            figures, arrays = compete(name, contender, images, args.minutes)
+            figures = compete(name, contender, images, args.minutes)
             with replacing(args.out / f"{name}.npz") as temporary:
-                np.savez_compressed(temporary, **arrays)
+                np.savez_compressed(temporary, samples=contender.draw(SAMPLES))
             known[name] = {"made": MADE, **figures}
             write_report(args.json, report)
     show(known)
@@ -126,19 +126,14 @@ def make(name: str, images: dict[str, np.ndarray], slices: Slices, args) -> Cont
     return {"tutorial": Tutorial, "report": Report}[name](images, minutes)
 
 
-def compete(
-    name: str, contender: Contender, images: dict[str, np.ndarray], minutes: float
-) -> tuple[dict, dict[str, np.ndarray]]:
-    """Train a contender, watch it, and measure what it has learnt.
+def compete(name: str, contender: Contender, images: dict[str, np.ndarray], minutes: float) -> dict:
+    """Train a contender, watch it, and return the figures of what it has learnt.
 
     Args:
         name: Name of the contender.
         contender: The contender, untrained.
         images: What `load` returned.
         minutes: Minutes of training.
-
-    Returns:
-        Its figures, and the images `samples` and `restored`.
     """
     curve = []
     looks = np.linspace(0, minutes / 2, max(2, round(minutes / 2)) + 1)[1:]
@@ -154,12 +149,8 @@ def compete(
                 curve.append((spent, mean_ssim(images["watched"], contender.restore("watched"))))
                 note = f", SSIM {curve[-1][1]:.3f}"
             print(f"{name}: {stage}, {spent:.1f} min, loss {loss:.4f}{note}", flush=True)
-    restored, codes, about = (
-        contender.restore("test"),
-        contender.codes("test"),
-        contender.describe(),
-    )
-    figures = {
+    codes, about = contender.codes("test"), contender.describe()
+    return {
         "device": compute_device(),
         **about,
         "curve": curve,
@@ -167,10 +158,8 @@ def compete(
         "grid": codes.shape[1:],
         "index_bits": codes[0].size * math.log2(about["codebook_size"]),
         **{kind: float(np.mean(bits)) for kind, bits in contender.prior_bits().items()},
-        **quality(images["test"], restored),
+        **quality(images["test"], contender.restore("test")),
     }
-    shown = restored[spread(len(restored), SAMPLES)]
-    return figures, {"samples": contender.draw(SAMPLES), "restored": shown}
 
 
 def minutes_to(curve: Sequence[tuple[float, float]], level: float) -> float:

@@ -95,7 +95,7 @@ class Network:
         return modules.VQVAE(self.image_size, *sizes, frame=self.frame)
 
     def prior(self) -> modules.PixelCNN:
-        """Return an untrained prior. Its slices are alone, because those of PyTorch are."""
+        """Return an untrained prior. It reads no slices below, because that of PyTorch does not."""
         sizes = self.codebook_size, NUM_LEVELS, self.width, self.blocks
         return modules.PixelCNN(self.grid, *sizes, DROPOUT)
 
@@ -120,18 +120,6 @@ def main(args):
     write_report(args.json, profiles() if args.profile else speeds(dtype))
 
 
-def profiles():
-    """Profile a step of both stages, and print the operations that take longest."""
-    results = {}
-    for stage, make in (("vqvae", vqvae_step), ("prior", prior_step)):
-        results[stage] = profile(make(NETWORK))
-        largest = list(results[stage].items())[:LARGEST]
-        print(
-            f"{stage}: " + ", ".join(f"{kind} {share:.0%}" for kind, share in largest), flush=True
-        )
-    return results
-
-
 def speeds(dtype):
     """Time the quantizers and a step of both stages in turn, and print a line for each."""
     results = {
@@ -150,12 +138,10 @@ def speeds(dtype):
         figures = in_turn(quantizers(**case), "ours", ROUNDS, title)
         results["quantizer"].append({**case, **figures})
         show(title, figures, case["vectors"])
-    stages = [
-        ("vqvae", {"ours": vqvae_step, "one-hot": one_hot_step}, torch_vqvae),
-        ("prior", {"ours": prior_step}, torch_prior),
-    ]
-    for stage, makers, rival in stages:
-        timers = {name: timer(make(NETWORK)) for name, make in makers.items()}
+    vqvae = {"ours": vqvae_step(NETWORK), "one-hot": vqvae_step(NETWORK, one_hot=True)}
+    stages = {"vqvae": (vqvae, torch_vqvae), "prior": ({"ours": prior_step(NETWORK)}, torch_prior)}
+    for stage, (steps, rival) in stages.items():
+        timers = {name: timer(step) for name, step in steps.items()}
         if has_torch():
             timers |= torch_timers(rival, dtype)
         results[stage] = in_turn(timers, "ours", ROUNDS, stage)
@@ -168,6 +154,14 @@ def show(title, figures, count):
     for name, figure in figures.items():
         speed = count / figure["seconds"]
         print(f"  {title:<26}{name:<10}{speed:>24.1f}{figure['ratio']:>20.2f}", flush=True)
+
+
+def timer(step):
+    """Make a function without arguments that returns the seconds of a step."""
+    return lambda: timed(step, STEPS) / STEPS
+
+
+# ---- in Keras ----------------------------------------------------------------------------------
 
 
 def quantizers(codebook_size: int, code_dim: int, vectors: int) -> dict:
@@ -204,18 +198,15 @@ def quantizer_step(layer, latents):
     return lambda: step(latents).numpy()
 
 
-def vqvae_step(network: Network):
-    """Make a function that takes one training step of the VQ-VAE and returns its loss."""
-    images = network.images()
-    return model_step(network.vqvae(), images, images, losses.ReconstructionLoss())
+def vqvae_step(network: Network, one_hot: bool = False):
+    """Make a function that takes one training step of the VQ-VAE and returns its loss.
 
-
-def one_hot_step(network: Network):
-    """Make the same function for a VQ-VAE with the quantizer of the tutorial."""
-    images = network.images()
-    ours = network.vqvae()
-    quantizer = OneHotQuantizer(network.codebook_size, network.code_dim)
-    model = keras.Sequential([ours.encoder, quantizer, ours.decoder])
+    With `one_hot` it has the quantizer of the tutorial.
+    """
+    images, model = network.images(), network.vqvae()
+    if one_hot:
+        quantizer = OneHotQuantizer(network.codebook_size, network.code_dim)
+        model = keras.Sequential([model.encoder, quantizer, model.decoder])
     return model_step(model, images, images, losses.ReconstructionLoss())
 
 
@@ -234,6 +225,28 @@ def model_step(model, inputs, targets, loss=None):
     # Inputs are arguments, because TensorFlow computes what follows from constants only once.
     step = tf.function(lambda inputs, targets: model.train_step((inputs, targets))["loss"])
     return lambda: step(inputs, targets).numpy()
+
+
+# ---- in PyTorch --------------------------------------------------------------------------------
+
+
+def has_torch() -> bool:
+    """Whether PyTorch and its vector quantizer are installed."""
+    modules_of = [name.replace("-", "_") for name in TORCH_PACKAGES]
+    return all(importlib.util.find_spec(name) for name in modules_of)
+
+
+def torch_timers(rival, dtype: str) -> dict:
+    """Return timers of the training in PyTorch, eager and compiled."""
+    timers = {}
+    for name, compiled in (("torch", False), ("compiled", True)):
+        try:
+            training = rival(dtype, NETWORK, compiled)
+        except Failure as failure:
+            print(f'"{name}" is left out: {failure}.', flush=True)
+            continue
+        timers[name] = lambda training=training: training.seconds(STEPS) / STEPS
+    return timers
 
 
 def torch_vqvae(dtype: str, network: Network, compiled: bool = False) -> Remote:
@@ -272,28 +285,17 @@ def torch_training(model, stage: str, dtype: str, compiled: bool, arguments: dic
     return rival
 
 
-def torch_timers(rival, dtype: str) -> dict:
-    """Return timers of the training in PyTorch, eager and compiled."""
-    timers = {}
-    for name, compiled in (("torch", False), ("compiled", True)):
-        try:
-            training = rival(dtype, NETWORK, compiled)
-        except Failure as failure:
-            print(f'"{name}" is left out: {failure}.', flush=True)
-            continue
-        timers[name] = lambda training=training: training.seconds(STEPS) / STEPS
-    return timers
+# ---- where the time goes -----------------------------------------------------------------------
 
 
-def has_torch() -> bool:
-    """Whether PyTorch and its vector quantizer are installed."""
-    modules_of = [name.replace("-", "_") for name in TORCH_PACKAGES]
-    return all(importlib.util.find_spec(name) for name in modules_of)
-
-
-def timer(step):
-    """Make a function without arguments that returns the seconds of a step."""
-    return lambda: timed(step, STEPS) / STEPS
+def profiles():
+    """Profile a step of both stages, and print the operations that take longest."""
+    steps = {"vqvae": vqvae_step(NETWORK), "prior": prior_step(NETWORK)}
+    results = {stage: profile(step) for stage, step in steps.items()}
+    for stage, shares in results.items():
+        largest = (f"{kind} {share:.0%}" for kind, share in list(shares.items())[:LARGEST])
+        print(f"{stage}: {', '.join(largest)}", flush=True)
+    return results
 
 
 def profile(step, count: int = 4) -> dict[str, float]:

@@ -30,38 +30,8 @@ from utils import InputError, progress
 MAX_VALIDATION = 256  # slices, so that scoring takes little time beside so short a training
 
 
-@dataclasses.dataclass(frozen=True)
-class Bench:
-    """What all variants of a stage share.
-
-    Attributes:
-        slices: Slices of the run.
-        base: Settings of the run, `SHIPPED`, and the number of `steps`.
-        run: Run directory.
-    """
-
-    slices: Slices
-    base: dict
-    run: pathlib.Path
-
-    @functools.cached_property
-    def chosen(self) -> np.ndarray:
-        """Indices of the validation slices that are scored, at even distances."""
-        return spread(len(self.slices.splits["validate"]), MAX_VALIDATION)
-
-    @functools.cached_property
-    def validation(self) -> Split:
-        """The validation slices that are scored."""
-        return self.slices.splits["validate"].pick(self.chosen)
-
-
 def fit(
-    make: Callable,
-    example: Callable,
-    count: int,
-    settings: dict,
-    peak: float,
-    title: str = "training",
+    make: Callable, example: Callable, count: int, settings: dict, peak: float, title: str
 ) -> tuple[keras.Model, float]:
     """Train a model for some steps, and time them.
 
@@ -82,10 +52,9 @@ def fit(
     def unmirrored(index, _mirror, chance):
         return example(index, tf.constant(False), chance)
 
+    examples = example if settings["mirror"] else unmirrored
     epochs = [
-        dataset.training_batches(
-            example if settings["mirror"] else unmirrored, count, batch_size, seed, epoch
-        )
+        dataset.training_batches(examples, count, batch_size, seed, epoch)
         for epoch in range(math.ceil(steps / (count // batch_size)))
     ]
     batches = functools.reduce(tf.data.Dataset.concatenate, epochs).take(steps)
@@ -104,6 +73,37 @@ def fit(
     return model, float(np.median(np.diff(ends)))
 
 
+@dataclasses.dataclass(frozen=True)
+class Bench:
+    """What all variants of a stage share.
+
+    Attributes:
+        slices: Slices of the run.
+        base: Settings of the run, `SHIPPED`, and the number of `steps`.
+        run: Run directory.
+    """
+
+    slices: Slices
+    base: dict
+    run: pathlib.Path
+
+    @functools.cached_property
+    def chosen(self) -> np.ndarray:
+        """Indices of the validation slices that are scored, at even distances."""
+        return spread(len(self.slices.splits["validate"]), MAX_VALIDATION)
+
+    @property
+    def validation(self) -> Split:
+        """The validation slices that are scored."""
+        return self.slices.splits["validate"].pick(self.chosen)
+
+    def train(self, make, example, settings, peak, title):
+        """Train a variant by `fit` on all training slices: the model, and figures of its cost."""
+        count = len(self.slices.splits["train"])
+        model, seconds = fit(make, example, count, settings, settings[peak], title)
+        return model, {"parameters": model.count_params(), "seconds_per_step": seconds}
+
+
 class AutoencoderBench(Bench):
     """Trains and scores variants of the VQ-VAE."""
 
@@ -120,16 +120,14 @@ class AutoencoderBench(Bench):
     def measure(self, settings: dict, title: str = "training") -> dict:
         """Train a variant and return its figures."""
         make = functools.partial(self.make, settings)
-        count, peak = len(self.slices.splits["train"]), settings["learning_rate"]
-        model, seconds = fit(make, self.examples["train"], count, settings, peak, title)
+        model, cost = self.train(make, self.examples["train"], settings, "learning_rate", title)
         scores, codes, images, restored = self.evaluate(model)
         return {
             **scores,
             **metrics.detail(images, restored),
             "codes_used": len(np.unique(codes)),
             "index_bytes": codes[0].size * math.log2(settings["codebook_size"]) / 8,
-            "parameters": model.count_params(),
-            "seconds_per_step": seconds,
+            **cost,
         }
 
     def make(self, settings: dict, schedule) -> keras.Model:
@@ -137,13 +135,12 @@ class AutoencoderBench(Bench):
         model = make_vqvae(settings)
         model.compile(make_optimizer(schedule), **vqvae_objective(settings))
         if settings["codebook"] != "restarted":
-            count = len(self.slices.splits["train"])
-            batch_size, seed = settings["batch_size"], settings["seed"]
+            example, count = self.examples["train"], len(self.slices.splits["train"])
             batches = dataset.training_batches(
-                self.examples["train"], count, batch_size, seed, epoch=0
+                example, count, settings["batch_size"], settings["seed"], epoch=0
             )
             images, _ = next(iter(batches))
-            hold_codebook(model.quantizer, model.encoder(images), settings["codebook"])
+            lock_codebook(model.quantizer, model.encoder(images), settings["codebook"])
         return model
 
     def evaluate(self, model):
@@ -164,7 +161,7 @@ class AutoencoderBench(Bench):
         return {"ssim": float(ssim.mean()), "psnr": float(psnr.mean())}, *arrays
 
 
-def hold_codebook(quantizer: modules.VectorQuantizer, latents: tf.Tensor, start: str) -> None:
+def lock_codebook(quantizer: modules.VectorQuantizer, latents: tf.Tensor, start: str) -> None:
     """Let no code restart from now on.
 
     Args:
@@ -208,15 +205,12 @@ class PriorBench(Bench):
 
     def measure(self, settings: dict, title: str = "training") -> dict:
         """Train a variant and return its figures."""
-        # With 0 levels a mirror image has the level of its slice.
-        num_levels = self.slices.num_levels * settings["told"]
         examples, validation = (
-            self.make_example(settings, codes, self.slices.splits[name], num_levels)
+            self.make_example(settings, codes, self.slices.splits[name])
             for codes, name in zip(self.codes, FITTED_SPLITS)
         )
         make = functools.partial(self.make, settings, self.codes[0].shape[-2:])
-        peak, count = settings["prior_learning_rate"], len(self.slices.splits["train"])
-        model, seconds = fit(make, examples, count, settings, peak, title)
+        model, cost = self.train(make, examples, settings, "prior_learning_rate", title)
         scored = tf.constant(self.chosen)
         batches = dataset.evaluation_batches(
             lambda index, mirror: validation(scored[index], mirror), len(self.chosen), BATCH
@@ -227,16 +221,15 @@ class PriorBench(Bench):
         return {
             "bits_per_code": float(bits.mean()),
             "brain_bits_per_code": float(bits[brain].mean()),
-            "parameters": model.count_params(),
-            "seconds_per_step": seconds,
+            **cost,
         }
 
-    def make_example(
-        self, settings: dict, codes: np.ndarray, split: Split, num_levels: int
-    ) -> dataset.Example:
+    def make_example(self, settings: dict, codes: np.ndarray, split: Split) -> dataset.Example:
         """Examples of a split, with as many slices below or above as the settings say."""
+        # With 0 levels a mirror image has the level of its slice.
+        num_levels = self.slices.num_levels * settings["told"]
         levels = split.levels * settings["level"]
-        neighbours = split.below if settings["upward"] else _above(split.below)
+        neighbours = split.below if settings["upward"] else slices_above(split.below)
         example = dataset.code_examples(codes, levels, num_levels, neighbours)
         is_kept = tf.range(SLICES_BELOW) < settings["slices_below"]
 
@@ -267,8 +260,8 @@ class PriorBench(Bench):
         return model
 
 
-def _above(below):
-    """Index of the slice above each slice, or `NO_SLICE`."""
+def slices_above(below: np.ndarray) -> np.ndarray:
+    """Index of the slice above each slice, or `NO_SLICE`, from that of the slice below, `(N,)`."""
     above = np.full_like(below, NO_SLICE)
     has_below = np.flatnonzero(below != NO_SLICE)
     above[below[has_below]] = has_below
