@@ -176,7 +176,7 @@ def link_slices(args, split: Split, chosen: np.ndarray) -> pathlib.Path:
 
 def quality(models, split: Split) -> dict:
     """Measure a run on a split, each slice with the codes that the prior would choose."""
-    results = reconstruction.evaluate(*models, split)
+    results = reconstruction.evaluate(models.vqvae, models.prior, split)
     bits = results["bits"].sum((1, 2))  # (N,)
     return {
         "slices": len(split),
