@@ -15,10 +15,9 @@ With --json every figure is written as soon as it is known. A variant that the f
 not trained again.
 """
 
-import math
 import pathlib
 
-from common import ANOTHER_FILE, MADE, continue_report, make_parser, write_report
+from common import ANOTHER_FILE, MADE, continue_report, make_parser, show, write_report
 
 # isort: split
 from variants import AutoencoderBench, Bench, PriorBench
@@ -47,12 +46,6 @@ SHIPPED = {
     "position": True,
     "dilations": None,
     "averaging": None,
-}
-
-COST = ("parameters", "seconds_per_step")
-COLUMNS = {
-    "vqvae": ("ssim", "psnr", "gradient_ratio", "spectrum_ratio", "codes_used", "index_bytes"),
-    "prior": ("bits_per_code", "brain_bits_per_code"),
 }
 
 
@@ -116,25 +109,13 @@ def fill_table(stage: str, bench: Bench, report: dict, path: pathlib.Path | None
     table = report.setdefault(stage, {"conditions": conditions, "variants": {}})
     if table["conditions"] != conditions:
         raise InputError(f"{path} is of other steps, settings or data: {ANOTHER_FILE}.")
-    print(f"{stage}, {bench.base['steps']} steps, {bench.base['precision']}")
-    columns = (*COLUMNS[stage], *COST)
-    print(f"{'':<38}" + "".join(f"{name:>{len(name) + 2}}" for name in columns), flush=True)
     rows = table["variants"]
     for name, changes in variants(bench.base)[stage].items():
         if rows.get(name, {}).get("changes") != changes:
             figures = bench.measure({**bench.base, **changes}, name)
             rows[name] = {"changes": changes, **figures, "commit": MADE["commit"]}
             write_report(path, report)
-        show_row(stage, name, rows[name])
-
-
-def show_row(stage: str, name: str, row: dict) -> None:
-    """Print one variant."""
-    cells = ""
-    for column in (*COLUMNS[stage], *COST):
-        figure = math.nan if row[column] is None else row[column]
-        cells += f"{figure:>{len(column) + 2}.4g}"
-    print(f"{name:<38}{cells}", flush=True)
+        show(name, rows[name])
 
 
 def variants(base: dict) -> dict[str, dict[str, dict]]:

@@ -29,13 +29,13 @@ import itertools
 import pathlib
 from collections.abc import Iterator
 
-from common import make_parser, write_report
+from common import make_parser, show, write_report
 
 # isort: split
 import numpy as np
 from contenders.contender import in_batches
 from detection import Choice, Evidence, choose, gather_evidence, join, report_method
-from lesions import KINDS, STRENGTHS, Planted, plant_split
+from lesions import KINDS, Planted, plant_split
 
 from dataset import load_images
 from evaluation import plots
@@ -71,7 +71,8 @@ def main(args):
     """Plant and map lesions, report how well each method shows them, and draw some."""
     slices, models = open_slices(find_slices(args.data)), load_models(RunDirectory(args.run))
     report = compare_methods(slices, models, args.seeds)
-    show(report)
+    for method, figures in report.items():
+        show(method, figures)
     data = {"name": slices.name, "fingerprint": slices.fingerprint, "seeds": args.seeds}
     write_report(args.json, {"data": data, **report})
     if args.figure:
@@ -131,9 +132,6 @@ def gather(images, split, seeds, mapped) -> dict[tuple[str, str], tuple[Evidence
         for *key, maps in mapped(planted.images, split, number):
             parts[tuple(key)].append(gather_evidence(maps, planted, split, number))
     return {key: (join(planted), control) for key, (control, *planted) in parts.items()}
-
-
-# ---- methods -----------------------------------------------------------------------------------
 
 
 class LevelStatistics:
@@ -204,36 +202,6 @@ def restore_both_sides(vqvae: VQVAE, images: np.ndarray) -> np.ndarray:
         for step in (1, -1)
     )
     return (straight + mirrored[:, ::-1]) / 2
-
-
-# ---- tables and figures ------------------------------------------------------------------------
-
-
-def show(report):
-    """Print for each method a line for all lesions, each strength, and each kind and size of it."""
-    for method, figures in report.items():
-        above = 100 * figures["control"]["brain_above_threshold"]
-        print(f"{method} ({figures['variant']}): {above:.2f} % of the control's brain is above")
-        print(f"  {'':<32}{'AUROC':>22}{'AP':>22}{'Dice':>22}")
-        show_row("all", figures)
-        groups = {"": figures["by_strength"]}
-        groups |= figures.get("by_kind", {}) | figures.get("by_size", {})
-        for strength, (group, rows) in itertools.product(STRENGTHS, groups.items()):
-            if strength in rows:
-                show_row(f"{strength} {group.replace('_', ' ')}", rows[strength])
-        cases = figures["by_case"]
-        for strength, row in {"all": cases, **cases["by_strength"]}.items():
-            show_row(f"by case, {strength}", row)
-
-
-def show_row(name, row):
-    """Print one line of figures."""
-    cells = ""
-    for figure in ("auroc", "average_precision", "dice"):
-        if figure in row:
-            low, high = row[f"{figure}_ci95"]
-            cells += f"{f'{row[figure]:.3f} ({low:.3f}-{high:.3f})':>22}"
-    print(f"  {name:<32}{cells}")
 
 
 def draw_examples(path: pathlib.Path, slices: Slices, models: Models) -> None:

@@ -50,9 +50,6 @@ def make_parser(description: str, *flags: str) -> Parser:
     return parser
 
 
-# ---- reports -----------------------------------------------------------------------------------
-
-
 def continue_report(path: pathlib.Path | None, conditions: dict[str, Any]) -> dict[str, Any]:
     """Read the report of an earlier call that this one continues, or begin a new one.
 
@@ -82,7 +79,16 @@ def write_report(path: pathlib.Path | None, report: dict[str, Any]) -> None:
         write_json(path, {"made": MADE, **report})
 
 
-# ---- the clock ---------------------------------------------------------------------------------
+def show(name: str, figures: Mapping[str, Any], *keys: str) -> None:
+    """Print figures, of some keys or all: numbers in one line, and those within dicts below it."""
+    chosen = {key: figures[key] for key in keys or figures}
+    numbers = {key: value for key, value in chosen.items() if isinstance(value, (int, float))}
+    if numbers:
+        cells = (f"{key.replace('_', ' ')} {value:.4g}" for key, value in numbers.items())
+        print(f"{name:<40}{'   '.join(cells)}", flush=True)
+    for key, value in chosen.items():
+        if isinstance(value, Mapping):
+            show(f"{name}, {key.replace('_', ' ')}", value)
 
 
 def timed(action: Callable[[], object], count: int = 1) -> float:

@@ -8,7 +8,7 @@ sizes stand beside the ideal code length of the same codes, and their seconds be
 sampler.
 """
 
-from common import make_parser, timed, write_report
+from common import make_parser, show, timed, write_report
 
 # isort: split
 import numpy as np
@@ -45,7 +45,7 @@ def main(args):
         report[name] = measure(codec, part, args.rate_weight)
         show(name, report[name])
     report["sampler_seconds_a_slice"] = sampler_seconds(run)
-    print(f"sampler: {report['sampler_seconds_a_slice']:.2f} s a slice")
+    show("sampler", report, "sampler_seconds_a_slice")
     write_report(args.json, report)
 
 
@@ -85,19 +85,6 @@ def sampler_seconds(run: RunDirectory) -> float:
         for number in progress(range(1 + SAMPLED), "sampling")  # the first compiles
     ]
     return float(np.median(seconds[1:])) / slices.BATCH
-
-
-def show(name, row):
-    """Print the figures of one way to make files."""
-    print(
-        f"{name}: {row['files']} files, {row['file_bytes_a_slice']:.1f} bytes a slice, ideal "
-        f"{row['ideal_bytes_a_slice']:.1f}; {row['bytes_above_ideal']:.1f} bytes or "
-        f"{row['share_above_ideal']:.2%} above it a file, {row['most_bytes_above_ideal']:.1f} at "
-        f"most; {row['round_trips']} of {row['slices']} "
-        f"slices come back; {row['encoding_seconds_a_slice']:.2f} s to encode a slice, "
-        f"{row['decoding_seconds_a_slice']:.2f} s to decode one",
-        flush=True,
-    )
 
 
 if __name__ == "__main__":

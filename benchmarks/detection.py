@@ -105,9 +105,6 @@ def _histogram(values, chosen):
     return np.bincount(bins, minlength=len(EDGES) + 1).astype("uint16")
 
 
-# ---- statistics --------------------------------------------------------------------------------
-
-
 @functools.cache
 def draw_subjects(subjects: int) -> np.ndarray:
     """How often each subject counts: once in the first row, then resampled, `(1 + R, subjects)`."""
@@ -176,9 +173,6 @@ def with_interval(name: str, values: np.ndarray) -> dict[str, float | list[float
     """A figure and its 95 % interval; NaN where a draw of subjects has no such slice."""
     low, high = np.nanpercentile(values[1:], (2.5, 97.5))
     return {name: float(values[0]), f"{name}_ci95": [float(low), float(high)]}
-
-
-# ---- the best variant, and its report ----------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,8 @@ import functools
 import importlib.metadata
 import io
 import os
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageSequence, features
@@ -71,28 +72,6 @@ CODECS = {
 }
 
 
-class Slices(NamedTuple):
-    """Slices to compress.
-
-    Attributes:
-        images: uint8 `(N, S, S)`.
-        cases: Case of each, `(N,)`. Slices of a case follow each other, from bottom to top.
-    """
-
-    images: np.ndarray
-    cases: np.ndarray
-
-    @property
-    def black(self) -> "Slices":
-        """The first case, all of it black."""
-        first = self.cases == self.cases[0]
-        return Slices(np.zeros_like(self.images[first]), self.cases[first])
-
-    def stacks(self) -> list[np.ndarray]:
-        """Images of each case."""
-        return np.split(self.images, np.flatnonzero(np.diff(self.cases)) + 1)
-
-
 def available() -> dict[str, str]:
     """Version of each codec that can be written here. Print a line for each that cannot."""
     libraries = {
@@ -111,43 +90,40 @@ def available() -> dict[str, str]:
     return {name: found[name] for name in CODECS if found[name]}
 
 
-def codec_point(options: dict[str, Any], slices: Slices, tuning: Slices) -> dict[str, Any]:
+def codec_point(
+    options: dict[str, Any], stacks: Sequence[np.ndarray], tuning: Sequence[np.ndarray]
+) -> dict[str, Any]:
     """Measure a codec at one quality.
 
     Args:
         options: What Pillow's `save` takes.
-        slices: What is measured.
-        tuning: Other slices, which choose the threshold.
+        stacks: Slices of each case, from bottom to top, uint8 `(L, S, S)`.
+        tuning: The same of other cases, which choose the threshold.
 
     Returns:
         `options`; `threshold`; mean bytes a slice, `file_bytes` of the whole file and
-        `payload_bytes` of the file less that of a black image; and what `quality` gives.
+        `payload_bytes` of the file less that of black slices; and what `quality` gives.
     """
-    threshold = best_threshold(tuning.images, coded(tuning, options)[1])
-    empty, _ = coded(slices.black, options)
-    sizes, restored = coded(slices, options)
+    threshold = best_threshold(np.concatenate(tuning), coded(tuning, options)[1])
+    empty, _ = coded([np.zeros_like(stacks[0])], options)
+    size, restored = coded(stacks, options)
     return {
         "options": options,
         "threshold": threshold,
-        "file_bytes": float(np.mean(sizes)),
-        "payload_bytes": float(np.mean(sizes) - np.mean(empty)),
-        **quality(slices.images, blackened(restored, threshold)),
+        "file_bytes": size,
+        "payload_bytes": size - empty,
+        **quality(np.concatenate(stacks), blackened(restored, threshold)),
     }
 
 
-def coded(slices: Slices, options: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    """Compress and decompress slices by Pillow.
-
-    Returns:
-        Bytes of each slice `(N,)`, where those of a file share its bytes, and the slices as they
-        come back, uint8 `(N, S, S)`.
-    """
-    stacks = slices.stacks() if options.get("save_all") else list(slices.images[:, None])
+def coded(stacks: Sequence[np.ndarray], options: dict[str, Any]) -> tuple[float, np.ndarray]:
+    """Compress and decompress stacks by Pillow: mean bytes a slice, and uint8 `(N, S, S)`."""
+    if not options.get("save_all"):
+        stacks = [image[None] for stack in stacks for image in stack]
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         files = list(pool.map(functools.partial(compress, options=options), stacks))
-    counts = [len(stack) for stack in stacks]
-    sizes = np.array([len(file) for file in files]) / counts
-    return np.repeat(sizes, counts), np.concatenate([decompress(file) for file in files])
+    restored = np.concatenate([decompress(file) for file in files])
+    return sum(map(len, files)) / len(restored), restored
 
 
 def compress(stack: np.ndarray, options: dict[str, Any]) -> bytes:

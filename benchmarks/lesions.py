@@ -31,9 +31,6 @@ EDGE = 0.45  # pixels; a logistic edge takes 4.4 times this from 10 % to 90 %
 FLUID, WHITE = 0.42, 0.85
 
 
-# ---- anatomy of a slice ------------------------------------------------------------------------
-
-
 @dataclasses.dataclass
 class Section:
     """A cross-section of a lesion that runs through several slices.
@@ -133,9 +130,6 @@ def _ventricles(dark, head, depth):
         if region.sum() > 25 * unit**2 and depth[region].max() > least_depth:
             ventricles |= region
     return ventricles
-
-
-# ---- kinds of lesions --------------------------------------------------------------------------
 
 
 def _texture(shape, sigma, rng):
@@ -338,22 +332,12 @@ MAKERS = {
 KINDS = tuple(MAKERS)
 
 
-# ---- planting ----------------------------------------------------------------------------------
-
-
 def plant_section(
     image: np.ndarray, kind: str, strength: str, rng: np.random.Generator, section: Section
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Plant one cross-section of a lesion, or of a group of spots, in a slice.
+    """Plant one cross-section of a lesion, or of a group of spots, in a slice `(S, S)` in [0, 1].
 
     The same state of the generator gives the same place at every strength.
-
-    Args:
-        image: Slice `(S, S)` in [0, 1], background exactly 0.
-        kind: One of `KINDS`.
-        strength: A key of `STRENGTHS`.
-        rng: Generator; everything random is drawn from it.
-        section: Size of the cross-section, and where it lies.
 
     Returns:
         The slice with the lesion, float32 `(S, S)` in [0, 1] with an untouched background, and its
@@ -393,8 +377,8 @@ def plant_lesion(
         rng: Generator; everything random is drawn from it.
 
     Returns:
-        The stack with the lesion, float32 `(K, S, S)`, and its masks, bool `(K, S, S)`, which are
-        empty in slices that it does not reach.
+        The stack with the lesion, float32, and its masks, bool, which are empty in slices that it
+        does not reach; `(K, S, S)` both.
     """
     slices = int(rng.integers(LEAST_SLICES, min(MOST_SLICES, len(stack)) + 1))
     first = int(rng.integers(0, len(stack) - slices + 1))

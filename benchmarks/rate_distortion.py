@@ -20,11 +20,12 @@ soon as it is known. Points that the file holds are kept, so that the work can b
 """
 
 import functools
+import itertools
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from common import MADE, continue_report, make_parser, write_report
+from common import MADE, continue_report, make_parser, show, write_report
 
 # isort: split
 import image_codecs as codecs
@@ -67,13 +68,16 @@ def main(args):
     slices = open_slices(find_slices(args.data))
     split = every_case(slices.splits[args.split], args.every)
     runs = [Codec(RunDirectory(run)) for run in args.run]
-    measured_on, tuning = codec_slices(runs, split, slices.splits["validate"])
+    size = image_size(runs)
+    stacks, tuning = (
+        stacks_of(part, size) for part in (split, every_case(slices.splits["validate"], TUNED_ON))
+    )
     data = {
         "name": slices.name,
         "split": args.split,
         "images": len(split),
         "every": args.every,
-        "image_size": measured_on.images.shape[1],
+        "image_size": size,
         "fingerprint": slices.fingerprint,
     }
     report = continue_report(args.json, {"data": data})
@@ -83,45 +87,46 @@ def main(args):
     for codec in runs:
         made_of, name = {"models": codec.models.hex()}, run_name(codec)
         report["weight_bytes"][name] = weight_bytes(codec.run)
-        point = functools.partial(model_point, codec, images=measured_on.images)
+        point = functools.partial(model_point, codec, images=np.concatenate(stacks))
         add("models", name, made_of, args.rate_weights, functools.partial(point, split))
         if not args.models_alone:
             single = functools.partial(point, Alone(**vars(split)))
             add("single", name + ALONE, made_of, args.rate_weights, single)
     if not args.models_alone:
-        point = functools.partial(codecs.codec_point, slices=measured_on, tuning=tuning)
+        point = functools.partial(codecs.codec_point, stacks=stacks, tuning=tuning)
         for name, version in codecs.available().items():
             made_of = {"version": version, "tuned_on": TUNED_ON}
             add("codecs", name, made_of, codecs.CODECS[name], point)
     compare_curves(report)
     write_report(args.json, report)
-    for measure in rates.LEVELS:
-        rates.show(report["at_equal"][measure], measure)
-    for rows in report["paid_after"].values():
-        rates.show_paid(rows, report["weight_bytes"])
+    for row in itertools.chain(*report["at_equal"].values()):
+        show("bytes a slice", row)
+    for kind, rows in report["paid_after"].items():
+        for row in rows:
+            show(f"slices after which the weights have paid, {kind}", row)
     if args.figure:
-        size = " x ".join(map(str, measured_on.images.shape[1:]))
-        caption = f"{slices.name}, {args.split} split, {len(split)} slices of {size}."
+        caption = f"{slices.name}, {args.split} split, {len(split)} slices of {size} x {size}."
         draw(args.figure, report, caption)
 
 
-# ---- points ------------------------------------------------------------------------------------
-
-
-def codec_slices(runs: list[Codec], split: Split, validate: Split) -> list[codecs.Slices]:
-    """Slices for the codecs, as the models see them: those of the split, and some of validation.
+def image_size(runs: list[Codec]) -> int:
+    """Pixels of a side of the slices that all runs see.
 
     Raises:
-        InputError: The runs see slices of different sizes.
+        InputError: They see slices of different sizes.
     """
     sizes = {codec.vqvae.settings["image_size"] for codec in runs}
     if len(sizes) > 1:
         raise InputError(
             f"the runs are of image sizes {sorted(sizes)}: name --run directories of one size."
         )
-    (size,) = sizes
-    tuning = every_case(validate, TUNED_ON)
-    return [codecs.Slices(load_images(part, size), part.cases) for part in (split, tuning)]
+    return sizes.pop()
+
+
+def stacks_of(split: Split, size: int) -> list[np.ndarray]:
+    """Slices of each case, uint8 `(L, size, size)`, as the models see them."""
+    images = load_images(split, size)
+    return np.split(images, np.flatnonzero(np.diff(split.cases)) + 1)
 
 
 def run_name(codec: Codec) -> str:
@@ -162,23 +167,6 @@ def model_point(codec: Codec, split: Split, rate_weight: float, images: np.ndarr
     }
 
 
-def show_point(name: str, point: dict[str, Any]) -> None:
-    """Print a point of a curve in one line."""
-    of_model = "rate_weight" in point
-    rate = "file_bytes" if of_model else "payload_bytes"
-    choice = "rate_weight" if of_model else "threshold"
-    print(
-        f"  {name:<20}{point[rate]:>8.1f} bytes   SSIM {point['ssim']:.4f}   in the brain "
-        f"{point['brain_ssim']:.4f}, {point['brain_psnr']:.2f} dB   gradient "
-        f"{point['gradient_ratio']:.3f}   fine spectrum {point['spectrum_ratio']:.3f}   "
-        f"{choice.replace('_', ' ')} {point[choice]:g}",
-        flush=True,
-    )
-
-
-# ---- curves ------------------------------------------------------------------------------------
-
-
 def add_curve(
     report: dict[str, Any],
     path: pathlib.Path | None,
@@ -208,7 +196,7 @@ def add_curve(
         print(f"  {name}: {len(points)} points kept from {path}.", flush=True)
     for setting in progress(missing, name, unit="point"):
         points = [*points, {**measure(setting), "commit": MADE["commit"]}]
-        show_point(name, points[-1])
+        show(name, points[-1])
     report["made_of"][name], report[group][name] = made_of, points
     write_report(path, report)
 

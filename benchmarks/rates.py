@@ -8,8 +8,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from evaluation.curves import QUALITIES
-
 # Where bytes are compared.
 LEVELS = {
     "ssim": (0.90, 0.91, 0.92, 0.93, 0.94, 0.95, 0.96, 0.97),
@@ -104,24 +102,3 @@ def paid_after(models: Curves, codecs: Curves, weights: Mapping[str, int]) -> li
                 row[run][name] = float(math.ceil(weights[run] / saved)) if saved > 0 else math.nan
         rows.append(row)
     return rows
-
-
-def show(rows: Sequence[Mapping], measure: str) -> None:
-    """Print bytes at equal quality: files of models, payloads of codecs."""
-    names = ("models", "single", *rows[0]["payload_bytes"])
-    print(f"  bytes a slice at equal {QUALITIES[measure]} (files of models, payloads of codecs)")
-    print(f"  {'':>8}" + "".join(f"{name[:14]:>15}" for name in names))
-    for row in rows:
-        sizes = (row["models"], row["single"], *row["payload_bytes"].values())
-        print(f"  {row[measure]:>8.3f}" + "".join(f"{size:>15.0f}" for size in sizes), flush=True)
-
-
-def show_paid(rows: Sequence[Mapping], weights: Mapping[str, int]) -> None:
-    """Print after how many slices the weights of each run have paid for themselves."""
-    _, *runs = rows[0]  # the level comes first
-    for run in runs:
-        print(f"  {run}: {weights[run]} bytes of weights have paid for themselves after so many")
-        print(f"  {'SSIM':>8}" + "".join(f"{name[:14]:>15}" for name in rows[0][run]))
-        for row in rows:
-            counts = "".join(f"{count:>15.0f}" for count in row[run].values())
-            print(f"  {row['ssim']:>8.3f}{counts}")

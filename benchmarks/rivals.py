@@ -27,7 +27,7 @@ import math
 import pathlib
 from collections.abc import Sequence
 
-from common import FILE, FOLDER, MADE, continue_report, make_parser, spread, write_report
+from common import FILE, FOLDER, MADE, continue_report, make_parser, show, spread, write_report
 
 # isort: split
 import numpy as np
@@ -94,7 +94,8 @@ def main(args):
                 np.savez_compressed(temporary, samples=contender.draw(SAMPLES))
             known[name] = {"made": MADE, **figures}
             write_report(args.json, report)
-    show(known)
+    for name, figures in known.items():
+        show(name, figures, "ssim", "brain_ssim", "index_bits", "prior_bits", "minutes_to")
     if args.figure:
         draw(args.figure, args.out, images["test"], args.minutes)
 
@@ -179,22 +180,6 @@ def minutes_to(curve: Sequence[tuple[float, float]], level: float) -> float:
             before, lower = curve[number - 1]
             return before + (minutes - before) * (level - lower) / (ssim - lower)
     return math.nan
-
-
-def show(known: dict[str, dict]) -> None:
-    """Print a line for each contender."""
-    reached = "".join(f"{f'to {level:.2f}':>9}" for level in LEVELS)
-    print(f"{'':<12}{'SSIM':>8}{'brain':>8}{'index bits':>12}{'prior bits':>12}{reached}   steps")
-    for name, figures in known.items():
-        cells = ""
-        for minutes in figures["minutes_to"].values():
-            is_reached = minutes is not None and not math.isnan(minutes)  # a file has None
-            cells += f"{f'{minutes:.1f}' if is_reached else 'never':>9}"
-        steps = " + ".join(str(figures["stages"][stage]["steps"]) for stage in STAGES)
-        print(
-            f"{name:<12}{figures['ssim']:>8.3f}{figures['brain_ssim']:>8.3f}"
-            f"{figures['index_bits']:>12.0f}{figures['prior_bits']:>12.0f}{cells}   {steps}"
-        )
 
 
 def draw(path: pathlib.Path, out: pathlib.Path, images: np.ndarray, minutes: float) -> None:

@@ -13,7 +13,7 @@ slice.
 
 import functools
 
-from common import in_turn, make_parser, timed, write_report
+from common import in_turn, make_parser, show, timed, write_report
 
 # isort: split
 import numpy as np
@@ -61,16 +61,12 @@ def time_actions(actions: dict, reference: str, title: str) -> tuple[dict[str, f
     return {name: figure["seconds"] for name, figure in figures.items()}, figures
 
 
-# ---- single slices -----------------------------------------------------------------------------
-
-
 def measure_slices(whole: bool) -> dict:
     """Measure single slices, print a line for each case, and return what the JSON file holds."""
-    print("  grid  batch   naive s  cached s  forward s   naive/cached  cached/forward", flush=True)
     results = []
     for grid, batch in CASES:
         results.append(measure(grid, batch, whole=whole and not results))
-        show(results[-1])
+        show(f"{batch} maps of {grid} x {grid}", results[-1])
     return {**results[0], "cases": results}
 
 
@@ -129,21 +125,6 @@ def naive_loop(step, grid: int, batch: int) -> np.ndarray:
     return codes
 
 
-def show(result):
-    """Print one case."""
-    naive, cached, forward = (result[f"{name}_seconds"] for name in ("naive", "cached", "forward"))
-    print(
-        f"{result['grid']:>6}{result['batch']:>7}{naive:>10.1f}{cached:>10.2f}{forward:>11.3f}"
-        f"{result['ratio']:>15.0f}{cached / forward:>16.2f}",
-        flush=True,
-    )
-    if "naive_whole_seconds" in result:
-        print(f"  the naive loop in full: {result['naive_whole_seconds']:.1f} s", flush=True)
-
-
-# ---- stacks ------------------------------------------------------------------------------------
-
-
 def measure_stacks(grid: tuple[int, int], count: int) -> dict:
     """Time stacks of slices that are drawn as a wavefront, and slice by slice. Print a line.
 
@@ -173,11 +154,7 @@ def measure_stacks(grid: tuple[int, int], count: int) -> dict:
     title = f"stacks of {grid[0]} x {grid[1]}, {count} together"
     result, figures = time_actions(actions, "wavefront_seconds", title)
     result["ratio"] = figures["slice_by_slice_seconds"]["ratio"]
-    print(
-        f"  {title}: {result['wavefront_seconds']:.1f} s as a wavefront, "
-        f"{result['slice_by_slice_seconds']:.1f} s slice by slice, ratio {result['ratio']:.1f}",
-        flush=True,
-    )
+    show(title, result)
     return {**result, "grid": list(grid), "batch": count}
 
 

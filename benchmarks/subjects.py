@@ -25,7 +25,7 @@ import shlex
 import subprocess
 import sys
 
-from common import FILE, FOLDER, MADE, ROOT, continue_report, make_parser, timed, write_report
+from common import FILE, FOLDER, MADE, ROOT, continue_report, make_parser, show, timed, write_report
 
 # isort: split
 import numpy as np
@@ -106,7 +106,8 @@ def main(args):
         if slug(name) not in known:
             known[slug(name)] = measure(TRAININGS[name], args.out / slug(name), args, slices)
             write_report(args.json, report)
-    show(known)
+    for name, training in known.items():
+        show(name, {**training, "made": None})
 
 
 def slug(name: str) -> str:
@@ -187,17 +188,6 @@ def quality(models, split: Split) -> dict:
         "prior_bytes": float(bits.mean()) / 8,
         "prior_bytes_ci95": metrics.subject_interval(bits / 8, split.subjects),
     }
-
-
-def show(reports: dict[str, dict]) -> None:
-    """Print a line for each training."""
-    print(f"{'':<38}{'minutes':>9}" + "".join(f"{name:>24}" for name in SPLITS))
-    for name, report in reports.items():
-        cells = [
-            f"{split['ssim']:.3f} {split['bits_per_code']:.3f} b {split['prior_bytes']:.0f} B"
-            for split in report.get("splits", {}).values()
-        ]
-        print(f"{name:<38}{report['minutes']:>9.1f}" + "".join(f"{cell:>24}" for cell in cells))
 
 
 if __name__ == "__main__":

@@ -4,15 +4,13 @@ python benchmarks/training.py [--precision P] [--json FILE] [--profile]
 
 It times the quantizer alone and then a step of both stages, each contender in turn.
 
-"one-hot" has the quantizer of the common Keras tutorial of VQ-VAE. There a product with a one-hot
-matrix looks up the codes. The codebook is a weight, and the optimizer trains it by the gradient of
-the codebook loss.
+"one-hot" has the quantizer of the common Keras tutorial of VQ-VAE: a product with a one-hot matrix
+looks up the codes, and the optimizer trains the codebook.
 
 "torch" has the same networks, losses and optimizer in PyTorch, with the quantizer of
-vector-quantize-pytorch, on as many threads. It runs eagerly, and "compiled" is the same after
-`torch.compile`, which needs a C++ compiler. Both have as many trainable parameters as ours, or the
-benchmark stops. They are left out where these packages are not installed
-(`pip install -r benchmarks/requirements-rivals.txt`).
+vector-quantize-pytorch, on as many threads, and "compiled" is the same after `torch.compile`. Both
+have as many trainable parameters as ours, or the benchmark stops. They are left out where these
+packages are not installed (`pip install -r benchmarks/requirements-rivals.txt`).
 
 Every round times every contender once, and ratios are medians over rounds. Let the machine be idle:
 threads of PyTorch wait for each other, so another process makes them several times as slow.
@@ -28,7 +26,7 @@ import math
 import pathlib
 import tempfile
 
-from common import in_turn, make_parser, timed, write_report
+from common import in_turn, make_parser, show, timed, write_report
 
 # isort: split
 import keras
@@ -132,12 +130,11 @@ def speeds(dtype):
         results["versions"] = {name: importlib.metadata.version(name) for name in TORCH_PACKAGES}
     else:
         print("PyTorch is left out: pip install -r benchmarks/requirements-rivals.txt.")
-    print("                                   images or vectors a second   ours is faster by")
     for case in QUANTIZERS:
         title = f"quantizer, K {case['codebook_size']}, D {case['code_dim']}"
         figures = in_turn(quantizers(**case), "ours", ROUNDS, title)
         results["quantizer"].append({**case, **figures})
-        show(title, figures, case["vectors"])
+        show(title, figures)
     vqvae = {"ours": vqvae_step(NETWORK), "one-hot": vqvae_step(NETWORK, one_hot=True)}
     stages = {"vqvae": (vqvae, torch_vqvae), "prior": ({"ours": prior_step(NETWORK)}, torch_prior)}
     for stage, (steps, rival) in stages.items():
@@ -145,23 +142,13 @@ def speeds(dtype):
         if has_torch():
             timers |= torch_timers(rival, dtype)
         results[stage] = in_turn(timers, "ours", ROUNDS, stage)
-        show(stage, results[stage], NETWORK.batch)
+        show(stage, results[stage])
     return results
-
-
-def show(title, figures, count):
-    """Print a line for each contender, with how many images or vectors it takes a second."""
-    for name, figure in figures.items():
-        speed = count / figure["seconds"]
-        print(f"  {title:<26}{name:<10}{speed:>24.1f}{figure['ratio']:>20.2f}", flush=True)
 
 
 def timer(step):
     """Make a function without arguments that returns the seconds of a step."""
     return lambda: timed(step, STEPS) / STEPS
-
-
-# ---- in Keras ----------------------------------------------------------------------------------
 
 
 def quantizers(codebook_size: int, code_dim: int, vectors: int) -> dict:
@@ -227,9 +214,6 @@ def model_step(model, inputs, targets, loss=None):
     return lambda: step(inputs, targets).numpy()
 
 
-# ---- in PyTorch --------------------------------------------------------------------------------
-
-
 def has_torch() -> bool:
     """Whether PyTorch and its vector quantizer are installed."""
     modules_of = [name.replace("-", "_") for name in TORCH_PACKAGES]
@@ -283,9 +267,6 @@ def torch_training(model, stage: str, dtype: str, compiled: bool, arguments: dic
     theirs = rival.parameters()
     assert ours == theirs, f"{stage}: {ours} trainable parameters, in PyTorch {theirs}"
     return rival
-
-
-# ---- where the time goes -----------------------------------------------------------------------
 
 
 def profiles():

@@ -198,11 +198,6 @@ class PriorBench(Bench):
             )
         return tuple(read_codes(path)[name] for name in FITTED_SPLITS)
 
-    @functools.cached_property
-    def images(self) -> np.ndarray:
-        """The validation slices that are scored, uint8 `(N, S, S)`."""
-        return dataset.load_images(self.validation, self.base["image_size"])
-
     def measure(self, settings: dict, title: str = "training") -> dict:
         """Train a variant and return its figures."""
         examples, validation = (
@@ -217,7 +212,8 @@ class PriorBench(Bench):
         )
         bits = [model.bits(**inputs) for inputs, _ in progress(batches, "scoring")]
         bits = np.concatenate(bits)  # (N, H, W)
-        brain = metrics.brain_places(self.images, self.base["frame"], bits.shape[1:])
+        images = dataset.load_images(self.validation, settings["image_size"])
+        brain = metrics.brain_places(images, settings["frame"], bits.shape[1:])
         return {
             "bits_per_code": float(bits.mean()),
             "brain_bits_per_code": float(bits[brain].mean()),

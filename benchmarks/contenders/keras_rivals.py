@@ -12,7 +12,6 @@ References:
     van den Oord et al. 2016, Pixel Recurrent Neural Networks (the PixelCNN of both).
 """
 
-import abc
 import functools
 from collections.abc import Callable, Iterator
 
@@ -102,11 +101,9 @@ def pixelcnn(codebook_size: int, last_layers: int) -> keras.Model:
 
 
 def stepper(model: keras.Model, batches: Iterator) -> Callable[[], float]:
-    """Make the function that takes the next step of a compiled model and returns its loss.
+    """Make the function that takes a compiled model's next step and returns its loss.
 
-    Args:
-        model: The model.
-        batches: Pairs of inputs and targets.
+    Batches are pairs of inputs and targets.
     """
     step = tf.function(lambda inputs, targets: model.train_step((inputs, targets))["loss"])
 
@@ -118,21 +115,17 @@ def stepper(model: keras.Model, batches: Iterator) -> Callable[[], float]:
 
 
 class KerasRival(Contender):
-    """What both rivals share. A subclass says what differs, and writes encoder and decoder."""
+    """What both rivals share.
+
+    A subclass says what differs. Its `encoder` and `decoder` return the layers from images to
+    latents, and from embeddings to images.
+    """
 
     code_dim: int  # dimensions D of a code
     lowest: float  # what the grey value 0 becomes; 255 becomes 1 more
     batch_sizes: dict[str, int]
     learning_rates: dict[str, float]
     last_layers: int  # of the prior, before its logits
-
-    @abc.abstractmethod
-    def encoder(self) -> list[layers.Layer]:
-        """Layers from images to latents."""
-
-    @abc.abstractmethod
-    def decoder(self) -> list[layers.Layer]:
-        """Layers from embeddings to images."""
 
     def start(self, stage):
         model, loss, examples = self._vqvae() if stage == "vqvae" else self._prior()

@@ -28,8 +28,7 @@ class Ours(Contender):
     rise over minutes, because the first step alone takes many seconds.
 
     Args:
-        images: See `Contender`.
-        minutes: See `Contender`.
+        images: As for `Contender`, and so is `minutes`.
         slices: The data folder of these images.
         flags: Flags of train.py.
         run: Folder for what the prior learns from.

@@ -211,13 +211,10 @@ def prior(codes, **sizes):
 
 
 class Training:
-    """The training of one stage.
+    """The training of a stage, "vqvae" or "prior", in "float32" or "bfloat16".
 
-    Args:
-        stage: "vqvae" or "prior".
-        dtype: "float32" or "bfloat16".
-        compiled: Whether `torch.compile` compiles the loss, and so its gradient.
-        arguments: Keyword arguments of `vqvae` or of `prior`.
+    Where it is `compiled`, `torch.compile` compiles the loss, and so its gradient. The arguments
+    are those of `vqvae` or of `prior`.
     """
 
     def __init__(self, stage: str, dtype: str, compiled: bool, arguments: dict):
