@@ -107,5 +107,5 @@ def test_every_method_is_measured_and_shown(monkeypatch, capsys):
         # Smoothing along the levels is open to all. The surprise of healing is smoothed already.
         along = [name for name in figures["validation"] if "along levels" in name]
         assert bool(along) == (method not in ("healing", "surprise"))
-    anomaly.show(report)
-    assert "by case, obvious" in capsys.readouterr().out
+    anomaly.show("figures", report)
+    assert "figures, healing, by case, by strength, " in capsys.readouterr().out
