@@ -12,8 +12,8 @@ Healing and surprise alone are what predict.py --anomaly makes of a slice. They 
 the error of the plain reconstruction, with z-scores against the training slices of a level, and
 with the smoothed intensity.
 
-Each method is chosen on lesions in validation slices: its variant, how slices and cases are scored,
-and its threshold. Test slices only report, with other lesions. AUROC compares scores with those of
+Each method is chosen on lesions in validation slices: its variant, how slices are scored, and
+its threshold. Test slices only report, with other lesions. AUROC compares scores with those of
 the control, and under `beside` with those of slices above and below the lesion in its own stack.
 Average precision is over the brain pixels of slices with a lesion and of the control. Intervals are
 95 % bootstraps over subjects.
@@ -130,7 +130,7 @@ def gather(images, split, seeds, mapped) -> dict[tuple[str, str], tuple[Evidence
         print(f"{split.name}: " + (f"lesions {number} of {seeds}" if number else "control"))
         planted = plant_split(images, split, number - 1) if number else Planted(images, *nothing)
         for *key, maps in mapped(planted.images, split, number):
-            parts[tuple(key)].append(gather_evidence(maps, planted, split, number))
+            parts[tuple(key)].append(gather_evidence(maps, planted, split))
     return {key: (join(planted), control) for key, (control, *planted) in parts.items()}
 
 

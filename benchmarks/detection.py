@@ -38,7 +38,6 @@ class Evidence:
         inside: Brain pixels of each slice in the lesion by map value, `(N, len(EDGES) + 1)`.
         outside: The other brain pixels, of the same shape.
         subjects: Number of the subject of each slice, `(N,)`.
-        cases: Number of the case of each, `(N,)`.
         kinds: Kind of the lesion of its case, `(N,)`; empty in the control.
         strengths: Strength of the lesion of its case, `(N,)`; empty in the control.
     """
@@ -47,7 +46,6 @@ class Evidence:
     inside: np.ndarray
     outside: np.ndarray
     subjects: np.ndarray
-    cases: np.ndarray
     kinds: np.ndarray
     strengths: np.ndarray
 
@@ -60,14 +58,8 @@ class Evidence:
         """Evidence about some of the slices, bool `(N,)`."""
         return Evidence(*(values[chosen] for values in vars(self).values()))
 
-    def by_case(self) -> "Evidence":
-        """Evidence about cases: the highest scores of their slices."""
-        cases, firsts, numbers = np.unique(self.cases, return_index=True, return_inverse=True)
-        highest = [self.scores[numbers == number].max(0) for number in range(len(cases))]
-        return dataclasses.replace(self.pick(firsts), scores=np.stack(highest))
 
-
-def gather_evidence(maps: np.ndarray, planted: Planted, split: Split, seed: int = 0) -> Evidence:
+def gather_evidence(maps: np.ndarray, planted: Planted, split: Split) -> Evidence:
     """Summarise the maps of a split.
 
     A slice is scored by its highest pixels, by themselves or relative to its case.
@@ -76,20 +68,17 @@ def gather_evidence(maps: np.ndarray, planted: Planted, split: Split, seed: int 
         maps: `(N, S, S)`, 0 or more.
         planted: The slices with their lesions.
         split: The slices.
-        seed: Number of the planting: a case with other lesions counts as another case.
     """
     counts = [max(1, round(share * maps[0].size)) for share in SHARES]
     highest = np.partition(maps.reshape(len(maps), -1), [-count for count in counts], axis=1)
     absolute = [highest[:, -count:].mean(1) for count in counts]
     in_case = [scores_in_case(scores, split.cases) for scores in absolute]
-    cases = np.unique(split.cases, return_inverse=True)[1]
     brain = planted.images > 0
     return Evidence(
         scores=np.nan_to_num(np.stack([*absolute, *in_case], axis=1), nan=1.0),
         inside=np.stack([_histogram(*row) for row in zip(maps, planted.masks & brain)]),
         outside=np.stack([_histogram(*row) for row in zip(maps, ~planted.masks & brain)]),
         subjects=np.unique(split.subjects, return_inverse=True)[1],
-        cases=cases + seed * (1 + cases.max()),
         kinds=planted.kinds,
         strengths=planted.strengths,
     )
@@ -184,7 +173,6 @@ class Choice:
         auroc: Its AUROC of slices.
         dice: Its Dice.
         way: Way to score slices.
-        case_way: Way to score cases.
         threshold: Number of the threshold in `EDGES`.
     """
 
@@ -192,26 +180,23 @@ class Choice:
     auroc: float
     dice: float
     way: int
-    case_way: int
     threshold: int
 
 
 def choose(variant: str, planted: Evidence, control: Evidence) -> Choice:
-    """Choose how slices and cases are scored, by AUROC, and the threshold, by Dice."""
+    """Choose how slices are scored, by AUROC, and the threshold, by Dice."""
     lesions = planted.pick(planted.areas > 0)
     overlap, once = dice(lesions).mean(0), draw_subjects(1 + control.subjects.max())[:1]
-    best = []
-    for sides in ((lesions, control), (planted.by_case(), control.by_case())):
-        ways = [auroc(*sides, way, once)[0] for way in range(control.scores.shape[1])]
-        best.append((float(max(ways)), int(np.argmax(ways))))
-    (highest, way), (_, case_way) = best
-    return Choice(variant, highest, float(overlap.max()), way, case_way, int(overlap.argmax()))
+    ways = range(control.scores.shape[1])
+    aurocs = [float(auroc(lesions, control, way, once)[0]) for way in ways]
+    best = int(np.argmax(aurocs))
+    return Choice(variant, aurocs[best], float(overlap.max()), best, int(overlap.argmax()))
 
 
 def report_method(
     planted: Evidence, control: Evidence, choice: Choice, in_detail: bool = False
 ) -> dict:
-    """Measure a method on all planted slices, by strength and by case, and on the control.
+    """Measure a method on all planted slices, by strength, and on the control.
 
     Args:
         planted: What it says of slices of planted stacks.
@@ -227,23 +212,17 @@ def report_method(
         some = lesions.pick(chosen)
         overlap = dice(some)[:, choice.threshold]
         return {
-            "slices": len(some.cases),
+            "slices": len(some.kinds),
             **with_interval("auroc", auroc(some, control, choice.way, weights)),
             **with_interval("average_precision", average_precision(some, control, weights)),
             **with_interval("dice", mean_of_subjects(overlap, some.subjects, weights)),
         }
 
-    def measure_cases(evidence):
-        cases, others = evidence.by_case(), control.by_case()
-        values = auroc(cases, others, choice.case_way, weights)
-        return {"cases": len(cases.cases), **with_interval("auroc", values)}
-
     def by_strength(chosen):
         groups = {name: chosen & (lesions.strengths == name) for name in STRENGTHS}
         return {name: measure(group) for name, group in groups.items() if group.any()}
 
-    every, areas = np.ones(len(lesions.cases), bool), lesions.areas
-    cases = {name: planted.pick(planted.strengths == name) for name in STRENGTHS}
+    every, areas = np.ones(len(lesions.kinds), bool), lesions.areas
     groups = {
         "by_kind": {kind: lesions.kinds == kind for kind in KINDS},
         "by_size": {name: (low <= areas) & (areas < high) for name, (low, high) in SIZES.items()},
@@ -258,10 +237,6 @@ def report_method(
             for name, chosen_by in groups.items()
             if in_detail
         },
-        "by_case": {
-            **measure_cases(planted),
-            "by_strength": {name: measure_cases(some) for name, some in cases.items()},
-        },
         "control": report_without(control, choice),
         "beside": {
             **with_interval("auroc", auroc(lesions, beside, choice.way, weights)),
@@ -274,6 +249,6 @@ def report_without(evidence: Evidence, choice: Choice) -> dict:
     """Measure what a method says about slices without a lesion."""
     above = evidence.outside[:, choice.threshold + 1 :].sum()
     return {
-        "slices": len(evidence.cases),
+        "slices": len(evidence.kinds),
         "brain_above_threshold": float(above / evidence.outside.sum(dtype="int64")),
     }

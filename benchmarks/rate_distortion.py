@@ -8,10 +8,6 @@ as compress.py writes them: one a case, and for the curves "single slices" one a
 code length and the index bits stand beside them. Codecs have a file a slice, but "AVIF sequences"
 has a file a case. We count their payload: file size minus the size of an all-black file.
 
-The weights of a model are sent once. `paid_after` says after how many slices they and the files of
-the model are smaller than the payloads of a codec at the same SSIM. There models of whole cases
-meet AVIF sequences, and models of single slices meet the other codecs.
-
 A slice takes up to a second at each rate weight or quality. With --json every curve is written as
 soon as it is known. Points that the file holds are kept, so that the work can be spread.
 
@@ -81,12 +77,11 @@ def main(args):
         "fingerprint": slices.fingerprint,
     }
     report = continue_report(args.json, {"data": data})
-    for group in ("made_of", "weight_bytes", *GROUPS):
+    for group in ("made_of", *GROUPS):
         report.setdefault(group, {})
     add = functools.partial(add_curve, report, args.json)
     for codec in runs:
         made_of, name = {"models": codec.models.hex()}, run_name(codec)
-        report["weight_bytes"][name] = weight_bytes(codec.run)
         point = functools.partial(model_point, codec, images=np.concatenate(stacks))
         add("models", name, made_of, args.rate_weights, functools.partial(point, split))
         if not args.models_alone:
@@ -97,13 +92,13 @@ def main(args):
         for name, version in codecs.available().items():
             made_of = {"version": version, "tuned_on": TUNED_ON}
             add("codecs", name, made_of, codecs.CODECS[name], point)
-    compare_curves(report)
+    ours = {"models": report["models"], "single": report["single"]}
+    report["at_equal"] = {
+        measure: rates.compare(ours, report["codecs"], measure) for measure in rates.LEVELS
+    }
     write_report(args.json, report)
     for row in itertools.chain(*report["at_equal"].values()):
         show("bytes a slice", row)
-    for kind, rows in report["paid_after"].items():
-        for row in rows:
-            show(f"slices after which the weights have paid, {kind}", row)
     if args.figure:
         caption = f"{slices.name}, {args.split} split, {len(split)} slices of {size} x {size}."
         draw(args.figure, report, caption)
@@ -134,11 +129,6 @@ def run_name(codec: Codec) -> str:
     height, width = codec.vqvae.grid
     size = codec.vqvae.settings["codebook_size"]
     return f"{codec.run.path.resolve().name}: {height} x {width} codes of {size}"
-
-
-def weight_bytes(run: RunDirectory) -> int:
-    """Bytes of the model files that encoder and decoder need."""
-    return sum(run.model(stage).stat().st_size for stage in ("vqvae", "prior"))
 
 
 def model_point(codec: Codec, split: Split, rate_weight: float, images: np.ndarray) -> dict:
@@ -199,21 +189,6 @@ def add_curve(
         show(name, points[-1])
     report["made_of"][name], report[group][name] = made_of, points
     write_report(path, report)
-
-
-def compare_curves(report: dict[str, Any]) -> None:
-    """Compare all curves. Weights pay off against codecs that see as much of a case."""
-    models, single, rivals = (report[group] for group in GROUPS)
-    ours = {"models": models, "single": single}
-    report["at_equal"] = {measure: rates.compare(ours, rivals, measure) for measure in rates.LEVELS}
-    whole = {name: points for name, points in rivals.items() if name in rates.WHOLE_CASES}
-    alone = {name: points for name, points in rivals.items() if name not in rates.WHOLE_CASES}
-    single = {name.removesuffix(ALONE): points for name, points in single.items()}
-    weights = report["weight_bytes"]
-    report["paid_after"] = {
-        "models": rates.paid_after(models, whole, weights),
-        "single": rates.paid_after(single, alone, weights),
-    }
 
 
 def draw(path: pathlib.Path, report: dict[str, Any], caption: str) -> None:

@@ -1,4 +1,4 @@
-"""Bytes of models and codecs at equal quality, and when a model's weights have paid for themselves.
+"""Bytes of models and codecs at equal quality.
 
 Points are dicts with `ssim`, `brain_ssim`, `brain_psnr` and bytes a slice: `file_bytes` of whole
 files, and for codecs `payload_bytes` too. A curve is a list of points.
@@ -14,7 +14,6 @@ LEVELS = {
     "brain_ssim": (0.75, 0.80, 0.825, 0.85, 0.875, 0.90, 0.92),
     "brain_psnr": (22.0, 23.0, 24.0, 25.0, 26.0, 28.0, 30.0),
 }
-WHOLE_CASES = ("AVIF sequences",)  # codecs that write a case as one file; others see one slice
 Curves = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
@@ -75,30 +74,3 @@ def compare(ours: Mapping[str, Curves], codecs: Curves, measure: str) -> list[di
         }
         for level in LEVELS[measure]
     ]
-
-
-def paid_after(models: Curves, codecs: Curves, weights: Mapping[str, int]) -> list[dict[str, Any]]:
-    """Count the slices after which a model and its files are smaller than those of a codec.
-
-    The weights are sent once. Then every slice saves the codec's payload less the model's file.
-
-    Args:
-        models: Curve of each run, by its name.
-        codecs: Curve of each codec that sees as much of a case as they, by its name.
-        weights: Bytes of the model files of each run.
-
-    Returns:
-        One dict for each SSIM level: `ssim`, and for each run the slices by codec. NaN stands where
-        one of the two does not reach the level, or the model saves nothing.
-    """
-    rows = []
-    for level in LEVELS["ssim"]:
-        row = {"ssim": level}
-        for run, points in models.items():
-            size = bytes_at(points, "file_bytes", "ssim", level)
-            row[run] = {}
-            for name, others in codecs.items():
-                saved = bytes_at(others, "payload_bytes", "ssim", level) - size
-                row[run][name] = float(math.ceil(weights[run] / saved)) if saved > 0 else math.nan
-        rows.append(row)
-    return rows
