@@ -39,7 +39,7 @@ _AVIF = {"format": "AVIF", "speed": 0, "subsampling": "4:0:0", "max_threads": 1}
 # better here and the other there, both stand, and the curve takes the better. For AVIF, the tune
 # `ssim` was the best of three on single validation slices, and `psnr` on stacks, also by SSIM. The
 # default `iq` was worse. `save_all` writes a stack as a sequence. Qualities end above the highest
-# of `rates.LEVELS`.
+# of `rate_distortion.LEVELS`.
 CODECS = {
     "JPEG XL": _settings(
         (1, 4, 7, 10, 15, 20, 25, 30, 40, 50, 60, 70), {}, format="JXL", effort=9, num_threads=0

@@ -17,8 +17,9 @@ soon as it is known. Points that the file holds are kept, so that the work can b
 
 import functools
 import itertools
+import math
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from common import MADE, continue_report, make_parser, show, write_report
@@ -26,7 +27,6 @@ from common import MADE, continue_report, make_parser, show, write_report
 # isort: split
 import image_codecs as codecs
 import numpy as np
-import rates
 from contenders.contender import in_batches
 from files import Alone, every_case, write_files
 
@@ -44,6 +44,13 @@ RATE_WEIGHTS = (0.0, 0.1, 0.2, 0.35, 0.6, 1.0, 2.0)
 TUNED_ON = 7  # each so many validation cases choose the thresholds of codecs
 GROUPS = ("models", "single", "codecs")  # of curves
 ALONE = ", single slices"  # ends the name of a model's curve of single slices
+# Where bytes are compared.
+LEVELS = {
+    "ssim": (0.90, 0.91, 0.92, 0.93, 0.94, 0.95, 0.96, 0.97),
+    "brain_ssim": (0.75, 0.80, 0.825, 0.85, 0.875, 0.90, 0.92),
+    "brain_psnr": (22.0, 23.0, 24.0, 25.0, 26.0, 28.0, 30.0),
+}
+Curves = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
 def parse(arguments=None):
@@ -93,9 +100,7 @@ def main(args):
             made_of = {"version": version, "tuned_on": TUNED_ON}
             add("codecs", name, made_of, codecs.CODECS[name], point)
     ours = {"models": report["models"], "single": report["single"]}
-    report["at_equal"] = {
-        measure: rates.compare(ours, report["codecs"], measure) for measure in rates.LEVELS
-    }
+    report["at_equal"] = {measure: compare(ours, report["codecs"], measure) for measure in LEVELS}
     write_report(args.json, report)
     for row in itertools.chain(*report["at_equal"].values()):
         show("bytes a slice", row)
@@ -191,15 +196,74 @@ def add_curve(
     write_report(path, report)
 
 
+def bytes_at(points: Sequence[Mapping], rate: str, measure: str, level: float) -> float:
+    """Return the least bytes a slice that reach a mean quality, or more.
+
+    Two points together reach every quality between theirs: some slices are compressed at the one,
+    and the rest at the other.
+
+    Args:
+        points: Points of a curve.
+        rate: Name of the bytes.
+        measure: Name of the quality.
+        level: Mean quality to reach.
+
+    Returns:
+        Bytes, NaN where no point reaches the level.
+    """
+    sizes = [point[rate] for point in points if point[measure] >= level]
+    for low in points:
+        for high in points:
+            if low[measure] < level < high[measure]:
+                share = (level - low[measure]) / (high[measure] - low[measure])
+                sizes.append(low[rate] + (high[rate] - low[rate]) * share)
+    return min(sizes, default=math.nan)
+
+
+def frontier(points: Sequence[dict], rate: str, measure: str) -> list[dict]:
+    """Keep the points that no other point beats with a higher quality in as few bytes."""
+
+    def beats(one, other):
+        return one[measure] > other[measure] and one[rate] <= other[rate]
+
+    return [point for point in points if not any(beats(other, point) for other in points)]
+
+
+def compare(ours: Mapping[str, Curves], codecs: Curves, measure: str) -> list[dict[str, Any]]:
+    """Compare bytes a slice at equal quality.
+
+    Args:
+        ours: Curves of each run by its name: of `models`, and of models of `single` slices.
+        codecs: Curve of each codec, by its name.
+        measure: A key of `LEVELS`.
+
+    Returns:
+        One dict for each level: `measure` itself; `models` and `single`, the file bytes of all
+        runs together; and `payload_bytes` by codec. NaN stands where a level is not reached.
+    """
+    every = {kind: [p for points in runs.values() for p in points] for kind, runs in ours.items()}
+    return [
+        {
+            measure: level,
+            **{kind: bytes_at(p, "file_bytes", measure, level) for kind, p in every.items()},
+            "payload_bytes": {
+                name: bytes_at(points, "payload_bytes", measure, level)
+                for name, points in codecs.items()
+            },
+        }
+        for level in LEVELS[measure]
+    ]
+
+
 def draw(path: pathlib.Path, report: dict[str, Any], caption: str) -> None:
     """Draw all curves in each quality, without points that others of their curve beat."""
     bytes_of = {"models": "file_bytes", "single": "file_bytes", "codecs": "payload_bytes"}
     panels = {
         measure: tuple(
-            {name: rates.frontier(p, rate, measure) for name, p in report[group].items()}
+            {name: frontier(p, rate, measure) for name, p in report[group].items()}
             for group, rate in bytes_of.items()
         )
-        for measure in rates.LEVELS
+        for measure in LEVELS
     }
     curves.rate_distortion(path, panels, caption)
 

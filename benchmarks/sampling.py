@@ -70,22 +70,18 @@ def measure_slices(whole: bool) -> dict:
     return {**results[0], "cases": results}
 
 
-def measure(
-    grid: int, batch: int, prior: modules.PixelCNN | None = None, whole: bool = False
-) -> dict:
+def measure(grid: int, batch: int, whole: bool = False) -> dict:
     """Time the naive loop, the cached sampler and one teacher-forced pass.
 
     Args:
         grid: Rows and columns of a code map.
         batch: Number of maps that are drawn together.
-        prior: Network for such maps, or None for one of the usual size.
-        whole: Whether the naive loop runs once in full.
+        whole: Whether the naive loop runs once in full, too.
 
     Returns:
-        Medians in seconds, the ratio of the first two, and the sizes. `naive_whole_seconds` is
-        there if the naive loop ran in full.
+        Medians in seconds, the ratio of the first two, and the sizes.
     """
-    prior = prior or usual_prior(grid)
+    prior = usual_prior(grid)
     levels, seed = tf.range(batch) % prior.settings["num_levels"], tf.constant(0)
     middle = tf.constant(grid // 2)
     codes = prior.sample(levels, seed)

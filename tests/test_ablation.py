@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import variants
-from conftest import CODES, IMAGE_SIZE, LEVELS, TINY, make_prior
+from conftest import CODES, IMAGE_SIZE, LEVELS, TINY
 
 import train
 from fitting import device, stages
@@ -172,24 +172,6 @@ def test_neighbours_are_those_of_the_settings(tmp_path):
     assert neighbours(2) == [1, 0] and neighbours(0) == [NO_CODE, NO_CODE]
     assert neighbours(2, slices_below=1) == [1, NO_CODE]
     assert neighbours(1, upward=False) == [2, 3] and neighbours(3, upward=False)[0] == NO_CODE
-
-
-def test_mirroring_can_be_left_out_and_steps_are_counted():
-    prior, mirrors = make_prior(4, blocks=1), []
-
-    def example(index, mirrored, chance):
-        tf.py_function(lambda flag: mirrors.append(bool(flag)), [mirrored], [])
-        codes, level = tf.zeros((4, 4), tf.int32), tf.zeros((), tf.int32)
-        return {"codes": codes, "levels": level, "below": tf.stack([codes, codes])}, codes
-
-    def make(schedule):
-        prior.compile(stages.make_optimizer(schedule))
-        return prior
-
-    settings = {"batch_size": 4, "steps": 10, "seed": 0, "mirror": False, "precision": "float32"}
-    _, seconds = variants.fit(make, example, 8, settings, 1e-3, "training")
-    assert len(mirrors) >= 40 and set(mirrors) == {False}
-    assert int(prior.optimizer.iterations) == 10 and seconds > 0
 
 
 def test_other_slices_are_refused(run, slices_folder):

@@ -96,17 +96,6 @@ def test_a_seed_decides_and_the_middle_is_drawn_by_itself():
         np.testing.assert_array_equal(masks[middle], one[1])
 
 
-def test_specks_around_the_brain_stay():
-    brain = draw_brain().copy()
-    brain[8:12:3, 8:12:3] = 0.01
-    for kind in lesions.KINDS:
-        rng = np.random.default_rng(0)
-        image, mask = lesions.plant_section(brain, kind, "obvious", rng, lesions.Section())
-        outside = draw_brain() == 0
-        np.testing.assert_array_equal(image[outside], brain[outside])
-        assert not mask[outside].any()
-
-
 def test_an_image_without_a_brain_is_refused():
     with pytest.raises(ValueError, match="`image` must hold a brain"):
         lesions.Brain(np.zeros((SIDE, SIDE), "float32"), lesions.Section())

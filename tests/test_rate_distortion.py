@@ -7,7 +7,6 @@ import image_codecs as codecs
 import numpy as np
 import pytest
 import rate_distortion
-import rates
 from conftest import draw_slice
 from files import Alone, every_case, write_files
 
@@ -43,7 +42,7 @@ def test_better_quality_costs_more_and_black_costs_nothing(name, images):
         pytest.skip(f"{name} is optional")
     stacks = [images]  # one case
     low, high = (codecs.codec_point(options, stacks, stacks) for options in FAST[name])
-    for measure in rates.LEVELS:
+    for measure in rate_distortion.LEVELS:
         assert low[measure] < high[measure]
     assert 0 < low["payload_bytes"] < high["payload_bytes"]
     assert low["payload_bytes"] < low["file_bytes"]
@@ -167,7 +166,7 @@ def test_a_curve_gets_the_points_that_it_lacks():
 
 
 def bytes_at(points, level):
-    return rates.bytes_at(points, "bytes", "ssim", level)
+    return rate_distortion.bytes_at(points, "bytes", "ssim", level)
 
 
 def test_bytes_between_points_and_none_beyond():
@@ -179,7 +178,7 @@ def test_bytes_between_points_and_none_beyond():
     assert np.isnan(bytes_at(points, 0.97))
     assert bytes_at(points, 0.89) == 100  # the cheapest point reaches more
     points = [{"ssim": 0.8, "bytes": 100}, {"ssim": 0.7, "bytes": 150}, {"ssim": 0.9, "bytes": 200}]
-    assert rates.frontier(points, "bytes", "ssim") == [points[0], points[2]]
+    assert rate_distortion.frontier(points, "bytes", "ssim") == [points[0], points[2]]
 
 
 MODELS = {
@@ -193,7 +192,7 @@ CODEC = [
 
 
 def test_bytes_are_compared_at_equal_quality():
-    compared = rates.compare({"models": MODELS, "single": {}}, {"c": CODEC}, "ssim")
+    compared = rate_distortion.compare({"models": MODELS, "single": {}}, {"c": CODEC}, "ssim")
     rows = {row["ssim"]: row for row in compared}
     assert rows[0.92]["models"] == pytest.approx(200)  # the small one is the better one here
     assert rows[0.92]["payload_bytes"]["c"] == pytest.approx(580)

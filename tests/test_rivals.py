@@ -102,14 +102,6 @@ def test_a_stage_takes_its_minutes(counting):
     }
 
 
-def test_orders_hold_every_example_and_differ():
-    batches = contender.shuffled(7, 3)
-    epochs = [np.concatenate([next(batches) for _ in range(2)]) for _ in range(3)]
-    assert all(len(set(epoch)) == 6 for epoch in epochs)
-    assert len({tuple(epoch) for epoch in epochs}) == 3
-    assert sorted(next(contender.shuffled(4, 128))) == [0, 1, 2, 3]
-
-
 # ---- contenders ----------------------------------------------------------------------------------
 
 

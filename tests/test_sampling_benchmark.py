@@ -26,7 +26,8 @@ def test_the_ratio_is_that_of_the_two_times(monkeypatch):
         return {name: {"seconds": seconds[name]} for name in timers}
 
     monkeypatch.setattr(sampling, "in_turn", in_turn)
-    result = sampling.measure(GRID, BATCH, make_prior(GRID, blocks=2), whole=True)
+    monkeypatch.setattr(sampling, "usual_prior", lambda grid: make_prior(grid, blocks=2))
+    result = sampling.measure(GRID, BATCH, whole=True)
     assert result["naive_seconds"] == 0.5 * GRID**2  # a step for each code
     assert result["cached_seconds"] == 4.0 and result["forward_seconds"] == 0.25
     assert result["ratio"] == pytest.approx(0.5 * GRID**2 / 4.0)
