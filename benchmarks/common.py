@@ -85,7 +85,7 @@ def show(name: str, figures: Mapping[str, Any], *keys: str) -> None:
     numbers = {key: value for key, value in chosen.items() if isinstance(value, (int, float))}
     if numbers:
         cells = (f"{key.replace('_', ' ')} {value:.4g}" for key, value in numbers.items())
-        print(f"{name:<40}{'   '.join(cells)}", flush=True)
+        print(f"{name:<40} {'   '.join(cells)}", flush=True)
     for key, value in chosen.items():
         if isinstance(value, Mapping):
             show(f"{name}, {key.replace('_', ' ')}", value)
