@@ -16,20 +16,18 @@ not trained again.
 """
 
 import dataclasses
-import math
 import pathlib
 
-import house  # noqa: F401  opens the repository
+from common import ANOTHER_FILE, MADE, continue_report, make_parser, show, write_report
 
 # isort: split
-from contenders import recorded
-from contenders.variants import AutoencoderBench, Bench, PriorBench
+from variants import AutoencoderBench, Bench, PriorBench
 
 from fitting.devices import use_precision
 from fitting.run_directory import RunDirectory, read_config
 from networks.neighbours import SLICES_BELOW
 from sources.folder import find_slices, open_slices
-from utils import InputError, Parser, between, command_line, read_json
+from utils import InputError, between, command_line
 
 STEPS = {"vqvae": 600, "prior": 1500}  # the tables take 10 and 60 minutes on two cores
 PRIOR_WIDTH = 64  # half of the shipped width, for more steps in the same time
@@ -50,43 +48,17 @@ SHIPPED = {
     "averaging": None,
 }
 
-COLUMNS = {
-    "vqvae": {
-        "ssim": ".4f",
-        "psnr": ".2f",
-        "gradient_ratio": ".3f",
-        "spectrum_ratio": ".3f",
-        "codes_used": ".0f",
-        "index_bytes": ".0f",
-    },
-    "prior": {"bits_per_code": ".3f", "brain_bits_per_code": ".3f"},
-}
-COMMON_COLUMNS = {"parameters": ",.0f", "seconds_per_step": ".3f"}
-
 
 def parse(arguments=None):
     """Read the command line."""
-    both = f"{STEPS['vqvae']} of the VQ-VAE and {STEPS['prior']} of the prior"
-    count, width = between(int, 10, 10**6), between(int, 2, 1024)
-    parser = Parser(__doc__)
+    parser = make_parser(__doc__, "--run", "--data", "--json")
     add = parser.add_argument
-    add("--run", metavar="DIR", type=pathlib.Path, required=True, help="finished run of train.py")
-    add("--data", metavar="DIR", required=True, help="folder with the three splits")
+    both = f"{STEPS['vqvae']} of the VQ-VAE and {STEPS['prior']} of the prior"
+    count = {"type": between(int, 10, 10**6), "metavar": "N"}
+    width = {"type": between(int, 2, 1024), "default": PRIOR_WIDTH, "metavar": "C"}
     add("--stage", choices=STEPS, help="train only this table (default: both)")
-    add("--steps", type=count, metavar="N", help=f"steps of each variant (default: {both})")
-    add(
-        "--prior-width",
-        type=width,
-        default=PRIOR_WIDTH,
-        metavar="C",
-        help="channels of the prior (default: %(default)s)",
-    )
-    add(
-        "--json",
-        metavar="FILE",
-        type=pathlib.Path,
-        help="write all figures here, and continue from those that it holds",
-    )
+    add("--steps", help=f"steps of each variant (default: {both})", **count)
+    add("--prior-width", help="channels of the prior (default: %(default)s)", **width)
     return parser.parse_args(arguments)
 
 
@@ -107,12 +79,7 @@ def main(args):
         "precision": use_precision("auto"),
         "prior_width": args.prior_width,
     }
-    continues = args.json and args.json.exists()
-    report = read_json(args.json, advice="name another --json file") if continues else {}
-    made = report.pop("made", {})
-    for table in report.values():
-        for row in table["variants"].values():
-            row.setdefault("commit", made.get("commit"))
+    report = continue_report(args.json, {})
     for stage in [args.stage] if args.stage else STEPS:
         base = {**settings, "steps": args.steps or STEPS[stage]}
         bench = {"vqvae": AutoencoderBench, "prior": PriorBench}[stage](slices, base, args.run)
@@ -131,49 +98,21 @@ def fill_table(stage: str, bench: Bench, report: dict, path: pathlib.Path | None
     Raises:
         InputError: The report holds figures that cannot be compared.
     """
-    base = bench.base
     conditions = {
         "data": bench.slices.fingerprint,
         "validation_slices": len(bench.validation),
-        "settings": base,
+        "settings": bench.base,
     }
     table = report.setdefault(stage, {"conditions": conditions, "variants": {}})
-    held = table["conditions"]
-    # A file may be older than a setting.
-    if {**held, "settings": {**SHIPPED, **held["settings"]}} != conditions:
-        raise InputError(
-            f"{path} holds figures of other steps, settings or data: name another --json file."
-        )
-    show_head(stage, conditions)
-    known, table["variants"] = table["variants"], {}
-    for name, changes in variants(base)[stage].items():
-        row = known.pop(name, None)
-        if not row or row["changes"] != changes:
-            figures = bench.measure({**base, **changes}, name)
-            row = {"changes": changes, **figures, "commit": recorded.MADE["commit"]}
-        table["variants"][name] = row
-        if path:
-            later = {**table, "variants": {**table["variants"], **known}}
-            recorded.write(path, {**report, stage: later})
-        show_row(stage, name, row)
-
-
-def show_head(stage, conditions):
-    """Print the conditions of a table and the names of its columns."""
-    base = conditions["settings"]
-    work = f"{base['steps']} steps of {base['batch_size']}, {base['precision']}"
-    print(f"{stage}, {work}, {conditions['validation_slices']} validation slices")
-    columns = {**COLUMNS[stage], **COMMON_COLUMNS}
-    print(f"{'':<38}" + "".join(f"{name:>{len(name) + 2}}" for name in columns), flush=True)
-
-
-def show_row(stage, name, row):
-    """Print one variant."""
-    cells = []
-    for column, style in {**COLUMNS[stage], **COMMON_COLUMNS}.items():
-        figure = math.nan if row[column] is None else row[column]
-        cells.append(f"{figure:>{len(column) + 2}{style}}")
-    print(f"{name:<38}" + "".join(cells), flush=True)
+    if table["conditions"] != conditions:
+        raise InputError(f"{path} is of other steps, settings or data: {ANOTHER_FILE}.")
+    rows = table["variants"]
+    for name, changes in variants(bench.base)[stage].items():
+        if rows.get(name, {}).get("changes") != changes:
+            figures = bench.measure({**bench.base, **changes}, name)
+            rows[name] = {"changes": changes, **figures, "commit": MADE["commit"]}
+            write_report(path, report)
+        show(name, rows[name])
 
 
 def variants(base: dict) -> dict[str, dict[str, dict]]:

@@ -1,240 +1,237 @@
 """Measure how well maps of what is unusual show lesions whose place is known.
 
-python benchmarks/anomaly.py --run DIR --data DIR [--ensemble DIR] [--denoiser FILE] [--limits]
-    [--json FILE] [--figure FILE]
+python benchmarks/anomaly.py --run DIR --data DIR [--seeds N] [--json FILE] [--figure FILE]
 
-It plants one body in the stack of every case, several times with other seeds, and compares the maps
-of several methods with the known places. The same stacks without a body are the control.
+It plants one lesion in the stack of every case, several times with other seeds, and compares the
+maps of several methods with the known places. The same stacks without lesions are the control.
 
-The lesions are caricatures, see planting/lesions.py. So the figures compare methods, and say
-nothing about disease. The control is OASIS-1, which includes people with dementia.
+The lesions are caricatures, see lesions.py. So the figures compare methods, and say nothing about
+disease. The control is OASIS-1, which includes people with dementia.
 
-Each method is chosen on bodies in validation slices: its variant, how slices and cases are scored,
-and its threshold. Test slices only report, with other bodies. AUROC compares scores with those of
-the control, and under `beside` with those of slices above and below the body in its own stack.
+Healing and surprise alone are what predict.py --anomaly makes of a slice. They are compared with
+the error of the plain reconstruction, with z-scores against the training slices of a level, and
+with the smoothed intensity.
+
+Each method is chosen on lesions in validation slices: its variant, how slices are scored, and
+its threshold. Test slices only report, with other lesions. AUROC compares scores with those of
+the control, and under `beside` with those of slices above and below the lesion in its own stack.
 Average precision is over the brain pixels of slices with a lesion and of the control. Intervals are
 95 % bootstraps over subjects.
 
---limits measures healing with several limits instead, `evaluation.anomalies.LIMITS` among them.
-It does so on validation slices, with bodies of other seeds.
+Reference:
+    Meissen et al. 2021, Challenging Current Semi-Supervised Anomaly Segmentation Methods for Brain
+    MRI (smoothed intensity).
 """
 
 import collections
-import dataclasses
 import functools
 import itertools
 import pathlib
+from collections.abc import Iterator
 
-import house  # noqa: F401  opens the repository
+from common import make_parser, show, write_report
 
 # isort: split
 import numpy as np
-from contenders import recorded
-from judging import accuracy
-from judging.denoiser import load_denoiser
-from judging.evidence import Evidence, rank, report_method
-from judging.methods import LevelStatistics, map_slices, map_with_limits
-from planting.cohort import Planted, plant_split
-from planting.lesions import KINDS, STRENGTHS
+from contenders.contender import in_batches
+from detection import Choice, Evidence, choose, gather_evidence, join, report_method
+from lesions import KINDS, Planted, plant_split
 
 from dataset import load_images
 from evaluation import plots
-from evaluation.anomalies import METHODS, analyse
+from evaluation.anomalies import (
+    MAP_SIGMA,
+    SURPRISE_SIGMA,
+    along_levels,
+    analyse,
+    residual,
+    smooth,
+)
 from fitting.checkpoints import load_models
 from fitting.run_directory import RunDirectory
-from sources.folder import find_slices, open_slices
+from modules import VQVAE, Models
+from sources.folder import Slices, Split, find_slices, open_slices
 from sources.images import to_unit
-from utils import Parser, between, command_line
+from utils import between, command_line
 
-SPLITS = ("validate", "test")
-FIRST_SEED = 200  # of the bodies that choose the limits; the benchmark has others
+SIGMAS = {f"sigma {factor * MAP_SIGMA:g}": factor * MAP_SIGMA for factor in (0.5, 1, 2)}
 
 
 def parse(arguments=None):
     """Read the command line."""
-    parser = Parser(__doc__)
-    add = parser.add_argument
-    path = {"metavar": "DIR", "type": pathlib.Path}
-    add("--run", required=True, help="run directory of train.py", **path)
-    add(
-        "--ensemble",
-        action="append",
-        default=[],
-        help="another run, as for predict.py; may be given again",
-        **path,
+    parser = make_parser(__doc__, "--run", "--data", "--json", "--figure")
+    seeds = {"type": between(int, 1, 1000), "default": 5, "metavar": "N"}
+    parser.add_argument(
+        "--seeds", help="how often each split gets lesions (default: %(default)s)", **seeds
     )
-    add("--data", metavar="DIR", required=True, help="folder with the three splits")
-    add(
-        "--denoiser",
-        metavar="FILE",
-        type=pathlib.Path,
-        help="Keras file of a denoiser to compare with, which is trained if it is not there",
-    )
-    add(
-        "--seeds",
-        type=between(int, 1, 1000),
-        default=5,
-        metavar="N",
-        help="how often bodies are planted in each split (default: %(default)s)",
-    )
-    add("--limits", action="store_true", help="compare limits of healing on validation slices")
-    add("--json", metavar="FILE", type=pathlib.Path, help="write all figures here")
-    add(
-        "--figure",
-        metavar="FILE",
-        type=pathlib.Path,
-        help="draw an obvious lesion of each kind here, a PNG",
-    )
-    args = parser.parse_args(arguments)
-    if args.limits and (args.denoiser or args.figure):
-        parser.error(
-            "argument --limits: healing alone is compared, so leave out --denoiser/--figure"
-        )
-    return args
+    return parser.parse_args(arguments)
 
 
 def main(args):
     """Plant and map lesions, report how well each method shows them, and draw some."""
-    slices = open_slices(find_slices(args.data))
-    runs = [RunDirectory(path) for path in (args.run, *args.ensemble)]
-    models = [load_models(run) for run in runs]
+    slices, models = open_slices(find_slices(args.data)), load_models(RunDirectory(args.run))
+    report = compare_methods(slices, models, args.seeds)
+    for method, figures in report.items():
+        show(method, figures)
     data = {"name": slices.name, "fingerprint": slices.fingerprint, "seeds": args.seeds}
-    if args.limits:
-        report = compare_limits(slices, models, args.seeds)
-    else:
-        denoiser = load_denoiser(args.denoiser, runs[0], slices) if args.denoiser else None
-        report = compare_methods(slices, models, denoiser, args.seeds)
-    show(report)
-    if args.json:
-        recorded.write(args.json, {"data": data, **report})
+    write_report(args.json, {"data": data, **report})
     if args.figure:
-        images, split = read_split(slices, "test", models)
-        draw_examples(args.figure, slices.name, models, images, split)
+        draw_examples(args.figure, slices, models)
 
 
-def read_split(slices, name, models):
+def read_split(slices: Slices, name: str, models: Models) -> tuple[np.ndarray, Split]:
     """Images of a split, `(N, S, S)` in [0, 1] at the size of the models, and the split."""
-    split, size = slices.splits[name], models[0].vqvae.settings["image_size"]
-    return to_unit(load_images(split, size)), split
+    split = slices.splits[name]
+    return to_unit(load_images(split, models.vqvae.settings["image_size"])), split
 
 
-def compare_methods(slices, models, denoiser, seeds):
+def compare_methods(slices: Slices, models: Models, seeds: int) -> dict:
     """Choose each method on validation slices and measure it on test slices."""
-    training, size = slices.splits["train"], models[0].vqvae.settings["image_size"]
+    training, size = slices.splits["train"], models.vqvae.settings["image_size"]
     statistics = LevelStatistics(load_images(training, size), training.levels)
-    mapped = functools.partial(map_slices, models, statistics, denoiser)
+    mapped = functools.partial(map_slices, models, statistics)
     validation, test = (
-        gather(*read_split(slices, name, models), range(seeds), mapped) for name in SPLITS
+        gather(*read_split(slices, name, models), seeds, mapped) for name in ("validate", "test")
     )
-    report = {}
-    for method, variants in validation.items():
-        ranked = rank(variants)
-        report[method] = report_method(test[method][ranked[0].variant], ranked)
-    return report
-
-
-def compare_limits(slices, models, seeds):
-    """Measure healing with several limits on validation slices; the best AUROC plus Dice first."""
-    chosen = range(FIRST_SEED, FIRST_SEED + seeds)
-    mapped = functools.partial(map_with_limits, models)
-    variants = gather(*read_split(slices, "validate", models), chosen, mapped)["healing"]
+    chosen = collections.defaultdict(list)
+    for method, variant in validation:
+        chosen[method].append(choose(variant, *validation[method, variant]))
     return {
-        choice.variant: report_method(variants[choice.variant], [choice])
-        for choice in rank(variants)
+        method: report_best(test, method, sorted(choices, key=lambda c: -(c.auroc + c.dice)))
+        for method, choices in chosen.items()
     }
 
 
-def gather(images, split, seeds, mapped):
-    """Map a split without bodies and with those of each seed: `Evidence` by method and variant.
+def report_best(test: dict, method: str, choices: list[Choice]) -> dict:
+    """Measure the first of the variants of a method on test slices."""
+    best, *_ = choices
+    tried = {choice.variant: {"auroc": choice.auroc, "dice": choice.dice} for choice in choices}
+    in_detail = method == "healing"
+    return {**report_method(*test[method, best.variant], best, in_detail), "validation": tried}
+
+
+def gather(images, split, seeds, mapped) -> dict[tuple[str, str], tuple[Evidence, Evidence]]:
+    """Map a split with the lesions of each seed, and without.
 
     Args:
         images: `(N, S, S)` in [0, 1].
         split: The slices of these images.
-        seeds: Seeds of the bodies.
+        seeds: Number of seeds.
         mapped: Function of images, split and a seed of draws. It yields a method, a variant and
             maps.
+
+    Returns:
+        Evidence about the planted slices of all seeds, and about the control, by method and
+        variant.
     """
-    parts = collections.defaultdict(list)  # by method and variant: control, then one part a seed
-    truths = [Planted(images, np.zeros(images.shape, bool), *np.full((2, len(split)), ""))]
-    for number in range(1 + len(seeds)):
-        if number:
-            truths.append(plant_split(images, split, seeds[number - 1]))
-        truth = truths[-1]
-        print(f"{split.name}: " + (f"bodies {number} of {len(seeds)}" if number else "control"))
-        for *key, maps in mapped(truth.images, split, number):
-            judged = accuracy.judge(maps, truth.masks, truth.images > 0, split)
-            parts[tuple(key)].append(judged)
-        truths[-1] = dataclasses.replace(truth, images=None, masks=None)  # they take much memory
-    kinds, strengths = (
-        np.concatenate([getattr(truth, name) for truth in truths[1:]])
-        for name in ("kinds", "strengths")
+    nothing = np.zeros(images.shape, bool), *np.full((2, len(split)), "")
+    parts = collections.defaultdict(list)  # the control comes first
+    for number in range(1 + seeds):
+        print(f"{split.name}: " + (f"lesions {number} of {seeds}" if number else "control"))
+        planted = plant_split(images, split, number - 1) if number else Planted(images, *nothing)
+        for *key, maps in mapped(planted.images, split, number):
+            parts[tuple(key)].append(gather_evidence(maps, planted, split))
+    return {key: (join(planted), control) for key, (control, *planted) in parts.items()}
+
+
+class LevelStatistics:
+    """Mean and deviation of each pixel of smoothed training slices, for each level.
+
+    Args:
+        images: Training slices, uint8 `(N, S, S)`.
+        levels: Their levels, `(N,)`.
+    """
+
+    def __init__(self, images: np.ndarray, levels: np.ndarray):
+        self.means, self.deviations = {}, {}
+        for level, (name, sigma) in itertools.product(np.unique(levels), SIGMAS.items()):
+            smoothed = smooth(to_unit(images[levels == level]), sigma)
+            self.means[name, level] = smoothed.mean(0)
+            self.deviations[name, level] = smoothed.std(0) + 0.01  # hardly varying pixels
+
+    def z_map(self, images: np.ndarray, levels: np.ndarray, name: str) -> np.ndarray:
+        """Size of z-scores of smoothed slices `(N, S, S)`, each against its own level."""
+        smoothed = smooth(images, SIGMAS[name])
+        for i, level in enumerate(levels):
+            deviation = self.deviations[name, level]
+            smoothed[i] = np.abs(smoothed[i] - self.means[name, level]) / deviation
+        return smoothed
+
+
+def map_slices(
+    models: Models, statistics: LevelStatistics, images: np.ndarray, split: Split, seed: int
+) -> Iterator[tuple[str, str, np.ndarray]]:
+    """Map slices by all methods.
+
+    Variants differ in how far a map is smoothed, within the slice and along the levels of the case.
+
+    Args:
+        models: The networks of a run.
+        statistics: Of the training split.
+        images: `(N, S, S)` in [0, 1].
+        split: The slices of these images.
+        seed: Seed of the draws.
+
+    Yields:
+        Name of the method, name of the variant, and maps `(N, S, S)`, 0 outside the brain.
+    """
+    found, brain = analyse(models, images, split, seed), images > 0
+    yield "healing", "as in predict.py", found["maps"]["healing"]
+    for factor in (0.5, 1, 2):
+        sigma = factor * SURPRISE_SIGMA
+        yield "surprise", f"sigma {sigma:g}", smooth(found["surprise"], sigma) * brain
+    restored = restore_both_sides(models.vqvae, images)
+    for name, sigma in SIGMAS.items():
+        smoothed = smooth(images, sigma)
+        for method, variant, maps in (
+            ("error", name, np.sqrt(residual(images, restored, sigma))),
+            ("z-map", name, statistics.z_map(images, split.levels, name)),
+            ("intensity", f"bright, {name}", smoothed),
+            ("intensity", f"dark, {name}", np.maximum(1 - smoothed, 0)),
+        ):
+            yield method, variant, maps * brain
+            yield method, f"{variant}, along levels", along_levels(maps, split) * brain
+
+
+def restore_both_sides(vqvae: VQVAE, images: np.ndarray) -> np.ndarray:
+    """Mean of the reconstructions of slices and of their mirror images, `(N, S, S)`."""
+    straight, mirrored = (
+        in_batches(
+            lambda batch: vqvae.decode(vqvae.encode(batch[..., None]))[..., 0], images[:, ::step]
+        )
+        for step in (1, -1)
     )
-    evidence = collections.defaultdict(dict)
-    for (method, variant), (control, *planted) in parts.items():
-        joined = accuracy.join(planted)
-        evidence[method][variant] = Evidence(joined, control, strengths, kinds, split)
-    return dict(evidence)
+    return (straight + mirrored[:, ::-1]) / 2
 
 
-# ---- tables and figures ------------------------------------------------------------------------
-
-
-def show(report):
-    """Print for each method a line for all bodies, each strength, and each kind and size of it."""
-    for method, own in report.items():
-        above = 100 * own["control"]["brain_above_threshold"]
-        print(f"{method} ({own['variant']}): {above:.2f} % of the control's brain is above")
-        print(f"  {'':<32}{'AUROC':>22}{'AP':>22}{'Dice':>22}")
-        show_row("all", own)
-        groups = own["by_kind"] | own["by_size"]
-        for strength, group in itertools.product(STRENGTHS, (None, *groups)):
-            rows = groups[group] if group else own["by_strength"]
-            if strength in rows:
-                show_row(f"{strength} {group.replace('_', ' ') if group else ''}", rows[strength])
-        for strength, row in {"all": own["by_case"], **own["by_case"]["by_strength"]}.items():
-            print(f"  {f'by case, {strength}':<32}{_cell(row, 'auroc'):>22}")
-
-
-def show_row(name, row):
-    """Print one line of figures."""
-    cells = [_cell(row, figure) for figure in ("auroc", "average_precision", "dice")]
-    print(f"  {name:<32}" + "".join(f"{cell:>22}" for cell in cells))
-
-
-def _cell(row, name):
-    low, high = row[f"{name}_ci95"]
-    return f"{row[name]:.3f} ({low:.3f}-{high:.3f})"
-
-
-def draw_examples(path, name, models, images, split):
-    """Draw the middle slice of an obvious body of each kind."""
+def draw_examples(path: pathlib.Path, slices: Slices, models: Models) -> None:
+    """Draw the middle slice of an obvious lesion of each kind."""
+    images, split = read_split(slices, "test", models)
     shown = {}
     for seed in itertools.count():
         planted = plant_split(images, split, seed)
-        for case in np.unique(split.cases):
+        for case in np.unique(split.cases[planted.strengths == "obvious"]):
             stack = np.flatnonzero(split.cases == case)
-            kind, strength = planted.kinds[stack[0]], planted.strengths[stack[0]]
-            if strength == "obvious" and kind not in shown:
+            kind = planted.kinds[stack[0]]
+            if kind not in shown:
                 middle = planted.masks[stack].sum((1, 2)).argmax()
                 found = analyse(models, planted.images[stack], split.pick(stack))
-                maps = [found["maps"][method][middle] for method in METHODS]
-                place = stack[middle]
-                shown[kind] = (
-                    planted.images[place], found["healed"][middle], planted.masks[place], *maps,
-                )  # fmt: skip
+                shown[kind] = {
+                    "images": planted.images[stack][middle],
+                    "masks": planted.masks[stack][middle],
+                    "healed": found["healed"][middle],
+                    **{name: maps[middle] for name, maps in found["maps"].items()},
+                }
         if len(shown) == len(KINDS):
             break
-    originals, healed, masks, *maps = map(np.stack, zip(*(shown[kind] for kind in KINDS)))
-    plots.anomalies(
-        path,
-        originals,
-        healed,
-        dict(zip(METHODS, maps)),
-        [kind.replace("_", " ") for kind in KINDS],
-        f"{name}, test split: obvious bodies planted in stacks, their largest slices, outlined, "
-        "and the maps of two methods.",
-        masks,
+    rows = {name: np.stack([shown[kind][name] for kind in KINDS]) for name in shown[KINDS[0]]}
+    originals, masks, healed = (rows.pop(name) for name in ("images", "masks", "healed"))
+    titles = [kind.replace("_", " ") for kind in KINDS]
+    caption = (
+        f"{slices.name}, test split: obvious lesions planted in stacks, their largest slices, "
+        "outlined, and the maps of two methods."
     )
+    plots.anomalies(path, originals, healed, rows, titles, caption, masks)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Compare with what a user would pick instead: the same slices, machine and minutes for each.
 
-python benchmarks/rivals.py --data DIR --minutes M --out DIR [--only NAME ...] [--image-size S]
-    [--json FILE] [--figure FILE]
+python benchmarks/rivals.py --data DIR --minutes M --out DIR --json FILE [--only NAME ...]
+    [--image-size S] [--figure FILE]
 
 Half of the minutes go to the VQ-VAE and half to the prior, with all that the prior needs before its
 first step. About once a minute, and more often at first, SSIM is taken on each 15th validation
@@ -17,9 +17,9 @@ Contenders are
 
 Ours has the precision that train.py chooses. The others have float32, which is what they come with.
 
-Each contender writes its figures, samples and reconstructions into --out when it has finished. A
-later call with the same folder does not train it again, nor does one whose --json file holds its
-figures. Every call joins what is there. The figure shows those in --out.
+The figures of each contender are written into the --json file when it has finished, and its samples
+into --out. A later call with the same file does not train it again. The figure
+shows all contenders whose samples are in --out.
 """
 
 import importlib.util
@@ -27,11 +27,10 @@ import math
 import pathlib
 from collections.abc import Sequence
 
-import house  # noqa: F401  opens the repository
+from common import FILE, FOLDER, MADE, continue_report, make_parser, show, spread, write_report
 
 # isort: split
 import numpy as np
-from contenders import recorded
 from contenders.contender import STAGES, Contender
 from contenders.keras_rivals import Report, Tutorial
 from contenders.ours import Ours
@@ -44,7 +43,7 @@ from fitting.devices import compute_device
 from fitting.run_directory import RunDirectory
 from sources.folder import Slices, find_slices, open_slices
 from sources.images import to_unit
-from utils import InputError, Parser, between, command_line, read_json, replacing
+from utils import between, command_line, replacing
 
 # Flags of train.py. Those of the finer model are the sizes of the shipped one.
 OURS = {
@@ -60,28 +59,15 @@ SAMPLES = 8
 
 def parse(arguments=None):
     """Read the command line."""
-    parser = Parser(__doc__)
+    parser = make_parser(__doc__, "--data", "--figure")
     add = parser.add_argument
-    path = {"metavar": "FILE", "type": pathlib.Path}
-    add("--data", metavar="DIR", required=True, help="folder with the three splits")
-    add(
-        "--minutes",
-        type=between(float, 0.001, 10**5),
-        required=True,
-        metavar="M",
-        help="minutes of training of each contender",
-    )
-    add("--out", metavar="DIR", type=pathlib.Path, required=True, help="folder of the results")
+    minutes = {"type": between(float, 0.001, 10**5), "metavar": "M"}
+    size = {"type": between(int, 16, 2048), "metavar": "S", "default": 256}
+    add("--minutes", required=True, help="minutes of training of each contender", **minutes)
+    add("--out", required=True, help="folder of the samples", **FOLDER)
+    add("--json", required=True, help="file of the figures, which later calls continue", **FILE)
     add("--only", nargs="+", choices=NAMES, default=NAMES, help="train these (default: all)")
-    add(
-        "--image-size",
-        type=between(int, 16, 2048),
-        default=256,
-        metavar="S",
-        help="pixels of a side (default: %(default)s)",
-    )
-    add("--json", help="write the figures of all finished contenders here", **path)
-    add("--figure", help="draw the samples of all finished contenders here, a PNG", **path)
+    add("--image-size", help="pixels of a side (default: %(default)s)", **size)
     return parser.parse_args(arguments)
 
 
@@ -93,25 +79,25 @@ def main(args):
         "image_size": args.image_size,
         "fingerprint": slices.fingerprint,
     }
+    report = continue_report(args.json, conditions)
+    known = report.setdefault("contenders", {})
     images = load(slices, args.image_size)
-    known = held(args.json, conditions)
     for name in args.only:
-        if name in known or finished(args.out, name, conditions):
+        if name in known:
             print(f"{name}: finished before.", flush=True)
         elif name == "monai" and not has_monai():
             print("monai is left out: pip install -r benchmarks/requirements-rivals.txt.")
         else:
             contender = make(name, images, slices, args)
-            report, arrays = compete(name, contender, images, args.minutes)
-            write(args.out, name, {**conditions, **report}, arrays)
-    names = [name for name in NAMES if finished(args.out, name, conditions)]
-    known |= {name: read_json(result(args.out, name)) for name in names}
-    reports = {name: known[name] for name in NAMES if name in known}
-    show(reports)
-    if args.json:
-        recorded.write(args.json, {**conditions, "contenders": reports})
-    if args.figure and names:
-        draw(args.figure, args.out, names, images["test"], args.minutes)
+            figures = compete(name, contender, images, args.minutes)
+            with replacing(args.out / f"{name}.npz") as temporary:
+                np.savez_compressed(temporary, samples=contender.draw(SAMPLES))
+            known[name] = {"made": MADE, **figures}
+            write_report(args.json, report)
+    for name, figures in known.items():
+        show(name, figures, "ssim", "brain_ssim", "index_bits", "prior_bits", "minutes_to")
+    if args.figure:
+        draw(args.figure, args.out, images["test"], args.minutes)
 
 
 def load(slices: Slices, image_size: int) -> dict[str, np.ndarray]:
@@ -141,21 +127,16 @@ def make(name: str, images: dict[str, np.ndarray], slices: Slices, args) -> Cont
     return {"tutorial": Tutorial, "report": Report}[name](images, minutes)
 
 
-def compete(
-    name: str, contender: Contender, images: dict[str, np.ndarray], minutes: float
-) -> tuple[dict, dict[str, np.ndarray]]:
-    """Train a contender, watch it, and measure what it has learnt.
+def compete(name: str, contender: Contender, images: dict[str, np.ndarray], minutes: float) -> dict:
+    """Train a contender, watch it, and return the figures of what it has learnt.
 
     Args:
         name: Name of the contender.
         contender: The contender, untrained.
         images: What `load` returned.
         minutes: Minutes of training.
-
-    Returns:
-        Its figures, and the images `samples` and `restored`.
     """
-    curve, losses = [], {stage: [] for stage in STAGES}
+    curve = []
     looks = np.linspace(0, minutes / 2, max(2, round(minutes / 2)) + 1)[1:]
     early = [until for until in EARLY_LOOKS if until < looks[0]]
     for stage in STAGES:
@@ -164,27 +145,22 @@ def compete(
             if spent >= until:  # a step can take longer than the time between two looks
                 continue
             spent, loss = contender.train(stage, until)
-            losses[stage].append(loss)
             note = ""
             if stage == "vqvae":
                 curve.append((spent, mean_ssim(images["watched"], contender.restore("watched"))))
                 note = f", SSIM {curve[-1][1]:.3f}"
             print(f"{name}: {stage}, {spent:.1f} min, loss {loss:.4f}{note}", flush=True)
-    restored, codes = contender.restore("test"), contender.codes("test")
-    about = contender.describe()
-    bits = {kind: float(np.mean(values)) for kind, values in contender.prior_bits().items()}
-    report = {
+    codes, about = contender.codes("test"), contender.describe()
+    return {
         "device": compute_device(),
         **about,
-        "losses": losses,
         "curve": curve,
         "minutes_to": {f"{level:.2f}": minutes_to(curve, level) for level in LEVELS},
         "grid": codes.shape[1:],
         "index_bits": codes[0].size * math.log2(about["codebook_size"]),
-        **bits,
-        **quality(images["test"], restored),
+        **{kind: float(np.mean(bits)) for kind, bits in contender.prior_bits().items()},
+        **quality(images["test"], contender.restore("test")),
     }
-    return report, {"samples": contender.draw(SAMPLES), "restored": restored[spread(restored)]}
 
 
 def minutes_to(curve: Sequence[tuple[float, float]], level: float) -> float:
@@ -206,78 +182,13 @@ def minutes_to(curve: Sequence[tuple[float, float]], level: float) -> float:
     return math.nan
 
 
-def spread(images: np.ndarray) -> np.ndarray:
-    """Indices of the slices that a figure shows, evenly apart."""
-    return np.linspace(0, len(images) - 1, SAMPLES).round().astype(int)
-
-
-def result(out: pathlib.Path, name: str) -> pathlib.Path:
-    """File of the figures of a contender, which is there once the contender has finished."""
-    return out / f"{name}.json"
-
-
-def finished(out: pathlib.Path, name: str, conditions: dict) -> bool:
-    """Whether a contender has finished.
-
-    Raises:
-        InputError: It has, under other conditions.
-    """
-    path = result(out, name)
-    if path.exists():
-        read_same(path, conditions, "remove it", "name another --out folder")
-    return path.exists()
-
-
-def held(path: pathlib.Path | None, conditions: dict) -> dict[str, dict]:
-    """Figures of the contenders that the file of --json holds already, by name.
-
-    Raises:
-        InputError: They are of other conditions.
-    """
-    if not (path and path.exists()):
-        return {}
-    other = "name another --json file"
-    return read_same(path, conditions, other, other, "contenders")["contenders"]
-
-
-def read_same(path, conditions, damaged, other, *keys):
-    """Read a JSON file of these conditions, or say what the user can do about it."""
-    report = read_json(path, [*conditions, *keys], damaged)
-    differ = {key: report[key] for key in conditions if report[key] != conditions[key]}
-    if differ:
-        raise InputError(f"{path} is of other conditions, {differ}: {other}.")
-    return report
-
-
-def write(out: pathlib.Path, name: str, report: dict, arrays: dict[str, np.ndarray]) -> None:
-    """Write what a contender has shown. Its figures come last, because they say that it has."""
-    with replacing(out / f"{name}.npz") as temporary:
-        np.savez_compressed(temporary, **arrays)
-    recorded.write(result(out, name), report)
-
-
-def show(reports: dict[str, dict]) -> None:
-    """Print a line for each contender."""
-    reached = "".join(f"{f'to {level:.2f}':>9}" for level in LEVELS)
-    print(f"{'':<12}{'SSIM':>8}{'brain':>8}{'index bits':>12}{'prior bits':>12}{reached}   steps")
-    for name, report in reports.items():
-        minutes = [report["minutes_to"][f"{level:.2f}"] for level in LEVELS]
-        cells = "".join(f"{'never' if value is None else f'{value:.1f}':>9}" for value in minutes)
-        steps = " + ".join(str(report["stages"][stage]["steps"]) for stage in STAGES)
-        print(
-            f"{name:<12}{report['ssim']:>8.3f}{report['brain_ssim']:>8.3f}"
-            f"{report['index_bits']:>12.0f}{report['prior_bits']:>12.0f}{cells}   {steps}"
-        )
-
-
-def draw(
-    path: pathlib.Path, out: pathlib.Path, names: Sequence[str], images: np.ndarray, minutes: float
-) -> None:
+def draw(path: pathlib.Path, out: pathlib.Path, images: np.ndarray, minutes: float) -> None:
     """Draw samples of each contender under real slices."""
-    rows = {"real": images[spread(images)]}
-    for name in names:
-        with np.load(out / f"{name}.npz") as arrays:
-            rows[name] = arrays["samples"]
+    rows = {"real": images[spread(len(images), SAMPLES)]}
+    for name in NAMES:
+        if (out / f"{name}.npz").exists():
+            with np.load(out / f"{name}.npz") as arrays:
+                rows[name] = arrays["samples"]
     box = brain_box(to_unit(rows["real"]))
     figure, axes = make_panels(len(rows), SAMPLES, box)
     for line, (name, shown) in zip(axes, rows.items()):

@@ -4,27 +4,25 @@ python benchmarks/sampling.py [--whole] [--stacks] [--json FILE]
 
 In each case all use the same untrained network. The naive loop runs the network over the whole map
 for every code. Each of its steps costs the same, so the benchmark times a few of them, in turn with
-the other two contenders, and multiplies their median by the number of places.
+the other two contenders, and multiplies their median by the number of codes.
 
---whole also runs the naive loop of the first case once from the first place to the last. Then
-`naive_whole_seconds` stands beside the product. --stacks draws whole stacks of slices instead, as a
-wavefront and slice by slice.
+--whole also runs the naive loop of the first case once in full. Then `naive_whole_seconds` stands
+beside the product. --stacks draws whole stacks of slices instead, as a wavefront and slice by
+slice.
 """
 
 import functools
 
-import house  # noqa: F401  opens the repository
+from common import in_turn, make_parser, show, timed, write_report
 
 # isort: split
 import numpy as np
 import tensorflow as tf
-from contenders import recorded
-from contenders.timing import in_turn, timed
 
 import modules
 from networks.logits import draw
 from networks.neighbours import NO_CODE, SLICES_BELOW
-from utils import Parser, command_line, progress
+from utils import command_line, progress
 
 CODEBOOK_SIZE, NUM_LEVELS = 512, 32
 ROUNDS = 5
@@ -35,16 +33,10 @@ STACKS = [((18, 22), 1), ((18, 22), 10), ((36, 44), 1)]  # grid and number of st
 
 def parse(arguments=None):
     """Read the command line."""
-    parser = Parser(__doc__)
-    parser.add_argument(
-        "--whole", action="store_true", help="run the naive loop of the first case in full, too"
-    )
-    parser.add_argument("--stacks", action="store_true", help="measure whole stacks instead")
-    parser.add_argument(
-        "--json",
-        metavar="FILE",
-        help="write the figures of the first case, and all cases, here",
-    )
+    parser = make_parser(__doc__, "--json")
+    add = parser.add_argument
+    add("--whole", action="store_true", help="run the naive loop of the first case in full, too")
+    add("--stacks", action="store_true", help="measure whole stacks instead")
     return parser.parse_args(arguments)
 
 
@@ -54,18 +46,79 @@ def main(args):
         report = {"stacks": [measure_stacks(*case) for case in STACKS]}
     else:
         report = measure_slices(args.whole)
-    if args.json:
-        recorded.write(args.json, report)
+    write_report(args.json, report)
+
+
+def usual_prior(grid):
+    """An untrained prior of the usual size."""
+    return modules.PixelCNN(grid, CODEBOOK_SIZE, NUM_LEVELS, dropout=0.0, reads_below=True)
+
+
+def time_actions(actions: dict, reference: str, title: str) -> tuple[dict[str, float], dict]:
+    """Time actions in turn: median seconds of each, and what `in_turn` returns."""
+    timers = {name: functools.partial(timed, action) for name, action in actions.items()}
+    figures = in_turn(timers, reference, ROUNDS, title)
+    return {name: figure["seconds"] for name, figure in figures.items()}, figures
 
 
 def measure_slices(whole: bool) -> dict:
     """Measure single slices, print a line for each case, and return what the JSON file holds."""
-    print("  grid  batch   naive s  cached s  forward s   naive/cached  cached/forward", flush=True)
     results = []
     for grid, batch in CASES:
         results.append(measure(grid, batch, whole=whole and not results))
-        show(results[-1])
+        show(f"{batch} maps of {grid} x {grid}", results[-1])
     return {**results[0], "cases": results}
+
+
+def measure(grid: int, batch: int, whole: bool = False) -> dict:
+    """Time the naive loop, the cached sampler and one teacher-forced pass.
+
+    Args:
+        grid: Rows and columns of a code map.
+        batch: Number of maps that are drawn together.
+        whole: Whether the naive loop runs once in full, too.
+
+    Returns:
+        Medians in seconds, the ratio of the first two, and the sizes.
+    """
+    prior = usual_prior(grid)
+    levels, seed = tf.range(batch) % prior.settings["num_levels"], tf.constant(0)
+    middle = tf.constant(grid // 2)
+    codes = prior.sample(levels, seed)
+    below = tf.stack([codes, codes], axis=1)
+    forward = tf.function(lambda codes: prior.logits(codes, levels, below))
+    step = naive_step(forward, seed, grid)
+    actions = {
+        "naive_seconds": lambda: step(codes, middle, middle).numpy(),
+        "cached_seconds": lambda: prior.sample(levels, seed, below=below).numpy(),
+        "forward_seconds": lambda: forward(codes).numpy(),
+    }
+    result, _ = time_actions(actions, "cached_seconds", f"grid {grid}, batch {batch}")
+    result["naive_seconds"] *= grid * grid
+    result["ratio"] = result["naive_seconds"] / result["cached_seconds"]
+    if whole:
+        result["naive_whole_seconds"] = timed(lambda: naive_loop(step, grid, batch))
+    return {**result, "grid": grid, "batch": batch}
+
+
+def naive_step(forward, seed, grid):
+    """Make a step of the naive loop: a pass over whole maps `(B, H, W)` gives one code of each."""
+
+    @tf.function
+    def step(codes, y, x):
+        logits = forward(codes)[:, y, x]  # (B, K)
+        return draw(logits, seed, y * grid + x)
+
+    return step
+
+
+def naive_loop(step, grid: int, batch: int) -> np.ndarray:
+    """Draw whole maps, int32 `(B, H, W)`, by steps of `naive_step`, and show progress."""
+    codes = np.zeros((batch, grid, grid), "int32")
+    for number in progress(range(grid * grid), "the naive loop", unit="code"):
+        y, x = divmod(number, grid)
+        codes[:, y, x] = step(tf.constant(codes), tf.constant(y), tf.constant(x))
+    return codes
 
 
 def measure_stacks(grid: tuple[int, int], count: int) -> dict:
@@ -94,100 +147,11 @@ def measure_stacks(grid: tuple[int, int], count: int) -> dict:
         return under.numpy()
 
     actions = {"wavefront_seconds": wavefront, "slice_by_slice_seconds": slice_by_slice}
-    timers = {name: functools.partial(timed, action) for name, action in actions.items()}
     title = f"stacks of {grid[0]} x {grid[1]}, {count} together"
-    figures = in_turn(timers, "wavefront_seconds", ROUNDS, title)
-    result = {name: figure["seconds"] for name, figure in figures.items()}
+    result, figures = time_actions(actions, "wavefront_seconds", title)
     result["ratio"] = figures["slice_by_slice_seconds"]["ratio"]
-    print(
-        f"  {title}: {result['wavefront_seconds']:.1f} s as a wavefront, "
-        f"{result['slice_by_slice_seconds']:.1f} s slice by slice, ratio {result['ratio']:.1f}",
-        flush=True,
-    )
+    show(title, result)
     return {**result, "grid": list(grid), "batch": count}
-
-
-def usual_prior(grid):
-    """An untrained prior of the usual size."""
-    return modules.PixelCNN(grid, CODEBOOK_SIZE, NUM_LEVELS, dropout=0.0, reads_below=True)
-
-
-def measure(
-    grid: int, batch: int, prior: modules.PixelCNN | None = None, whole: bool = False
-) -> dict:
-    """Time the naive loop, the cached sampler and one teacher-forced pass.
-
-    Args:
-        grid: Rows and columns of a code map.
-        batch: Number of maps that are drawn together.
-        prior: Network for such maps, or None for one of the usual size.
-        whole: Whether the naive loop runs once in full.
-
-    Returns:
-        Medians in seconds, the ratio of the first two, and the sizes. `naive_whole_seconds` is
-        there if the naive loop ran in full.
-    """
-    prior = prior or usual_prior(grid)
-    levels, seed = tf.range(batch) % prior.settings["num_levels"], tf.constant(0)
-    middle = tf.constant(grid // 2)
-    codes = prior.sample(levels, seed)
-    below = tf.stack([codes, codes], axis=1)
-    forward = tf.function(lambda codes: prior.logits(codes, levels, below))
-    step = naive_step(forward, seed, grid)
-    actions = {
-        "naive_seconds": lambda: step(codes, middle, middle).numpy(),
-        "cached_seconds": lambda: prior.sample(levels, seed, below=below).numpy(),
-        "forward_seconds": lambda: forward(codes).numpy(),
-    }
-    timers = {name: functools.partial(timed, action) for name, action in actions.items()}
-    figures = in_turn(timers, "cached_seconds", ROUNDS, f"grid {grid}, batch {batch}")
-    result = {name: figure["seconds"] for name, figure in figures.items()}
-    result["naive_seconds"] *= grid * grid
-    result["ratio"] = result["naive_seconds"] / result["cached_seconds"]
-    if whole:
-        result["naive_whole_seconds"] = timed(lambda: naive_loop(step, grid, batch))
-    return {**result, "grid": grid, "batch": batch}
-
-
-def naive_step(forward, seed, grid):
-    """Make a step of the naive loop: a pass over whole maps `(B, H, W)` gives one code of each."""
-
-    @tf.function
-    def step(codes, y, x):
-        logits = forward(codes)[:, y, x]  # (B, K)
-        return draw(logits, seed, y * grid + x)
-
-    return step
-
-
-def naive_loop(step, grid: int, batch: int) -> np.ndarray:
-    """Draw whole maps by the naive loop, and show progress.
-
-    Args:
-        step: Function from `naive_step`.
-        grid: Rows and columns of a map.
-        batch: Number of maps.
-
-    Returns:
-        Codes, int32 `(B, H, W)`.
-    """
-    codes = np.zeros((batch, grid, grid), "int32")
-    for place in progress(range(grid * grid), "the naive loop", unit="code"):
-        y, x = divmod(place, grid)
-        codes[:, y, x] = step(tf.constant(codes), tf.constant(y), tf.constant(x))
-    return codes
-
-
-def show(result):
-    """Print one case."""
-    naive, cached, forward = (result[f"{name}_seconds"] for name in ("naive", "cached", "forward"))
-    print(
-        f"{result['grid']:>6}{result['batch']:>7}{naive:>10.1f}{cached:>10.2f}{forward:>11.3f}"
-        f"{result['ratio']:>15.0f}{cached / forward:>16.2f}",
-        flush=True,
-    )
-    if "naive_whole_seconds" in result:
-        print(f"  the naive loop in full: {result['naive_whole_seconds']:.1f} s", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Measure what more subjects, another seed, and the weights of another run are worth.
 
-python benchmarks/subjects.py --data DIR --out DIR [--only NAME ...] [--json FILE]
+python benchmarks/subjects.py --data DIR --out DIR --json FILE [--only NAME ...]
 
 Every training is one of `train.py`, in a process of its own, on a folder with some of the training
 subjects. Validation and test splits are the same for all. There are two sets of trainings.
@@ -14,8 +14,8 @@ SSIM, bits and bytes are measured on all three splits. Of the training split tha
 large as the test split, and the same for all trainings of the curve: its people are in the smallest
 set. `predict.py` measures in the same way.
 
-Each training writes its figures into --out when it has finished. A later call with the same folder
-goes on from there, and does not train it again.
+The figures of each training are written when it has finished. A later call with the same --json
+file does not train it again.
 """
 
 import dataclasses
@@ -24,29 +24,26 @@ import pathlib
 import shlex
 import subprocess
 import sys
-import time
 
-from house import ROOT
+from common import FILE, FOLDER, MADE, ROOT, continue_report, make_parser, show, timed, write_report
 
 # isort: split
 import numpy as np
-from contenders import recorded
 
 from evaluation import metrics, reconstruction
 from fitting import checkpoints
 from fitting.run_directory import RunDirectory
 from sources.folder import Slices, Split, find_slices, open_slices
 from sources.layout import SPLITS, split_folder
-from utils import Parser, command, command_line, read_json
+from utils import command, command_line
 
-TRAIN = ROOT / "train.py"
 # Subjects of the learning curve, at least and at most; a smaller data folder has all of its own.
 FEWEST, SUBJECTS = 37, 148
 # One rate weight for all, because a run that starts from another one takes that of the other.
-PASSES_FLAGS = "--draft-epochs {0} --epochs {1} --prior-epochs {2}"
+PASSES_FLAGS = "--first-prior-epochs {0} --epochs {1} --prior-epochs {2}"
 FEW = f"--texture-epochs 0 --rate-weight 0.35 {PASSES_FLAGS}"
 SMALL = f"--width 64 --prior-width 64 {FEW}"
-PASSES = np.array([1, 4, 3])  # of draft, VQ-VAE and prior, over all subjects
+PASSES = np.array([1, 4, 3])  # of first prior, VQ-VAE and prior, over all subjects
 # Passes over few subjects, meant for 5 and 15 minutes on two cores. The report has the true ones.
 SHORT, LONG = (1, 8, 4), (2, 30, 16)
 BASE = "synthetic cohort"  # name of the run that others start from
@@ -91,49 +88,31 @@ TRAININGS = {
 
 def parse(arguments=None):
     """Read the command line."""
-    parser = Parser(__doc__)
+    parser = make_parser(__doc__, "--data")
     add = parser.add_argument
-    path = {"type": pathlib.Path}
-    add("--data", metavar="DIR", required=True, help="folder with the three splits", **path)
-    add("--out", metavar="DIR", required=True, help="folder of the trainings", **path)
-    add(
-        "--only",
-        metavar="NAME",
-        nargs="+",
-        choices=TRAININGS,
-        default=list(TRAININGS),
-        help=f"do these trainings (default: all of {', '.join(TRAININGS)})",
-    )
-    add("--json", metavar="FILE", help="write the figures of all that have finished here", **path)
+    names = {"nargs": "+", "choices": TRAININGS, "default": list(TRAININGS)}
+    add("--out", required=True, help="folder of the trainings", **FOLDER)
+    add("--only", metavar="NAME", help=f"do these of {', '.join(TRAININGS)}", **names)
+    add("--json", required=True, help="file of the figures, which later calls continue", **FILE)
     return parser.parse_args(arguments)
 
 
 def main(args):
     """Do the trainings that have not finished, and join the figures of all."""
     slices = open_slices(find_slices(args.data))
+    report = continue_report(args.json, {"fingerprint": slices.fingerprint})
+    known = report.setdefault("trainings", {})
     for name in args.only:
-        if not figures_file(args.out, name).exists():
-            report = measure(TRAININGS[name], args.out / slug(name), args, slices)
-            recorded.write(figures_file(args.out, name), report)
-    reports = {
-        name: read_json(figures_file(args.out, name), advice="remove it")
-        for name in TRAININGS
-        if figures_file(args.out, name).exists()
-    }
-    show(reports)
-    if args.json:
-        trainings = {slug(name): report for name, report in reports.items()}
-        recorded.write(args.json, {"fingerprint": slices.fingerprint, "trainings": trainings})
+        if slug(name) not in known:
+            known[slug(name)] = measure(TRAININGS[name], args.out / slug(name), args, slices)
+            write_report(args.json, report)
+    for name, training in known.items():
+        show(name, {**training, "made": None})
 
 
 def slug(name: str) -> str:
     """Name of a training without spaces: that of its run directory."""
     return name.replace(",", "").replace(" ", "-")
-
-
-def figures_file(out: pathlib.Path, name: str) -> pathlib.Path:
-    """File of the figures of a training, which is there once it has finished."""
-    return out / f"{slug(name)}.json"
 
 
 def measure(training: Training, run: pathlib.Path, args, slices: Slices) -> dict:
@@ -146,13 +125,13 @@ def measure(training: Training, run: pathlib.Path, args, slices: Slices) -> dict
     flags = [*shlex.split(training.flags), "--seed", str(training.seed), "--run", str(run)]
     if training.start:
         flags += ["--start-from", str(args.out / slug(training.start))]
-    report = {**dataclasses.asdict(training), "command": command(["train.py", *flags])}
+    report = {"made": MADE, **dataclasses.asdict(training)}
+    report["command"] = command(["train.py", *flags])
     if training.subjects:
         chosen = choose_subjects(slices.splits["train"], training.subjects)
         flags += ["--data", str(link_slices(args, slices.splits["train"], chosen))]
-    begin = time.perf_counter()
-    subprocess.run([sys.executable, TRAIN, *flags], check=True)
-    report["minutes"] = (time.perf_counter() - begin) / 60
+    train = [sys.executable, ROOT / "train.py", *flags]
+    report["minutes"] = timed(lambda: subprocess.run(train, check=True)) / 60
     if training.subjects:
         count = len(slices.splits["test"])
         known = measured_slices(slices.splits["train"], training.subjects, count)
@@ -184,15 +163,15 @@ def choose_subjects(split: Split, count: int) -> np.ndarray:
 def link_slices(args, split: Split, chosen: np.ndarray) -> pathlib.Path:
     """Folder with links to the slices of some training subjects and to the other splits."""
     folder = args.out / f"slices-{len(chosen)}"
-    own = split_folder(folder, "train")
-    if not own.exists():
-        own.mkdir(parents=True)
+    linked = split_folder(folder, "train")
+    if not linked.exists():
+        linked.mkdir(parents=True)
         for name in SPLITS[1:]:
             os.symlink(split_folder(args.data, name).resolve(), split_folder(folder, name))
         for path, subject in zip(split.paths, split.subjects):
             if subject in chosen:
                 path = pathlib.Path(path).resolve()
-                os.symlink(path, own / path.name)
+                os.symlink(path, linked / path.name)
     return folder
 
 
@@ -209,17 +188,6 @@ def quality(models, split: Split) -> dict:
         "prior_bytes": float(bits.mean()) / 8,
         "prior_bytes_ci95": metrics.subject_interval(bits / 8, split.subjects),
     }
-
-
-def show(reports: dict[str, dict]) -> None:
-    """Print a line for each training."""
-    print(f"{'':<38}{'minutes':>9}" + "".join(f"{name:>24}" for name in SPLITS))
-    for name, report in reports.items():
-        cells = [
-            f"{own['ssim']:.3f} {own['bits_per_code']:.3f} b {own['prior_bytes']:.0f} B"
-            for own in report.get("splits", {}).values()
-        ]
-        print(f"{name:<38}{report['minutes']:>9.1f}" + "".join(f"{cell:>24}" for cell in cells))
 
 
 if __name__ == "__main__":

@@ -4,15 +4,13 @@ python benchmarks/training.py [--precision P] [--json FILE] [--profile]
 
 It times the quantizer alone and then a step of both stages, each contender in turn.
 
-"one-hot" has the quantizer of the common Keras tutorial of VQ-VAE. There a product with a one-hot
-matrix looks up the codes. The codebook is a weight, and the optimizer trains it by the gradient of
-the codebook loss.
+"one-hot" has the quantizer of the common Keras tutorial of VQ-VAE: a product with a one-hot matrix
+looks up the codes, and the optimizer trains the codebook.
 
 "torch" has the same networks, losses and optimizer in PyTorch, with the quantizer of
-vector-quantize-pytorch, on as many threads. It runs eagerly, and "compiled" is the same after
-`torch.compile`, which needs a C++ compiler. Both have as many trainable parameters as ours, or the
-benchmark stops. They are left out where these packages are not installed
-(`pip install -r benchmarks/requirements-rivals.txt`).
+vector-quantize-pytorch, on as many threads, and "compiled" is the same after `torch.compile`. Both
+have as many trainable parameters as ours, or the benchmark stops. They are left out where these
+packages are not installed (`pip install -r benchmarks/requirements-rivals.txt`).
 
 Every round times every contender once, and ratios are medians over rounds. Let the machine be idle:
 threads of PyTorch wait for each other, so another process makes them several times as slow.
@@ -22,30 +20,26 @@ threads of PyTorch wait for each other, so another process makes them several ti
 
 import collections
 import dataclasses
-import functools
 import importlib.metadata
 import importlib.util
 import math
 import pathlib
 import tempfile
 
-import house  # noqa: F401  opens the repository
+from common import in_turn, make_parser, show, timed, write_report
 
 # isort: split
 import keras
 import tensorflow as tf
-from contenders import recorded
 from contenders.keras_rivals import OneHotQuantizer
 from contenders.remote import Failure, Remote
-from contenders.timing import in_turn, timed
 from tensorflow.tsl.profiler.protobuf import xplane_pb2  # TensorFlow has no reader of profiles
 
 import modules
 from fitting.devices import compute_device, use_precision
 from networks import losses
-from utils import Parser, command_line
+from utils import command_line
 
-PRECISIONS = ("auto", "float32", "bfloat16")
 REDUCTION = 8  # pixels of a side that share one code
 NUM_LEVELS, DROPOUT = 32, 0.1
 QUANTIZERS = [
@@ -66,7 +60,7 @@ class Network:
     """
 
     image_size: int = 256
-    frame: tuple[int, ...] | None = (56, 40, 200, 216)
+    frame: tuple[int, ...] = (56, 40, 200, 216)
     codebook_size: int = 512
     code_dim: int = 16
     width: int = 128
@@ -76,7 +70,7 @@ class Network:
     @property
     def size(self) -> tuple[int, int]:
         """Rows and columns of pixels that the VQ-VAE sees."""
-        top, left, bottom, right = self.frame or (0, 0, self.image_size, self.image_size)
+        top, left, bottom, right = self.frame
         return bottom - top, right - left
 
     @property
@@ -99,7 +93,7 @@ class Network:
         return modules.VQVAE(self.image_size, *sizes, frame=self.frame)
 
     def prior(self) -> modules.PixelCNN:
-        """Return an untrained prior. Its slices are alone, because those of PyTorch are."""
+        """Return an untrained prior. It reads no slices below, because that of PyTorch does not."""
         sizes = self.codebook_size, NUM_LEVELS, self.width, self.blocks
         return modules.PixelCNN(self.grid, *sizes, DROPOUT)
 
@@ -109,15 +103,11 @@ NETWORK = Network()
 
 def parse(arguments=None):
     """Read the command line."""
-    parser = Parser(__doc__)
-    parser.add_argument(
-        "--precision",
-        choices=PRECISIONS,
-        default="auto",
-        help="precision of all contenders (default: %(default)s)",
-    )
-    parser.add_argument("--json", metavar="FILE", help="write the figures here")
-    parser.add_argument("--profile", action="store_true", help="say where the time of a step goes")
+    parser = make_parser(__doc__, "--json")
+    add = parser.add_argument
+    precision = {"choices": ("auto", "float32", "bfloat16"), "default": "auto"}
+    add("--precision", help="precision of all contenders (default: %(default)s)", **precision)
+    add("--profile", action="store_true", help="say where the time of a step goes")
     return parser.parse_args(arguments)
 
 
@@ -125,21 +115,7 @@ def main(args):
     """Time all contenders, or profile the steps of both stages, and write the figures."""
     dtype = use_precision(args.precision)
     print(f"On the {' '.join(compute_device())}, {dtype}.", flush=True)
-    results = profiles() if args.profile else speeds(dtype)
-    if args.json:
-        recorded.write(args.json, results)
-
-
-def profiles():
-    """Profile a step of both stages, and print the operations that take longest."""
-    results = {}
-    for stage, make in (("vqvae", vqvae_step), ("prior", prior_step)):
-        results[stage] = profile(make(NETWORK))
-        largest = list(results[stage].items())[:LARGEST]
-        print(
-            f"{stage}: " + ", ".join(f"{kind} {share:.0%}" for kind, share in largest), flush=True
-        )
-    return results
+    write_report(args.json, profiles() if args.profile else speeds(dtype))
 
 
 def speeds(dtype):
@@ -154,30 +130,25 @@ def speeds(dtype):
         results["versions"] = {name: importlib.metadata.version(name) for name in TORCH_PACKAGES}
     else:
         print("PyTorch is left out: pip install -r benchmarks/requirements-rivals.txt.")
-    print("                                   images or vectors a second   ours is faster by")
     for case in QUANTIZERS:
         title = f"quantizer, K {case['codebook_size']}, D {case['code_dim']}"
         figures = in_turn(quantizers(**case), "ours", ROUNDS, title)
         results["quantizer"].append({**case, **figures})
-        show(title, figures, case["vectors"])
-    stages = [
-        ("vqvae", {"ours": vqvae_step, "one-hot": one_hot_step}, torch_vqvae),
-        ("prior", {"ours": prior_step}, torch_prior),
-    ]
-    for stage, makers, rival in stages:
-        timers = {name: timer(make(NETWORK)) for name, make in makers.items()}
+        show(title, figures)
+    vqvae = {"ours": vqvae_step(NETWORK), "one-hot": vqvae_step(NETWORK, one_hot=True)}
+    stages = {"vqvae": (vqvae, torch_vqvae), "prior": ({"ours": prior_step(NETWORK)}, torch_prior)}
+    for stage, (steps, rival) in stages.items():
+        timers = {name: timer(step) for name, step in steps.items()}
         if has_torch():
             timers |= torch_timers(rival, dtype)
         results[stage] = in_turn(timers, "ours", ROUNDS, stage)
-        show(stage, results[stage], NETWORK.batch)
+        show(stage, results[stage])
     return results
 
 
-def show(title, figures, count):
-    """Print a line for each contender, with how many images or vectors it takes a second."""
-    for name, figure in figures.items():
-        speed = count / figure["seconds"]
-        print(f"  {title:<26}{name:<10}{speed:>24.1f}{figure['ratio']:>20.2f}", flush=True)
+def timer(step):
+    """Make a function without arguments that returns the seconds of a step."""
+    return lambda: timed(step, STEPS) / STEPS
 
 
 def quantizers(codebook_size: int, code_dim: int, vectors: int) -> dict:
@@ -214,18 +185,15 @@ def quantizer_step(layer, latents):
     return lambda: step(latents).numpy()
 
 
-def vqvae_step(network: Network):
-    """Make a function that takes one training step of the VQ-VAE and returns its loss."""
-    images = network.images()
-    return model_step(network.vqvae(), images, images, losses.ReconstructionLoss())
+def vqvae_step(network: Network, one_hot: bool = False):
+    """Make a function that takes one training step of the VQ-VAE and returns its loss.
 
-
-def one_hot_step(network: Network):
-    """Make the same function for a VQ-VAE with the quantizer of the tutorial."""
-    images = network.images()
-    ours = network.vqvae()
-    quantizer = OneHotQuantizer(network.codebook_size, network.code_dim)
-    model = keras.Sequential([ours.encoder, quantizer, ours.decoder])
+    With `one_hot` it has the quantizer of the tutorial.
+    """
+    images, model = network.images(), network.vqvae()
+    if one_hot:
+        quantizer = OneHotQuantizer(network.codebook_size, network.code_dim)
+        model = keras.Sequential([model.encoder, quantizer, model.decoder])
     return model_step(model, images, images, losses.ReconstructionLoss())
 
 
@@ -244,6 +212,25 @@ def model_step(model, inputs, targets, loss=None):
     # Inputs are arguments, because TensorFlow computes what follows from constants only once.
     step = tf.function(lambda inputs, targets: model.train_step((inputs, targets))["loss"])
     return lambda: step(inputs, targets).numpy()
+
+
+def has_torch() -> bool:
+    """Whether PyTorch and its vector quantizer are installed."""
+    modules_of = [name.replace("-", "_") for name in TORCH_PACKAGES]
+    return all(importlib.util.find_spec(name) for name in modules_of)
+
+
+def torch_timers(rival, dtype: str) -> dict:
+    """Return timers of the training in PyTorch, eager and compiled."""
+    timers = {}
+    for name, compiled in (("torch", False), ("compiled", True)):
+        try:
+            training = rival(dtype, NETWORK, compiled)
+        except Failure as failure:
+            print(f'"{name}" is left out: {failure}.', flush=True)
+            continue
+        timers[name] = lambda training=training: training.seconds(STEPS) / STEPS
+    return timers
 
 
 def torch_vqvae(dtype: str, network: Network, compiled: bool = False) -> Remote:
@@ -276,43 +263,20 @@ def torch_training(model, stage: str, dtype: str, compiled: bool, arguments: dic
     """Start a training in PyTorch, and check that it trains as many parameters as ours."""
     settings = {"stage": stage, "dtype": dtype, "compiled": compiled, "arguments": arguments}
     rival = Remote("contenders.torch_networks", **settings)
-    ours, theirs = count_parameters(model), rival.parameters()
+    ours = sum(math.prod(weight.shape) for weight in model.trainable_variables)
+    theirs = rival.parameters()
     assert ours == theirs, f"{stage}: {ours} trainable parameters, in PyTorch {theirs}"
     return rival
 
 
-def count_parameters(model: keras.Model) -> int:
-    """Number of trainable parameters."""
-    return sum(math.prod(weight.shape) for weight in model.trainable_variables)
-
-
-def torch_timers(rival, dtype: str) -> dict:
-    """Return timers of the training in PyTorch, eager and compiled."""
-    timers = {}
-    for name, compiled in (("torch", False), ("compiled", True)):
-        try:
-            training = rival(dtype, NETWORK, compiled)
-        except Failure as failure:
-            print(f'"{name}" is left out: {failure}.', flush=True)
-            continue
-        timers[name] = functools.partial(torch_seconds, training)
-    return timers
-
-
-def torch_seconds(training: Remote) -> float:
-    """Seconds of a step in PyTorch."""
-    return training.seconds(STEPS) / STEPS
-
-
-def has_torch() -> bool:
-    """Whether PyTorch and its vector quantizer are installed."""
-    modules_of = [name.replace("-", "_") for name in TORCH_PACKAGES]
-    return all(importlib.util.find_spec(name) for name in modules_of)
-
-
-def timer(step):
-    """Make a function without arguments that returns the seconds of a step."""
-    return lambda: timed(step, STEPS) / STEPS
+def profiles():
+    """Profile a step of both stages, and print the operations that take longest."""
+    steps = {"vqvae": vqvae_step(NETWORK), "prior": prior_step(NETWORK)}
+    results = {stage: profile(step) for stage, step in steps.items()}
+    for stage, shares in results.items():
+        largest = (f"{kind} {share:.0%}" for kind, share in list(shares.items())[:LARGEST])
+        print(f"{stage}: {', '.join(largest)}", flush=True)
+    return results
 
 
 def profile(step, count: int = 4) -> dict[str, float]:

@@ -97,15 +97,12 @@ class Contender(abc.ABC):
         """Draw slices, uint8 `(count, S, S)`."""
 
 
-def shuffled(count: int, batch_size: int, seed: int = 0) -> Iterator[np.ndarray]:
-    """Yield batches of indices without end, in a new order each time all were seen.
+def shuffled(count: int, batch_size: int) -> Iterator[np.ndarray]:
+    """Yield batches of indices below `count` without end, in a new order each time all were seen.
 
-    Args:
-        count: Number of examples.
-        batch_size: Examples of a batch, at most. An incomplete last batch is left out.
-        seed: Seed of the orders.
+    An incomplete last batch is left out, unless it is the only one.
     """
-    chance, batch_size = np.random.default_rng(seed), min(batch_size, count)
+    chance, batch_size = np.random.default_rng(0), min(batch_size, count)
     while True:
         order = chance.permutation(count)
         yield from order[: count - count % batch_size].reshape(-1, batch_size)

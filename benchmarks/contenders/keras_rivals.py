@@ -12,7 +12,6 @@ References:
     van den Oord et al. 2016, Pixel Recurrent Neural Networks (the PixelCNN of both).
 """
 
-import abc
 import functools
 from collections.abc import Callable, Iterator
 
@@ -28,7 +27,7 @@ from sources.images import to_grey, to_unit
 from utils import progress
 
 PRIOR_WIDTH, RESIDUAL_BLOCKS = 128, 2
-REACH = 3 + RESIDUAL_BLOCKS  # places that the PixelCNN sees up, left and right
+REACH = 3 + RESIDUAL_BLOCKS  # rows above that the PixelCNN sees
 
 
 class OneHotQuantizer(layers.Layer):
@@ -102,11 +101,9 @@ def pixelcnn(codebook_size: int, last_layers: int) -> keras.Model:
 
 
 def stepper(model: keras.Model, batches: Iterator) -> Callable[[], float]:
-    """Make the function that takes the next step of a compiled model and returns its loss.
+    """Make the function that takes a compiled model's next step and returns its loss.
 
-    Args:
-        model: The model.
-        batches: Pairs of inputs and targets.
+    Batches are pairs of inputs and targets.
     """
     step = tf.function(lambda inputs, targets: model.train_step((inputs, targets))["loss"])
 
@@ -118,21 +115,17 @@ def stepper(model: keras.Model, batches: Iterator) -> Callable[[], float]:
 
 
 class KerasRival(Contender):
-    """What both rivals share. A subclass says what differs, and writes encoder and decoder."""
+    """What both rivals share.
+
+    A subclass says what differs. Its `encoder` and `decoder` return the layers from images to
+    latents, and from embeddings to images.
+    """
 
     code_dim: int  # dimensions D of a code
     lowest: float  # what the grey value 0 becomes; 255 becomes 1 more
     batch_sizes: dict[str, int]
     learning_rates: dict[str, float]
     last_layers: int  # of the prior, before its logits
-
-    @abc.abstractmethod
-    def encoder(self) -> list[layers.Layer]:
-        """Layers from images to latents."""
-
-    @abc.abstractmethod
-    def decoder(self) -> list[layers.Layer]:
-        """Layers from embeddings to images."""
 
     def start(self, stage):
         model, loss, examples = self._vqvae() if stage == "vqvae" else self._prior()
@@ -197,37 +190,17 @@ class KerasRival(Contender):
 
 
 def draw_codes(prior: keras.Model, count: int, grid: tuple[int, int]) -> np.ndarray:
-    """Draw code maps, each place from the part of the map that it sees. Show progress.
+    """Draw code maps, int32 `(count, H, W)`, by the model from `pixelcnn`. Show progress.
 
-    The published loops run the prior over whole maps, which gives the same logits much later.
-
-    Args:
-        prior: Model from `pixelcnn`.
-        count: Number of maps.
-        grid: Rows H and columns W of a map.
-
-    Returns:
-        int32 `(count, H, W)`.
+    The published loops run the prior over whole maps for each code. It sees `REACH` rows alone, so
+    these give the same logits sooner.
     """
-    draw = tf.function(lambda part, y, x: tf.random.categorical(prior(part)[:, y, x], 1)[:, 0])
+    draw = tf.function(lambda rows, x: tf.random.categorical(prior(rows)[:, -1, x], 1)[:, 0])
     codes = np.zeros((count, *grid), "int32")
-    for place in progress(range(codes[0].size), "drawing codes", unit="code"):
-        y, x = divmod(place, grid[1])
-        rows, columns, inner = window(y, x, grid)
-        codes[:, y, x] = draw(codes[:, rows, columns], *map(tf.constant, inner))
+    for number in progress(range(codes[0].size), "drawing codes", unit="code"):
+        y, x = divmod(number, grid[1])
+        codes[:, y, x] = draw(codes[:, max(0, y - REACH) : y + 1], tf.constant(x))
     return codes
-
-
-def window(y: int, x: int, grid: tuple[int, int]) -> tuple[slice, slice, tuple[int, int]]:
-    """Find what the PixelCNN sees from a place: rows, columns, and the place within them.
-
-    The windows of all places have one size. Those at an edge end there, as the map does.
-    """
-    top = max(0, y - REACH)
-    size = min(2 * REACH + 1, grid[1])
-    left = min(max(0, x - REACH), grid[1] - size)
-    height = min(REACH + 1, grid[0])
-    return slice(top, top + height), slice(left, left + size), (y - top, x - left)
 
 
 class Tutorial(KerasRival):

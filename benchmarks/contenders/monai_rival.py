@@ -18,10 +18,8 @@ References:
 import math
 import os
 
-from contenders.torch_images import grey, scaled  # before MONAI, so that TensorFlow stays out
-
-# isort: split
 import monai
+import numpy as np
 import torch
 from monai.inferers import VQVAETransformerInferer
 from monai.networks.nets import VQVAE, DecoderOnlyTransformer
@@ -108,7 +106,7 @@ class Monai(Contender):
 
         def through(part):
             restored, _quantization_loss = vqvae(self._scaled(part))
-            return grey(restored.cpu())
+            return _grey(restored)
 
         return in_batches(through, self.images[name])
 
@@ -125,14 +123,20 @@ class Monai(Contender):
         begin = torch.full((count, 1), self.codebook_size, device=self.device)
         ordering = Ordering("raster_scan", 2, (1, *self.grid))
         models = self.models["vqvae"], self.models["prior"], ordering
-        return grey(VQVAETransformerInferer().sample(self.grid, begin, *models).cpu())
+        return _grey(VQVAETransformerInferer().sample(self.grid, begin, *models))
 
     def _scaled(self, images):
-        return scaled(images).to(self.device)
+        """Slices, uint8 `(B, h, w)` -> float32 `(B, 1, h, w)` in [0, 1]."""
+        return (torch.from_numpy(images[:, None]).float() / 255).to(self.device)
 
     def _flat(self, codes):
         """Codes `(B, H, W)` -> int64 `(B, H W)` in raster order."""
         return torch.from_numpy(codes).to(self.device).flatten(1).long()
+
+
+def _grey(images: torch.Tensor) -> np.ndarray:
+    """Float `(B, 1, h, w)` -> uint8 `(B, h, w)`."""
+    return (images[:, 0].clamp(0, 1) * 255).round().byte().cpu().numpy()
 
 
 if __name__ == "__main__":

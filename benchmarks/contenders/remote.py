@@ -15,6 +15,12 @@ from collections.abc import Callable
 from typing import Any
 
 FOLDER = pathlib.Path(__file__).resolve().parent.parent  # where modules can be imported
+# MONAI would load TensorFlow.
+START = """
+import runpy, sys
+sys.modules["tensorflow"] = None
+runpy.run_module("{}", run_name="__main__")
+"""
 
 
 class Failure(RuntimeError):
@@ -26,18 +32,15 @@ class Remote:
 
     Args:
         module: Module of the benchmarks that serves the object when it runs.
-        python: Program that runs it, where that is not the Python of this process.
         **arguments: Keyword arguments that make the object there.
 
     Raises:
         Failure: The object could not be made.
     """
 
-    def __init__(self, module: str, python: str = sys.executable, **arguments: Any):
-        if os.path.dirname(python):  # not resolved: that of a virtual environment is a link
-            python = os.path.abspath(python)
-        command = [python, "-m", module]
+    def __init__(self, module: str, **arguments: Any):
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        command = [sys.executable, "-c", START.format(module)]
         self._process = subprocess.Popen(command, cwd=FOLDER, **pipes)
         try:
             self._ask(arguments)

@@ -1,7 +1,7 @@
 """Both networks in PyTorch, layer for layer: a rival for `training.py`.
 
 Layers, losses and what stays in float32 (latents, quantizer, logits, losses) are those of
-`modules.py` and `measures/metrics.py`. The quantizer is that of vector-quantize-pytorch. Autocast
+`modules.py` and `networks/losses.py`. The quantizer is that of vector-quantize-pytorch. Autocast
 gives bfloat16, and the layout is channels-last.
 
 Both have as many trainable parameters as the networks in Keras. The codebook is none of them: it
@@ -177,25 +177,17 @@ class PixelCNN(nn.Module):
             return self.out(hidden.float())
 
 
-def vqvae(images, ssim, codebook_size, code_dim, width, encoder_blocks, decoder_blocks):
-    """Make the model of the first stage.
+def vqvae(images, ssim, **sizes):
+    """Make a `VQVAE`, and a function without arguments that returns its loss on images.
 
     Args:
         images: Float32 `(B, S, S, 1)`.
         ssim: Window matrices of rows and of columns, C1 and C2 of the loss.
-        codebook_size: Number of codes K.
-        code_dim: Dimensions D of a code.
-        width: Channels C.
-        encoder_blocks: Residual blocks at both resolutions of the encoder.
-        decoder_blocks: Residual blocks at both resolutions of the decoder.
-
-    Returns:
-        The model, and a function without arguments that returns its loss on the images.
+        **sizes: Arguments of `VQVAE`.
     """
     images = torch.tensor(images).permute(0, 3, 1, 2)  # (B, 1, S, S)
     images = images.contiguous(memory_format=torch.channels_last)
-    model = VQVAE(codebook_size, code_dim, width, encoder_blocks, decoder_blocks)
-    criterion = ReconstructionLoss(*ssim)
+    model, criterion = VQVAE(**sizes), ReconstructionLoss(*ssim)
 
     def loss():
         reconstructions, commitment = model(images)
@@ -205,34 +197,24 @@ def vqvae(images, ssim, codebook_size, code_dim, width, encoder_blocks, decoder_
     return model, loss
 
 
-def prior(codes, codebook_size, num_levels, width, dilations, dropout):
-    """Make the model of the second stage.
+def prior(codes, **sizes):
+    """Make a `PixelCNN`, and a function without arguments that returns its loss on codes.
 
     Args:
         codes: Codes `(B, H, W)`.
-        codebook_size: Number of codes K.
-        num_levels: Number of slice levels.
-        width: Channels C of each stack.
-        dilations: Dilation of each block.
-        dropout: Rate within the blocks.
-
-    Returns:
-        The model, and a function without arguments that returns its loss on the codes.
+        **sizes: Arguments of `PixelCNN`.
     """
     codes = torch.tensor(codes).long()
-    levels = torch.arange(len(codes)) % num_levels
-    model = PixelCNN(codes.shape[1:], codebook_size, num_levels, width, dilations, dropout)
+    model = PixelCNN(codes.shape[1:], **sizes)
+    levels = torch.arange(len(codes)) % model.num_levels
     return model, lambda: functional.cross_entropy(model(codes, levels), codes) / math.log(2)
 
 
 class Training:
-    """The training of one stage.
+    """The training of a stage, "vqvae" or "prior", in "float32" or "bfloat16".
 
-    Args:
-        stage: "vqvae" or "prior".
-        dtype: "float32" or "bfloat16".
-        compiled: Whether `torch.compile` compiles the loss, and so its gradient.
-        arguments: Keyword arguments of `vqvae` or of `prior`.
+    Where it is `compiled`, `torch.compile` compiles the loss, and so its gradient. The arguments
+    are those of `vqvae` or of `prior`.
     """
 
     def __init__(self, stage: str, dtype: str, compiled: bool, arguments: dict):

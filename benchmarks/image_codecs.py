@@ -12,14 +12,13 @@ import functools
 import importlib.metadata
 import io
 import os
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageSequence, features
 
 from evaluation.metrics import mean_ssim, quality
-from utils import progress
 
 try:
     import pillow_jxl
@@ -40,7 +39,7 @@ _AVIF = {"format": "AVIF", "speed": 0, "subsampling": "4:0:0", "max_threads": 1}
 # better here and the other there, both stand, and the curve takes the better. For AVIF, the tune
 # `ssim` was the best of three on single validation slices, and `psnr` on stacks, also by SSIM. The
 # default `iq` was worse. `save_all` writes a stack as a sequence. Qualities end above the highest
-# level of `comparison`.
+# of `rate_distortion.LEVELS`.
 CODECS = {
     "JPEG XL": _settings(
         (1, 4, 7, 10, 15, 20, 25, 30, 40, 50, 60, 70), {}, format="JXL", effort=9, num_threads=0
@@ -73,99 +72,58 @@ CODECS = {
 }
 
 
-class Slices(NamedTuple):
-    """Slices to compress.
-
-    Attributes:
-        images: uint8 `(N, S, S)`.
-        cases: Case of each, `(N,)`. Slices of a case follow each other, from bottom to top.
-    """
-
-    images: np.ndarray
-    cases: np.ndarray
-
-    @property
-    def black(self) -> "Slices":
-        """The first case, all of it black."""
-        first = self.cases == self.cases[0]
-        return Slices(np.zeros_like(self.images[first]), self.cases[first])
-
-    def stacks(self) -> list[np.ndarray]:
-        """Images of each case."""
-        return np.split(self.images, np.flatnonzero(np.diff(self.cases)) + 1)
-
-
-def available() -> list[str]:
-    """Names of the codecs that this Pillow can write. Print a line for each that is left out."""
-    avif = features.check("avif"), "a Pillow with AVIF"
-    needs = {
-        "AVIF sequences": avif,
-        "AVIF": avif,
-        "JPEG XL": (pillow_jxl is not None, f"pip install {JXL_PACKAGE}"),
-    }
-    for name, (there, remedy) in needs.items():
-        if not there:
-            print(f"  {name} is left out: it needs {remedy}.")
-    return [name for name in CODECS if needs.get(name, (True, ""))[0]]
-
-
-def versions() -> dict[str, str]:
-    """Versions of the libraries that write the codecs."""
-    parts = {
+def available() -> dict[str, str]:
+    """Version of each codec that can be written here. Print a line for each that cannot."""
+    libraries = {
         "AVIF sequences": "avif",
         "AVIF": "avif",
         "WebP": "webp",
         "JPEG 2000": "jpg_2000",
         "JPEG": "jpg",
     }
-    found = {name: features.version(part) for name, part in parts.items()}
-    if pillow_jxl:
-        found["JPEG XL"] = f"{JXL_PACKAGE} {importlib.metadata.version(JXL_PACKAGE)}"
-    return {name: version for name, version in found.items() if version}
+    found = {name: features.version(library) for name, library in libraries.items()}
+    found["JPEG XL"] = pillow_jxl and f"{JXL_PACKAGE} {importlib.metadata.version(JXL_PACKAGE)}"
+    for name in CODECS:
+        if not found[name]:
+            needed = f"pip install {JXL_PACKAGE}" if name == "JPEG XL" else "another Pillow"
+            print(f"  {name} is left out: it needs {needed}.")
+    return {name: found[name] for name in CODECS if found[name]}
 
 
-def codec_points(
-    name: str, slices: Slices, tuning: Slices, settings: Sequence[dict[str, Any]]
-) -> Iterator[dict[str, Any]]:
-    """Measure a codec at some of its settings, see `point`."""
-    for options in progress(settings, name, unit="setting"):
-        code = functools.partial(coded, options=options)
-        empty, _ = code(slices.black)
-        yield {"options": options, **point(code, slices, tuning, np.mean(empty))}
-
-
-def point(code: Callable, slices: Slices, tuning: Slices, overhead: float = 0.0) -> dict[str, Any]:
-    """Measure one codec at one quality.
+def codec_point(
+    options: dict[str, Any], stacks: Sequence[np.ndarray], tuning: Sequence[np.ndarray]
+) -> dict[str, Any]:
+    """Measure a codec at one quality.
 
     Args:
-        code: Function of `Slices` that returns the bytes of each `(N,)`, and the images as they
-            come back, uint8 `(N, S, S)`.
-        slices: What is measured.
-        tuning: Other slices, which choose the threshold.
-        overhead: Bytes a slice of a file that tell nothing of the image.
+        options: What Pillow's `save` takes.
+        stacks: Slices of each case, from bottom to top, uint8 `(L, S, S)`.
+        tuning: The same of other cases, which choose the threshold.
 
     Returns:
-        `threshold`; mean bytes a slice, `file_bytes` of the whole file and `payload_bytes` of the
-        file less `overhead`; and what `quality` gives.
+        `options`; `threshold`; mean bytes a slice, `file_bytes` of the whole file and
+        `payload_bytes` of the file less that of black slices; and what `quality` gives.
     """
-    threshold = best_threshold(tuning.images, code(tuning)[1])
-    sizes, restored = code(slices)
+    threshold = best_threshold(np.concatenate(tuning), coded(tuning, options)[1])
+    empty, _ = coded([np.zeros_like(stacks[0])], options)
+    size, restored = coded(stacks, options)
     return {
+        "options": options,
         "threshold": threshold,
-        "file_bytes": float(np.mean(sizes)),
-        "payload_bytes": float(np.mean(sizes) - overhead),
-        **quality(slices.images, blackened(restored, threshold)),
+        "file_bytes": size,
+        "payload_bytes": size - empty,
+        **quality(np.concatenate(stacks), blackened(restored, threshold)),
     }
 
 
-def coded(slices: Slices, options: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    """Compress and decompress slices by Pillow: see `point`. Slices of a file share its bytes."""
-    stacks = slices.stacks() if options.get("save_all") else list(slices.images[:, None])
+def coded(stacks: Sequence[np.ndarray], options: dict[str, Any]) -> tuple[float, np.ndarray]:
+    """Compress and decompress stacks by Pillow: mean bytes a slice, and uint8 `(N, S, S)`."""
+    if not options.get("save_all"):
+        stacks = [image[None] for stack in stacks for image in stack]
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         files = list(pool.map(functools.partial(compress, options=options), stacks))
-    counts = [len(stack) for stack in stacks]
-    sizes = np.array([len(file) for file in files]) / counts
-    return np.repeat(sizes, counts), np.concatenate([decompress(file) for file in files])
+    restored = np.concatenate([decompress(file) for file in files])
+    return sum(map(len, files)) / len(restored), restored
 
 
 def compress(stack: np.ndarray, options: dict[str, Any]) -> bytes:

@@ -4,21 +4,23 @@ import dataclasses
 import functools
 import math
 import pathlib
+import time
 from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
 import tensorflow as tf
+from common import spread
 
 import dataset
 import modules
-from contenders.timing import fit
 from evaluation import metrics
 from evaluation.reconstruction import BATCH
 from fitting.codes import read_codes
+from fitting.devices import use_precision
 from fitting.run_directory import RunDirectory
 from fitting.settings import Settings
-from fitting.stages import make_optimizer, make_vqvae, vqvae_objective
+from fitting.stages import learning_rates, make_optimizer, make_vqvae, vqvae_objective
 from networks import losses
 from networks.neighbours import NO_CODE, SLICES_BELOW
 from sources.folder import NO_SLICE, Slices, Split
@@ -27,6 +29,49 @@ from sources.layout import FITTED_SPLITS
 from utils import InputError, progress
 
 MAX_VALIDATION = 256  # slices, so that scoring takes little time beside so short a training
+
+
+def fit(
+    make: Callable, example: Callable, count: int, settings: dict, peak: float, title: str
+) -> tuple[keras.Model, float]:
+    """Train a model for some steps, and time them.
+
+    Args:
+        make: Function of a learning-rate schedule that returns a compiled model.
+        example: Example function of `dataset`, over `count` slices.
+        count: Number of training slices.
+        settings: `batch_size`, `steps`, `seed`, `precision`, and `mirror`, whether some slices are
+            mirrored.
+        peak: Learning rate at the end of the warm-up.
+        title: Name of the progress bar.
+
+    Returns:
+        The model, and the median seconds of a step.
+    """
+    batch_size, steps, seed = (settings[name] for name in ("batch_size", "steps", "seed"))
+
+    def unmirrored(index, _mirror, chance):
+        return example(index, tf.constant(False), chance)
+
+    examples = example if settings["mirror"] else unmirrored
+    epochs = [
+        dataset.training_batches(examples, count, batch_size, seed, epoch)
+        for epoch in range(math.ceil(steps / (count // batch_size)))
+    ]
+    batches = functools.reduce(tf.data.Dataset.concatenate, epochs).take(steps)
+    use_precision(settings["precision"])
+    keras.utils.set_random_seed(seed)
+    model = make(learning_rates(peak, steps))
+    bar, ends = progress(range(steps), title, unit="step"), []
+
+    def note(_batch, logs):
+        float(logs["loss"])  # waits for the device
+        ends.append(time.perf_counter())
+        next(bar, None)
+
+    clock = keras.callbacks.LambdaCallback(on_train_batch_end=note)
+    model.fit(batches, shuffle=False, callbacks=[clock], verbose=0)
+    return model, float(np.median(np.diff(ends)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,13 +91,18 @@ class Bench:
     @functools.cached_property
     def chosen(self) -> np.ndarray:
         """Indices of the validation slices that are scored, at even distances."""
-        count = len(self.slices.splits["validate"])
-        return np.linspace(0, count - 1, min(count, MAX_VALIDATION)).round().astype(int)
+        return spread(len(self.slices.splits["validate"]), MAX_VALIDATION)
 
-    @functools.cached_property
+    @property
     def validation(self) -> Split:
         """The validation slices that are scored."""
         return self.slices.splits["validate"].pick(self.chosen)
+
+    def train(self, make, example, settings, peak, title):
+        """Train a variant by `fit` on all training slices: the model, and figures of its cost."""
+        count = len(self.slices.splits["train"])
+        model, seconds = fit(make, example, count, settings, settings[peak], title)
+        return model, {"parameters": model.count_params(), "seconds_per_step": seconds}
 
 
 class AutoencoderBench(Bench):
@@ -71,16 +121,14 @@ class AutoencoderBench(Bench):
     def measure(self, settings: dict, title: str = "training") -> dict:
         """Train a variant and return its figures."""
         make = functools.partial(self.make, settings)
-        count, peak = len(self.slices.splits["train"]), settings["learning_rate"]
-        model, seconds = fit(make, self.examples["train"], count, settings, peak, title)
+        model, cost = self.train(make, self.examples["train"], settings, "learning_rate", title)
         scores, codes, images, restored = self.evaluate(model)
         return {
             **scores,
             **metrics.detail(images, restored),
             "codes_used": len(np.unique(codes)),
             "index_bytes": codes[0].size * math.log2(settings["codebook_size"]) / 8,
-            "parameters": model.count_params(),
-            "seconds_per_step": seconds,
+            **cost,
         }
 
     def make(self, settings: dict, schedule) -> keras.Model:
@@ -89,13 +137,12 @@ class AutoencoderBench(Bench):
         model = make_vqvae(of_training)
         model.compile(make_optimizer(schedule), **vqvae_objective(of_training))
         if settings["codebook"] != "restarted":
-            count = len(self.slices.splits["train"])
-            batch_size, seed = settings["batch_size"], settings["seed"]
+            example, count = self.examples["train"], len(self.slices.splits["train"])
             batches = dataset.training_batches(
-                self.examples["train"], count, batch_size, seed, epoch=0
+                example, count, settings["batch_size"], settings["seed"], epoch=0
             )
             images, _ = next(iter(batches))
-            hold_codebook(model.quantizer, model.encoder(images), settings["codebook"])
+            lock_codebook(model.quantizer, model.encoder(images), settings["codebook"])
         return model
 
     def evaluate(self, model):
@@ -116,7 +163,7 @@ class AutoencoderBench(Bench):
         return {"ssim": float(ssim.mean()), "psnr": float(psnr.mean())}, *arrays
 
 
-def hold_codebook(quantizer: modules.VectorQuantizer, latents: tf.Tensor, start: str) -> None:
+def lock_codebook(quantizer: modules.VectorQuantizer, latents: tf.Tensor, start: str) -> None:
     """Let no code restart from now on.
 
     Args:
@@ -153,42 +200,34 @@ class PriorBench(Bench):
             )
         return tuple(read_codes(path)[name] for name in FITTED_SPLITS)
 
-    @functools.cached_property
-    def images(self) -> np.ndarray:
-        """The validation slices that are scored, uint8 `(N, S, S)`."""
-        return dataset.load_images(self.validation, self.base["image_size"])
-
     def measure(self, settings: dict, title: str = "training") -> dict:
         """Train a variant and return its figures."""
-        # With 0 levels a mirror image has the level of its slice.
-        num_levels = self.slices.num_levels * settings["told"]
         examples, validation = (
-            self.make_example(settings, codes, self.slices.splits[name], num_levels)
+            self.make_example(settings, codes, self.slices.splits[name])
             for codes, name in zip(self.codes, FITTED_SPLITS)
         )
         make = functools.partial(self.make, settings, self.codes[0].shape[-2:])
-        peak, count = settings["prior_learning_rate"], len(self.slices.splits["train"])
-        model, seconds = fit(make, examples, count, settings, peak, title)
+        model, cost = self.train(make, examples, settings, "prior_learning_rate", title)
         scored = tf.constant(self.chosen)
         batches = dataset.evaluation_batches(
             lambda index, mirror: validation(scored[index], mirror), len(self.chosen), BATCH
         )
         bits = [model.bits(**inputs) for inputs, _ in progress(batches, "scoring")]
         bits = np.concatenate(bits)  # (N, H, W)
-        brain = metrics.brain_places(self.images, self.base["frame"], bits.shape[1:])
+        images = dataset.load_images(self.validation, settings["image_size"])
+        brain = metrics.brain_places(images, settings["frame"], bits.shape[1:])
         return {
             "bits_per_code": float(bits.mean()),
             "brain_bits_per_code": float(bits[brain].mean()),
-            "parameters": model.count_params(),
-            "seconds_per_step": seconds,
+            **cost,
         }
 
-    def make_example(
-        self, settings: dict, codes: np.ndarray, split: Split, num_levels: int
-    ) -> dataset.Example:
+    def make_example(self, settings: dict, codes: np.ndarray, split: Split) -> dataset.Example:
         """Examples of a split, with as many slices below or above as the settings say."""
+        # With 0 levels a mirror image has the level of its slice.
+        num_levels = self.slices.num_levels * settings["told"]
         levels = split.levels * settings["level"]
-        neighbours = split.below if settings["upward"] else _above(split.below)
+        neighbours = split.below if settings["upward"] else slices_above(split.below)
         example = dataset.code_examples(codes, levels, num_levels, neighbours)
         is_kept = tf.range(SLICES_BELOW) < settings["slices_below"]
 
@@ -219,8 +258,8 @@ class PriorBench(Bench):
         return model
 
 
-def _above(below):
-    """Index of the slice above each slice, or `NO_SLICE`."""
+def slices_above(below: np.ndarray) -> np.ndarray:
+    """Index of the slice above each slice, or `NO_SLICE`, from that of the slice below, `(N,)`."""
     above = np.full_like(below, NO_SLICE)
     has_below = np.flatnonzero(below != NO_SLICE)
     above[below[has_below]] = has_below

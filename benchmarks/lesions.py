@@ -1,4 +1,4 @@
-"""Plant lesions with known masks in slices of brains.
+"""Plant lesions with known masks in stacks of slices of brains.
 
 These lesions are caricatures. They look like disease only roughly, and no clinician drew them. They
 are good for one purpose: an anomaly map can be compared with a mask that is known exactly.
@@ -10,17 +10,126 @@ Intensities are relative to the tissue of the slice.
 
 import dataclasses
 import functools
+import itertools
+from collections.abc import Iterator
 
 import numpy as np
 from scipy import ndimage, special
 
-from planting.anatomy import FLUID, Section, measure
+from sources.folder import Split
+from sources.layout import SPLITS
+from utils import InputError, progress
 
 # Each strength is the share of the way from the tissue's intensity to the lesion's.
 STRENGTHS = {"obvious": 0.85, "moderate": 0.5, "subtle": 0.22}
 VISIBLE = 0.03  # share of white matter's intensity; a smaller change is about the noise of a slice
+LEAST_SLICES, MOST_SLICES = 3, 15  # that a lesion runs through
 
 EDGE = 0.45  # pixels; a logistic edge takes 4.4 times this from 10 % to 90 %
+# Shares of white matter's intensity. Fluid is darker than the first in the smoothed slice, and
+# white matter is brighter than the second.
+FLUID, WHITE = 0.42, 0.85
+
+
+@dataclasses.dataclass
+class Section:
+    """A cross-section of a lesion that runs through several slices.
+
+    The middle one comes first and draws the places. The others take them over one by one.
+
+    Attributes:
+        size: Size as a share of the middle cross-section, in (0, 1].
+        drawn: Places that this one has drawn.
+        given: Places that the middle one drew, or None for the middle one itself.
+    """
+
+    size: float = 1.0
+    drawn: list = dataclasses.field(default_factory=list)
+    given: Iterator | None = None
+
+    def place(self, draw):
+        """Draw a place, or take the next given one."""
+        if self.given:
+            return next(self.given)
+        self.drawn.append(draw())
+        return self.drawn[-1]
+
+
+class Brain:
+    """What is known about a slice before a lesion is planted.
+
+    Args:
+        image: The slice, `(S, S)` in [0, 1].
+        section: Cross-section of the lesion that it gets, an attribute too.
+
+    Attributes:
+        head: The brain with its holes filled, bool `(S, S)`.
+        depth: Distance of each pixel to the outline of the head, in pixels `(S, S)`.
+        middle: Row between the two hemispheres.
+        unit: Number of pixels in a 256th of S.
+        smooth: The slice without its noise, `(S, S)`.
+        white: Intensity of white matter.
+        fluid: Intensity of fluid.
+        noise: Standard deviation of the noise.
+        white_matter: White matter away from the outline, bool `(S, S)`; may be empty.
+        ventricles: Ventricles and deep cisterns, bool `(S, S)`; may be empty.
+
+    Raises:
+        ValueError: The slice shows nothing as large as a brain.
+    """
+
+    def __init__(self, image: np.ndarray, section: Section):
+        self.section, self.unit = section, image.shape[0] / 256
+        self.head = _head(image)
+        self.depth = ndimage.distance_transform_edt(self.head)
+        if self.depth.max() < 25 * self.unit:
+            width = 2 * self.depth.max()
+            raise ValueError(
+                "`image` must hold a brain. "
+                f"Received: an image whose largest bright region is {width:.0f} pixels wide"
+            )
+        self.middle = np.flatnonzero(self.head.any(1)).mean()
+        self.smooth = ndimage.gaussian_filter(image, self.unit)
+        inner = self.smooth[self.depth > 6 * self.unit]
+        self.white = np.percentile(inner, 85)
+        self.ventricles = _ventricles(self.smooth < FLUID * self.white, self.head, self.depth)
+        if self.ventricles.any():
+            self.fluid = np.percentile(self.smooth[self.ventricles], 25)
+        else:
+            self.fluid = min(np.percentile(inner, 2), 0.2 * self.white)
+        bright = self.smooth > WHITE * self.white
+        self.noise = 1.48 * np.median(np.abs(image - self.smooth)[bright])
+        self.white_matter = ndimage.binary_opening(bright & (self.depth > 8 * self.unit))
+
+
+def _head(image):
+    """Find the largest bright region, with its holes filled: bool `(S, S)`."""
+    # JPEG leaves specks around the brain. Opening and closing separate them from it.
+    bright = ndimage.binary_opening(image > 0.05 * image.max())
+    solid = ndimage.binary_closing(bright, iterations=2)
+    # Fluid inside can be 0 like the background, which itself must stay outside.
+    filled = ndimage.binary_fill_holes(solid) & ndimage.binary_fill_holes(image > 0)
+    labels, _ = ndimage.label(filled)
+    sizes = np.bincount(labels.ravel(), minlength=2)[1:]
+    return labels == 1 + sizes.argmax()
+
+
+def _ventricles(dark, head, depth):
+    """Find the large dark regions deep in the head: bool `(S, S)`, empty where there are none."""
+    unit = head.shape[0] / 256
+    rows = np.flatnonzero(head.any(1))
+    height, middle = len(rows), rows.mean()
+    # Opening removes thin fissures. A depth limit removes sulci, and sulci between the hemispheres
+    # are deeper than those at the sides.
+    labels, count = ndimage.label(ndimage.binary_opening(dark & (depth > 0.15 * height)))
+    ventricles = np.zeros_like(head)
+    for label in range(1, count + 1):
+        region = labels == label
+        beside = abs(np.nonzero(region)[0].mean() - middle) > 0.08 * height
+        least_depth = (0.27 if beside else 0.35) * height
+        if region.sum() > 25 * unit**2 and depth[region].max() > least_depth:
+            ventricles |= region
+    return ventricles
 
 
 def _texture(shape, sigma, rng):
@@ -44,36 +153,18 @@ def _draw(weights, brain, rng):
     return brain.section.place(draw)
 
 
-@dataclasses.dataclass(frozen=True)
-class Ellipse:
-    """A wobbly ellipse.
+def _ellipse(shape, rng, centre, radius, ratio, wobble, angle=None):
+    """About the number of pixels to the outline of a wobbly ellipse, `shape`; negative outside.
 
-    Attributes:
-        centre: Row and column.
-        radius: Mean radius in pixels.
-        ratio: Long axis over short axis.
-        wobble: Standard deviation of the outline as a share of the radius.
-        angle: Angle of the long axis in radians, or None to draw it.
+    `ratio` is long axis over short axis, `wobble` the standard deviation of the outline as a share
+    of the mean radius. The angle of the long axis, in radians, is drawn where it is None.
     """
-
-    centre: tuple
-    radius: float
-    ratio: float
-    wobble: float
-    angle: float | None = None
-
-    def inside(self, shape, rng):
-        """About the number of pixels to the outline, `shape`; negative outside."""
-        angle = rng.uniform(0, np.pi) if self.angle is None else self.angle
-        y, x = (grid - c for grid, c in zip(np.indices(shape), self.centre))
-        along = np.cos(angle) * x + np.sin(angle) * y
-        across = np.cos(angle) * y - np.sin(angle) * x
-        distance = np.hypot(along / self.ratio**0.5, across * self.ratio**0.5)
-        return (
-            self.radius
-            - distance
-            + self.wobble * self.radius * _texture(shape, self.radius / 2, rng)
-        )
+    angle = rng.uniform(0, np.pi) if angle is None else angle
+    y, x = (grid - c for grid, c in zip(np.indices(shape), centre))
+    along = np.cos(angle) * x + np.sin(angle) * y
+    across = np.cos(angle) * y - np.sin(angle) * x
+    distance = np.hypot(along / ratio**0.5, across * ratio**0.5)
+    return radius - distance + wobble * radius * _texture(shape, radius / 2, rng)
 
 
 def _soft(inside):
@@ -92,12 +183,8 @@ def _blend(image, alpha, target, brain, rng):
 def _centre(brain, radius, rng, ranks):
     """Draw the centre of a lesion in tissue.
 
-    Args:
-        brain: Anatomy of the slice.
-        radius: Radius of the lesion in pixels.
-        rng: Random generator.
-        ranks: Lowest and highest rank, in [0, 1], of the intensity around the centre. The ranks
-            compare all places where the lesion fits.
+    `ranks` are the lowest and highest rank, in [0, 1], of the intensity around the centre, among
+    all places where the lesion fits.
     """
     tissue = (brain.smooth > FLUID * brain.white).astype("float64")
     possible = brain.depth > radius + 4 * brain.unit
@@ -118,7 +205,7 @@ def _lump(image, brain, share, rng, bright):
     ranks = (0, 0.4) if bright else (0.4, 1)
     centre = _centre(brain, radius * ratio**0.5, rng, ranks)
     radius *= brain.section.size
-    alpha = _soft(Ellipse(centre, radius, ratio, 0.06).inside(image.shape, rng))
+    alpha = _soft(_ellipse(image.shape, rng, centre, radius, ratio, 0.06))
     target = 1.0 if bright else brain.fluid
     return _blend(image, share * alpha, target, brain, rng), alpha
 
@@ -128,7 +215,7 @@ def _irregular(image, brain, share, rng):
     radius, ratio = brain.unit * rng.uniform(9, 17), rng.uniform(1, 1.6)
     centre = _centre(brain, radius * ratio**0.5, rng, (0.3, 1))
     radius *= brain.section.size
-    inside = Ellipse(centre, radius, ratio, 0.18).inside(image.shape, rng)
+    inside = _ellipse(image.shape, rng, centre, radius, ratio, 0.18)
     inside = inside + 0.08 * radius * _texture(image.shape, radius / 8, rng)
     rim = radius * (0.35 + 0.1 * _texture(image.shape, radius / 3, rng))
 
@@ -161,7 +248,8 @@ def _white_matter_spots(image, brain, share, rng):
         radius, ratio = brain.unit * rng.uniform(1.5, 4), rng.uniform(1, 1.6)
         fits = room > min(radius, 0.8 * room.max())
         centre = _draw(fits * near, brain, rng)
-        spot = Ellipse(centre, radius * brain.section.size, ratio, 0.1).inside(image.shape, rng)
+        radius *= brain.section.size
+        spot = _ellipse(image.shape, rng, centre, radius, ratio, 0.1)
         alpha = np.maximum(alpha, _soft(spot))
     target = brain.fluid + 0.2 * (brain.white - brain.fluid)
     return _blend(image, share * alpha, target, brain, rng), alpha
@@ -178,7 +266,7 @@ def _resection(image, brain, share, rng):
     inward = [slope[centre] for slope in slopes]
     angle = brain.section.place(lambda: np.arctan2(*inward) + np.pi / 2)
     radius *= brain.section.size
-    alpha = _soft(Ellipse(centre, radius, ratio, 0.05, angle).inside(image.shape, rng))
+    alpha = _soft(_ellipse(image.shape, rng, centre, radius, ratio, 0.05, angle))
     target = rng.uniform(0.02, 0.1) * brain.white
     return _blend(image, (0.65 + 0.35 * share) * alpha, target, brain, rng), alpha
 
@@ -215,14 +303,9 @@ def _slits(brain, rng):
 
 
 def _push(region, within, share, unit, rng):
-    """How far the wall of the ventricles moves at each pixel, in pixels `(S, S)`.
+    """How far the wall of the ventricles `region` moves at each pixel, in pixels `(S, S)`.
 
-    Args:
-        region: Ventricles, bool `(S, S)`.
-        within: Distance of each pixel in them to their wall, `(S, S)`.
-        share: Strength of the lesion.
-        unit: Number of pixels in a 256th of S.
-        rng: Random generator.
+    `within` is the distance of each pixel in them to their wall, `share` the strength.
     """
     uneven = np.clip(1 + 0.15 * _texture(region.shape, 20 * unit, rng), 0.7, 1.3)
     push = 8 * share * unit * uneven
@@ -249,23 +332,12 @@ MAKERS = {
 KINDS = tuple(MAKERS)
 
 
-def plant(
-    image: np.ndarray,
-    kind: str,
-    strength: str,
-    rng: np.random.Generator,
-    section: Section | None = None,
+def plant_section(
+    image: np.ndarray, kind: str, strength: str, rng: np.random.Generator, section: Section
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Plant one lesion, or one group of spots, in a slice.
+    """Plant one cross-section of a lesion, or of a group of spots, in a slice `(S, S)` in [0, 1].
 
     The same state of the generator gives the same place at every strength.
-
-    Args:
-        image: Slice `(S, S)` in [0, 1], background exactly 0.
-        kind: One of `KINDS`.
-        strength: A key of `STRENGTHS`.
-        rng: Generator; everything random is drawn from it.
-        section: Cross-section of a body through several slices, or None.
 
     Returns:
         The slice with the lesion, float32 `(S, S)` in [0, 1] with an untouched background, and its
@@ -276,15 +348,10 @@ def plant(
         ventricles only push aside does not.
 
     Raises:
-        ValueError: The kind or the strength is unknown, or the image is no slice of a brain.
+        ValueError: The image is no slice of a brain.
     """
-    if kind not in MAKERS:
-        raise ValueError(f"`kind` must be one of {KINDS}. Received: kind={kind!r}")
-    if strength not in STRENGTHS:
-        known = tuple(STRENGTHS)
-        raise ValueError(f"`strength` must be one of {known}. Received: strength={strength!r}")
     image = np.asarray(image, "float32")
-    brain = dataclasses.replace(measure(image), section=section or Section())
+    brain = Brain(image, section)
     planted, alpha = MAKERS[kind](image, brain, STRENGTHS[strength], rng)
     changed = brain.head & (planted != image)
     visible = np.clip(planted, 1 / 255, 1)  # 0 would be background
@@ -296,3 +363,82 @@ def plant(
     if not mask.any():
         mask = (difference > 0) & (difference == difference.max())
     return planted, mask
+
+
+def plant_lesion(
+    stack: np.ndarray, kind: str, strength: str, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Plant one lesion, or one group of spots, in a stack. It tapers as an ellipsoid does.
+
+    Args:
+        stack: Slices from bottom to top, `(K, S, S)` in [0, 1], K at least `LEAST_SLICES`.
+        kind: One of `KINDS`.
+        strength: A key of `STRENGTHS`.
+        rng: Generator; everything random is drawn from it.
+
+    Returns:
+        The stack with the lesion, float32, and its masks, bool, which are empty in slices that it
+        does not reach; `(K, S, S)` both.
+    """
+    slices = int(rng.integers(LEAST_SLICES, min(MOST_SLICES, len(stack)) + 1))
+    first = int(rng.integers(0, len(stack) - slices + 1))
+    seed, middle = int(rng.integers(2**31)), first + slices // 2
+    planted, masks = stack.astype("float32"), np.zeros(stack.shape, bool)
+    widest = section = Section()
+    # The middle comes first, because it decides the places.
+    for k in sorted(range(first, first + slices), key=lambda k: abs(k - middle)):
+        if k != middle:
+            size = np.sqrt(1 - ((k - middle) / (slices / 2 + 0.5)) ** 2)
+            section = Section(size, given=iter(widest.drawn))
+        generator = np.random.default_rng(seed)
+        planted[k], masks[k] = plant_section(stack[k], kind, strength, generator, section)
+    return planted, masks
+
+
+@dataclasses.dataclass(frozen=True)
+class Planted:
+    """A split with one lesion in each case.
+
+    Attributes:
+        images: Slices, float32 `(N, S, S)` in [0, 1].
+        masks: Their lesions, bool `(N, S, S)`; empty in slices that no lesion reaches.
+        kinds: Kind of the lesion of each slice's case, str `(N,)`.
+        strengths: Strength of the lesion of each slice's case, str `(N,)`.
+    """
+
+    images: np.ndarray
+    masks: np.ndarray
+    kinds: np.ndarray
+    strengths: np.ndarray
+
+
+def plant_split(images: np.ndarray, split: Split, seed: int) -> Planted:
+    """Plant one lesion in the stack of every case, of kinds and strengths drawn at random.
+
+    All random numbers come from the seed and the split. So validation and test share no lesion.
+
+    Args:
+        images: Slices of the split, `(N, S, S)` in [0, 1].
+        split: The split, with stacks of at least `LEAST_SLICES` slices without gaps.
+        seed: Seed of the lesions.
+
+    Raises:
+        InputError: A case is no such stack.
+    """
+    rng = np.random.default_rng((seed, SPLITS.index(split.name)))
+    pairs = list(itertools.product(KINDS, STRENGTHS))
+    deck = rng.permutation(len(pairs))  # so that all pairs come about equally often
+    images, masks = images.astype("float32"), np.zeros(images.shape, bool)
+    kinds, strengths = (np.empty(len(split), object) for _ in range(2))
+    cases = np.unique(split.cases)
+    for number, case in enumerate(progress(cases, "planting", unit="lesion")):
+        stack = np.flatnonzero(split.cases == case)
+        if len(stack) < LEAST_SLICES or (np.diff(split.levels[stack]) != 1).any():
+            raise InputError(
+                f"case {case} of {split.name} is no stack of {LEAST_SLICES} or more slices "
+                "without gaps: take it out of the folder."
+            )
+        kind, strength = pairs[deck[number % len(deck)]]
+        images[stack], masks[stack] = plant_lesion(images[stack], kind, strength, rng)
+        kinds[stack], strengths[stack] = kind, strength
+    return Planted(images, masks, kinds.astype(str), strengths.astype(str))

@@ -4,12 +4,12 @@ import dataclasses
 import time
 
 import numpy as np
+from contenders.contender import in_batches
 
 from coding import container
-from coding.slices import BATCH, Codec
+from coding.slices import Codec
 from dataset import codes_below
 from sources.folder import NO_SLICE, Split
-from utils import progress
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,21 +68,21 @@ def write_files(codec: Codec, split: Split, rate_weight: float | None = None) ->
     seconds = time.perf_counter() - begin
     sizes = []
     for file in range(files.max() + 1):
-        own = np.flatnonzero(files == file)
-        stack = split.pick(own)
-        check, stacks = container.checksum(stack, codes[own]), container.stacks_of(stack)[0]
-        parts = [streams[number] for number in np.unique(numbers[own])]
+        stack = np.flatnonzero(files == file)
+        slices = split.pick(stack)
+        check, runs = container.checksum(slices, codes[stack]), container.stacks_of(slices)[0]
+        parts = [streams[number] for number in np.unique(numbers[stack])]
         levels = codec.prior.settings["num_levels"]
-        sizes.append(len(container.pack(codec.digest, check, stacks, parts, levels)))
+        sizes.append(len(container.pack(codec.digest, check, runs, parts, levels)))
     ideal = np.bincount(files, ideal_bits(codec, split, codes)) / 8
     return Files(numbers, codes, streams, np.array(sizes), ideal, seconds)
 
 
 def ideal_bits(codec: Codec, split: Split, codes: np.ndarray) -> np.ndarray:
     """Ideal code length of each slice in bits, `(N,)`."""
-    bits = []
-    for begin in progress(range(0, len(split), BATCH), "counting bits"):
-        batch = np.arange(begin, min(begin + BATCH, len(split)))
+
+    def measure(batch):
         below = codes_below(codes, split.below, batch)
-        bits.append(codec.prior.bits(codes[batch], split.levels[batch], below).numpy())
-    return np.concatenate(bits).sum((1, 2))
+        return codec.prior.bits(codes[batch], split.levels[batch], below)
+
+    return in_batches(measure, np.arange(len(split))).sum((1, 2))

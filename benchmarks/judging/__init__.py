@@ -1,1 +1,0 @@
-"""Maps of what is unusual by several methods, and how they are judged."""

@@ -1,1 +1,0 @@
-"""Lesions with known masks, planted in slices and in stacks of slices."""
