@@ -23,8 +23,8 @@ from sources.images import to_grey, to_unit
 class Ours(Contender):
     """VQ-VAE and PixelCNN of this repository, with the settings of train.py.
 
-    Codes are the nearest ones, as those of the rivals are. So there is no first prior, and no time goes
-    into a choice. The learning rate rises over some steps and falls along a cosine, as in train.py.
+    Codes are the nearest ones, as those of the rivals are. So there is no first prior, and no time
+    goes into a choice. The learning rate rises over some steps and falls along a cosine, as in train.py.
     It falls over the minutes of a stage, because nobody knows its steps in advance. It does not
     rise over minutes, because the first step alone takes many seconds.
 
