@@ -311,8 +311,11 @@ def read_arrays(path: str | os.PathLike, remedy: str) -> dict[str, np.ndarray]:
     """
     with reading(path, remedy):
         open_archive(path).close()
-        with np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        if not all(isinstance(array, np.ndarray) for array in arrays.values()):
+            raise ValueError("it holds something that is no array")
+        return arrays
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:
