@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from sources.conversion import FRACTIONS, ConversionSettings, convert
 from sources.folder import find_slices
 from sources.inspection import inspect_slices
-from sources.layout import DEFAULT_DIRECTORY, SPLIT_FORMS, SPLITS
-from utils import InputError, Parser
+from sources.layout import DEFAULT_DIRECTORY, SPLITS
+from utils import Parser
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -67,8 +67,6 @@ def main(args: argparse.Namespace) -> None:
 
 
 def _check(directory):
-    if not pathlib.Path(directory).is_dir():
-        raise InputError(f"{directory} is no folder: give the one that holds {SPLIT_FORMS}.")
     found = find_slices(directory)
     facts, problems = inspect_slices(found)
     print(found, *facts, *_listed(problems), sep="\n")
@@ -87,9 +85,7 @@ def _convert(args):
     for name in SPLITS:
         inside = [scan for scan in scans if scan.split == name]
         subjects = {scan.subject for scan in inside}
-        segmented = sum(scan.is_segmented(args.out) for scan in inside)
-        counts = f"{len(inside):>5} scans of {len(subjects):>4} subjects, {segmented:>4} segmented"
-        print(f"  {name:<9}{counts}")
+        print(f"  {name:<9}{len(inside):>5} scans of {len(subjects):>4} subjects")
         if not inside:
             problems.append(f"{name} is empty: training needs all three splits.")
     print(f"{len(scans)} scans in {args.out}", *_listed(problems), sep="\n")
