@@ -92,7 +92,7 @@ def convert(
             else.
     """
     out = pathlib.Path(out)
-    scans = find_scans(pathlib.Path(directory), settings)
+    scans = _find_scans(pathlib.Path(directory), settings)
     _claim(out, scans, settings)
     written, problems = [], []
     for scan in progress(scans, "slicing", unit="scan"):
@@ -138,19 +138,8 @@ def _slice_paths(folder, case):
 # ---- finding -----------------------------------------------------------------------------------
 
 
-def find_scans(directory: pathlib.Path, settings: ConversionSettings) -> list[Scan]:
-    """Find the scans below a folder, number them, and put each subject into a split.
-
-    Args:
-        directory: Folder to look through.
-        settings: What to look for, and how to split it.
-
-    Returns:
-        The scans, sorted by name.
-
-    Raises:
-        InputError: There is none, two would get the same case, or a setting makes no sense.
-    """
+def _find_scans(directory, settings):
+    """The scans below a folder, sorted by name and numbered, each subject in one split."""
     volumes = _find_volumes(directory, settings)
     if not volumes:
         raise InputError(_nothing_found(directory, settings))

@@ -1,6 +1,6 @@
 """Find a data folder and read every slice of it. `sources.layout` shows such a folder.
 
-Training and evaluation open folders here. `sources.inspection` lists all that is wrong with one.
+Training and evaluation open folders here. `sources.commands` lists all that is wrong with one.
 """
 
 import collections
@@ -168,21 +168,7 @@ def find_slices(
         advice = "name the folder that holds the three splits with --data DIR"
         raise InputError(f"no {nothing} {advice}.")
     print(f"No OASIS {nothing} using the synthetic cohort of {subjects} subjects.", flush=True)
-    return synthetic_slices(subjects, seed)
-
-
-def synthetic_slices(subjects: int, seed: int) -> pathlib.Path:
-    """Directory of the synthetic cohort. The cohort is made if it is not there yet.
-
-    Args:
-        subjects: Number of people, at least 3.
-        seed: Seed of the cohort, not negative.
-
-    Raises:
-        InputError: The cohort cannot be made.
-    """
-    directory = DEFAULT_DIRECTORY.with_name(f"synthetic_{subjects}_subjects_seed_{seed}")
-    return synthetic.write_cohort(directory, subjects, seed)
+    return synthetic.write_cohort(subjects, seed)
 
 
 # ---- reading -----------------------------------------------------------------------------------
