@@ -7,6 +7,7 @@ of the slice, from bottom to top.
 
 import argparse
 import collections
+import dataclasses
 import hashlib
 import pathlib
 import sys
@@ -31,9 +32,10 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """
     parser = Parser(__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    options, from_nifti = [_conversion_options()], "slice NIfTI volumes of 1 mm in a standard space"
-    commands.add_parser("from-oasis1", parents=options, help="slice the volumes of OASIS-1 discs")
-    commands.add_parser("from-nifti", parents=options, help=from_nifti)
+    options = {"parents": [_conversion_options()]}
+    commands.add_parser("from-oasis1", **options, help="slice the volumes of OASIS-1 discs")
+    from_nifti = "slice NIfTI volumes of 1 mm in a standard space"
+    commands.add_parser("from-nifti", **options, help=from_nifti).set_defaults(nifti=True)
     check = commands.add_parser(
         "check",
         help="say what a data folder holds and what is wrong with it; status 1 if something is",
@@ -73,14 +75,9 @@ def main(args: argparse.Namespace) -> None:
 
 
 def _convert(args):
-    settings = ConversionSettings(
-        masked=args.masked,
-        first_slice=args.first_slice,
-        seed=args.seed,
-        fractions=args.fractions,
-        nifti=args.command == "from-nifti",
-    )
-    scans, problems = convert(args.directory, args.out, settings)
+    names = {field.name for field in dataclasses.fields(ConversionSettings)}
+    settings = {name: value for name, value in vars(args).items() if name in names}
+    scans, problems = convert(args.directory, args.out, ConversionSettings(**settings))
     for name in SPLITS:
         inside = [scan for scan in scans if scan.split == name]
         subjects = {scan.subject for scan in inside}
