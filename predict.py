@@ -5,8 +5,9 @@ python predict.py --run DIR --data DIR --samples 32 --brains 4 --seed 7
 """
 
 from fitting.run_directory import RunDirectory, read_config
-from sources.folder import find_slices, open_folder, open_slices, synthetic_slices
+from sources.folder import find_slices, open_folder, open_slices
 from sources.layout import DEFAULT_DIRECTORY, MAX_SUBJECTS, SPLITS
+from sources.synthetic import write_cohort
 from utils import InputError, Parser, between, command_line, import_tensorflow
 
 # A classifier is tested on subjects it has not seen, in five folds.
@@ -151,7 +152,7 @@ def find_data(folder, cohort):
         raise InputError(
             f"the run's config.json asks for a cohort of {cohort}: name the slices with --data DIR."
         )
-    return open_slices(synthetic_slices(*numbers))
+    return open_slices(write_cohort(*numbers))
 
 
 def find_split(folder, data, cohort, split):

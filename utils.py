@@ -13,6 +13,7 @@ import math
 import os
 import pathlib
 import platform
+import re
 import secrets
 import shlex
 import shutil
@@ -145,7 +146,7 @@ def import_tensorflow() -> None:
 
 
 def progress(
-    items: Iterable, title: str, total: int | None = None, unit: str = "batch", initial: int = 0
+    items: Iterable, title: str, total: int | None = None, unit: str = "batch"
 ) -> Iterator:
     """Yield `items` and show a bar on stderr once `PROGRESS_DELAY` has passed.
 
@@ -154,19 +155,10 @@ def progress(
         title: Name of the work, shown before the bar.
         total: Number of items, where `len(items)` does not tell it.
         unit: Name of one item.
-        initial: Number of items that were done before.
     """
     pause = 0.1 if sys.stderr.isatty() else 10  # seconds between lines; a log file needs few
-    yield from tqdm(
-        items,
-        title,
-        total,
-        leave=False,
-        delay=PROGRESS_DELAY,
-        mininterval=pause,
-        unit=unit,
-        initial=initial,
-    )
+    options = {"leave": False, "delay": PROGRESS_DELAY, "mininterval": pause}
+    yield from tqdm(items, title, total, unit=unit, **options)
 
 
 def spread(count: int, most: int) -> np.ndarray:
@@ -225,34 +217,34 @@ def replacing_results(folder: str | os.PathLike, owned: Iterable[str]) -> Iterat
     try:
         yield staging
         old = [entry for pattern in owned for entry in folder.glob(pattern)]
+        new = [path for path in staging.rglob("*") if not path.is_dir()]
+        moves = [(path, staging / secrets.token_hex(8)) for path in old]  # they go with it
+        moves += [(path, folder / path.relative_to(staging)) for path in new]
         with _signals_held():
-            _swap(folder, old, staging)
+            for source, target in moves:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(source, target)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
         if is_new and not any(folder.iterdir()):
             folder.rmdir()
 
 
-def _swap(folder, old, staging):
-    """Move the files of `staging` into `folder`, and the old ones into `staging`."""
-    new = [path.relative_to(staging) for path in staging.rglob("*") if not path.is_dir()]
-    trash = staging / secrets.token_hex(8)
-    moves = [(path, trash / path.relative_to(folder)) for path in old]
-    moves += [(staging / name, folder / name) for name in new]
-    for source, target in moves:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(source, target)
-
-
 @contextlib.contextmanager
 def _signals_held():
-    """Let Ctrl-C and a request to end wait until the block is through."""
-    held = {signal.SIGINT, signal.SIGTERM}
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, held)
+    """Let Ctrl-C and a request to end wait until the block is through.
+
+    To block them would not do: another thread would receive them, and this one would handle them.
+    """
+    received, numbers = [], (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda *came: received.append(came[0])) for number in numbers]
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number, handler in zip(numbers, before):
+            signal.signal(number, handler)
+        for number in received[:1]:
+            signal.raise_signal(number)
 
 
 @contextlib.contextmanager
@@ -380,7 +372,7 @@ def provenance() -> dict[str, Any]:
         "changed": bool(changes),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": versions(),
-        "processor": processor(),
+        "processor": _processor(),
     }
 
 
@@ -396,35 +388,30 @@ def command(arguments: Sequence[str]) -> str:
     Files of the repository are named from its root. Of other absolute paths only the last name
     stays, because nobody else has the folders above it.
     """
-    parts = [_from_root(arguments[0], pathlib.Path.cwd())]
+    words = ["python", _from_root(os.path.abspath(arguments[0]))]
     for argument in arguments[1:]:
-        flag, equals, value = (
-            argument.rpartition("=") if argument[:1] == "-" else ("", "", argument)
-        )
-        parts.append(flag + equals + (_from_root(value) if os.path.isabs(value) else value))
-    return shlex.join(["python", *parts])
+        flag, value = re.fullmatch("(-.*=)?(.*)", argument, re.DOTALL).groups("")
+        words.append(flag + (_from_root(value) if os.path.isabs(value) else value))
+    return shlex.join(words)
 
 
-def processor() -> str:
+def _processor():
     """Name of the processor and the number of its cores that this process may use."""
     with contextlib.suppress(OSError):
-        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-        return f"{(*names, platform.machine())[0]}, {len(os.sched_getaffinity(0))} cores"
+        name = re.search(r"^model name\s*: (.*)", pathlib.Path("/proc/cpuinfo").read_text(), re.M)
+        name = name[1].strip() if name else platform.machine()
+        return f"{name}, {len(os.sched_getaffinity(0))} cores"
     return f"{platform.processor()}, {os.cpu_count()} cores"
 
 
-def _from_root(argument, folder=ROOT):
-    path = pathlib.Path(folder, argument).resolve()
+def _from_root(path):
+    path = pathlib.Path(path).resolve()
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else path.name
 
 
 def _git(*arguments):
     """Answer of git, or None where there is none."""
-    try:
-        done = subprocess.run(
-            ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()
+    options = {"cwd": ROOT, "stderr": subprocess.DEVNULL, "text": True}
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        return subprocess.check_output(["git", *arguments], **options).strip()
+    return None

@@ -4,7 +4,6 @@ A conversion finds the scans, puts every subject into one split, and writes the 
 It leaves out what cannot be read, and lists it. `sources.volumes` turns one volume into slices.
 """
 
-import collections
 import dataclasses
 import os
 import pathlib
@@ -14,16 +13,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from sources.images import write_png
-from sources.layout import (
-    CONVERSION_FILE,
-    NUM_LEVELS,
-    SPLITS,
-    segmentation_folder,
-    segmentation_name,
-    slice_name,
-    split_folder,
-)
-from sources.volumes import classes_to_grey, frame_slices, load_volume, scale_to_grey
+from sources.layout import CONVERSION_FILE, NUM_LEVELS, SPLITS, slice_name, split_folder
+from sources.volumes import frame_slices, load_volume, scale_to_grey
 from utils import PARTIAL_FILES, InputError, progress, read_json, reading, write_json
 
 FRACTIONS = (302.0, 35.0, 17.0)  # subjects of the splits in the set that this layout comes from
@@ -31,11 +22,9 @@ REPEAT = 1000  # added to the case of a subject's second scan: OAS1_0061_MR2 is 
 ARCHIVES = (".tar", ".tar.gz", ".tgz")
 
 # Files of volumes. On the OASIS-1 discs a volume is an Analyze 7.5 pair; its header stands for it.
-_OASIS1 = re.compile(
-    r"(?P<scan>OAS1_\d{4}_MR[1-9])_mpr_n\d+_anon_111_t88_(?:masked_)?gfc(?P<classes>_fseg)?\.hdr",
-    re.ASCII,
-)
-_NIFTI = re.compile(r"(?P<scan>[^.].*?)(?P<classes>_[fd]?seg)?\.nii(?:\.gz)?")
+_OASIS1 = re.compile(r"(OAS1_\d{4}_MR[1-9])_mpr_n\d+_anon_111_t88_(?:masked_)?gfc\.hdr", re.ASCII)
+# A NIfTI file that ends in _seg, _fseg or _dseg holds tissue classes, and is no volume.
+_NIFTI = re.compile(r"([^.].*?)(?<!_seg)(?<!_[fd]seg)\.nii(?:\.gz)?")
 # Names of subjects in BIDS, OASIS and ADNI. Without one, every volume is a subject.
 _SUBJECT = re.compile(r"sub-[A-Za-z0-9]+|OAS\d_?\d{4}|\d{3}_S_\d{4}", re.ASCII)
 
@@ -71,7 +60,6 @@ class Scan:
         case: Number in the names of its slices.
         split: Split of its subject.
         volume: File of the volume.
-        classes: File of its tissue classes, or None where they are not known.
     """
 
     name: str
@@ -79,26 +67,6 @@ class Scan:
     case: int
     split: str
     volume: pathlib.Path
-    classes: pathlib.Path | None
-
-    def slice_paths(self, out: pathlib.Path) -> list[pathlib.Path]:
-        """Files of its slices in the data folder `out`."""
-        folder = split_folder(out, self.split)
-        return [folder / slice_name(self.case, level) for level in range(NUM_LEVELS)]
-
-    def segmentation_paths(self, out: pathlib.Path) -> list[pathlib.Path]:
-        """Files of the tissue classes of its slices in the data folder `out`."""
-        folder = segmentation_folder(out, self.split)
-        return [folder / segmentation_name(self.case, level) for level in range(NUM_LEVELS)]
-
-    def is_segmented(self, out: pathlib.Path) -> bool:
-        """Whether `out` holds its tissue classes."""
-        return all(path.is_file() for path in self.segmentation_paths(out))
-
-    def is_written(self, out: pathlib.Path) -> bool:
-        """Whether `out` holds all that the scan can give."""
-        has_slices = all(path.is_file() for path in self.slice_paths(out))
-        return has_slices and (self.classes is None or self.is_segmented(out))
 
 
 def convert(
@@ -109,8 +77,7 @@ def convert(
     """Write the slices of all volumes below a folder. Slices that are there already are kept.
 
     Slices are 8-bit grey PNG files, 256 x 256, at levels 0 (bottom) to 31, as `sources.layout`
-    names them. Where a volume has tissue classes, they are written beside the slices, as 0, 85, 170
-    and 255. `conversion.json` tells the scan, subject and split of each case.
+    names them. `conversion.json` tells the scan, subject and split of each case.
 
     Args:
         directory: Folder with unpacked OASIS-1 discs, or with NIfTI volumes.
@@ -125,17 +92,15 @@ def convert(
             else.
     """
     out = pathlib.Path(out)
-    scans = find_scans(pathlib.Path(directory), settings)
+    scans = _find_scans(pathlib.Path(directory), settings)
     _claim(out, scans, settings)
-    written = [scan for scan in scans if scan.is_written(out)]
-    waiting = [scan for scan in scans if scan not in written]
-    problems, first = [], settings.first_slice
-    for scan in progress(waiting, "slicing", len(scans), "scan", initial=len(written)):
+    written, problems = [], []
+    for scan in progress(scans, "slicing", unit="scan"):
+        folder = split_folder(out, scan.split)
         try:
-            _slice_volume(scan.volume, scan.slice_paths(out), _grey_without_gaps, first)
+            if not all(path.is_file() for path in _slice_paths(folder, scan.case)):
+                write_slices(scan.volume, folder, scan.case, settings.first_slice)
             written.append(scan)
-            if scan.classes:
-                _slice_volume(scan.classes, scan.segmentation_paths(out), classes_to_grey, first)
         except InputError as error:
             problems.append(str(error))
     if not written:
@@ -143,93 +108,68 @@ def convert(
     return written, problems
 
 
-def write_slices(volume: pathlib.Path, folder: pathlib.Path) -> None:
-    """Write the slices of one NIfTI volume as PNGs of case 0.
+def write_slices(
+    volume: pathlib.Path, folder: pathlib.Path, case: int = 0, first_slice: int | None = None
+) -> None:
+    """Write the slices of one volume as PNGs.
 
     Args:
-        volume: File `.nii` or `.nii.gz`, of 1 mm in a standard space.
+        volume: Header of an Analyze pair, or file `.nii` or `.nii.gz`, of 1 mm in a standard space.
         folder: Folder to write to.
+        case: Number in the names of the slices.
+        first_slice: See `ConversionSettings`.
 
     Raises:
         InputError: The volume cannot be read or does not hold the slices.
     """
-    paths = [folder / slice_name(0, level) for level in range(NUM_LEVELS)]
-    _slice_volume(volume, paths, _grey_without_gaps)
-
-
-def _slice_volume(volume, paths, to_grey, first_slice=None):
     with reading(volume, "repair it or leave it out"):
-        images = to_grey(frame_slices(*load_volume(volume), first_slice))
-    for path, image in zip(paths, images, strict=True):
+        images = scale_to_grey(frame_slices(*load_volume(volume), first_slice))
+        black = np.count_nonzero(~images.any((1, 2)))
+        if black:  # training would refuse such slices
+            raise ValueError(f"{black} of its slices are all black or no numbers")
+    for path, image in zip(_slice_paths(folder, case), images, strict=True):
         write_png(path, image)
 
 
-def _grey_without_gaps(slices):
-    """Grey slices, none of which is all black: training would refuse such a one."""
-    images = scale_to_grey(slices)
-    black = np.count_nonzero(~images.any((1, 2)))
-    if black:
-        raise ValueError(f"{black} of its slices are all black or no numbers")
-    return images
+def _slice_paths(folder, case):
+    return [folder / slice_name(case, level) for level in range(NUM_LEVELS)]
 
 
 # ---- finding -----------------------------------------------------------------------------------
 
 
-def find_scans(directory: pathlib.Path, settings: ConversionSettings) -> list[Scan]:
-    """Find the scans below a folder, number them, and put each subject into a split.
-
-    Args:
-        directory: Folder to look through.
-        settings: What to look for, and how to split it.
-
-    Returns:
-        The scans, sorted by name.
-
-    Raises:
-        InputError: There is none, two would get the same case, or a setting makes no sense.
-    """
-    volumes, classes = _find_volumes(directory, settings)
+def _find_scans(directory, settings):
+    """The scans below a folder, sorted by name and numbered, each subject in one split."""
+    volumes = _find_volumes(directory, settings)
     if not volumes:
         raise InputError(_nothing_found(directory, settings))
-    subjects = {}
-    for name in sorted(volumes):
-        match = _SUBJECT.search(name)
-        subjects[name] = match[0] if match else name
+    matches = {name: _SUBJECT.search(name) for name in sorted(volumes)}
+    subjects = {name: match[0] if match else name for name, match in matches.items()}
     split_of = split_subjects(subjects.values(), settings.fractions, settings.seed)
-    scans = []
+    scans = {}
     for number, (name, subject) in enumerate(subjects.items(), 1):
         case = number if settings.nifti else int(name[5:9]) + REPEAT * (int(name[-1]) - 1)
-        scans.append(Scan(name, subject, case, split_of[subject], volumes[name], classes.get(name)))
-    _refuse_shared_cases(scans)
-    return scans
+        if case in scans:  # then a subject could be in two splits
+            raise InputError(
+                f"{scans[case].name} and {name} would both become case {case}: "
+                "convert them into different folders."
+            )
+        scans[case] = Scan(name, subject, case, split_of[subject], volumes[name])
+    return list(scans.values())
 
 
 def _find_volumes(directory, settings):
-    """Files of volumes, and of their tissue classes, by the name of the scan."""
-    pattern = _NIFTI if settings.nifti else _OASIS1
-    volumes, classes = {}, {}
+    """Files of volumes by the name of the scan."""
+    pattern, volumes = _NIFTI if settings.nifti else _OASIS1, {}
     for path in sorted(directory.rglob("*")):  # of two files of one scan, the first is taken
         match = pattern.fullmatch(path.name)
-        if match is None or not path.is_file():
-            continue
-        name = match["scan"]
-        if settings.nifti:
-            plain = path.with_name(name.replace("masked_", ""))
-            name = plain.relative_to(directory).as_posix()
-        if match["classes"]:
-            classes.setdefault(name, path)
-        elif ("masked_" in path.name) == settings.masked:
+        if match and path.is_file() and ("masked_" in path.name) == settings.masked:
+            name = match[1]
+            if settings.nifti:
+                plain = path.with_name(name.replace("masked_", ""))
+                name = plain.relative_to(directory).as_posix()
             volumes.setdefault(name, path)
-
-    # Tissue classes may be in another folder than their volume, if there is one volume of the name.
-    by_stem = {pathlib.PurePath(name).name: path for name, path in classes.items()}
-    stems = collections.Counter(pathlib.PurePath(name).name for name in volumes)
-    for name in volumes.keys() - classes.keys():
-        stem = pathlib.PurePath(name).name
-        if stem in by_stem and stems[stem] == 1:
-            classes[name] = by_stem[stem]
-    return volumes, classes
+    return volumes
 
 
 def _nothing_found(directory, settings):
@@ -242,18 +182,6 @@ def _nothing_found(directory, settings):
         return f"{directory} holds archives: unpack {archives[0]} and the like first (tar -xf)."
     kind = "with masked_ in the name" if settings.masked else "without masked_ in the name"
     return f"{directory} holds no {needed} {kind}: give the folder above them, or change --masked."
-
-
-def _refuse_shared_cases(scans):
-    """A case that stood for two scans could put a subject into two splits."""
-    owners = {}
-    for scan in scans:
-        other = owners.setdefault(scan.case, scan)
-        if other is not scan:
-            raise InputError(
-                f"{other.name} and {scan.name} would both become case {scan.case}: "
-                "convert them into different folders."
-            )
 
 
 def split_subjects(
@@ -313,13 +241,9 @@ def _claim(out, scans, settings):
         if read_json(path, advice="name another --out") != manifest:
             other = "a conversion of other volumes or with other settings"
             raise InputError(f"{out} holds {other}: repeat those, or name another --out.")
-    elif out.exists() and not (out.is_dir() and _is_empty(out)):
+    elif out.is_file() or any(out.glob("[!.]*")):
         raise InputError(f"{out} exists and is no unfinished conversion: name another --out.")
     else:
         write_json(path, manifest)
     for leftover in out.glob(f"*/{PARTIAL_FILES}"):  # of a conversion that was killed
         leftover.unlink()
-
-
-def _is_empty(folder):
-    return all(entry.name.startswith(".") for entry in folder.iterdir())

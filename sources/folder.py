@@ -1,6 +1,6 @@
 """Find a data folder and read every slice of it. `sources.layout` shows such a folder.
 
-Training and evaluation open folders here. `sources.inspection` lists all that is wrong with one.
+Training and evaluation open folders here. `sources.commands` lists all that is wrong with one.
 """
 
 import collections
@@ -15,19 +15,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
-from sources import synthetic
+from sources import layout, synthetic
 from sources.images import allocate_images, read_slice
-from sources.layout import (
-    COHORT_FILE,
-    CONVERSION_FILE,
-    DEFAULT_DIRECTORY,
-    SLICE_FORM,
-    SLICE_NAME,
-    SLICE_SIDE,
-    SPLIT_FORMS,
-    SPLITS,
-    split_folder,
-)
+from sources.layout import DEFAULT_DIRECTORY, SLICE_FORM, SLICE_NAME, SPLIT_FORMS, split_folder
 from sources.masking import are_masked, shows_scalp
 from utils import InputError, clean_name, progress, read_json, reading
 
@@ -49,6 +39,7 @@ class Split:
         levels: Level of each slice, int32 (N,).
         subjects: Subject of each slice, str (N,).
         images: Pixels as the files hold them, uint8 (N, 256, 256), or None where none were read.
+        digests: `folder/name/SHA-256` of each file, (N,), or nothing where none were read.
         masked: Whether its set is brain-masked, so that `dataset.load_images` removes residue.
     """
 
@@ -58,6 +49,7 @@ class Split:
     levels: np.ndarray
     subjects: np.ndarray
     images: np.ndarray | None = None
+    digests: tuple[str, ...] = ()
     masked: bool = False
 
     def __len__(self):
@@ -80,6 +72,7 @@ class Split:
             levels=self.levels[indices],
             subjects=self.subjects[indices],
             images=None if self.images is None else self.images[indices],
+            digests=tuple(self.digests[i] for i in indices if self.digests),
         )
 
     def upward(self, batch_size: int) -> list[np.ndarray]:
@@ -112,19 +105,17 @@ class Slices:
     Attributes:
         name: What figures and reports call the data.
         splits: Each `Split` by its name.
-        digests: For each split `folder/name/SHA-256` of its files, in order.
         cohort: `subjects` and `seed` of a synthetic cohort, else None.
     """
 
     name: str
     splits: dict[str, Split]
-    digests: dict[str, list[str]]
     cohort: dict | None = None
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 of the names and bytes of all slices."""
-        return fingerprint(itertools.chain.from_iterable(self.digests.values()))
+        return fingerprint(*self.splits.values())
 
     @property
     def masked(self) -> bool:
@@ -167,7 +158,7 @@ def find_slices(
     if data is not None:
         directory = pathlib.Path(data)
         if not directory.is_dir():
-            raise InputError(f"--data {data} is no folder: give the one that holds {SPLIT_FORMS}.")
+            raise InputError(f"{data} is no folder: give the one that holds {SPLIT_FORMS}.")
         inner = directory / DEFAULT_DIRECTORY.name
         return inner if inner.is_dir() else directory
     if DEFAULT_DIRECTORY.is_dir():
@@ -177,21 +168,7 @@ def find_slices(
         advice = "name the folder that holds the three splits with --data DIR"
         raise InputError(f"no {nothing} {advice}.")
     print(f"No OASIS {nothing} using the synthetic cohort of {subjects} subjects.", flush=True)
-    return synthetic_slices(subjects, seed)
-
-
-def synthetic_slices(subjects: int, seed: int) -> pathlib.Path:
-    """Directory of the synthetic cohort. The cohort is made if it is not there yet.
-
-    Args:
-        subjects: Number of people, at least 3.
-        seed: Seed of the cohort, not negative.
-
-    Raises:
-        InputError: The cohort cannot be made.
-    """
-    directory = DEFAULT_DIRECTORY.with_name(f"synthetic_{subjects}_subjects_seed_{seed}")
-    return synthetic.write_cohort(directory, subjects, seed)
+    return synthetic.write_cohort(subjects, seed)
 
 
 # ---- reading -----------------------------------------------------------------------------------
@@ -216,14 +193,21 @@ def open_slices(directory: str | os.PathLike, report: Callable[[str], None] = _r
     """
     directory = pathlib.Path(directory)
     name, cohort, subjects = _read_notes(directory)
-    listed = [_list_split(name, split_folder(directory, name), subjects, report) for name in SPLITS]
+    folders = {split: split_folder(directory, split) for split in layout.SPLITS}
+    listed = [_list_split(*folder, subjects, report) for folder in folders.items()]
     listed = [split for split in listed if split]
-    for leak in _leaks(listed):
-        report(f"{leak} of {directory}: keep every subject in one split.")
-    splits, digests = _read_splits(listed, report)
+    places = collections.defaultdict(list)  # a subject that is not noted is its case
+    for split in listed:
+        for subject in np.unique(split.subjects).tolist():
+            places[subject].append(split.name)
+    for subject, names in places.items():
+        if len(names) > 1:
+            leak = f"leak: {subject} is in {' and '.join(names)} of {directory}"
+            report(f"{leak}: keep every subject in one split.")
+    splits = _read(listed, report)
     if not splits:
         raise InputError(f"{directory} holds no readable slice: {SPLIT_FORMS} hold slices.")
-    return Slices(name, splits, digests, cohort)
+    return Slices(name, {split.name: split for split in splits}, cohort)
 
 
 def open_folder(directory: str | os.PathLike) -> Split:
@@ -235,9 +219,7 @@ def open_folder(directory: str | os.PathLike) -> Split:
     directory = pathlib.Path(directory)
     if not directory.is_dir():
         raise InputError(f"{directory} is no folder: give one that holds {SLICE_FORM}.")
-    listed = _list_split(directory.resolve().name, directory, {}, _refuse)
-    splits, _ = _read_splits([listed], _refuse)
-    return splits[listed.name]
+    return _read([_list_split(directory.resolve().name, directory, {}, _refuse)])[0]
 
 
 def open_slice(path: str | os.PathLike, level: int | None = None) -> Split:
@@ -255,8 +237,7 @@ def open_slice(path: str | os.PathLike, level: int | None = None) -> Split:
     if match is None and level is None:
         raise InputError(f"{path} has no level in its name: name it {SLICE_FORM}.")
     place = (int(match[1]), int(match[2])) if match else (0, level)
-    splits, _ = _read_splits([make_split(path.name, [(*place, str(path))], {})], _refuse)
-    return splits[path.name]
+    return _read([make_split(path.name, [(*place, str(path))], {})])[0]
 
 
 def _list_split(name, folder, subjects, report):
@@ -277,36 +258,17 @@ def _list_split(name, folder, subjects, report):
     return make_split(name, [(*place, str(path)) for place, path in paths.items()], subjects)
 
 
-def _leaks(splits):
-    """Yield each subject that is in more than one split. One that is not noted is its case."""
-    names = collections.defaultdict(list)
-    for split in splits:
-        for subject in np.unique(split.subjects).tolist():
-            names[subject].append(split.name)
-    for subject, places in names.items():
-        if len(places) > 1:
-            yield f"leak: {subject} is in {' and '.join(places)}"
-
-
-def _read_splits(listed, report):
-    """Read all files of some splits: those with their images, and the digests, by name."""
-    splits, digests, with_scalp = {}, {}, []
-    for split in listed:
-        folder = pathlib.Path(split.paths[0]).parent
-        split, found = _read_files(split, report)
-        if not found:
-            report(f"{folder} holds no readable slice: every split needs slices.")
-            continue
-        splits[split.name], digests[split.name] = split, found
-        with_scalp += map(shows_scalp, split.images)
-    masked = bool(splits) and are_masked(with_scalp)
-    splits = {name: dataclasses.replace(split, masked=masked) for name, split in splits.items()}
-    return splits, digests
+def _read(listed, report=_refuse):
+    """Read the files of some splits: those of them that have a readable slice."""
+    splits = [split for split in (_read_files(split, report) for split in listed) if len(split)]
+    images = itertools.chain.from_iterable(split.images for split in splits)
+    masked = bool(splits) and are_masked(map(shows_scalp, images))
+    return [dataclasses.replace(split, masked=masked) for split in splits]
 
 
 def _read_files(split, report):
-    """The slices of a split that can be read, with their images, and the digests of the files."""
-    images, digests = allocate_images(len(split), SLICE_SIDE), {}
+    """The slices of a split that can be read, with their images and the digests of their files."""
+    images, digests = allocate_images(len(split), layout.SLICE_SIDE), []
 
     def read(index):
         path = pathlib.Path(split.paths[index])
@@ -320,20 +282,23 @@ def _read_files(split, report):
         concurrent.futures.ThreadPoolExecutor() as pool,
         contextlib.closing(pool.map(read, range(len(split)))) as results,  # ends if `report` raises
     ):
-        results = progress(results, f"reading {split.name}", len(split), "slice")
-        for index, (digest, problem) in enumerate(results):
+        for digest, problem in progress(results, f"reading {split.name}", len(split), "slice"):
+            digests.append(digest)
             if problem:
                 report(problem)
-            else:
-                digests[index] = digest
-    split = dataclasses.replace(split, images=images)
-    if len(digests) < len(split):
-        split = split.pick(list(digests))
-    return split, list(digests.values())
+    split = dataclasses.replace(split, images=images, digests=tuple(digests))
+    if all(digests):
+        return split
+    readable = split.pick([i for i, digest in enumerate(digests) if digest])
+    if not len(readable):
+        folder = pathlib.Path(split.paths[0]).parent
+        report(f"{folder} holds no readable slice: every split needs slices.")
+    return readable
 
 
-def fingerprint(digests: Iterable[str]) -> str:
-    """SHA-256 of digests as `Slices` holds them."""
+def fingerprint(*splits: Split) -> str:
+    """SHA-256 of the names and bytes of all slices of some splits."""
+    digests = itertools.chain.from_iterable(split.digests for split in splits)
     return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
@@ -354,13 +319,13 @@ def make_split(
 
 def _read_notes(directory):
     """What figures call the data, settings of a synthetic cohort or None, subjects of cases."""
-    path = directory / COHORT_FILE
+    path = directory / layout.COHORT_FILE
     if path.is_file():
         with reading(path, MAKE_AGAIN):
             cohort = read_json(path, advice=MAKE_AGAIN)
             name = "synthetic cohort ({subjects:d} subjects, seed {seed:d})".format(**cohort)
             return clean_name(name), cohort, {}
-    path = directory / CONVERSION_FILE
+    path = directory / layout.CONVERSION_FILE
     if not path.is_file():
         return "OASIS", None, {}
     with reading(path, MAKE_AGAIN):

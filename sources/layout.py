@@ -1,7 +1,6 @@
 """The layout of a data folder. Each fact of it is written here, and nowhere else.
 
-    keras_png_slices_train/case_001_slice_0.nii.png      a slice: 8-bit grey PNG, 256 x 256
-    keras_png_slices_seg_train/seg_001_slice_0.nii.png   its tissue classes, where they are known
+    keras_png_slices_train/case_001_slice_0.nii.png     a slice: 8-bit grey PNG, 256 x 256
 
 `_validate` and `_test` hold the other splits. The first number is the case, which is one scan.
 The second number is the level of the slice, from bottom to top.
@@ -33,16 +32,6 @@ def slice_name(case: int, level: int) -> str:
     return f"case_{case:03d}_slice_{level}.nii.png"
 
 
-def segmentation_name(case: int, level: int) -> str:
-    """File name of the tissue classes of a slice."""
-    return f"seg_{case:03d}_slice_{level}.nii.png"
-
-
 def split_folder(directory: str | os.PathLike, split: str) -> pathlib.Path:
     """Folder of a split's slices."""
     return pathlib.Path(directory) / f"keras_png_slices_{split}"
-
-
-def segmentation_folder(directory: str | os.PathLike, split: str) -> pathlib.Path:
-    """Folder of the tissue classes of a split's slices."""
-    return pathlib.Path(directory) / f"keras_png_slices_seg_{split}"

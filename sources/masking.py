@@ -46,23 +46,13 @@ def remove_residue(image: np.ndarray) -> np.ndarray:
     Returns:
         uint8 `(S, S)`. No pixel is brighter than before.
     """
-    outside = _touching_the_edge(image <= DARK)
-    pieces, count = scipy.ndimage.label(~outside, EIGHT_NEIGHBOURS)
+    inside = scipy.ndimage.binary_fill_holes(image > DARK)
+    pieces, count = scipy.ndimage.label(inside, EIGHT_NEIGHBOURS)
     sizes = np.bincount(pieces.ravel())
     sizes[0] = 0
     is_brain = sizes >= LEAST_PIECE * sizes.max()
     is_brain[0] = False
     return np.where(is_brain[pieces], image, 0) if count else np.zeros_like(image)
-
-
-def _touching_the_edge(mask):
-    """Pieces of a mask that reach the edge of the image."""
-    pieces, _ = scipy.ndimage.label(mask)
-    edges = pieces[0], pieces[-1], pieces[:, 0], pieces[:, -1]
-    at_edge = np.zeros(pieces.max() + 1, bool)
-    at_edge[np.concatenate(edges)] = True
-    at_edge[0] = False  # what is not in the mask
-    return at_edge[pieces]
 
 
 def frame_of(occupied: np.ndarray, reduction: int) -> tuple[int, int, int, int]:

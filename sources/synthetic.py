@@ -9,26 +9,15 @@ import functools
 import json
 import os
 import pathlib
-import shutil
+import tempfile
 import types
-import uuid
 
 import numpy as np
 import scipy  # loads `scipy.ndimage` at its first use
 from PIL import Image
 
-from sources.layout import (
-    BOTTOM,
-    COHORT_FILE,
-    LEFT,
-    NUM_LEVELS,
-    RIGHT,
-    SLICE_SIDE,
-    SPLITS,
-    TOP,
-    slice_name,
-    split_folder,
-)
+from sources import layout
+from sources.layout import BOTTOM, LEFT, NUM_LEVELS, RIGHT, SLICE_SIDE, SPLITS, TOP
 from utils import InputError, progress
 
 VERSION = 1  # goes up whenever the same seed gives other bytes
@@ -103,11 +92,8 @@ def _template(x, y, z):
         values = np.asarray(image.dataobj, "float32")
         return scipy.ndimage.map_coordinates(values, voxels, order=1)
 
-    return (
-        on_grid(datasets.load_mni152_template(resolution=1)),
-        on_grid(datasets.load_mni152_gm_template(resolution=1)),
-        on_grid(datasets.load_mni152_wm_template(resolution=1)),
-    )
+    kinds = "template", "gm_template", "wm_template"
+    return [on_grid(getattr(datasets, f"load_mni152_{kind}")(resolution=1)) for kind in kinds]
 
 
 def _filled_brain(t1):
@@ -311,19 +297,21 @@ def _ring_noise(rng, wavelength):
 # ---- the cohort --------------------------------------------------------------------------------
 
 
-def write_cohort(directory: str | os.PathLike, subjects: int, seed: int) -> pathlib.Path:
+def write_cohort(
+    subjects: int, seed: int, directory: str | os.PathLike | None = None
+) -> pathlib.Path:
     """Write a cohort as a data folder, as `sources.layout` describes it.
 
     Cases count from 001. Each split holds whole people, in order, about 80, 10 and 10 in a hundred.
     A cohort appears whole or not at all. The same cohort is kept if it is already there.
 
     Args:
-        directory: Folder to make, with its parents.
         subjects: Number of people, at least 3.
         seed: Seed of the cohort, not negative. The same seed gives the same bytes.
+        directory: Folder to make, with its parents. None takes one beside the default folder.
 
     Returns:
-        `directory` as a `pathlib.Path`.
+        The directory.
 
     Raises:
         InputError: There are less than 3 subjects, the seed is negative, or `directory` holds
@@ -332,7 +320,8 @@ def write_cohort(directory: str | os.PathLike, subjects: int, seed: int) -> path
     if subjects < 3 or seed < 0:
         needed = "3 subjects or more, one a split, and a seed of 0 or more"
         raise InputError(f"a cohort needs {needed}. Received: subjects={subjects}, seed={seed}")
-    directory = pathlib.Path(directory)
+    named = layout.DEFAULT_DIRECTORY.with_name(f"synthetic_{subjects}_subjects_seed_{seed}")
+    directory = pathlib.Path(directory or named)
     settings = {"subjects": subjects, "seed": seed, "version": VERSION}
     if _settings_of(directory) == settings:
         return directory
@@ -341,17 +330,17 @@ def write_cohort(directory: str | os.PathLike, subjects: int, seed: int) -> path
             f"{directory} holds something other than the synthetic cohort {settings}: "
             "remove it or work in another folder."
         )
+    directory.parent.mkdir(parents=True, exist_ok=True)
     # It lies beside the target, so that the rename at the end is one step on one disk.
-    partial = directory.with_name(f".{directory.name}-{uuid.uuid4().hex}")
-    try:
+    with tempfile.TemporaryDirectory(dir=directory.parent, prefix=".") as staging:
+        partial = pathlib.Path(staging, "cohort")
         _write_subjects(partial, subjects, seed)
-        (partial / COHORT_FILE).write_text(json.dumps(settings) + "\n")
-        os.replace(partial, directory)
-    except OSError:
-        if _settings_of(directory) != settings:  # else another process has made it meanwhile
-            raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        (partial / layout.COHORT_FILE).write_text(json.dumps(settings) + "\n")
+        try:
+            os.replace(partial, directory)
+        except OSError:
+            if _settings_of(directory) != settings:  # else another process has made it meanwhile
+                raise
     return directory
 
 
@@ -359,15 +348,15 @@ def _write_subjects(directory, subjects, seed):
     held_out = max(1, round(subjects / 10))
     split_of_case = np.repeat(SPLITS, (subjects - 2 * held_out, held_out, held_out)).tolist()
     for split in SPLITS:
-        split_folder(directory, split).mkdir(parents=True)
+        layout.split_folder(directory, split).mkdir(parents=True)
     for i in progress(range(subjects), "synthetic cohort", unit="subject"):
-        case, folder = i + 1, split_folder(directory, split_of_case[i])
+        case, folder = i + 1, layout.split_folder(directory, split_of_case[i])
         for level, pixels in enumerate(subject(seed, case)):
-            Image.fromarray(pixels).save(folder / slice_name(case, level), compress_level=1)
+            Image.fromarray(pixels).save(folder / layout.slice_name(case, level), compress_level=1)
 
 
 def _settings_of(directory):
     try:
-        return json.loads((directory / COHORT_FILE).read_text())
+        return json.loads((directory / layout.COHORT_FILE).read_text())
     except (OSError, ValueError):
         return None

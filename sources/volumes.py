@@ -1,8 +1,7 @@
 """One brain volume -> the grey slices of its scan, and back.
 
 OASIS-1 is Marcus et al. 2007, doi:10.1162/jocn.2007.19.9.1498. Its T88_111 volumes are in Talairach
-space. They have 176 x 208 x 176 voxels of 1 mm and come as Analyze 7.5 pairs. FSL_SEG holds their
-tissue classes: 0 background, 1 CSF, 2 grey matter, 3 white matter.
+space. They have 176 x 208 x 176 voxels of 1 mm and come as Analyze 7.5 pairs.
 
 Volumes of other studies come as NIfTI files in a standard space.
 """
@@ -39,8 +38,6 @@ FIRST_SLICE = 71
 # with its mirror image), and the midline is row 128.45: x = 0 is row 128, not 127.
 FRAME_ORIGIN = (128, 147)  # row and column of the atlas origin
 
-NUM_CLASSES = 4
-GREY_PER_CLASS = 85  # tissue classes 0 to 3 become 0, 85, 170, 255
 MAX_BYTES = 2**31  # of a volume; a file that declares more is damaged, or no brain
 
 
@@ -147,14 +144,3 @@ def scale_to_grey(slices: np.ndarray) -> np.ndarray:
     slices = np.clip(np.nan_to_num(slices.astype("float64"), posinf=0.0), 0, None)
     peaks = slices.max((1, 2), keepdims=True)  # (K, 1, 1)
     return np.rint(slices * (255.0 / np.where(peaks > 0, peaks, 1.0))).astype("uint8")
-
-
-def classes_to_grey(slices: np.ndarray) -> np.ndarray:
-    """Turn tissue classes 0, 1, 2, 3 into the grey values 0, 85, 170, 255, `uint8`.
-
-    Raises:
-        ValueError: There is another value.
-    """
-    if not np.isin(slices, range(NUM_CLASSES)).all():
-        raise ValueError("a segmentation has values other than 0, 1, 2 and 3")
-    return (slices * GREY_PER_CLASS).astype("uint8")

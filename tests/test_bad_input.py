@@ -212,7 +212,7 @@ CASES = [
         for flag, values in flags.items()
         for value in values
     ),
-    ("no folder of data", nothing, (*TRAIN, "--data", "nowhere"), ["--data nowhere is no folder"]),
+    ("no folder of data", nothing, (*TRAIN, "--data", "nowhere"), ["nowhere is no folder"]),
     ("large batch", nothing, (*TRAIN, "--batch-size", "1000"), ["must be at most the 12"]),
     ("run in a file", nothing, (*TRAIN, "--run", "{data}/file/run"), ["Not a directory"]),
     ("folder that a run names",

@@ -9,7 +9,7 @@ from PIL import Image
 
 import dataset
 from sources import images as sources_images
-from sources.folder import NO_SLICE, open_slices
+from sources.folder import open_slices
 from sources.masking import remove_residue
 
 
@@ -80,19 +80,3 @@ def test_epochs_are_permutations_and_a_resume_sees_the_same():
     many = take(dataset.training_batches(number, 100, 10, seed=0, epoch=0))
     mirrors = sum((batch[1] for batch in many), [])
     assert 30 < sum(mirrors) < 70
-
-
-def test_evaluation_sees_everything_once_in_order():
-    batches = take(dataset.evaluation_batches(number, 10, 4))
-    assert [batch[0] for batch in batches] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
-
-
-def test_codes_go_with_their_mirror_and_level():
-    codes = np.arange(2 * 5 * 4).reshape(2, 5, 2, 2)
-    levels = np.arange(5, dtype="int32")
-    example = dataset.code_examples(codes, levels, 5, np.full(5, NO_SLICE))
-    for mirror in (False, True):
-        inputs, target = example(tf.constant(3, tf.int64), tf.constant(mirror))
-        np.testing.assert_array_equal(inputs["codes"], codes[int(mirror), 3])
-        np.testing.assert_array_equal(target, codes[int(mirror), 3])
-        assert inputs["levels"] == 5 * mirror + 3

@@ -178,7 +178,10 @@ def test_examples_of_the_prior_have_the_slice_below(split):
     maps = np.arange(2 * 7 * 4).reshape(2, 7, 2, 2).astype("uint16")
     example = dataset.code_examples(maps, split.levels, 5, split.below)
     for mirror in (False, True):
-        inputs, _ = example(tf.constant(3, tf.int64), tf.constant(mirror))
+        inputs, target = example(tf.constant(3, tf.int64), tf.constant(mirror))
+        np.testing.assert_array_equal(inputs["codes"], maps[int(mirror), 3])
+        np.testing.assert_array_equal(target, maps[int(mirror), 3])
+        assert inputs["levels"] == 5 * mirror + split.levels[3]
         np.testing.assert_array_equal(inputs["below"][0], maps[int(mirror), 2])
         np.testing.assert_array_equal(inputs["below"][1], np.full((2, 2), NO_CODE))
         inputs, _ = example(tf.constant(2, tf.int64), tf.constant(mirror))
