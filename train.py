@@ -93,9 +93,8 @@ def main(args):
     with devices.reporting_lost_worker(strategy), lock:
         if settings.choose_codes_again:
             devices.chief_does(strategy, start.keep_models, source_run, run)
-        trainer = loop.Trainer(run, settings, strategy, args.save_minutes)
         for stage in plan(run, data, settings, source_run):
-            trainer.fit(stage)
+            loop.fit(stage, run, settings, strategy, args.save_minutes)
     next_flags = f"--run {shlex.quote(str(run))}"
     next_flags += f" --data {shlex.quote(args.data)}" if args.data else ""
     print(f"Done. Next: python predict.py {next_flags}")

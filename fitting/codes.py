@@ -18,41 +18,20 @@ MAX_BATCH = 64  # slices whose codes are chosen together
 MAX_DISTANCE_BYTES = 2**29  # memory of one array of distances to all codes; a few exist at once
 
 
-def choose_first_prior_codes(run: RunDirectory, data: TrainingData) -> None:
-    """Write the nearest codes of all slices and of their mirror images, for the first prior.
-
-    A file that was made of the same models and slices is kept.
-
-    Args:
-        run: Run directory with a finished VQ-VAE. Its `first_prior_codes` are written.
-        data: Slices of the training.
-    """
-    _choose(run, data, run.first_prior_codes, rate_weight=0.0)
-
-
 def choose_codes(
-    run: RunDirectory, data: TrainingData, rate_weight: float, codebook_size: int
+    run: RunDirectory, data: TrainingData, path: pathlib.Path, rate_weight: float
 ) -> None:
-    """Write the codes of all slices and of their mirror images, for the prior, and count them.
+    """Write the codes of all slices and of their mirror images.
 
     With a rate weight they are near and, to the first prior, likely. Without one they are the
-    nearest. Files that were made of the same models and slices are kept.
+    nearest. A file that was made of the same models and slices is kept.
 
     Args:
         run: Run directory with a finished VQ-VAE and, with a rate weight, a finished first prior.
-            Its `codes` and `code_counts` are written.
         data: Slices of the training.
+        path: File to write, the `first_prior_codes` or the `codes` of the run.
         rate_weight: Price of one bit, see `RasterPrior.choose_codes`.
-        codebook_size: Number of codes K.
     """
-    _choose(run, data, run.codes, rate_weight)
-    codes = read_codes(run.codes)["train"][0]  # mirror images left out
-    with replacing(run.code_counts) as temporary:
-        np.savez_compressed(temporary, counts=code_counts(codes, codebook_size))
-
-
-def _choose(run, data, path, rate_weight):
-    """Write codes to `path`, unless it holds those of the same models and slices."""
     restart_keras()
     vqvae = checkpoints.load_model(run.model("vqvae"))
     chooser = "nearest"
@@ -88,7 +67,7 @@ def _codes_of_splits(vqvae, data, choose, title):
     batch_size = max(1, min(MAX_BATCH, MAX_DISTANCE_BYTES // distance_bytes))
     codes = {}
     for name in FITTED_SPLITS:
-        source = data.source(name)
+        source = data.sources[name]
         codes[name] = np.empty((2, len(source), *vqvae.grid), "uint16")
         for chosen, mirror in zip(codes[name], (False, True)):
             levels = source.split.levels
@@ -113,6 +92,13 @@ def read_codes(path: pathlib.Path) -> dict[str, np.ndarray]:
         if name not in arrays or arrays[name].dtype != "uint16" or arrays[name].ndim != 4:
             raise InputError(f"{path} lacks the codes of {name}: {remedy}.")
     return {name: arrays[name] for name in FITTED_SPLITS}
+
+
+def write_code_counts(run: RunDirectory, codebook_size: int) -> None:
+    """Count the codes of a run where they are not mirrored, and write its `code_counts`."""
+    codes = read_codes(run.codes)["train"][0]
+    with replacing(run.code_counts) as temporary:
+        np.savez_compressed(temporary, counts=code_counts(codes, codebook_size))
 
 
 def code_counts(codes: np.ndarray, codebook_size: int) -> np.ndarray:

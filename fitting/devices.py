@@ -67,13 +67,12 @@ def use_precision(choice: str) -> str:
     Returns:
         "float32" or "bfloat16".
     """
-    kind = native_precision() if choice == "auto" else choice
+    kind = _native_precision() if choice == "auto" else choice
     keras.config.set_dtype_policy("mixed_bfloat16" if kind == "bfloat16" else "float32")
     return kind
 
 
-def native_precision() -> str:
-    """Return "bfloat16" where the hardware multiplies it natively, else "float32"."""
+def _native_precision():
     if tf.config.list_physical_devices("GPU"):
         native = _details_of_gpu().get("compute_capability", (0, 0)) >= (8, 0)
     else:

@@ -14,11 +14,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+import dataset
 import modules
 from fitting import checkpoints, codes
 from fitting.devices import ReplicatedAdam
 from fitting.run_directory import RunDirectory
-from fitting.settings import Settings
+from fitting.settings import OF_VQVAE, Settings
 from fitting.training_data import Examples, TrainingData
 from modules import VQVAE, Texture
 from networks import losses
@@ -76,7 +77,7 @@ def vqvae_stage(data: TrainingData, settings: Settings, start_weights: ModelFile
     """First stage: `vqvae.keras`, from images to codes and back."""
 
     def load():
-        originals = _shown_images(data.images("validate"))
+        originals = _shown_images(data.sources["validate"])
         return Task(
             make_model=lambda: make_vqvae(settings),
             training=data.frames("train"),
@@ -99,29 +100,28 @@ def first_prior_stage(
     where the prior of another run chooses them, there is no such stage.
     """
     is_needed = settings.rate_weight and not settings.choose_codes_again
-    return Stage(
-        "first_prior",
-        settings.first_prior_epochs if is_needed else 0,
-        settings.prior_learning_rate,
-        load=lambda: _load_prior(run, run.first_prior_codes, data, settings, rate_weight=0.0),
-        prepare=lambda: codes.choose_first_prior_codes(run, data),
-        start_weights=start_weights,
-    )
+    epochs = settings.first_prior_epochs if is_needed else 0
+    load = functools.partial(_load_prior, run, run.first_prior_codes, data, settings, 0.0)
+
+    def prepare():
+        codes.choose_codes(run, data, run.first_prior_codes, rate_weight=0.0)
+
+    rate = settings.prior_learning_rate
+    return Stage("first_prior", epochs, rate, load, prepare, start_weights)
 
 
 def prior_stage(
     run: RunDirectory, data: TrainingData, settings: Settings, start_weights: ModelFile = None
 ) -> Stage:
     """Stage of `prior.keras`: p(codes | level, slices below)."""
-    rate_weight, codebook_size = settings.rate_weight, settings.codebook_size
-    return Stage(
-        "prior",
-        settings.prior_epochs,
-        settings.prior_learning_rate,
-        load=lambda: _load_prior(run, run.codes, data, settings, rate_weight),
-        prepare=lambda: codes.choose_codes(run, data, rate_weight, codebook_size),
-        start_weights=start_weights,
-    )
+    rate_weight, rate = settings.rate_weight, settings.prior_learning_rate
+    load = functools.partial(_load_prior, run, run.codes, data, settings, rate_weight)
+
+    def prepare():
+        codes.choose_codes(run, data, run.codes, rate_weight)
+        codes.write_code_counts(run, settings.codebook_size)
+
+    return Stage("prior", settings.prior_epochs, rate, load, prepare, start_weights)
 
 
 def _load_prior(run, codes_path, data, settings, rate_weight):
@@ -167,16 +167,8 @@ def decode_all(vqvae: VQVAE, codes: np.ndarray, title: str) -> np.ndarray:
 
 def make_vqvae(settings: Settings) -> VQVAE:
     """The first stage's model, not compiled."""
-    return VQVAE(
-        settings.image_size,
-        settings.codebook_size,
-        settings.code_dim,
-        settings.width,
-        settings.reduction,
-        seed=settings.seed,
-        frame=settings.frame,
-        masked=settings.masked,
-    )
+    names = (*OF_VQVAE, "seed", "frame", "masked")
+    return VQVAE(**{name: getattr(settings, name) for name in names})
 
 
 def vqvae_objective(settings: Settings) -> dict:
@@ -234,8 +226,9 @@ def learning_rates(
     return decay(0.0, steps - warmup, warmup_target=peak, warmup_steps=warmup)
 
 
-def _shown_images(examples):
-    return np.stack([examples.example(index, False)[0] for index in spread(examples.count, SHOWN)])
+def _shown_images(source):
+    example = dataset.image_examples(source)
+    return np.stack([example(index, False)[0] for index in spread(len(source), SHOWN)])
 
 
 def _reconstructions(vqvae, originals):

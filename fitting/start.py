@@ -11,11 +11,9 @@ import dataset
 import modules
 from fitting import checkpoints
 from fitting.run_directory import RunDirectory, read_config
-from fitting.settings import Settings
+from fitting.settings import OF_VQVAE, Settings
 from fitting.training_data import TrainingData
 from utils import InputError, replacing
-
-OF_VQVAE = ("image_size", "reduction", "codebook_size", "code_dim", "width")
 
 
 def check(
@@ -36,20 +34,19 @@ def check(
             or its frame does not hold the slices.
     """
     vqvae, prior, _ = checkpoints.load_models(source_run)
-    theirs = {name: vqvae.settings[name] for name in OF_VQVAE} | _settings_of_prior(prior)
-    differences = [
-        f"{name} is {getattr(settings, name)!r} here and {value!r} there"
-        for name, value in theirs.items()
-        if getattr(settings, name) != value
-    ]
+    there = {name: vqvae.settings[name] for name in OF_VQVAE} | _settings_of_prior(prior)
+    here = {name: getattr(settings, name) for name in there}
+    there["levels"], here["levels"] = prior.settings["num_levels"], data.slices.num_levels
+    there["masked"], here["masked"] = vqvae.settings["masked"], data.slices.masked
     low_high = read_config(source_run)["data"].get("intensity_range")
-    if list(low_high or ()) != list(dataset.INTENSITY_RANGE):
-        differences.append(f"intensities are {dataset.INTENSITY_RANGE} here and {low_high} there")
-    if vqvae.settings["masked"] not in (None, data.slices.masked):
-        differences.append("slices are brain-masked on one side and have scalp on the other")
-    levels = prior.settings["num_levels"]
-    if levels != data.slices.num_levels:
-        differences.append(f"levels are {data.slices.num_levels} here and {levels} there")
+    there["intensity_range"], here["intensity_range"] = low_high, [*dataset.INTENSITY_RANGE]
+    if there["masked"] is None:  # unknown
+        del there["masked"]
+    differences = [
+        f"{name} is {here[name]!r} here and {value!r} there"
+        for name, value in there.items()
+        if here[name] != value
+    ]
     if not _holds(vqvae.frame, data.frame):
         top, left, bottom, right = data.frame
         place = f"rows {top}-{bottom - 1} and columns {left}-{right - 1}"

@@ -28,14 +28,15 @@ class TrainingData:
 
     Attributes:
         slices: The data folder.
+        sources: Images of each fitted split by the index of a slice.
         frame: Part of the slices that holds all of the training split.
     """
 
     def __init__(self, slices: Slices, image_size: int, reduction: int):
         self.slices, self.image_size = slices, image_size
         splits = slices.splits
-        self._sources = {name: ImageSource(splits[name], image_size) for name in FITTED_SPLITS}
-        self.frame = self._sources["train"].find_frame(reduction)
+        self.sources = {name: ImageSource(splits[name], image_size) for name in FITTED_SPLITS}
+        self.frame = self.sources["train"].find_frame(reduction)
 
     def describe_frame(self) -> str:
         """Say what of the slices is computed."""
@@ -57,29 +58,19 @@ class TrainingData:
             "images": {name: len(split) for name, split in self.slices.splits.items()},
         }
 
-    def source(self, name: str) -> ImageSource:
-        """Images of a split by the index of a slice."""
-        return self._sources[name]
-
-    def images(self, name: str) -> Examples:
-        """Whole slices of a split."""
-        source = self._sources[name]
-        return Examples(dataset.image_examples(source), len(source))
-
     def frames(self, name: str) -> Examples:
         """Frames of the slices of a split, on which the VQ-VAE learns."""
-        source = self._sources[name]
+        source = self.sources[name]
         return Examples(dataset.image_examples(source, self.frame), len(source))
 
     def codes(self, name: str, codes: np.ndarray) -> Examples:
         """Codes `(2, N, H, W)` of a split with its levels, on which a prior learns."""
-        split = self.slices.splits[name]
-        num_levels = self.slices.num_levels
+        split, num_levels = self.slices.splits[name], self.slices.num_levels
         example = dataset.code_examples(codes, split.levels, num_levels, split.below)
         return Examples(example, len(split))
 
     def textures(self, name: str, restored: np.ndarray) -> Examples:
         """Slices of a split with their reconstructions, uint8 `(N, S, S)`, for the texture."""
-        source = self._sources[name]
+        source = self.sources[name]
         example = dataset.texture_examples(source, cut(restored, self.frame), self.frame)
         return Examples(example, len(source))

@@ -16,7 +16,7 @@ import train
 from fitting import checkpoints, loop, stages, start
 from fitting.devices import find_strategy
 from fitting.run_directory import RunDirectory, claimed, read_config
-from fitting.settings import OF_NETWORKS, Settings
+from fitting.settings import OF_NETWORKS, OF_VQVAE, Settings
 from fitting.training_data import TrainingData
 from sources.folder import open_slices
 from utils import InputError, read_arrays
@@ -102,8 +102,8 @@ def test_another_prior_is_trained_by_the_same_stage(
     )  # fmt: skip
     object.__setattr__(settings, "prior", "undilated")
     data = TrainingData(open_slices(slices_folder), settings.image_size, settings.reduction)
-    trainer = loop.Trainer(run, settings, find_strategy(None), save_minutes=4)
-    trainer.fit(stages.prior_stage(run, data, settings))  # one step
+    stage = stages.prior_stage(run, data, settings)  # one step
+    loop.fit(stage, run, settings, find_strategy(None), save_minutes=4)
     assert type(checkpoints.load_model(run.model("prior"))) is Undilated
 
 
@@ -186,7 +186,7 @@ def test_another_frame_mask_or_intensity_is_refused(change, reason, tmp_path, mo
     """As far as a run says so: its models and its `config.json`."""
     settings = Settings(image_size=32, codebook_size=16, code_dim=4, width=8)
     settings = dataclasses.replace(settings, prior_width=8, prior_blocks=2)
-    whole, shape = (0, 0, 32, 32), {name: getattr(settings, name) for name in start.OF_VQVAE}
+    whole, shape = (0, 0, 32, 32), {name: getattr(settings, name) for name in OF_VQVAE}
     vqvae = SimpleNamespace(
         settings={**shape, "masked": change.get("masked", True)}, frame=change.get("frame", whole)
     )

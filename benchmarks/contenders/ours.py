@@ -55,7 +55,7 @@ class Ours(Contender):
     def start(self, stage):
         if stage == "prior":
             checkpoints.save_model(self.models["vqvae"], self.run.model("vqvae"))
-            codes.choose_codes(self.run, self.data, 0.0, self.codebook_size)
+            codes.choose_codes(self.run, self.data, self.run.codes, rate_weight=0.0)
             return self._start(stages.prior_stage(self.run, self.data, self.settings))
         return self._start(stages.vqvae_stage(self.data, self.settings))
 
