@@ -4,6 +4,7 @@ The loop is ours, and not that of `fit`, for two reasons. A training that was ki
 an epoch, bit for bit, and several machines train one model.
 """
 
+import functools
 import math
 import sys
 import time
@@ -125,7 +126,7 @@ class _Fit:
             rows.append({"epoch": epoch + 1, "seconds": round(time.monotonic() - begin, 1), **logs})
             if self.is_chief:
                 self._write_epoch(rows)
-            comment(name, rows, epochs, patience, self.settings.codebook_size)
+            _comment(name, rows, epochs, patience, self.settings.codebook_size)
             self._save()
         callbacks.on_train_end()
 
@@ -178,21 +179,13 @@ class _Fit:
         return {f"val_{name}": value for name, value in scores.items()}
 
     def _training_batches(self, epoch, skip):
-        example, count = self.task.training
-        batch_size, seed = self.settings.batch_size, self.settings.seed
-
-        def share(part):
-            return dataset.training_batches(example, count, batch_size, seed, epoch, skip, part)
-
-        return devices.batches(self.strategy, share)
+        settings = self.settings
+        how = *self.task.training, settings.batch_size, settings.seed, epoch, skip
+        return devices.batches(self.strategy, functools.partial(dataset.training_batches, *how))
 
     def _validation_batches(self):
-        (example, count), batch_size = self.task.validation, self.settings.batch_size
-
-        def share(part):
-            return dataset.evaluation_batches(example, count, batch_size, share=part)
-
-        return devices.batches(self.strategy, share)
+        how = *self.task.validation, self.settings.batch_size
+        return devices.batches(self.strategy, functools.partial(dataset.evaluation_batches, *how))
 
     def _save(self):
         try:
@@ -213,16 +206,8 @@ class _Fit:
         )
 
 
-def comment(stage: str, rows: list[dict], epochs: int, patience: int, codebook_size: int) -> None:
-    """Say how long a stage will take, that it stops early, and that its codebook collapses.
-
-    Args:
-        stage: Name of the stage.
-        rows: Rows of its history.
-        epochs: Number of its epochs.
-        patience: Epochs without a better validation loss before it stops.
-        codebook_size: Number of codes K.
-    """
+def _comment(stage, rows, epochs, patience, codebook_size):
+    """Say how long a stage will take, that it stops early, and that its codebook collapses."""
     if epochs_since_best(rows) >= patience:
         print(f"{stage}: no better validation loss for {patience} epochs, stopping early.")
     elif len(rows) < epochs:

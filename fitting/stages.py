@@ -7,7 +7,7 @@ as it is.
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import keras
@@ -16,7 +16,7 @@ import tensorflow as tf
 
 import dataset
 import modules
-from fitting import checkpoints, codes
+from fitting import checkpoints, training_data
 from fitting.devices import ReplicatedAdam
 from fitting.run_directory import RunDirectory
 from fitting.settings import OF_VQVAE, Settings
@@ -24,7 +24,7 @@ from fitting.training_data import Examples, TrainingData
 from modules import VQVAE, Texture
 from networks import losses
 from networks.frames import margins
-from networks.raster import RasterPrior, numbered_seed
+from networks.raster import numbered_seed
 from sources.images import to_grey, to_unit
 from utils import progress, spread
 
@@ -104,7 +104,7 @@ def first_prior_stage(
     load = functools.partial(_load_prior, run, run.first_prior_codes, data, settings, 0.0)
 
     def prepare():
-        codes.choose_codes(run, data, run.first_prior_codes, rate_weight=0.0)
+        training_data.choose_codes(run, data, run.first_prior_codes, rate_weight=0.0)
 
     rate = settings.prior_learning_rate
     return Stage("first_prior", epochs, rate, load, prepare, start_weights)
@@ -118,19 +118,19 @@ def prior_stage(
     load = functools.partial(_load_prior, run, run.codes, data, settings, rate_weight)
 
     def prepare():
-        codes.choose_codes(run, data, run.codes, rate_weight)
-        codes.write_code_counts(run, settings.codebook_size)
+        training_data.choose_codes(run, data, run.codes, rate_weight)
+        training_data.write_code_counts(run, settings.codebook_size)
 
     return Stage("prior", settings.prior_epochs, rate, load, prepare, start_weights)
 
 
 def _load_prior(run, codes_path, data, settings, rate_weight):
-    found = codes.read_codes(codes_path)
+    found = training_data.read_codes(codes_path)
     vqvae = checkpoints.load_model(run.model("vqvae"))
     options = {"rate_weight": rate_weight, "vqvae": checkpoints.fingerprint(vqvae)}
     num_levels, seed = data.slices.num_levels, settings.seed
     return Task(
-        make_model=lambda: make_prior(settings, vqvae.grid, num_levels, **options),
+        make_model=lambda: _make_prior(settings, vqvae.grid, num_levels, **options),
         training=data.codes("train", found["train"]),
         validation=data.codes("validate", found["validate"]),
         pictures=lambda model: _samples(model, vqvae, seed),
@@ -145,7 +145,7 @@ def texture_stage(run: RunDirectory, data: TrainingData, settings: Settings) -> 
 
 def _load_texture(run, data, width):
     vqvae = checkpoints.load_model(run.model("vqvae"))
-    found = codes.read_codes(run.codes)
+    found = training_data.read_codes(run.codes)
     digest = checkpoints.fingerprint(vqvae)
     restored = {name: decode_all(vqvae, found[name][0], f"restoring {name}") for name in found}
     shown = spread(len(restored["validate"]), SHOWN)
@@ -181,14 +181,8 @@ def vqvae_objective(settings: Settings) -> dict:
     return {"loss": loss, "metrics": [ssim]}
 
 
-def make_prior(
-    settings: Settings,
-    grid: Sequence[int],
-    num_levels: int,
-    rate_weight: float = 0.0,
-    vqvae: str = "",
-) -> RasterPrior:
-    """A prior of the kind that is set, not compiled. Others are arguments as of `PixelCNN`."""
+def _make_prior(settings, grid, num_levels, **options):
+    """A prior of the kind that is set, not compiled."""
     return modules.PRIORS[settings.prior](
         grid,
         settings.codebook_size,
@@ -197,8 +191,7 @@ def make_prior(
         blocks=settings.prior_blocks,
         dropout=settings.prior_dropout,
         reads_below=not settings.slices_alone,
-        rate_weight=rate_weight,
-        vqvae=vqvae,
+        **options,
     )
 
 

@@ -182,7 +182,7 @@ def test_scalp_is_what_is_bright_beyond_the_brain():
 FRAMED = [8, 8, 56, 56]
 LARGER = [
     "--image-size", 64, "--rate-weight", 0, "--epochs", 1, "--prior-epochs", 1,
-    "--texture-epochs", 0,
+    "--texture-epochs", 0, "--batch-size", 12,  # of 12 images, so that a stage has one step
 ]  # fmt: skip
 
 
@@ -192,7 +192,8 @@ def run(slices_folder, tmp_path_factory):
     directory = tmp_path_factory.mktemp("runs") / "framed"
     flags = ["--data", slices_folder, "--run", directory, *TINY, *LARGER]
     done = run_script("train.py", *flags)
-    assert done.returncode == 0 and "Frame: rows 8-55 and columns 8-55 of 64 x 64" in done.stdout
+    assert done.returncode == 0 and "1 epochs of 1 steps" in done.stdout, done.stderr
+    assert "Frame: rows 8-55 and columns 8-55 of 64 x 64" in done.stdout
     return directory
 
 

@@ -3,8 +3,6 @@
 import io
 import json
 import shutil
-import subprocess
-import sys
 
 import keras
 import nibabel
@@ -14,7 +12,6 @@ import tensorflow as tf
 from conftest import (
     IMAGE_SIZE,
     LEVELS,
-    ROOT,
     assert_same_histories,
     assert_same_models,
     one_line,
@@ -287,17 +284,3 @@ def test_export_is_a_run_that_predicts_the_same(run, report, slices_folder, tmp_
     refused = run_script("fitting/export.py", unfinished, tmp_path / "none")
     one_line(refused, "unfinished is not finished")
     assert not (tmp_path / "none").exists()
-
-
-# ---- both --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("script", ["train.py", "predict.py"])
-def test_help_loads_nothing_that_takes_seconds(script):
-    command = [sys.executable, "-X", "importtime", ROOT / script, "--help"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0
-    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-    slow = {"tensorflow", "keras", "tensorflow_probability", "matplotlib"}
-    slow |= {"scipy.ndimage", "nilearn", "sklearn"}
-    assert "utils" in loaded and not loaded & slow

@@ -11,10 +11,10 @@ import train
 from contenders.contender import Contender, in_batches
 from contenders.keras_rivals import stepper
 from evaluation.samples import SamplingOptions, draw_all, spread_levels
-from fitting import checkpoints, codes, stages
+from fitting import checkpoints, stages
 from fitting.devices import restart_keras, use_precision
 from fitting.run_directory import RunDirectory
-from fitting.training_data import TrainingData
+from fitting.training_data import TrainingData, choose_codes
 from modules import Models
 from sources.folder import Slices
 from sources.images import to_grey, to_unit
@@ -55,7 +55,7 @@ class Ours(Contender):
     def start(self, stage):
         if stage == "prior":
             checkpoints.save_model(self.models["vqvae"], self.run.model("vqvae"))
-            codes.choose_codes(self.run, self.data, self.run.codes, rate_weight=0.0)
+            choose_codes(self.run, self.data, self.run.codes, rate_weight=0.0)
             return self._start(stages.prior_stage(self.run, self.data, self.settings))
         return self._start(stages.vqvae_stage(self.data, self.settings))
 
