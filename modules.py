@@ -21,7 +21,7 @@ import tensorflow as tf
 from keras import layers, ops
 
 from networks import check_range, graph_function, serializable
-from networks.frames import cut, fill
+from networks.frames import check_frame, cut, fill
 from networks.gated import GatedBlock, shift
 from networks.layers import convolution, full_precision, residual_blocks
 from networks.neighbours import NO_CODE, SLICES_BELOW, SlicesBelow
@@ -87,8 +87,8 @@ class VQVAE(keras.Model):
         encoder_blocks: Numbers of residual blocks at 4 pixels a place and at R, 0 to 64 each.
         decoder_blocks: Numbers of residual blocks at R pixels a place and at 4, 0 to 64 each.
         seed: Seed of the codebook's start and restarts.
-        frame: First row, first column, and the row and column after the last, each a multiple of
-            the reduction. None is the whole slice.
+        frame: See `networks.frames`; its sides are multiples of the reduction. None is the whole
+            slice.
         masked: Whether the slices it learns are brain-masked. Networks ignore it. predict.py warns
             of other slices. None is unknown.
 
@@ -131,13 +131,8 @@ class VQVAE(keras.Model):
             seed=seed, frame=frame, masked=masked,
         )  # fmt: skip
         self.frame = tuple(frame or (0, 0, image_size, image_size))
-        check_range("frame", self.frame, int, 0, image_size, length=4)
+        check_frame(self.frame, image_size, reduction)
         top, left, bottom, right = self.frame
-        if top >= bottom or left >= right or any(edge % reduction for edge in self.frame):
-            raise ValueError(
-                f"`frame` must be part of the slice, in steps of {reduction}. "
-                f"Received: frame={frame}"
-            )
         size = bottom - top, right - left
         self.grid = size[0] // reduction, size[1] // reduction  # rows H and columns W of codes
         shape = size, reduction, width

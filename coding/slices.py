@@ -37,9 +37,7 @@ class Codec:
     def encode(self, split: Split, rate_weight: float | None = None) -> bytes:
         """Bytes of a file with the slices of a split. They were decoded again.
 
-        Args:
-            split: The slices.
-            rate_weight: See `RasterPrior.choose_codes`.
+        For `rate_weight` see `RasterPrior.choose_codes`.
 
         Raises:
             InputError: The prior does not know a level, or the bytes do not give the codes back.
@@ -56,10 +54,7 @@ class Codec:
     ) -> tuple[np.ndarray, list[bytes]]:
         """Codes of slices, int32 `(N, H, W)`, and the bytes of the streams that hold them.
 
-        Args:
-            split: The slices, N of them.
-            numbers: Number of the stream of each slice, `(N,)`.
-            rate_weight: See `RasterPrior.choose_codes`.
+        `numbers` has the number of the stream of each slice, `(N,)`.
 
         Raises:
             InputError: The prior does not know a level.
@@ -113,13 +108,7 @@ class Codec:
         return split, codes
 
     def write(self, folder: pathlib.Path, split: Split, codes: np.ndarray) -> None:
-        """Write the PNG of every slice to a new folder.
-
-        Args:
-            folder: Folder to make.
-            split: The slices, with file names for paths.
-            codes: Their codes, int32 `(N, H, W)`.
-        """
+        """Write the PNG of every slice to a new folder. `split` has file names for paths."""
         folder.mkdir()
         for first in progress(range(0, len(split), BATCH), "restoring"):
             batch = slice(first, first + BATCH)

@@ -47,16 +47,6 @@ def describe(strategy: tf.distribute.Strategy, precision: str) -> str:
     return f"the {kind} ({name}){replicas}, {precision}"
 
 
-def use_deterministic_kernels(seed: int) -> None:
-    """Let TensorFlow choose kernels that give the same bits at every run, which are slower.
-
-    Args:
-        seed: Seed of ops that keep one of their own, which refuse to run without it.
-    """
-    keras.utils.set_random_seed(seed)
-    tf.config.experimental.enable_op_determinism()
-
-
 def use_precision(choice: str) -> str:
     """Set the precision of the models that Keras builds from now on.
 

@@ -83,7 +83,7 @@ def frame_ssim(images, reconstructions, frame: Sequence[int], image_size: int) -
     Args:
         images: Frames of originals, `(B, h, w, 1)` in [0, 1].
         reconstructions: Frames of reconstructions. They are clipped.
-        frame: First row, first column, and the row and column after the last.
+        frame: See `networks.frames`.
         image_size: Pixels S of a side of the slices.
     """
     sides = margins(frame, image_size, SSIM_WINDOW - 1)

@@ -15,7 +15,7 @@ import tensorflow as tf
 from keras import layers, ops
 
 from networks import check_range, graph_function, replicas, serializable
-from networks.frames import cut, fill
+from networks.frames import check_frame, cut, fill
 from networks.layers import convolution, full_precision
 
 # ---- grey values -------------------------------------------------------------------------------
@@ -127,7 +127,7 @@ class Texture(keras.Model):
 
     Args:
         image_size: Pixels S of a side of a slice.
-        frame: First row, first column, and the row and column after the last, as in `VQVAE`.
+        frame: As in `VQVAE`.
         width: Channels C.
         blocks: Number of residual blocks.
         vqvae: Fingerprint of the VQ-VAE whose reconstructions it knows. Networks ignore it. Loading
@@ -149,14 +149,10 @@ class Texture(keras.Model):
             image_size=image_size, frame=list(frame), width=width, blocks=blocks, vqvae=vqvae
         )
         check_range("image_size", image_size, int, PATCH, 2048)
-        check_range("frame", frame, int, 0, image_size, length=4)
         check_range("width", width, int, 2, 1024)
         check_range("blocks", blocks, int, 1, 64)
+        check_frame(frame, image_size, PATCH)
         top, left, bottom, right = frame
-        if bottom <= top or right <= left or (bottom - top) % PATCH or (right - left) % PATCH:
-            raise ValueError(
-                f"`frame` must consist of {PATCH} x {PATCH} patches. Received: {frame}"
-            )
         policy = self.dtype_policy
         conv = convolution(policy)
         self.head = conv(width, 3)

@@ -102,7 +102,7 @@ def test_another_prior_is_trained_by_the_same_stage(
     )  # fmt: skip
     object.__setattr__(settings, "prior", "undilated")
     data = TrainingData(open_slices(slices_folder), settings.image_size, settings.reduction)
-    stage = stages.prior_stage(run, data, settings)  # one step
+    stage = stages.plan(run, data, settings)["prior"]  # one step
     loop.fit(stage, run, settings, find_strategy(None), save_minutes=4)
     assert type(checkpoints.load_model(run.model("prior"))) is Undilated
 

@@ -24,9 +24,9 @@ class Ours(Contender):
     """VQ-VAE and PixelCNN of this repository, with the settings of train.py.
 
     Codes are the nearest ones, as those of the rivals are. So there is no first prior, and no time
-    goes into a choice. The learning rate rises over some steps and falls along a cosine, as in train.py.
-    It falls over the minutes of a stage, because nobody knows its steps in advance. It does not
-    rise over minutes, because the first step alone takes many seconds.
+    goes into a choice. The learning rate rises over some steps and falls along a cosine, as in
+    train.py. It falls over the minutes of a stage, because nobody knows its steps in advance. It
+    does not rise over minutes, because the first step alone takes many seconds.
 
     Args:
         images: As for `Contender`, and so is `minutes`.
@@ -56,8 +56,7 @@ class Ours(Contender):
         if stage == "prior":
             checkpoints.save_model(self.models["vqvae"], self.run.model("vqvae"))
             choose_codes(self.run, self.data, self.run.codes, rate_weight=0.0)
-            return self._start(stages.prior_stage(self.run, self.data, self.settings))
-        return self._start(stages.vqvae_stage(self.data, self.settings))
+        return self._start(stages.plan(self.run, self.data, self.settings)[stage])
 
     def _start(self, stage):
         task = stage.load()
