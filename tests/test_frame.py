@@ -2,7 +2,6 @@
 
 import json
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -235,14 +234,3 @@ def test_slices_with_scalp_are_warned_of(run_copy, tmp_path):
     folder = split_folder(data, "test")
     done = run_script("predict.py", "--run", run_copy, "--anomaly", folder, "--slice", 1)
     assert done.stdout.count(warning) == 1
-
-
-def test_one_step_on_frames_trains():
-    model = make_vqvae(frame=FRAME)
-    sides = margins(FRAME, SIZE, losses.SSIM_BORDER)
-    place = {"frame": FRAME, "image_size": SIZE}
-    ssim = keras.metrics.MeanMetricWrapper(losses.frame_ssim, name="ssim", **place)
-    model.compile("adam", loss=losses.ReconstructionLoss(sides=sides), metrics=[ssim])
-    frames = cut(images(), FRAME)
-    values = [model.train_on_batch(frames, frames, return_dict=True)["loss"] for _ in range(10)]
-    assert values[-1] < values[0] and np.isfinite(values).all()

@@ -111,18 +111,29 @@ def test_encode_and_decode(reduction):
     np.testing.assert_allclose(restored, np.clip(vqvae(images()), 0, 1), atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
+OUT_OF_RANGE = {
+    modules.VQVAE: [
         {"image_size": 0}, {"image_size": 60}, {"image_size": -8}, {"reduction": 2},
         {"width": -8}, {"codebook_size": 1}, {"code_dim": 0}, {"encoder_blocks": ()},
         {"decoder_blocks": (1, 65)}, {"frame": (0, 0, 8)},
     ],
-)  # fmt: skip
-def test_settings_out_of_range(settings):
+    modules.PixelCNN: [
+        {"grid": 0}, {"grid": (4, 4, 4)}, {"codebook_size": 1}, {"num_levels": 0}, {"blocks": 65},
+        {"width": True}, {"width": 8.0}, {"dropout": 2}, {"rate_weight": "1"},
+        {"rate_weight": float("nan")},
+    ],
+}  # fmt: skip
+NEEDED = {
+    modules.VQVAE: {"image_size": 32},
+    modules.PixelCNN: {"grid": 4, "codebook_size": 8, "num_levels": 3},
+}
+
+
+@pytest.mark.parametrize("kind, settings", [(k, s) for k, v in OUT_OF_RANGE.items() for s in v])
+def test_settings_out_of_range(kind, settings):
     (name,) = settings
     with pytest.raises(ValueError, match=f"`{name}` must be .* Received: {name}="):
-        modules.VQVAE(**{"image_size": 32, **settings})
+        kind(**{**NEEDED[kind], **settings})
 
 
 def test_one_step_moves_what_must_move_and_nothing_else(vqvae):

@@ -5,7 +5,6 @@ import tensorflow as tf
 from conftest import CODES, LEVELS, codes, make_prior
 
 from fitting import checkpoints
-from modules import PixelCNN
 from networks import raster, serializable
 from networks.logits import Drawing, draw, surprise
 from networks.neighbours import NO_CODE
@@ -185,20 +184,6 @@ def test_another_prior_trains_and_comes_back_from_its_file(smallest, tmp_path):
     checkpoints.save_model(smallest, tmp_path / "vqvae.keras")
     with pytest.raises(InputError, match="it holds no VQVAE"):
         checkpoints.load_model(tmp_path / "vqvae.keras")
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"grid": 0}, {"grid": (4, 4, 4)}, {"codebook_size": 1}, {"num_levels": 0}, {"blocks": 65},
-        {"width": True}, {"width": 8.0}, {"dropout": 2}, {"rate_weight": "1"},
-        {"rate_weight": float("nan")},
-    ],
-)  # fmt: skip
-def test_settings_out_of_range(settings):
-    (name,) = settings
-    with pytest.raises(ValueError, match=f"`{name}` must be .* Received: {name}="):
-        PixelCNN(**{"grid": 4, "codebook_size": CODES, "num_levels": LEVELS, **settings})
 
 
 @pytest.mark.slow

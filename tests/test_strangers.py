@@ -107,19 +107,11 @@ def touching_layer(run):
     return keras.saving.serialize_keras_object(model)
 
 
-def popen(run, config):
-    names = {"module": "subprocess", "class_name": "Popen", "registered_name": "Popen"}
-    return {**names, "config": {"args": ["touch", str(run / "marker")]}}
-
-
-def with_layer(*path):
-    """Function that puts a layer that leaves a marker into a place of a config."""
+def with_layer(name):
+    """Function that makes a setting a layer that leaves a marker."""
 
     def change(run, config):
-        part = config
-        for name in path[:-1]:
-            part = part[name]
-        part[path[-1]] = touching_layer(run)
+        config["config"][name] = touching_layer(run)
         return config
 
     return change
@@ -224,12 +216,8 @@ REFUSED = {
     "lambda layer": (
         rewritten("vqvae", lambda run, config: touching_layer(run)), "it holds no VQVAE",
     ),
-    "lambda as a setting": (rewritten("vqvae", with_layer("config", "width")), "`width` must be"),
-    "lambda as a policy": (rewritten("vqvae", with_layer("config", "dtype")), "cannot be read"),
-    "lambda beside the settings": (
-        rewritten("vqvae", with_layer("config", "loss")), "cannot be read",
-    ),
-    "class of another module": (rewritten("vqvae", popen), "it holds no VQVAE"),
+    "lambda as a setting": (rewritten("vqvae", with_layer("width")), "`width` must be"),
+    "lambda as a policy": (rewritten("vqvae", with_layer("dtype")), "cannot be read"),
     "pickle": (pickled, "vqvae.keras cannot be read"),
     # Models that would take memory.
     "giant codebook": (rewritten("vqvae", codebook_size=2**30), RANGE),
@@ -244,9 +232,6 @@ REFUSED = {
     # Models that are no models.
     "weights outside the file": (rewritten("vqvae", weights=store_outside), "cannot be read"),
     "no config": (without_config, "vqvae.keras cannot be read"),
-    "a long config": (
-        rewritten("vqvae", lambda run, config: {"padding": "x" * 2**17}), "cannot be read",
-    ),
     "no numbers": (rewritten("vqvae", weights=filled(np.nan)), "its weights are not finite"),
     "huge numbers": (rewritten("prior", weights=filled(-3e38)), "its weights are not finite"),
     "more blocks": (rewritten("vqvae", decoder_blocks=[1, 1, 1]), "`decoder_blocks` must be"),
@@ -270,10 +255,6 @@ REFUSED = {
     "counts end too early": (counts_are(header(SHAPE) + ONES.tobytes()[:-4]), COUNTS),
     "counts unpack": (counts_are(header((2**14, 2**12, 16)), zipfile.ZIP_DEFLATED), COUNTS),
     "counts are texts": (counts_are(np.full(SHAPE, "a")), COUNTS),
-    "counts are not finite": (counts_are(np.full(SHAPE, np.nan)), COUNTS),
-    "counts of nothing": (counts_are(0 * ONES), COUNTS),
-    "counts of another shape": (counts_are(ONES[:2]), COUNTS),
-    "counts of another name": (lambda run: np.savez(run / COUNTS, other=ONES), COUNTS),
 }  # fmt: skip
 
 
