@@ -3,6 +3,7 @@
 So a few slices go far in minutes, and a prior can choose the codes that it then learns.
 """
 
+import dataclasses
 import shutil
 
 import numpy as np
@@ -34,14 +35,17 @@ def check(
             or its frame does not hold the slices.
     """
     vqvae, prior, _ = checkpoints.load_models(source_run)
-    there = {name: vqvae.settings[name] for name in OF_VQVAE} | _settings_of_prior(prior)
-    here = {name: getattr(settings, name) for name in there}
-    there["levels"], here["levels"] = prior.settings["num_levels"], data.slices.num_levels
-    there["masked"], here["masked"] = vqvae.settings["masked"], data.slices.masked
-    low_high = read_config(source_run)["data"].get("intensity_range")
-    there["intensity_range"], here["intensity_range"] = low_high, [*dataset.INTENSITY_RANGE]
-    if there["masked"] is None:  # unknown
-        del there["masked"]
+    there = {
+        **{name: vqvae.settings[name] for name in (*OF_VQVAE, "masked")},
+        **_settings_of_prior(prior),
+        "intensity_range": read_config(source_run)["data"].get("intensity_range"),
+    }
+    here = {
+        **dataclasses.asdict(settings),
+        "masked": data.slices.masked if there["masked"] is not None else None,  # None: unknown
+        "num_levels": data.slices.num_levels,
+        "intensity_range": [*dataset.INTENSITY_RANGE],
+    }
     differences = [
         f"{name} is {here[name]!r} here and {value!r} there"
         for name, value in there.items()
@@ -75,6 +79,7 @@ def _settings_of_prior(prior):
     names = [name for name, kind in modules.PRIORS.items() if type(prior) is kind]
     return {
         "prior": names[0] if names else type(prior).__name__,
+        "num_levels": prior.settings["num_levels"],
         "prior_width": prior.settings["width"],
         "prior_blocks": prior.settings["blocks"],
         "slices_alone": not prior.settings["reads_below"],

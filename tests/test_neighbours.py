@@ -107,15 +107,6 @@ def test_bits_are_those_of_the_logits(prior):
     np.testing.assert_allclose(prior.bits(data, LEVEL, below()), expected, atol=1e-4)
 
 
-def test_a_prior_that_reads_nothing_below_ignores_it():
-    prior = make_prior(reads_below=False)
-    alone = prior.logits(codes(), LEVEL)
-    np.testing.assert_array_equal(alone, prior.logits(codes(), LEVEL, below()))
-    seed = tf.constant(1)
-    drawn = prior.sample(tf.constant(LEVEL), seed)
-    np.testing.assert_array_equal(drawn, prior.sample(tf.constant(LEVEL), seed, below=below()))
-
-
 # ---- which slice is below ----------------------------------------------------------------------
 
 # Case 2 has a gap at level 2. Case 5 has one slice.

@@ -174,7 +174,7 @@ def test_choosing_again_needs_a_run(capsys):
 
 def test_other_levels_are_refused(trained_run, tmp_path):
     data = write_slices(tmp_path / "data", levels=LEVELS + 1)
-    one_line(begin(data, tmp_path / "run", trained_run), "levels are 5 here and 4 there")
+    one_line(begin(data, tmp_path / "run", trained_run), "5 here and 4 there")
 
 
 def test_another_frame_mask_or_intensity_is_refused(run_copy, tmp_path):
