@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import CODES, TINY, draw_slice, predict, run_script, write_slices
+from conftest import CODES, TINY, draw_slice, one_line, predict, run_script, write_slices
 from PIL import Image
 
 import dataset
@@ -222,7 +222,7 @@ def test_everything_follows_the_frame(run, slices_folder, tmp_path):
     assert other["ssim"]["mean"] < report["ssim"]["mean"]
 
 
-def test_slices_with_scalp_are_warned_of(run_copy, tmp_path):
+def test_slices_with_scalp_are_warned_of(run, run_copy, tmp_path):
     data = write_slices(tmp_path / "data")
     for path in data.rglob("*.png"):
         image = np.array(Image.open(path))
@@ -234,3 +234,5 @@ def test_slices_with_scalp_are_warned_of(run_copy, tmp_path):
     folder = split_folder(data, "test")
     done = run_script("predict.py", "--run", run_copy, "--anomaly", folder, "--slice", 1)
     assert done.stdout.count(warning) == 1
+    flags = ["--data", data, "--run", tmp_path / "new", *TINY, *LARGER, "--start-from", run]
+    one_line(run_script("train.py", *flags), "beyond its frame (8, 8, 56, 56)")
