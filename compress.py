@@ -49,12 +49,9 @@ def main(args):
     read_config(run)
     if args.command == "encode":
         with slices_of(args.source) as split:
-            encode(load(run), split, args)
+            encode(run, split, args)
     else:
-        content = read(args.source)
-        if args.target.exists() and (not args.target.is_dir() or any(args.target.iterdir())):
-            raise InputError(f"{args.target} is not empty: name a new folder.")
-        decode(load(run), content, args)
+        decode(run, read(args.source), args)
 
 
 def load(run):
@@ -80,8 +77,9 @@ def slices_of(source):
         yield open_folder(folder)
 
 
-def encode(codec, split, args):
+def encode(run, split, args):
     """Write the slices of a split as one file, once it was decoded again."""
+    codec = load(run)
     content = codec.encode(split, args.rate_weight)
     with replacing(args.target) as temporary:
         temporary.write_bytes(content)
@@ -92,8 +90,11 @@ def encode(codec, split, args):
     )
 
 
-def decode(codec, content, args):
+def decode(run, content, args):
     """Restore the slices of a file into a folder, all of them or none."""
+    if args.target.exists() and (not args.target.is_dir() or any(args.target.iterdir())):
+        raise InputError(f"{args.target} is not empty: name a new folder.")
+    codec = load(run)
     split, codes = codec.decode(content, str(args.source))
     args.target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=args.target.parent, prefix=".") as staging:

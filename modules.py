@@ -21,18 +21,13 @@ import tensorflow as tf
 from keras import layers, ops
 
 from networks import check_range, graph_function, serializable
-from networks.frames import cut, fill
+from networks.frames import check_frame, cut, fill
 from networks.gated import GatedBlock, shift
-from networks.layers import Policy, convolution, full_precision, residual_blocks
+from networks.layers import convolution, full_precision, residual_blocks
 from networks.neighbours import NO_CODE, SLICES_BELOW, SlicesBelow
-from networks.quantizer import CodebookUsage, VectorQuantizer
+from networks.quantizer import VectorQuantizer
 from networks.raster import RasterPrior, plain_level
 from networks.texture import Texture
-
-__all__ = [
-    "PRIORS", "VQVAE", "CodebookUsage", "GatedBlock", "Models", "PixelCNN",
-    "Texture", "VectorQuantizer", "decoder", "encoder",
-]  # fmt: skip
 
 REDUCTIONS = (8, 4)  # pixels of an image side that share one code
 
@@ -40,14 +35,7 @@ REDUCTIONS = (8, 4)  # pixels of an image side that share one code
 # ---- VQ-VAE ------------------------------------------------------------------------------------
 
 
-def encoder(
-    size: tuple[int, int],
-    reduction: int,
-    width: int,
-    blocks: Sequence[int],
-    code_dim: int,
-    dtype: Policy = None,
-) -> keras.Model:
+def _encoder(size, reduction, width, blocks, code_dim, dtype):
     """Frames `(B, h, w, 1)` -> latents `(B, H, W, D)`, float32, with H = h / R and W = w / R.
 
     A convolution of stride 4 comes first. Where R is 8, a second one of stride 2 halves the sides
@@ -64,17 +52,10 @@ def encoder(
     return keras.Model(frames, conv(code_dim, 1, dtype=full_precision(dtype))(x), name="encoder")
 
 
-def decoder(
-    size: tuple[int, int],
-    reduction: int,
-    width: int,
-    blocks: Sequence[int],
-    code_dim: int,
-    dtype: Policy = None,
-) -> keras.Model:
+def _decoder(size, reduction, width, blocks, code_dim, dtype):
     """Quantized latents `(B, H, W, D)` -> frames `(B, h, w, 1)`, float32, not clipped.
 
-    Arguments are those of `encoder`, but `blocks` counts residual blocks at H x W first.
+    Arguments are those of `_encoder`, but `blocks` counts residual blocks at H x W first.
     """
     conv, is_halved = convolution(dtype), reduction == 8
     latents = keras.Input((size[0] // reduction, size[1] // reduction, code_dim))
@@ -106,8 +87,8 @@ class VQVAE(keras.Model):
         encoder_blocks: Numbers of residual blocks at 4 pixels a place and at R, 0 to 64 each.
         decoder_blocks: Numbers of residual blocks at R pixels a place and at 4, 0 to 64 each.
         seed: Seed of the codebook's start and restarts.
-        frame: First row, first column, and the row and column after the last, each a multiple of
-            the reduction. None is the whole slice.
+        frame: See `networks.frames`; its sides are multiples of the reduction. None is the whole
+            slice.
         masked: Whether the slices it learns are brain-masked. Networks ignore it. predict.py warns
             of other slices. None is unknown.
 
@@ -150,20 +131,15 @@ class VQVAE(keras.Model):
             seed=seed, frame=frame, masked=masked,
         )  # fmt: skip
         self.frame = tuple(frame or (0, 0, image_size, image_size))
-        check_range("frame", self.frame, int, 0, image_size, length=4)
+        check_frame(self.frame, image_size, reduction)
         top, left, bottom, right = self.frame
-        if top >= bottom or left >= right or any(edge % reduction for edge in self.frame):
-            raise ValueError(
-                f"`frame` must be part of the slice, in steps of {reduction}. "
-                f"Received: frame={frame}"
-            )
         size = bottom - top, right - left
         self.grid = size[0] // reduction, size[1] // reduction  # rows H and columns W of codes
         shape = size, reduction, width
         policy = self.dtype_policy
-        self.encoder = encoder(*shape, encoder_blocks, code_dim, policy)
+        self.encoder = _encoder(*shape, encoder_blocks, code_dim, policy)
         self.quantizer = VectorQuantizer(codebook_size, code_dim, seed=seed, dtype=policy)
-        self.decoder = decoder(*shape, decoder_blocks, code_dim, policy)
+        self.decoder = _decoder(*shape, decoder_blocks, code_dim, policy)
         self.quantizer.build(self.encoder.output_shape)
         self.built = True
 
@@ -232,9 +208,6 @@ class PixelCNN(RasterPrior):
             self.slices_below = SlicesBelow(codebook_size, width, blocks * 4 * width, **policy)
         self.hidden = layers.Dense(2 * width, activation="relu", **policy)
         self.out = layers.Dense(codebook_size, dtype=full_precision(self.dtype_policy))
-        self._build_layers(grid, width)
-
-    def _build_layers(self, grid, width):
         features = (None, *grid, width)
         self.embedding.build((None, *grid))
         self.conditions.build((None,))

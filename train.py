@@ -66,7 +66,10 @@ def main(args):
     slices = open_slices(directory)
     settings = resolve(args, slices)
     import_tensorflow()  # takes seconds, so only now that all flags and files are checked
-    from fitting import devices, loop, start, training_data  # noqa: PLC0415
+    import keras  # noqa: PLC0415
+    import tensorflow as tf  # noqa: PLC0415
+
+    from fitting import devices, loop, stages, start, training_data  # noqa: PLC0415
 
     strategy = devices.find_strategy(args.strategy)
     is_chief = devices.is_chief(strategy)
@@ -78,7 +81,8 @@ def main(args):
     print(f"Training on {devices.describe(strategy, precision)}.", flush=True)
     if settings.deterministic:
         print("Deterministic: the same bits at every run, with slower kernels on a GPU.")
-        devices.use_deterministic_kernels(settings.seed)
+        keras.utils.set_random_seed(settings.seed)  # ops with a seed of their own ask for one
+        tf.config.experimental.enable_op_determinism()
 
     run, source_run = RunDirectory(args.run), args.start_from and RunDirectory(args.start_from)
     data = training_data.TrainingData(slices, settings.image_size, settings.reduction)
@@ -93,27 +97,11 @@ def main(args):
     with devices.reporting_lost_worker(strategy), lock:
         if settings.choose_codes_again:
             devices.chief_does(strategy, start.keep_models, source_run, run)
-        trainer = loop.Trainer(run, settings, strategy, args.save_minutes)
-        for stage in plan(run, data, settings, source_run):
-            trainer.fit(stage)
+        for stage in stages.plan(run, data, settings, source_run).values():
+            loop.fit(stage, run, settings, strategy, args.save_minutes)
     next_flags = f"--run {shlex.quote(str(run))}"
     next_flags += f" --data {shlex.quote(args.data)}" if args.data else ""
     print(f"Done. Next: python predict.py {next_flags}")
-
-
-def plan(run, data, settings, source_run):
-    """The stages of a training in order, each with the model whose weights it starts from."""
-    from fitting import stages  # noqa: PLC0415  imports TensorFlow
-
-    source = {name: source_run.model(name) for name in ("vqvae", "prior")} if source_run else {}
-    before = run.model("first_prior") if settings.rate_weight else source.get("prior")
-    every_stage = [
-        stages.vqvae_stage(data, settings, start_weights=source.get("vqvae")),
-        stages.first_prior_stage(run, data, settings, start_weights=source.get("prior")),
-        stages.prior_stage(run, data, settings, start_weights=before),
-        stages.texture_stage(run, data, settings),
-    ]
-    return [stage for stage in every_stage if stage.epochs]
 
 
 def resolve(args, slices):

@@ -16,11 +16,11 @@ import dataset
 import modules
 from evaluation import metrics
 from evaluation.reconstruction import BATCH
-from fitting.codes import read_codes
 from fitting.devices import use_precision
 from fitting.run_directory import RunDirectory
 from fitting.settings import Settings
 from fitting.stages import learning_rates, make_optimizer, make_vqvae, vqvae_objective
+from fitting.training_data import read_codes
 from networks import losses
 from networks.neighbours import NO_CODE, SLICES_BELOW
 from sources.folder import NO_SLICE, Slices, Split
@@ -179,7 +179,7 @@ def lock_codebook(quantizer: modules.VectorQuantizer, latents: tf.Tensor, start:
         share = math.prod(latents.shape[:-1]) / quantizer.codebook_size
         quantizer.counts.assign(quantizer.counts * 0 + share)
         quantizer.sums.assign(quantizer.codebook * share)
-    quantizer.restart_below = 0.0
+    quantizer.RESTART_BELOW = 0.0
 
 
 class PriorBench(Bench):

@@ -118,33 +118,30 @@ def unpack(
             "name one that its compress.py encode wrote."
         )
     with reading(name, "the file is damaged, copy it again"):
-        file = io.BytesIO(content[1:])
-        models, check = _take(file, CHECK_BYTES[kind]), _take(file, CHECK_BYTES[kind])
+        file, size = io.BytesIO(content[1:]), CHECK_BYTES[kind]
+        models, check = _take(file, size), _take(file, size)
         if kind == SINGLE:
             place = _number(file, (MAX_CASE + 1) * num_levels - 1)
             return models, check, [Stack(*divmod(place, num_levels), 1)], [file.read()]
-        stacks, sizes = _read_stacks(file, num_levels, len(content))
+        stacks, sizes = [], []
+        for _ in range(_number(file, MAX_SLICES)):
+            case, first = _number(file, MAX_CASE), _number(file, num_levels - 1)
+            stacks.append(Stack(case, first, _number(file, num_levels - first)))
+            sizes.append(_number(file, len(content)))
         streams = [_take(file, size) for size in sizes]
-        if file.read():
-            raise ValueError("it goes on behind its end")
+        if file.read() or not _make_sense(stacks):
+            raise ValueError("its stacks of slices make no sense")
     return models, check, stacks, streams
 
 
-def _read_stacks(file, num_levels, most_bytes):
-    """Stacks, which are in order and do not touch, and the bytes of their streams."""
-    stacks, sizes = [], []
-    for _ in range(_number(file, MAX_SLICES)):
-        case, first = _number(file, MAX_CASE), _number(file, num_levels - 1)
-        stacks.append(Stack(case, first, _number(file, num_levels - first)))
-        sizes.append(_number(file, most_bytes))
+def _make_sense(stacks):
+    """Whether stacks are in order and do not touch, and none is empty."""
     in_order = all(
         a.case < b.case or (a.case == b.case and a.first + a.count < b.first)
         for a, b in zip(stacks, stacks[1:])
     )
     counts = [stack.count for stack in stacks]
-    if not in_order or not counts or not min(counts) or sum(counts) > MAX_SLICES:
-        raise ValueError("its stacks of slices make no sense")
-    return stacks, sizes
+    return in_order and counts and min(counts) and sum(counts) <= MAX_SLICES
 
 
 def _take(file, count):

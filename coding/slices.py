@@ -5,7 +5,7 @@ import pathlib
 import numpy as np
 
 from coding import container
-from coding.entropy import Decoder, Encoder
+from coding.entropy import Coder, RangeEncoder, opened, shortest
 from dataset import ImageSource, codes_below, upward_images
 from evaluation.reconstruction import check_levels
 from fitting.checkpoints import fingerprint, load_models
@@ -32,13 +32,12 @@ class Codec:
         self.run, (vqvae, prior, _) = run, load_models(run)
         self.digest = container.digest(fingerprint(vqvae), fingerprint(prior))
         self.vqvae, self.prior = exact(vqvae), exact(prior)
+        self.coder = Coder(self.prior)
 
     def encode(self, split: Split, rate_weight: float | None = None) -> bytes:
         """Bytes of a file with the slices of a split. They were decoded again.
 
-        Args:
-            split: The slices.
-            rate_weight: See `RasterPrior.choose_codes`.
+        For `rate_weight` see `RasterPrior.choose_codes`.
 
         Raises:
             InputError: The prior does not know a level, or the bytes do not give the codes back.
@@ -55,31 +54,33 @@ class Codec:
     ) -> tuple[np.ndarray, list[bytes]]:
         """Codes of slices, int32 `(N, H, W)`, and the bytes of the streams that hold them.
 
-        Args:
-            split: The slices, N of them.
-            numbers: Number of the stream of each slice, `(N,)`.
-            rate_weight: See `RasterPrior.choose_codes`.
+        `numbers` has the number of the stream of each slice, `(N,)`.
 
         Raises:
             InputError: The prior does not know a level.
         """
         check_levels(self.run, self.prior, split)
-        codes = np.empty((len(split), *self.vqvae.grid), "int32")
-        encoder = Encoder(self.prior, numbers.max() + 1)
+        streams = [RangeEncoder() for _ in range(numbers.max() + 1)]
         source = ImageSource(split, self.vqvae.settings["image_size"])
-        for batch, images in upward_images(source, BATCH, "encoding"):
-            levels, below = split.levels[batch], codes_below(codes, split.below, batch)
-            distances = self.vqvae.distances(images)
-            codes[batch] = encoder.write(distances, levels, rate_weight, below, numbers[batch])
-        return codes, encoder.contents()
+        work = (
+            (batch, self.vqvae.distances(images), self.prior.price(rate_weight))
+            for batch, images in upward_images(source, BATCH, "encoding")
+        )
+        codes = self._codes(split, numbers, streams, work)
+        return codes, [shortest(stream) for stream in streams]
 
     def read_streams(self, split: Split, numbers: np.ndarray, streams: list[bytes]) -> np.ndarray:
         """Codes of slices, int32 `(N, H, W)`, from what `write_streams` wrote."""
+        work = ((batch,) for batch in progress(split.upward(BATCH), "decoding"))
+        return self._codes(split, numbers, [opened(content) for content in streams], work)
+
+    def _codes(self, split, numbers, streams, work):
+        """Codes by batches of slices, each with what `Coder.codes` needs to choose them."""
         codes = np.empty((len(split), *self.vqvae.grid), "int32")
-        decoder = Decoder(self.prior, streams)
-        for batch in progress(split.upward(BATCH), "decoding"):
+        for batch, *chosen_by in work:
             below = codes_below(codes, split.below, batch)
-            codes[batch] = decoder.read(split.levels[batch], below, numbers[batch])
+            batch_streams = [streams[number] for number in numbers[batch]]
+            codes[batch] = self.coder.codes(split.levels[batch], below, batch_streams, *chosen_by)
         return codes
 
     def decode(self, content: bytes, name: str) -> tuple[Split, np.ndarray]:
@@ -107,13 +108,7 @@ class Codec:
         return split, codes
 
     def write(self, folder: pathlib.Path, split: Split, codes: np.ndarray) -> None:
-        """Write the PNG of every slice to a new folder.
-
-        Args:
-            folder: Folder to make.
-            split: The slices, with file names for paths.
-            codes: Their codes, int32 `(N, H, W)`.
-        """
+        """Write the PNG of every slice to a new folder. `split` has file names for paths."""
         folder.mkdir()
         for first in progress(range(0, len(split), BATCH), "restoring"):
             batch = slice(first, first + BATCH)

@@ -113,9 +113,7 @@ def draw_brain_codes(
                 tf.constant(below),
                 tf.constant(levels[0], tf.int32),
                 numbered_seed(options.seed, first + batch * num_levels + levels),
-                options.temperature,
-                options.top_k,
-                options.top_p,
+                options.drawing,
             )
             slices.append(codes)
         yield np.concatenate(slices, axis=1)

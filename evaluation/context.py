@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from modules import Models
+from networks.logits import Drawing
 from networks.raster import numbered_seed
 from sources.folder import Slices, Split
 from utils import clean_name
@@ -46,6 +47,11 @@ class SamplingOptions:
     top_k: int = 0
     top_p: float = 1.0
     texture: bool = True
+
+    @property
+    def drawing(self) -> Drawing:
+        """What priors take of it."""
+        return Drawing(self.temperature, self.top_k, self.top_p)
 
     def decode(
         self, models: Models, codes: np.ndarray, numbers: np.ndarray, below: tf.Tensor | None = None

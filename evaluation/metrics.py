@@ -13,9 +13,9 @@ import numpy as np
 import tensorflow as tf
 from scipy import ndimage
 
-from modules import CodebookUsage
 from networks.frames import cut
 from networks.losses import SSIM_BORDER, ssim, ssim_map
+from networks.quantizer import CodebookUsage
 from sources.images import to_unit
 
 FINE_DETAIL = (1 / 8, 1 / 3)  # cycles a pixel: the band of spatial frequencies that `detail` sums

@@ -86,9 +86,7 @@ def draw_slice_codes(
         codes = prior.sample(
             tf.constant(levels[batch]),
             numbered_seed(options.seed, first + begin),
-            options.temperature,
-            options.top_k,
-            options.top_p,
+            options.drawing,
             None if given is None else tf.constant(given.codes[batch], tf.int32),
             given.rows if given else 0,
         )

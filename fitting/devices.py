@@ -17,7 +17,7 @@ import keras
 import tensorflow as tf
 
 from networks import graph_function
-from utils import InputError
+from utils import InputError, reading
 
 # A step ends with one of these when another machine does not answer, depending on what it did.
 LOST = (
@@ -47,16 +47,6 @@ def describe(strategy: tf.distribute.Strategy, precision: str) -> str:
     return f"the {kind} ({name}){replicas}, {precision}"
 
 
-def use_deterministic_kernels(seed: int) -> None:
-    """Let TensorFlow choose kernels that give the same bits at every run, which are slower.
-
-    Args:
-        seed: Seed of ops that keep one of their own, which refuse to run without it.
-    """
-    keras.utils.set_random_seed(seed)
-    tf.config.experimental.enable_op_determinism()
-
-
 def use_precision(choice: str) -> str:
     """Set the precision of the models that Keras builds from now on.
 
@@ -67,13 +57,12 @@ def use_precision(choice: str) -> str:
     Returns:
         "float32" or "bfloat16".
     """
-    kind = native_precision() if choice == "auto" else choice
+    kind = _native_precision() if choice == "auto" else choice
     keras.config.set_dtype_policy("mixed_bfloat16" if kind == "bfloat16" else "float32")
     return kind
 
 
-def native_precision() -> str:
-    """Return "bfloat16" where the hardware multiplies it natively, else "float32"."""
+def _native_precision():
     if tf.config.list_physical_devices("GPU"):
         native = _details_of_gpu().get("compute_capability", (0, 0)) >= (8, 0)
     else:
@@ -109,41 +98,33 @@ def find_strategy(name: str | None) -> tf.distribute.Strategy:
             "multiworker" (all machines in `TF_CONFIG`, which wait here for each other).
 
     Raises:
-        InputError: `TF_CONFIG` is missing or does not say which machines there are and which of
-            them this is.
+        InputError: `TF_CONFIG` does not say which machines there are and which of them this is, or
+            they cannot be joined.
     """
     if name == "mirrored":
         devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
         return tf.distribute.MirroredStrategy([device.name for device in devices])
     if name == "multiworker":
-        _check_cluster()
-        try:
+        remedy = (
+            "--strategy multiworker needs it, with names and ports of all workers, which all must "
+            'be started: {"cluster": {"worker": ["HOST:PORT", ...]}, '
+            '"task": {"type": "worker", "index": N}}'
+        )
+        with reading("TF_CONFIG in the environment", remedy):
+            _check_cluster(json.loads(os.environ.get("TF_CONFIG", "{}")))
             strategy = tf.distribute.MultiWorkerMirroredStrategy()
-        except tf.errors.OpError as error:
-            raise InputError(
-                f"the workers of TF_CONFIG cannot be joined ({error.message}): "
-                "check their names and ports, and start all."
-            ) from None
         # TensorFlow now ignores what a cluster sends before it takes a machine back.
         signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
         return strategy
     return tf.distribute.get_strategy()
 
 
-def _check_cluster():
-    try:
-        config = json.loads(os.environ["TF_CONFIG"])
-        workers, task = config["cluster"]["worker"], config["task"]
-        if set(config["cluster"]) != {"worker"} or not all(isinstance(w, str) for w in workers):
-            raise ValueError("the machines must all be workers, as texts HOST:PORT")
-        if task["type"] != "worker" or task["index"] not in range(len(workers)):
-            raise ValueError("the task must be the index of a worker")
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise InputError(
-            "--strategy multiworker needs TF_CONFIG in the environment "
-            f"({type(error).__name__}: {error}): set it to "
-            '{"cluster": {"worker": ["HOST:PORT", ...]}, "task": {"type": "worker", "index": N}}.'
-        ) from None
+def _check_cluster(config):
+    workers, task = config["cluster"]["worker"], config["task"]
+    if set(config["cluster"]) != {"worker"} or not all(isinstance(w, str) for w in workers):
+        raise ValueError("the machines must all be workers, as texts HOST:PORT")
+    if task["type"] != "worker" or task["index"] not in range(len(workers)):
+        raise ValueError("the task must be the index of a worker")
 
 
 def check_shares(strategy: tf.distribute.Strategy, batch_size: int, validation_count: int) -> None:

@@ -4,7 +4,7 @@ The loop is ours, and not that of `fit`, for two reasons. A training that was ki
 an epoch, bit for bit, and several machines train one model.
 """
 
-import dataclasses
+import functools
 import math
 import sys
 import time
@@ -20,61 +20,57 @@ from fitting.stages import Stage, learning_rates, make_optimizer
 from utils import InputError
 
 
-@dataclasses.dataclass(frozen=True)
-class Trainer:
-    """Fits the stages of a run, one after another.
+def fit(
+    stage: Stage,
+    run: RunDirectory,
+    settings: Settings,
+    strategy: tf.distribute.Strategy,
+    save_minutes: float,
+) -> None:
+    """Fit one stage from where it stands to its end.
 
     The history of a stage is the record of what was reached: best score, patience and end are read
     from it. Beside it lies the whole state of the training, written every epoch and every few
     minutes, until the stage ends. All workers read, and the chief writes.
 
     Args:
+        stage: The stage.
         run: Where models, histories and states are.
         settings: Settings of the training.
         strategy: Devices, from `devices.find_strategy`.
         save_minutes: Minutes between writes of the state within an epoch.
+
+    Raises:
+        InputError: The loss is not finite. The last good state is kept.
     """
-
-    run: RunDirectory
-    settings: Settings
-    strategy: tf.distribute.Strategy
-    save_minutes: float
-
-    def fit(self, stage: Stage) -> None:
-        """Fit one stage from where it stands to its end.
-
-        Raises:
-            InputError: The loss is not finite. The last good state is kept.
-        """
-        if stage.prepare:
-            devices.chief_does(self.strategy, stage.prepare)
-        state = self.run.state(stage.name)
-        rows, resuming = read_history(self.run.history(stage.name)), state.exists()
-        if rows and self.run.model(stage.name).exists() and not resuming:
-            print(f"{stage.name}: finished after {len(rows)} epochs.", flush=True)
-            return
-        fit = _StageFit(self, stage)
-        fit.restore(resuming)
-        fit.run_epochs(rows)
-        if devices.is_chief(self.strategy):
-            state.unlink()
-        devices.wait_for_all(self.strategy)  # the next stage reads what the chief wrote
+    if stage.prepare:
+        devices.chief_does(strategy, stage.prepare)
+    state = run.state(stage.name)
+    rows, resuming = read_history(run.history(stage.name)), state.exists()
+    if rows and run.model(stage.name).exists() and not resuming:
+        print(f"{stage.name}: finished after {len(rows)} epochs.", flush=True)
+        return
+    fitting = _Fit(stage, run, settings, strategy, save_minutes)
+    fitting.restore(resuming)
+    fitting.run_epochs(rows)
+    if devices.is_chief(strategy):
+        state.unlink()
+    devices.wait_for_all(strategy)  # the next stage reads what the chief wrote
 
 
-class _StageFit:
+class _Fit:
     """One stage on its way: its model, its compiled steps, and the number of steps done."""
 
-    def __init__(self, trainer, stage):
-        self.trainer, self.stage = trainer, stage
-        self.settings, self.strategy = trainer.settings, trainer.strategy
-        self.is_chief = devices.is_chief(self.strategy)
-        self.state = trainer.run.state(stage.name)
+    def __init__(self, stage, run, settings, strategy, save_minutes):
+        self.stage, self.run, self.settings = stage, run, settings
+        self.strategy, self.save_minutes = strategy, save_minutes
+        self.is_chief, self.state = devices.is_chief(strategy), run.state(stage.name)
         self.task = stage.load()
-        self.epoch_steps = self.task.training.count // self.settings.batch_size
+        self.epoch_steps = self.task.training.count // settings.batch_size
         self.step = 0
         self.model = self._make_model()
-        self.train_step = devices.compiled(self.strategy, self.model, self.model.train_step)
-        self.test_step = devices.compiled(self.strategy, self.model, self.model.test_step)
+        self.train_step = devices.compiled(strategy, self.model, self.model.train_step)
+        self.test_step = devices.compiled(strategy, self.model, self.model.test_step)
 
     def _make_model(self):
         stage, settings = self.stage, self.settings
@@ -106,7 +102,7 @@ class _StageFit:
         self.step = int(self.model.optimizer.iterations.numpy())
         if abs(devices.wait_for_all(self.strategy, self.step) - self.step) > 1e-6:
             raise InputError(
-                f"{self.trainer.run} holds another state for this worker than for others: "
+                f"{self.run} holds another state for this worker than for others: "
                 "--run must be one folder that all machines share."
             )
 
@@ -130,14 +126,14 @@ class _StageFit:
             rows.append({"epoch": epoch + 1, "seconds": round(time.monotonic() - begin, 1), **logs})
             if self.is_chief:
                 self._write_epoch(rows)
-            comment(name, rows, epochs, patience, self.settings.codebook_size)
+            _comment(name, rows, epochs, patience, self.settings.codebook_size)
             self._save()
         callbacks.on_train_end()
 
     def _callbacks(self):
         callbacks = [keras.callbacks.ProgbarLogger()]
         if self.is_chief:
-            logs = self.trainer.run.logs(self.stage.name)
+            logs = self.run.logs(self.stage.name)
             callbacks.append(keras.callbacks.TensorBoard(logs, write_graph=False))
         return keras.callbacks.CallbackList(
             callbacks,
@@ -149,7 +145,7 @@ class _StageFit:
 
     def _write_epoch(self, rows):
         """Write the history, the model if it is the best so far, and pictures for TensorBoard."""
-        name, run = self.stage.name, self.trainer.run
+        name, run = self.stage.name, self.run
         write_history(run.history(name), rows)
         if not epochs_since_best(rows):
             checkpoints.save_model(self.model, run.model(name))
@@ -169,7 +165,7 @@ class _StageFit:
             logs, since_save = self.train_step(batch, time.monotonic() - saved)
             self._check_finite("loss", logs["loss"])
             self.step += 1
-            if self.step % self.epoch_steps and since_save >= 60 * self.trainer.save_minutes:
+            if self.step % self.epoch_steps and since_save >= 60 * self.save_minutes:
                 self._save()
                 saved = time.monotonic()
             callbacks.on_train_batch_end(self.step - 1 - self.epoch_steps * epoch, logs)
@@ -183,21 +179,13 @@ class _StageFit:
         return {f"val_{name}": value for name, value in scores.items()}
 
     def _training_batches(self, epoch, skip):
-        example, count = self.task.training
-        batch_size, seed = self.settings.batch_size, self.settings.seed
-
-        def share(part):
-            return dataset.training_batches(example, count, batch_size, seed, epoch, skip, part)
-
-        return devices.batches(self.strategy, share)
+        settings = self.settings
+        how = *self.task.training, settings.batch_size, settings.seed, epoch, skip
+        return devices.batches(self.strategy, functools.partial(dataset.training_batches, *how))
 
     def _validation_batches(self):
-        (example, count), batch_size = self.task.validation, self.settings.batch_size
-
-        def share(part):
-            return dataset.evaluation_batches(example, count, batch_size, share=part)
-
-        return devices.batches(self.strategy, share)
+        how = *self.task.validation, self.settings.batch_size
+        return devices.batches(self.strategy, functools.partial(dataset.evaluation_batches, *how))
 
     def _save(self):
         try:
@@ -218,16 +206,8 @@ class _StageFit:
         )
 
 
-def comment(stage: str, rows: list[dict], epochs: int, patience: int, codebook_size: int) -> None:
-    """Say how long a stage will take, that it stops early, and that its codebook collapses.
-
-    Args:
-        stage: Name of the stage.
-        rows: Rows of its history.
-        epochs: Number of its epochs.
-        patience: Epochs without a better validation loss before it stops.
-        codebook_size: Number of codes K.
-    """
+def _comment(stage, rows, epochs, patience, codebook_size):
+    """Say how long a stage will take, that it stops early, and that its codebook collapses."""
     if epochs_since_best(rows) >= patience:
         print(f"{stage}: no better validation loss for {patience} epochs, stopping early.")
     elif len(rows) < epochs:

@@ -17,46 +17,31 @@ from utils import PARTIAL_FILES, InputError, clean_name, read_json, reading, rep
 STAGES = {"vqvae": "vqvae", "first_prior": "draft", "prior": "prior", "texture": "texture"}
 
 
-@dataclasses.dataclass(frozen=True)
 class RunDirectory:
     """Names of the files of a run. A stage is one of `STAGES`.
 
     Args:
         path: The directory, which need not exist.
+
+    Attributes:
+        path: The directory.
+        config: Settings, data and versions of the training.
+        first_prior_codes: Nearest codes of the slices, on which the first prior learns.
+        codes: Codes of the slices, on which the prior learns.
+        code_counts: Count of each code at each place in training.
+        predictions: Folder of what predict.py writes.
     """
 
-    path: pathlib.Path
-
-    def __post_init__(self):
-        object.__setattr__(self, "path", pathlib.Path(self.path))
+    def __init__(self, path: str | pathlib.Path):
+        self.path = pathlib.Path(path)
+        self.config = self.path / "config.json"
+        self.first_prior_codes = self.path / "draft_codes.npz"
+        self.codes = self.path / "codes.npz"
+        self.code_counts = self.path / "code_counts.npz"
+        self.predictions = self.path / "predict"
 
     def __str__(self):
         return str(self.path)
-
-    @property
-    def config(self) -> pathlib.Path:
-        """Settings, data and versions of the training."""
-        return self.path / "config.json"
-
-    @property
-    def first_prior_codes(self) -> pathlib.Path:
-        """Nearest codes of the slices, on which the first prior learns."""
-        return self.path / "draft_codes.npz"
-
-    @property
-    def codes(self) -> pathlib.Path:
-        """Codes of the slices, on which the prior learns."""
-        return self.path / "codes.npz"
-
-    @property
-    def code_counts(self) -> pathlib.Path:
-        """Count of each code at each place in training."""
-        return self.path / "code_counts.npz"
-
-    @property
-    def predictions(self) -> pathlib.Path:
-        """Folder of what predict.py writes."""
-        return self.path / "predict"
 
     def model(self, stage: str) -> pathlib.Path:
         """The best model of a stage."""

@@ -150,11 +150,10 @@ class Settings:
 # fmt: on
 
 
+OF_VQVAE = ("image_size", "reduction", "codebook_size", "code_dim", "width")
 # Settings that a training takes from the run it starts from, where none is given.
-OF_NETWORKS = (
-    "image_size", "reduction", "codebook_size", "code_dim", "width",
-    "prior", "prior_width", "prior_blocks", "slices_alone", "rate_weight",
-)  # fmt: skip
+OF_PRIOR = ("prior", "prior_width", "prior_blocks", "slices_alone", "rate_weight")
+OF_NETWORKS = (*OF_VQVAE, *OF_PRIOR)
 
 
 def _flags():

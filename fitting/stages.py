@@ -1,35 +1,40 @@
 """The stages of a training: what each one fits, on which examples, and what it shows.
 
-A stage is an object. Another stage is one more object, in the plan of train.py, and the loop stays
-as it is.
+A stage is an object. Another stage is one more object in `plan`, and the loop stays as it is.
 """
 
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+import dataset
 import modules
-from fitting import checkpoints, codes
+from fitting import checkpoints
 from fitting.devices import ReplicatedAdam
 from fitting.run_directory import RunDirectory
-from fitting.settings import Settings
-from fitting.training_data import Examples, TrainingData
+from fitting.settings import OF_VQVAE, Settings
+from fitting.training_data import (
+    Examples,
+    TrainingData,
+    choose_codes,
+    read_codes,
+    write_code_counts,
+)
 from modules import VQVAE, Texture
 from networks import losses
 from networks.frames import margins
-from networks.raster import RasterPrior, numbered_seed
+from networks.raster import numbered_seed
 from sources.images import to_grey, to_unit
 from utils import progress, spread
 
 SHOWN = 8  # images that TensorBoard shows after each epoch
 DECODED_AT_ONCE = 32  # slices
-ModelFile = pathlib.Path | None
 
 
 class Task(NamedTuple):
@@ -57,95 +62,93 @@ class Stage:
 
     Args:
         name: Name of the stage, one of `run_directory.STAGES`.
-        epochs: Number of passes over the training examples. Without one the stage is left out.
+        epochs: Number of passes over the training examples.
         learning_rate: Peak of the learning rate.
         load: Function without arguments to the task. It reads what the stages before have made.
-        prepare: What one machine does before: it writes the codes that the stage reads.
         start_weights: Model file whose weights the stage starts from. None is random weights.
+        prepare: What one machine does before: it writes the codes that the stage reads.
     """
 
     name: str
     epochs: int
     learning_rate: float
     load: Callable[[], Task]
+    start_weights: pathlib.Path | None = None
     prepare: Callable[[], None] | None = None
-    start_weights: ModelFile = None
 
 
-def vqvae_stage(data: TrainingData, settings: Settings, start_weights: ModelFile = None) -> Stage:
-    """First stage: `vqvae.keras`, from images to codes and back."""
+def plan(
+    run: RunDirectory,
+    data: TrainingData,
+    settings: Settings,
+    source_run: RunDirectory | None = None,
+) -> dict[str, Stage]:
+    """The stages of a training by name, in order. One without epochs is left out.
 
-    def load():
-        originals = _shown_images(data.images("validate"))
-        return Task(
-            make_model=lambda: make_vqvae(settings),
-            training=data.frames("train"),
-            validation=data.frames("validate"),
-            pictures=lambda model: _reconstructions(model, originals),
-            make_objective=lambda: vqvae_objective(settings),
-        )
+    The first prior learns the nearest codes. A slice has many sequences of codes that are almost
+    equally near. The first prior says which of them are likely, and so the codes are chosen on
+    which the prior learns. Where codes are the nearest, or where the prior of another run chooses
+    them, there is no such stage.
 
-    epochs, rate = settings.epochs, settings.learning_rate
-    return Stage("vqvae", epochs, rate, load, start_weights=start_weights)
-
-
-def first_prior_stage(
-    run: RunDirectory, data: TrainingData, settings: Settings, start_weights: ModelFile = None
-) -> Stage:
-    """Second stage: `draft.keras`, a prior over nearest codes.
-
-    A slice has many sequences of codes that are almost equally near. The first prior says which of
-    them are likely, and so the codes of the next stage are chosen. Where codes are the nearest, or
-    where the prior of another run chooses them, there is no such stage.
+    Args:
+        run: Where models and codes are.
+        data: Slices of the training.
+        settings: Settings of the training.
+        source_run: Run whose weights the stages start from, or None.
     """
-    is_needed = settings.rate_weight and not settings.choose_codes_again
-    return Stage(
-        "first_prior",
-        settings.first_prior_epochs if is_needed else 0,
-        settings.prior_learning_rate,
-        load=lambda: _load_prior(run, run.first_prior_codes, data, settings, rate_weight=0.0),
-        prepare=lambda: codes.choose_first_prior_codes(run, data),
-        start_weights=start_weights,
+    source = {name: source_run.model(name) for name in ("vqvae", "prior")} if source_run else {}
+    before = run.model("first_prior") if settings.rate_weight else source.get("prior")
+    needs_first = settings.rate_weight and not settings.choose_codes_again
+    first_epochs = settings.first_prior_epochs if needs_first else 0
+    rate, rate_weight = settings.prior_learning_rate, settings.rate_weight
+    load_vqvae = functools.partial(_load_vqvae, data, settings)
+    load_prior = functools.partial(_load_prior, run, data, settings)
+    load_first = functools.partial(load_prior, run.first_prior_codes, 0.0)
+    load_last = functools.partial(load_prior, run.codes, rate_weight)
+    load_texture = functools.partial(_load_texture, run, data, settings.texture_width)
+    choose_first = functools.partial(choose_codes, run, data, run.first_prior_codes, 0.0)
+
+    def choose_last():
+        choose_codes(run, data, run.codes, rate_weight)
+        write_code_counts(run, settings.codebook_size)
+
+    texture_rate = settings.texture_learning_rate
+    stages = [
+        Stage("vqvae", settings.epochs, settings.learning_rate, load_vqvae, source.get("vqvae")),
+        Stage("first_prior", first_epochs, rate, load_first, source.get("prior"), choose_first),
+        Stage("prior", settings.prior_epochs, rate, load_last, before, choose_last),
+        Stage("texture", settings.texture_epochs, texture_rate, load_texture),
+    ]
+    return {stage.name: stage for stage in stages if stage.epochs}
+
+
+def _load_vqvae(data, settings):
+    originals = _shown_images(data.sources["validate"])
+    return Task(
+        make_model=lambda: make_vqvae(settings),
+        training=data.frames("train"),
+        validation=data.frames("validate"),
+        pictures=lambda model: _reconstructions(model, originals),
+        make_objective=lambda: vqvae_objective(settings),
     )
 
 
-def prior_stage(
-    run: RunDirectory, data: TrainingData, settings: Settings, start_weights: ModelFile = None
-) -> Stage:
-    """Stage of `prior.keras`: p(codes | level, slices below)."""
-    rate_weight, codebook_size = settings.rate_weight, settings.codebook_size
-    return Stage(
-        "prior",
-        settings.prior_epochs,
-        settings.prior_learning_rate,
-        load=lambda: _load_prior(run, run.codes, data, settings, rate_weight),
-        prepare=lambda: codes.choose_codes(run, data, rate_weight, codebook_size),
-        start_weights=start_weights,
-    )
-
-
-def _load_prior(run, codes_path, data, settings, rate_weight):
-    found = codes.read_codes(codes_path)
+def _load_prior(run, data, settings, codes_path, rate_weight):
+    found = read_codes(codes_path)
     vqvae = checkpoints.load_model(run.model("vqvae"))
     options = {"rate_weight": rate_weight, "vqvae": checkpoints.fingerprint(vqvae)}
     num_levels, seed = data.slices.num_levels, settings.seed
     return Task(
-        make_model=lambda: make_prior(settings, vqvae.grid, num_levels, **options),
+        make_model=lambda: _make_prior(settings, vqvae.grid, num_levels, **options),
         training=data.codes("train", found["train"]),
         validation=data.codes("validate", found["validate"]),
         pictures=lambda model: _samples(model, vqvae, seed),
     )
 
 
-def texture_stage(run: RunDirectory, data: TrainingData, settings: Settings) -> Stage:
-    """Last stage: `texture.keras`, p(slice | reconstruction, slice below)."""
-    load = functools.partial(_load_texture, run, data, settings.texture_width)
-    return Stage("texture", settings.texture_epochs, settings.texture_learning_rate, load)
-
-
 def _load_texture(run, data, width):
     vqvae = checkpoints.load_model(run.model("vqvae"))
-    found = codes.read_codes(run.codes)
+    found = read_codes(run.codes)
     digest = checkpoints.fingerprint(vqvae)
     restored = {name: decode_all(vqvae, found[name][0], f"restoring {name}") for name in found}
     shown = spread(len(restored["validate"]), SHOWN)
@@ -167,16 +170,8 @@ def decode_all(vqvae: VQVAE, codes: np.ndarray, title: str) -> np.ndarray:
 
 def make_vqvae(settings: Settings) -> VQVAE:
     """The first stage's model, not compiled."""
-    return VQVAE(
-        settings.image_size,
-        settings.codebook_size,
-        settings.code_dim,
-        settings.width,
-        settings.reduction,
-        seed=settings.seed,
-        frame=settings.frame,
-        masked=settings.masked,
-    )
+    names = (*OF_VQVAE, "seed", "frame", "masked")
+    return VQVAE(**{name: getattr(settings, name) for name in names})
 
 
 def vqvae_objective(settings: Settings) -> dict:
@@ -189,14 +184,8 @@ def vqvae_objective(settings: Settings) -> dict:
     return {"loss": loss, "metrics": [ssim]}
 
 
-def make_prior(
-    settings: Settings,
-    grid: Sequence[int],
-    num_levels: int,
-    rate_weight: float = 0.0,
-    vqvae: str = "",
-) -> RasterPrior:
-    """A prior of the kind that is set, not compiled. Others are arguments as of `PixelCNN`."""
+def _make_prior(settings, grid, num_levels, **options):
+    """A prior of the kind that is set, not compiled."""
     return modules.PRIORS[settings.prior](
         grid,
         settings.codebook_size,
@@ -205,8 +194,7 @@ def make_prior(
         blocks=settings.prior_blocks,
         dropout=settings.prior_dropout,
         reads_below=not settings.slices_alone,
-        rate_weight=rate_weight,
-        vqvae=vqvae,
+        **options,
     )
 
 
@@ -234,8 +222,9 @@ def learning_rates(
     return decay(0.0, steps - warmup, warmup_target=peak, warmup_steps=warmup)
 
 
-def _shown_images(examples):
-    return np.stack([examples.example(index, False)[0] for index in spread(examples.count, SHOWN)])
+def _shown_images(source):
+    example = dataset.image_examples(source)
+    return np.stack([example(index, False)[0] for index in spread(len(source), SHOWN)])
 
 
 def _reconstructions(vqvae, originals):

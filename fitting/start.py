@@ -3,6 +3,7 @@
 So a few slices go far in minutes, and a prior can choose the codes that it then learns.
 """
 
+import dataclasses
 import shutil
 
 import numpy as np
@@ -11,11 +12,9 @@ import dataset
 import modules
 from fitting import checkpoints
 from fitting.run_directory import RunDirectory, read_config
-from fitting.settings import Settings
+from fitting.settings import OF_VQVAE, Settings
 from fitting.training_data import TrainingData
 from utils import InputError, replacing
-
-OF_VQVAE = ("image_size", "reduction", "codebook_size", "code_dim", "width")
 
 
 def check(
@@ -36,20 +35,22 @@ def check(
             or its frame does not hold the slices.
     """
     vqvae, prior, _ = checkpoints.load_models(source_run)
-    theirs = {name: vqvae.settings[name] for name in OF_VQVAE} | _settings_of_prior(prior)
+    there = {
+        **{name: vqvae.settings[name] for name in (*OF_VQVAE, "masked")},
+        **_settings_of_prior(prior),
+        "intensity_range": read_config(source_run)["data"].get("intensity_range"),
+    }
+    here = {
+        **dataclasses.asdict(settings),
+        "masked": data.slices.masked if there["masked"] is not None else None,  # None: unknown
+        "num_levels": data.slices.num_levels,
+        "intensity_range": [*dataset.INTENSITY_RANGE],
+    }
     differences = [
-        f"{name} is {getattr(settings, name)!r} here and {value!r} there"
-        for name, value in theirs.items()
-        if getattr(settings, name) != value
+        f"{name} is {here[name]!r} here and {value!r} there"
+        for name, value in there.items()
+        if here[name] != value
     ]
-    low_high = read_config(source_run)["data"].get("intensity_range")
-    if list(low_high or ()) != list(dataset.INTENSITY_RANGE):
-        differences.append(f"intensities are {dataset.INTENSITY_RANGE} here and {low_high} there")
-    if vqvae.settings["masked"] not in (None, data.slices.masked):
-        differences.append("slices are brain-masked on one side and have scalp on the other")
-    levels = prior.settings["num_levels"]
-    if levels != data.slices.num_levels:
-        differences.append(f"levels are {data.slices.num_levels} here and {levels} there")
     if not _holds(vqvae.frame, data.frame):
         top, left, bottom, right = data.frame
         place = f"rows {top}-{bottom - 1} and columns {left}-{right - 1}"
@@ -78,6 +79,7 @@ def _settings_of_prior(prior):
     names = [name for name, kind in modules.PRIORS.items() if type(prior) is kind]
     return {
         "prior": names[0] if names else type(prior).__name__,
+        "num_levels": prior.settings["num_levels"],
         "prior_width": prior.settings["width"],
         "prior_blocks": prior.settings["blocks"],
         "slices_alone": not prior.settings["reads_below"],

@@ -1,14 +1,27 @@
-"""The slices of a training: decoded once, cut to their frame, with examples for each stage."""
+"""The slices of a training, their codes, and the files that keep these.
 
+Slices are decoded once, and cut to their frame for each stage.
+"""
+
+import math
+import pathlib
 from typing import Any, NamedTuple
 
 import numpy as np
 
 import dataset
 from dataset import Example, ImageSource
+from fitting import checkpoints
+from fitting.devices import restart_keras
+from fitting.run_directory import RunDirectory
 from networks.frames import cut
+from networks.raster import mirrored_level
 from sources.folder import Slices
 from sources.layout import FITTED_SPLITS
+from utils import InputError, read_arrays, replacing
+
+MAX_BATCH = 64  # slices whose codes are chosen together
+MAX_DISTANCE_BYTES = 2**29  # memory of one array of distances to all codes; a few exist at once
 
 
 class Examples(NamedTuple):
@@ -28,14 +41,15 @@ class TrainingData:
 
     Attributes:
         slices: The data folder.
+        sources: Images of each fitted split by the index of a slice.
         frame: Part of the slices that holds all of the training split.
     """
 
     def __init__(self, slices: Slices, image_size: int, reduction: int):
         self.slices, self.image_size = slices, image_size
         splits = slices.splits
-        self._sources = {name: ImageSource(splits[name], image_size) for name in FITTED_SPLITS}
-        self.frame = self._sources["train"].find_frame(reduction)
+        self.sources = {name: ImageSource(splits[name], image_size) for name in FITTED_SPLITS}
+        self.frame = self.sources["train"].find_frame(reduction)
 
     def describe_frame(self) -> str:
         """Say what of the slices is computed."""
@@ -57,29 +71,114 @@ class TrainingData:
             "images": {name: len(split) for name, split in self.slices.splits.items()},
         }
 
-    def source(self, name: str) -> ImageSource:
-        """Images of a split by the index of a slice."""
-        return self._sources[name]
-
-    def images(self, name: str) -> Examples:
-        """Whole slices of a split."""
-        source = self._sources[name]
-        return Examples(dataset.image_examples(source), len(source))
-
     def frames(self, name: str) -> Examples:
         """Frames of the slices of a split, on which the VQ-VAE learns."""
-        source = self._sources[name]
+        source = self.sources[name]
         return Examples(dataset.image_examples(source, self.frame), len(source))
 
     def codes(self, name: str, codes: np.ndarray) -> Examples:
         """Codes `(2, N, H, W)` of a split with its levels, on which a prior learns."""
-        split = self.slices.splits[name]
-        num_levels = self.slices.num_levels
+        split, num_levels = self.slices.splits[name], self.slices.num_levels
         example = dataset.code_examples(codes, split.levels, num_levels, split.below)
         return Examples(example, len(split))
 
     def textures(self, name: str, restored: np.ndarray) -> Examples:
         """Slices of a split with their reconstructions, uint8 `(N, S, S)`, for the texture."""
-        source = self._sources[name]
+        source = self.sources[name]
         example = dataset.texture_examples(source, cut(restored, self.frame), self.frame)
         return Examples(example, len(source))
+
+
+# ---- codes -------------------------------------------------------------------------------------
+
+
+def choose_codes(
+    run: RunDirectory, data: TrainingData, path: pathlib.Path, rate_weight: float
+) -> None:
+    """Write the codes of all slices and of their mirror images.
+
+    With a rate weight they are near and, to the first prior, likely. Without one they are the
+    nearest. A file that was made of the same models and slices is kept.
+
+    Args:
+        run: Run directory with a finished VQ-VAE and, with a rate weight, a finished first prior.
+        data: Slices of the training.
+        path: File to write, the `first_prior_codes` or the `codes` of the run.
+        rate_weight: Price of one bit, see `RasterPrior.choose_codes`.
+    """
+    restart_keras()
+    vqvae = checkpoints.load_model(run.model("vqvae"))
+    chooser = "nearest"
+    if rate_weight:
+        first_prior = checkpoints.load_model(run.model("first_prior"))
+        chooser = checkpoints.fingerprint(first_prior)
+
+    def choose(images, levels, below):
+        if not rate_weight:
+            return vqvae.encode(images)
+        return first_prior.choose_codes(vqvae.distances(images), levels, rate_weight, below)
+
+    made_of = f"{checkpoints.fingerprint(vqvae)} {chooser} {data.slices.fingerprint}"
+    if not _is_made_of(path, made_of):
+        codes = _codes_of_splits(vqvae, data, choose, path.stem)
+        with replacing(path) as temporary:
+            np.savez(temporary, made_of=made_of, **codes)
+
+
+def _is_made_of(path, made_of):
+    try:
+        return read_arrays(path, "")["made_of"] == made_of
+    except (InputError, KeyError):
+        return False  # it is missing or damaged, and is made again
+
+
+def _codes_of_splits(vqvae, data, choose, title):
+    """Codes that `choose(images, levels, below)` gives, as `read_codes` returns them.
+
+    The choice goes up the brains, so that `below` holds the codes that were chosen below.
+    """
+    distance_bytes = 4 * math.prod(vqvae.grid) * vqvae.settings["codebook_size"]
+    batch_size = max(1, min(MAX_BATCH, MAX_DISTANCE_BYTES // distance_bytes))
+    codes = {}
+    for name in FITTED_SPLITS:
+        source = data.sources[name]
+        codes[name] = np.empty((2, len(source), *vqvae.grid), "uint16")
+        for chosen, mirror in zip(codes[name], (False, True)):
+            levels = source.split.levels
+            if mirror:
+                levels = mirrored_level(levels, data.slices.num_levels)
+            work = f"{title}, {name}{' mirrored' if mirror else ''}"
+            for batch, images in dataset.upward_images(source, batch_size, work, mirror):
+                below = dataset.codes_below(chosen, source.split.below, batch)
+                chosen[batch] = choose(images, levels[batch], below)
+    return codes
+
+
+def read_codes(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """Codes of the slices of each fitted split and of their mirror images.
+
+    Returns:
+        uint16 `(2, N, H, W)` by split: `[0]` the slices, `[1]` their mirror images.
+    """
+    remedy = "remove it and repeat the train.py command"
+    arrays = read_arrays(path, remedy)
+    for name in FITTED_SPLITS:
+        if name not in arrays or arrays[name].dtype != "uint16" or arrays[name].ndim != 4:
+            raise InputError(f"{path} lacks the codes of {name}: {remedy}.")
+    return {name: arrays[name] for name in FITTED_SPLITS}
+
+
+def write_code_counts(run: RunDirectory, codebook_size: int) -> None:
+    """Count the codes of a run where they are not mirrored, and write its `code_counts`."""
+    codes = read_codes(run.codes)["train"][0]
+    with replacing(run.code_counts) as temporary:
+        np.savez_compressed(temporary, counts=code_counts(codes, codebook_size))
+
+
+def code_counts(codes: np.ndarray, codebook_size: int) -> np.ndarray:
+    """Count each code at each position: codes `(N, H, W)` -> int32 `(H, W, K)`."""
+    _, height, width = codes.shape
+    place = np.arange(height * width).reshape(height, width)
+    size = height * width * codebook_size
+    flat = np.bincount((place * codebook_size + codes).ravel(), minlength=size)
+    return flat.reshape(height, width, codebook_size).astype("int32")

@@ -1,9 +1,28 @@
-"""Frames: the part of whole slices that the networks see."""
+"""Frames: the part of whole slices that the networks see.
+
+A frame is its first row, its first column, and the row and the column after the last.
+"""
 
 from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
+
+from networks import check_range
+
+
+def check_frame(frame: Sequence[int], image_size: int, step: int) -> None:
+    """Check a frame, which may come from a stranger's model file.
+
+    Raises:
+        ValueError: It is no part of the slice, or its edges are no multiples of `step` apart.
+    """
+    check_range("frame", frame, int, 0, image_size, length=4)
+    top, left, bottom, right = frame
+    if top >= bottom or left >= right or (bottom - top) % step or (right - left) % step:
+        raise ValueError(
+            f"`frame` must be part of the slice, in steps of {step}. Received: frame={frame}"
+        )
 
 
 def cut(images, frame: Sequence[int]):
@@ -19,13 +38,7 @@ def fill(frames: tf.Tensor, frame: Sequence[int], size: int) -> tf.Tensor:
 
 
 def margins(frame: Sequence[int], image_size: int, most: int) -> tuple[int, int, int, int]:
-    """Pixels of a slice above, left of, below and right of its frame, at most `most` each.
-
-    Args:
-        frame: First row, first column, and the row and column after the last.
-        image_size: Pixels S of a side of the slice.
-        most: Most pixels to count.
-    """
+    """Pixels of a slice above, left of, below and right of its frame, at most `most` each."""
     top, left, bottom, right = frame
     return tuple(min(most, side) for side in (top, left, image_size - bottom, image_size - right))
 

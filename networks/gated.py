@@ -7,10 +7,7 @@ Reference:
 import tensorflow as tf
 from keras import layers, ops
 
-from networks import serializable
 
-
-@serializable
 class GatedBlock(layers.Layer):
     """Gated masked-convolution block with a vertical and a horizontal stack.
 
@@ -42,7 +39,7 @@ class GatedBlock(layers.Layer):
 
     def __init__(self, width: int, dilation: int = 1, dropout: float = 0.0, **kwargs):
         super().__init__(**kwargs)
-        self.width, self.dilation, self.dropout_rate = width, dilation, dropout
+        self.width, self.dilation = width, dilation
         policy = {"dtype": self.dtype_policy}
         self.vertical_conv = layers.Conv2D(
             2 * width, (1, 3), padding="same", dilation_rate=(1, dilation), **policy

@@ -1,17 +1,31 @@
 """What follows from logits of codes: a code drawn or chosen, its bits, and its surprise."""
 
 import math
+from typing import NamedTuple
 
 import tensorflow as tf
 
 
+class Drawing(NamedTuple):
+    """How codes are drawn.
+
+    Attributes:
+        temperature: Divisor of the logits. 1 leaves the distribution as it is.
+        top_k: Number of likeliest codes to draw among, 0 for all.
+        top_p: Probability that the codes to draw among reach together, the likeliest first, in
+            (0, 1]. See Holtzman et al. 2020, The Curious Case of Neural Text Degeneration.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+
+
+AS_IT_IS = Drawing()
+
+
 def draw(
-    logits: tf.Tensor,
-    seed: tf.Tensor,
-    place: tf.Tensor,
-    temperature: float = 1.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
+    logits: tf.Tensor, seed: tf.Tensor, place: tf.Tensor, drawing: Drawing = AS_IT_IS
 ) -> tf.Tensor:
     """Draw codes `(B,)` from the categorical distribution of `logits`, by the Gumbel-max trick.
 
@@ -19,13 +33,9 @@ def draw(
         logits: float32 `(B, K)`.
         seed: int32 scalar, or `(G,)` for G groups of B / G rows each.
         place: int32, as `seed`. With the logits of a group, `seed` and `place` decide the draw.
-        temperature: Divisor of the logits. 1 leaves the distribution as it is.
-        top_k: Number of likeliest codes to draw among, 0 for all.
-        top_p: Probability that the codes to draw among reach together, the likeliest first.
-
-    Reference:
-        Holtzman et al. 2020, The Curious Case of Neural Text Degeneration (top_p).
+        drawing: How to draw.
     """
+    temperature, top_k, top_p = drawing
     logits = logits / temperature
     if top_k:
         least = tf.math.top_k(logits, min(top_k, logits.shape[-1])).values[:, -1:]

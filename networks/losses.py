@@ -13,7 +13,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from networks import serializable
 from networks.frames import margins
 
 SSIM_WINDOW, SSIM_SIGMA = 11, 1.5  # pixels; section III-B
@@ -64,7 +63,6 @@ def ssim_map(images, reconstructions) -> tf.Tensor:
     return _ssim(*_moments(images, reconstructions))
 
 
-@serializable
 def ssim(images, reconstructions) -> tf.Tensor:
     """Compute the mean SSIM of each image with its clipped reconstruction, `(B,)`."""
     return tf.reduce_mean(ssim_map(images, tf.clip_by_value(reconstructions, 0.0, 1.0)), (1, 2))
@@ -85,7 +83,7 @@ def frame_ssim(images, reconstructions, frame: Sequence[int], image_size: int) -
     Args:
         images: Frames of originals, `(B, h, w, 1)` in [0, 1].
         reconstructions: Frames of reconstructions. They are clipped.
-        frame: First row, first column, and the row and column after the last.
+        frame: See `networks.frames`.
         image_size: Pixels S of a side of the slices.
     """
     sides = margins(frame, image_size, SSIM_WINDOW - 1)
@@ -95,7 +93,6 @@ def frame_ssim(images, reconstructions, frame: Sequence[int], image_size: int) -
     return 1.0 - tf.reduce_sum(1.0 - maps, axis=(1, 2)) / places
 
 
-@serializable
 class ReconstructionLoss(keras.losses.Loss):
     """`3 MSE + 0.3 MAE + ssim_weight (1 - SSIM) + contrast_weight (1 - contrast)` of each image.
 
@@ -132,7 +129,3 @@ class ReconstructionLoss(keras.losses.Loss):
             terms += self.contrast_weight * (1.0 - contrast)
             loss += tf.reduce_mean(terms, axis=(1, 2))
         return loss
-
-    def get_config(self):
-        names = ("ssim_weight", "contrast_weight", "sides")
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}}

@@ -6,14 +6,11 @@ from collections.abc import Sequence
 import tensorflow as tf
 from keras import layers, ops
 
-from networks import serializable
-
 NO_CODE = -1  # stands where there is no code to the left or above, and for no slice below
 OUTSIDE = -2  # stands for codes beyond the first or last row of a map
 SLICES_BELOW = 2  # that a prior may read; a third was not tried
 
 
-@serializable
 class SlicesBelow(layers.Layer):
     """What the codes of the slices below say to each gated block at each place.
 

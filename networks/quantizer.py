@@ -10,11 +10,10 @@ import keras
 import tensorflow as tf
 from keras import layers, ops
 
-from networks import check_range, replicas, serializable
+from networks import check_range, replicas
 from networks.layers import full_precision
 
 
-@serializable
 class CodebookUsage(keras.metrics.Metric):
     """Codes used and perplexity over everything seen since the last reset: an epoch, not a batch.
 
@@ -44,7 +43,6 @@ class CodebookUsage(keras.metrics.Metric):
         return {"codes_used": used, "perplexity": ops.exp(entropy)}
 
 
-@serializable
 class VectorQuantizer(layers.Layer):
     """Nearest-neighbour quantizer whose codebook follows the data by exponential moving average.
 
@@ -61,33 +59,20 @@ class VectorQuantizer(layers.Layer):
     Args:
         codebook_size: Number of codes K, from 2 to 65,536.
         code_dim: Dimension D of a code.
-        decay: Decay of the moving averages.
-        commitment_weight: Weight beta of the commitment loss.
-        restart_below: Share of an even count below which a code restarts.
         seed: Seed of the start and the restarts.
 
     Raises:
         ValueError: `codebook_size` is out of range.
     """
 
-    def __init__(
-        self,
-        codebook_size: int,
-        code_dim: int,
-        decay: float = 0.99,
-        commitment_weight: float = 0.25,
-        restart_below: float = 0.05,
-        seed: int = 0,
-        **kwargs,
-    ):
+    DECAY = 0.99  # of the moving averages
+    COMMITMENT_WEIGHT = 0.25  # beta
+    RESTART_BELOW = 0.05  # share of an even count below which a code restarts
+
+    def __init__(self, codebook_size: int, code_dim: int, seed: int = 0, **kwargs):
         super().__init__(**{**kwargs, "dtype": full_precision(kwargs.get("dtype"))})
         check_range("codebook_size", codebook_size, int, 2, 2**16)
-        self.codebook_size = codebook_size
-        self.code_dim = code_dim
-        self.decay = decay
-        self.commitment_weight = commitment_weight
-        self.restart_below = restart_below
-        self.seed = seed
+        self.codebook_size, self.code_dim, self.seed = codebook_size, code_dim, seed
         self.seed_generator = keras.random.SeedGenerator(seed)
         self.usage = CodebookUsage(codebook_size)
 
@@ -133,7 +118,7 @@ class VectorQuantizer(layers.Layer):
         # Replicas of one process are threads that share this list and take turns.
         self._losses.clear()
         error = ops.mean((latents - ops.stop_gradient(embeddings)) ** 2)
-        self.add_loss(self.commitment_weight * error)
+        self.add_loss(self.COMMITMENT_WEIGHT * error)
         return latents + ops.stop_gradient(embeddings - latents)
 
     def _update_codebook(self, latents, codes, embeddings):
@@ -152,13 +137,13 @@ class VectorQuantizer(layers.Layer):
             ops.segment_sum(vectors, codes, self.codebook_size),  # (K, D)
             ops.mean(errors),
         )
-        counts = self.decay * self.counts + (1 - self.decay) * counts
-        sums = self.decay * self.sums + (1 - self.decay) * sums
-        error = self.decay * self.error + (1 - self.decay) * error / replicas.count()
+        counts = self.DECAY * self.counts + (1 - self.DECAY) * counts
+        sums = self.DECAY * self.sums + (1 - self.DECAY) * sums
+        error = self.DECAY * self.error + (1 - self.DECAY) * error / replicas.count()
 
         even_share = ops.cast(replicas.count() * ops.shape(vectors)[0], "float32")
         even_share = even_share / self.codebook_size
-        is_dead = self.counts < self.restart_below * even_share  # (K,)
+        is_dead = self.counts < self.RESTART_BELOW * even_share  # (K,)
         restarts = self._draw_restarts(vectors, errors)
         counts = ops.where(is_dead, even_share, counts)
         sums = ops.where(is_dead[:, None], even_share * restarts, sums)
@@ -178,6 +163,27 @@ class VectorQuantizer(layers.Layer):
         """
         size = replicas.count() * ops.shape(vectors)[0]
         noise = keras.random.uniform((size,), 1e-6, 1 - 1e-6, seed=self.seed_generator)
-        keys = ops.log(errors + 1e-12) - ops.log(-ops.log(replicas.own_share(noise)))
-        best = replicas.best(keys, vectors, self.codebook_size)
+        keys = ops.log(errors + 1e-12) - ops.log(-ops.log(_own_share(noise)))
+        best = _highest(keys, vectors, self.codebook_size)
         return ops.take(best, ops.arange(self.codebook_size) % ops.shape(best)[0], axis=0)
+
+
+def _own_share(values):
+    """This replica's share `(N, ...)` of values `(replicas N, ...)` that all replicas know."""
+    context = tf.distribute.get_replica_context()
+    size = tf.shape(values)[0] // context.num_replicas_in_sync
+    first = context.replica_id_in_sync_group * size
+    return values[first : first + size]
+
+
+def _highest(keys, vectors, most):
+    """Up to `most` vectors `(N, D)` with the highest keys `(N,)` of all replicas, in this order."""
+    context = tf.distribute.get_replica_context()
+    highest = tf.math.top_k(keys, tf.minimum(most, tf.shape(keys)[0])).indices
+    rows = tf.concat([ops.take(keys, highest)[:, None], ops.take(vectors, highest, axis=0)], -1)
+    # The rows of other replicas are 0, so their sum puts those of all replicas side by side.
+    place = tf.one_hot(context.replica_id_in_sync_group, context.num_replicas_in_sync)
+    (rows,) = replicas.total(place[:, None, None] * rows)  # (replicas, most or fewer, 1 + D)
+    rows = tf.reshape(rows, (-1, rows.shape[-1]))
+    highest = tf.math.top_k(rows[:, 0], tf.minimum(most, tf.shape(rows)[0])).indices
+    return ops.take(rows[:, 1:], highest, axis=0)

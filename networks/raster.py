@@ -26,7 +26,7 @@ import tensorflow as tf
 from keras import ops
 
 from networks import check_range, graph_function, replicas
-from networks.logits import bits, draw, near_and_likely, surprise
+from networks.logits import AS_IT_IS, Drawing, bits, draw, near_and_likely, surprise
 from networks.neighbours import NO_CODE, SLICES_BELOW, Wavefront
 
 SEED_STRIDE = 7919  # a prime, so that streams of neighbouring seeds do not meet soon
@@ -63,6 +63,9 @@ class RasterPrior(keras.Model):
 
     Call: `{"codes": (B, H, W), "levels": (B,), "below": (B, SLICES_BELOW, H, W)}`, all int32 ->
     logits of all places, float32 `(B, H, W, K)`. The loss is bits per code.
+
+    All methods take `levels`, int32 `(B,)`, and `below`, the codes of the slices below, int32
+    `(B, SLICES_BELOW, H, W)`, or None where no slice has any.
 
     Args:
         grid: Rows H and columns W of the code map, 1 to 512. One number stands for both.
@@ -131,7 +134,7 @@ class RasterPrior(keras.Model):
             y: Row of each map, int32 `(B,)`.
             x: Column, a scalar.
         """
-        raise TypeError(f"{type(self).__name__} must define `step` to generate codes")
+        raise NotImplementedError
 
     def start(self, batch: int | tf.Tensor) -> Any:
         """State of so many maps before their first row: any structure of tensors.
@@ -145,23 +148,17 @@ class RasterPrior(keras.Model):
     ) -> Any:
         """State at the start of rows y, int32 `(B,)`.
 
-        Maps take turns in a state: where y is 0, nothing of an earlier one may stay.
-
-        Args:
-            state: What `start` or the last `step` returned.
-            above: Codes of the rows above, int32 `(B, W)`, or `NO_CODE` everywhere.
-            levels: int32 `(B,)`.
-            read: What `read_below` says of these rows.
-            y: The rows.
+        Maps take turns in a state: where y is 0, nothing of an earlier one may stay. `above` has
+        the codes of the rows above, int32 `(B, W)`, or `NO_CODE` everywhere, and `read` what
+        `read_below` says of these rows.
         """
         return state
 
     def read_below(self, below: tf.Tensor) -> Any:
         """What codes of the slices below say: any structure of tensors `(B, h, W, ...)`.
 
-        Args:
-            below: Windows of h rows of these slices, int32 `(B, SLICES_BELOW, h, W)`. Rows beyond
-                the map are `OUTSIDE`. Where in the map a window lies must not matter.
+        `below` may be windows of h rows of these slices. Rows beyond the map are `OUTSIDE`. Where
+        in the map a window lies must not matter.
         """
         return ()
 
@@ -170,10 +167,7 @@ class RasterPrior(keras.Model):
     ) -> tf.Tensor:
         """Code maps in raster order, int32 `(B, H, W)`. Each place is computed once.
 
-        Args:
-            levels: Slice levels, int32 `(B,)`.
-            choose: Rule `(logits (B, K), y, x) -> codes (B,)` that decides each code.
-            below: Codes of the slices below, int32 `(B, SLICES_BELOW, H, W)`. None for none.
+        `choose` is the rule `(logits (B, K), y, x) -> codes (B,)` that decides each code.
         """
         height, width = self.settings["grid"]
         levels = tf.cast(levels, tf.int32)
@@ -209,7 +203,7 @@ class RasterPrior(keras.Model):
     def logits(
         self, codes: tf.Tensor, levels: tf.Tensor, below: tf.Tensor | None = None
     ) -> tf.Tensor:
-        """Logits of all places at once, float32 `(B, H, W, K)`. `below` as in `generate`."""
+        """Logits of all places at once, float32 `(B, H, W, K)`."""
         below = self._codes_below(below, levels)
         return self({"codes": codes, "levels": levels, "below": below})
 
@@ -217,7 +211,7 @@ class RasterPrior(keras.Model):
     def bits(
         self, codes: tf.Tensor, levels: tf.Tensor, below: tf.Tensor | None = None
     ) -> tf.Tensor:
-        """-log2 of each code's probability, float32 `(B, H, W)`. `below` as in `generate`."""
+        """-log2 of each code's probability, float32 `(B, H, W)`."""
         return bits(self.logits(codes, levels, below), codes)
 
     @graph_function
@@ -232,9 +226,7 @@ class RasterPrior(keras.Model):
         self,
         levels: tf.Tensor,
         seed: tf.Tensor,
-        temperature: float = 1.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
+        drawing: Drawing = AS_IT_IS,
         given: tf.Tensor | None = None,
         rows: int = 0,
         below: tf.Tensor | None = None,
@@ -242,18 +234,16 @@ class RasterPrior(keras.Model):
         """Draw code maps, int32 `(B, H, W)`.
 
         Args:
-            levels: Slice levels to draw at, int32 `(B,)`.
+            levels: See above, as for `below`.
             seed: int32 scalar tensor. The same seed gives the same codes.
-            temperature: See `draw`, as for `top_k` and `top_p`.
-            top_k: 0 or more.
-            top_p: In (0, 1].
+            drawing: How to draw.
             given: Codes to begin from, int32 `(B, H, W)`, or None.
             rows: Number of rows that are kept of `given`. The rest is drawn.
-            below: See `generate`.
+            below: See above.
         """
 
         def choose(logits, y, x):
-            code = draw(logits, seed, self._place(y, x), temperature, top_k, top_p)
+            code = draw(logits, seed, self._place(y, x), drawing)
             return code if given is None else tf.where(y < rows, given[:, y, x], code)
 
         return self.generate(levels, choose, below)
@@ -264,9 +254,7 @@ class RasterPrior(keras.Model):
         below: tf.Tensor,
         level: tf.Tensor,
         seeds: tf.Tensor,
-        temperature: float = 1.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
+        drawing: Drawing = AS_IT_IS,
     ) -> tf.Tensor:
         """Draw stacks of slices upward, each given those drawn below it: int32 `(B, S, H, W)`.
 
@@ -278,9 +266,7 @@ class RasterPrior(keras.Model):
             below: Codes of the slices below the lowest, int32 `(B, SLICES_BELOW, H, W)`.
             level: Level of the lowest slice, int32 scalar.
             seeds: Seed of each slice, int32 `(S,)`, for S slices in each stack.
-            temperature: See `draw`, as for `top_k` and `top_p`.
-            top_k: 0 or more.
-            top_p: In (0, 1].
+            drawing: How to draw.
         """
         below, level, seeds = (tf.cast(part, tf.int32) for part in (below, level, seeds))
         front = Wavefront(below.shape, seeds.shape[0], self.REACH_BELOW)
@@ -294,7 +280,7 @@ class RasterPrior(keras.Model):
             slot_seeds = tf.gather(seeds, number)
 
             def choose(logits, x):
-                return draw(logits, slot_seeds, self._place(y, x), temperature, top_k, top_p)
+                return draw(logits, slot_seeds, self._place(y, x), drawing)
 
             codes, state = self._row(state, ys, choose)
             return step + 1, state, front.write(rows, place, is_drawn, codes)
@@ -317,10 +303,10 @@ class RasterPrior(keras.Model):
         Args:
             distances: Distance of each latent to each code, float32 `(B, H, W, K)`, from
                 `VQVAE.distances`.
-            levels: int32 `(B,)`.
+            levels: See above, as for `below`.
             rate_weight: Price lambda of one bit, in units of distance. 0 gives the nearest codes,
                 and None the prior's own.
-            below: See `generate`.
+            below: See above.
 
         Reference:
             Chou, Lookabaugh and Gray 1989, Entropy-Constrained Vector Quantization.
@@ -356,10 +342,10 @@ class RasterPrior(keras.Model):
 
         Args:
             codes: int32 `(B, H, W)`.
-            levels: int32 `(B,)`.
+            levels: See above, as for `below`.
             limit: `surprise` above which a code is drawn anew, one for all or `(B,)`.
             seed: int32 scalar tensor.
-            below: See `generate`.
+            below: See above.
 
         Returns:
             Codes, int32 `(B, H, W)`, equal to those given where these did not surprise.

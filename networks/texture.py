@@ -2,7 +2,8 @@
 
 References:
     Reed et al. 2017, Parallel Multiscale Autoregressive Density Estimation: many pixels a step.
-    Salimans et al. 2017, PixelCNN++: the distribution of a grey value (`networks.greys`).
+    Salimans et al. 2017, PixelCNN++: Improving the PixelCNN with Discretized Logistic Mixture
+    Likelihood and Other Modifications, section 2.1: the distribution of a grey value.
 """
 
 import math
@@ -14,9 +15,77 @@ import tensorflow as tf
 from keras import layers, ops
 
 from networks import check_range, graph_function, replicas, serializable
-from networks.frames import cut, fill
-from networks.greys import PARAMETERS, draw_greys, log_likelihood
+from networks.frames import check_frame, cut, fill
 from networks.layers import convolution, full_precision
+
+# ---- grey values -------------------------------------------------------------------------------
+
+COMPONENTS = 3
+PARAMETERS = 1 + 3 * COMPONENTS  # of a pixel: logit of the background; weight, mean, log scale
+GREYS = 255  # steps from black to white
+FIRST_SCALE = math.log(0.03)  # log scale before any training, in units of the grey range
+# Narrower components are no better than a quarter of a grey value. Of wider ones than seven grey
+# ranges, float32 could not tell the probability of a single grey value.
+LOG_SCALES = -7.0, 2.0
+
+
+def log_likelihood(values: tf.Tensor, parameters: tf.Tensor, restored: tf.Tensor) -> tf.Tensor:
+    """Log-probability of grey values in nats, `(...)`. The lowest and the highest take the tails.
+
+    Args:
+        values: Grey values over 255, float32 `(..., 1)` in [0, 1].
+        parameters: Float32 `(..., PARAMETERS)`.
+        restored: What the means are relative to, float32 `(..., 1)` in [0, 1].
+    """
+    # It loads for a second, which the first stage of a training does without.
+    from tensorflow_probability import distributions  # noqa: PLC0415
+
+    background, weights, means, scales = _split(parameters, restored)
+    # A quantized distribution rounds up, hence the half.
+    logistic = distributions.Logistic(GREYS * means - 0.5, GREYS * scales)
+    brain = distributions.MixtureSameFamily(
+        distributions.Categorical(logits=weights),
+        distributions.QuantizedDistribution(logistic, low=1.0, high=GREYS),
+    )
+    greys = tf.round(GREYS * values[..., 0])
+    return tf.where(
+        greys == 0,
+        tf.math.log_sigmoid(background),
+        tf.math.log_sigmoid(-background) + brain.log_prob(tf.maximum(greys, 1.0)),
+    )
+
+
+def draw_greys(parameters: tf.Tensor, restored: tf.Tensor, uniforms: tf.Tensor) -> tf.Tensor:
+    """Draw grey values over 255, `(...)`. A pixel is background where that is likelier than not.
+
+    That alone is not drawn. The pixels of one step would be drawn independently, which frays the
+    edge of a brain and leaves single black pixels in it.
+
+    Args:
+        parameters: Float32 `(..., PARAMETERS)`.
+        restored: What the means are relative to, float32 `(..., 1)` in [0, 1].
+        uniforms: Independent random numbers, float32 `(..., 2)` in [0, 1).
+    """
+    background, weights, means, scales = _split(parameters, restored)
+    first, second = tf.unstack(uniforms, axis=-1)
+    reached = tf.cumsum(tf.nn.softmax(weights), axis=-1) < first[..., None]
+    chosen = tf.one_hot(tf.reduce_sum(tf.cast(reached[..., :-1], tf.int32), axis=-1), COMPONENTS)
+    mean, scale = (tf.reduce_sum(chosen * part, axis=-1) for part in (means, scales))
+    second = tf.clip_by_value(second, 1e-6, 1 - 1e-6)
+    values = mean + scale * (tf.math.log(second) - tf.math.log1p(-second))
+    greys = tf.clip_by_value(tf.round(values * GREYS), 1, GREYS)
+    return tf.where(background > 0, 0.0, greys / GREYS)
+
+
+def _split(parameters, restored):
+    """Logit of the background `(...)`; weights, means and scales `(..., COMPONENTS)`."""
+    background, rest = parameters[..., 0], parameters[..., 1:]
+    weights, means, log_scales = tf.split(rest, 3, axis=-1)
+    scales = tf.exp(tf.clip_by_value(log_scales + FIRST_SCALE, *LOG_SCALES))
+    return background, weights, restored + 0.1 * means, scales
+
+
+# ---- the network -------------------------------------------------------------------------------
 
 FIRST_KEY = 10**6  # of the random numbers; the keys of codes are their places, which are fewer
 PATCH = 4  # pixels of a side of the patches of which each step draws one pixel
@@ -58,7 +127,7 @@ class Texture(keras.Model):
 
     Args:
         image_size: Pixels S of a side of a slice.
-        frame: First row, first column, and the row and column after the last, as in `VQVAE`.
+        frame: As in `VQVAE`.
         width: Channels C.
         blocks: Number of residual blocks.
         vqvae: Fingerprint of the VQ-VAE whose reconstructions it knows. Networks ignore it. Loading
@@ -80,14 +149,10 @@ class Texture(keras.Model):
             image_size=image_size, frame=list(frame), width=width, blocks=blocks, vqvae=vqvae
         )
         check_range("image_size", image_size, int, PATCH, 2048)
-        check_range("frame", frame, int, 0, image_size, length=4)
         check_range("width", width, int, 2, 1024)
         check_range("blocks", blocks, int, 1, 64)
+        check_frame(frame, image_size, PATCH)
         top, left, bottom, right = frame
-        if bottom <= top or right <= left or (bottom - top) % PATCH or (right - left) % PATCH:
-            raise ValueError(
-                f"`frame` must consist of {PATCH} x {PATCH} patches. Received: {frame}"
-            )
         policy = self.dtype_policy
         conv = convolution(policy)
         self.head = conv(width, 3)
@@ -99,18 +164,14 @@ class Texture(keras.Model):
         self.out = layers.Dense(
             PARAMETERS, kernel_initializer="zeros", dtype=full_precision(policy)
         )
-        self._build_layers((bottom - top) // PATCH, (right - left) // PATCH, width)
-
-    def _build_layers(self, rows, columns, width):
-        places = (None, rows, columns)
+        places = (None, (bottom - top) // PATCH, (right - left) // PATCH)
         self.head.build((*places, 4 * STEPS))
         for layer in (*self.inner, *self.outer, self.out):
             layer.build((*places, width))
         for layer in (self.of_step, self.of_below):
             layer.build((None,))
-        self.positions = self.add_weight(
-            shape=(rows, columns, width), initializer="zeros", name="positions"
-        )
+        shape = (*places[1:], width)
+        self.positions = self.add_weight(shape=shape, initializer="zeros", name="positions")
         self.built = True
 
     def call(self, inputs, training=False):

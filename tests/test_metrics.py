@@ -6,7 +6,7 @@ from scipy import ndimage
 from skimage.metrics import structural_similarity
 
 from evaluation import metrics
-from fitting.codes import code_counts
+from fitting.training_data import code_counts
 from networks import losses
 
 

@@ -6,7 +6,7 @@ import tensorflow as tf
 from conftest import CODES, LEVELS, codes, make_prior
 
 import dataset
-from networks.logits import draw
+from networks.logits import Drawing, draw
 from networks.neighbours import NO_CODE
 from sources.folder import NO_SLICE, make_split
 
@@ -89,10 +89,12 @@ def test_a_wavefront_draws_what_is_drawn_slice_by_slice(rows, count, lowest, rea
     seeds, rng = tf.range(20, 20 + count), np.random.default_rng(3)
     under = np.full((2, 2, rows, 6), NO_CODE, "int32")
     under[1, 0] = rng.integers(0, CODES, (rows, 6))
-    drawn = prior.sample_upward(under, tf.constant(lowest), seeds, *options).numpy()
+    drawn = prior.sample_upward(under, tf.constant(lowest), seeds, Drawing(*options)).numpy()
     for number in range(count):
         level = tf.fill((2,), lowest + number)
-        one = prior.sample(level, seeds[number], *options, below=tf.constant(under)).numpy()
+        one = prior.sample(
+            level, seeds[number], Drawing(*options), below=tf.constant(under)
+        ).numpy()
         np.testing.assert_array_equal(drawn[:, number], one)
         under = np.stack([one, under[:, 0]], axis=1)
     assert (drawn[0] != drawn[1]).any() and (drawn[0, 0] != drawn[0, -1]).any()
@@ -103,15 +105,6 @@ def test_bits_are_those_of_the_logits(prior):
     log = np.log2(tf.nn.softmax(prior.logits(data, LEVEL, below())))
     expected = -np.take_along_axis(log, data[..., None], -1)[..., 0]
     np.testing.assert_allclose(prior.bits(data, LEVEL, below()), expected, atol=1e-4)
-
-
-def test_a_prior_that_reads_nothing_below_ignores_it():
-    prior = make_prior(reads_below=False)
-    alone = prior.logits(codes(), LEVEL)
-    np.testing.assert_array_equal(alone, prior.logits(codes(), LEVEL, below()))
-    seed = tf.constant(1)
-    drawn = prior.sample(tf.constant(LEVEL), seed)
-    np.testing.assert_array_equal(drawn, prior.sample(tf.constant(LEVEL), seed, below=below()))
 
 
 # ---- which slice is below ----------------------------------------------------------------------
@@ -146,26 +139,6 @@ def test_the_way_up_reaches_every_slice_once_after_the_one_below(split, batch_si
     number = {index: n for n, batch in enumerate(batches) for index in batch}
     for index, under in enumerate(split.below):
         assert under == NO_SLICE or number[under] < number[index]
-
-
-def test_a_slice_changes_only_slices_above_it():
-    """Codes are chosen up the brain. So neither what lies below nor another brain depends on it."""
-    split = make_split("test", [(case, k, f"{case} {k}") for case in (1, 2) for k in range(4)], {})
-    prior, rng = make_prior(grid=4, blocks=2), np.random.default_rng(0)
-    distances = rng.random((8, 4, 4, prior.settings["codebook_size"])).astype("float32")
-
-    def choose(distances):
-        codes = np.zeros((8, 4, 4), "int32")
-        for batch in split.upward(16):
-            below = dataset.codes_below(codes, split.below, batch)
-            codes[batch] = prior.choose_codes(distances[batch], split.levels[batch], 5.0, below)
-        return codes
-
-    before, changed = choose(distances), distances.copy()
-    changed[1] = rng.random(changed[1].shape)  # level 1 of case 1
-    moved = (choose(changed) != before).any((1, 2))
-    assert moved[1] and moved[2:4].any()
-    assert not moved[0] and not moved[4:].any()
 
 
 def test_stacks_are_cases_with_all_levels(split):

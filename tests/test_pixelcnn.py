@@ -5,10 +5,8 @@ import tensorflow as tf
 from conftest import CODES, LEVELS, codes, make_prior
 
 from fitting import checkpoints
-from modules import PRIORS, PixelCNN
 from networks import raster, serializable
-from networks.gated import GatedBlock, shift
-from networks.logits import draw, surprise
+from networks.logits import Drawing, draw, surprise
 from networks.neighbours import NO_CODE
 from utils import InputError
 
@@ -58,7 +56,8 @@ def test_level_and_mirroring_are_conditions(prior):
 def shares(probability, **options):
     logits = tf.constant(np.tile(np.log([probability]), (20000, 1)), tf.float32)
     return (
-        np.bincount(draw(logits, tf.constant(0), 0, **options), minlength=len(probability)) / 20000
+        np.bincount(draw(logits, tf.constant(0), 0, Drawing(**options)), minlength=len(probability))
+        / 20000
     )
 
 
@@ -127,49 +126,6 @@ def test_surprise_of_a_known_distribution():
     )
 
 
-# ---- shifted convolutions are masked ones ------------------------------------------------------
-
-
-def seen(conv, *inputs):
-    """What a convolution of the block makes of its inputs, without the bias."""
-    return conv(np.concatenate(inputs, axis=-1)) - conv.bias
-
-
-def masked_convolution(x, taps, mask, dilation):
-    """Plain convolution with taps `(h, ...)` of which a mask `(h, w)` sets some to 0."""
-    taps = np.where(np.array(mask)[..., None, None], taps, 0.0).astype("float32")
-    return tf.nn.conv2d(x, taps, 1, "SAME", dilations=dilation)
-
-
-@pytest.mark.parametrize("dilation", [1, 2, 4])
-def test_shifted_convolutions_are_masked_ones(dilation):
-    """Mask B sees its own place and what is before it, and the shift of the input makes it mask A.
-
-    A vertical kernel of 3 x 3 would see the row below too, a horizontal one the column to the
-    right.
-    """
-    layer = GatedBlock(4, dilation)
-    layer.build((None, 9, 7, 4))
-    x = np.random.default_rng(0).normal(size=(2, 9, 7, 4)).astype("float32")
-    here, above = np.split(layer.vertical_conv.kernel.numpy()[0], 2, axis=1)  # (3, C, 2C) each
-    taps, conv = np.stack([above, here, np.ones_like(here)]), layer.vertical_conv
-    mask_b = masked_convolution(x, taps, [[1] * 3, [1] * 3, [0] * 3], dilation)
-    np.testing.assert_allclose(seen(conv, x, shift(x, rows=dilation)), mask_b, atol=1e-5)
-    if dilation == 1:
-        taps, down = np.stack([above, here, *np.ones((3, *here.shape))]), shift(x, rows=1)
-        mask_a = masked_convolution(x, taps, [[1] * 3] * 2 + [[0] * 3] * 3, 1)
-        np.testing.assert_allclose(seen(conv, down, shift(down, rows=1)), mask_a, atol=1e-5)
-
-    here, left = np.split(layer.horizontal_conv.kernel.numpy(), 2, axis=0)  # (C, 2C) each
-    taps, conv = np.stack([left, here, np.ones_like(here)])[None], layer.horizontal_conv
-    mask_b = masked_convolution(x, taps, [[1, 1, 0]], dilation)
-    np.testing.assert_allclose(seen(conv, x, shift(x, columns=dilation)), mask_b, atol=1e-5)
-    if dilation == 1:
-        taps = np.stack([left, here, *np.ones((3, *here.shape))])[None]
-        mask_a, right = masked_convolution(x, taps, [[1, 1, 0, 0, 0]], 1), shift(x, columns=1)
-        np.testing.assert_allclose(seen(conv, right, shift(right, columns=1)), mask_a, atol=1e-5)
-
-
 # ---- the seam for other priors -----------------------------------------------------------------
 
 
@@ -228,33 +184,6 @@ def test_another_prior_trains_and_comes_back_from_its_file(smallest, tmp_path):
     checkpoints.save_model(smallest, tmp_path / "vqvae.keras")
     with pytest.raises(InputError, match="it holds no VQVAE"):
         checkpoints.load_model(tmp_path / "vqvae.keras")
-
-
-def test_priors_have_names():
-    assert PRIORS["pixelcnn"] is PixelCNN
-    assert all(issubclass(kind, raster.RasterPrior) for kind in PRIORS.values())
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"grid": 0}, {"grid": (4, 4, 4)}, {"codebook_size": 1}, {"num_levels": 0}, {"blocks": 65},
-        {"width": True}, {"width": 8.0}, {"dropout": 2}, {"rate_weight": "1"},
-        {"rate_weight": float("nan")},
-    ],
-)  # fmt: skip
-def test_settings_out_of_range(settings):
-    (name,) = settings
-    with pytest.raises(ValueError, match=f"`{name}` must be .* Received: {name}="):
-        PixelCNN(**{"grid": 4, "codebook_size": CODES, "num_levels": LEVELS, **settings})
-
-
-def test_a_prior_without_step_says_what_is_missing():
-    class Half(raster.RasterPrior):
-        pass
-
-    with pytest.raises(TypeError, match="Half must define `step`"):
-        Half(8, CODES, LEVELS).sample(tf.constant([0]), tf.constant(0))
 
 
 @pytest.mark.slow

@@ -5,11 +5,10 @@ Every training here that ends early is a process of its own, as a user's is.
 
 import os
 import random
-import shutil
 import signal
-import subprocess
 import time
 
+import filelock
 import numpy as np
 import pytest
 from conftest import (
@@ -18,11 +17,14 @@ from conftest import (
     TINY,
     assert_same_histories,
     assert_same_models,
+    contents,
     one_line,
     train,
     write_slices,
 )
 
+from fitting import loop
+from fitting.run_directory import STAGES as STAGES_OF_RUNS
 from fitting.run_directory import RunDirectory
 from utils import PARTIAL_FILES
 
@@ -78,61 +80,68 @@ def fill_disk(start_training, run, data):
     assert not list(run.path.rglob(PARTIAL_FILES))
 
 
-@pytest.mark.slow
-def test_kills_at_random_moments_change_nothing(slices_folder, start_training, tmp_path):
-    """All stages of a training that is killed often end as those of one that is not."""
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    flags = [*TINY, "--epochs", 3, "--prior-epochs", 3, "--save-minutes", 0]
-    flags += ["--rate-weight", 1.5, "--texture-epochs", 1]
-    begin = time.monotonic()
-    assert start_training(slices_folder, whole, *flags).finish().returncode == 0
-    length, kills, chance = time.monotonic() - begin, 0, random.Random(0)
-    while kills < 5:
-        training = start_training(slices_folder, killed, *flags)
-        training.wait_for_text("Training on")  # nothing can be lost before it
-        try:
-            done = training.finish(timeout=chance.uniform(0, 0.6) * length)
-        except subprocess.TimeoutExpired:
-            stop(signal.SIGKILL, training)
-            kills += 1
-        else:  # it was through, and the kills that are left fall on a new run
-            assert done.returncode == 0, done.stderr
-            assert_same_models(whole, killed)
-            shutil.rmtree(killed)
-    assert start_training(slices_folder, killed, *flags).finish().returncode == 0
-    assert_same_models(whole, killed)
-    assert_same_histories(whole, killed)
-
-
 WIDE = [
     "--image-size", "64", "--width", "96", "--prior-width", "96", "--batch-size", "16",
     "--epochs", "1", "--first-prior-epochs", "1", "--prior-epochs", "1", "--texture-epochs", "1",
-    "--seed", "3",
+    "--seed", "3", "--save-minutes", "0",
 ]  # fmt: skip
 
 
 @pytest.mark.slow
-def test_a_run_of_real_width_goes_on_at_each_border_of_stages_bit_for_bit(start_training, tmp_path):
+def test_kills_at_random_moments_of_each_stage_change_no_bit(start_training, tmp_path):
     """Narrow networks do not show that a stage depends on what ran before it in its process.
 
     It runs on all cores, as a user's training does.
     """
     all_cores = {name: None for name in os.environ if name.endswith("_THREADS")}
     data = write_slices(tmp_path / "data", {**CASES, "train": range(7, 19)})  # 48 images
-    whole, parted = (RunDirectory(tmp_path / name) for name in ("whole", "parted"))
+    whole, killed = (RunDirectory(tmp_path / name) for name in ("whole", "killed"))
+    chance = random.Random(0)
 
     def begin(run):
         return start_training(data, run.path, *WIDE, environment=all_cores)
 
     assert begin(whole).finish().returncode == 0
-    for stage in ("first_prior", "prior", "texture"):
-        training = begin(parted)
-        training.wait_for(parted.state(stage))
+    for stage in STAGES_OF_RUNS:
+        training = begin(killed)
+        training.wait_for(killed.state(stage))
+        time.sleep(chance.uniform(0, 1))
         stop(signal.SIGKILL, training)
-    assert begin(parted).finish().returncode == 0
-    assert_same_models(whole.path, parted.path)
+    assert begin(killed).finish().returncode == 0
+    assert_same_models(whole.path, killed.path)
+    assert_same_histories(whole.path, killed.path)
     for name in ("first_prior_codes", "codes", "code_counts"):
-        with np.load(getattr(whole, name)) as one, np.load(getattr(parted, name)) as other:
+        with np.load(getattr(whole, name)) as one, np.load(getattr(killed, name)) as other:
             assert one.files == other.files
             for array in one.files:
                 np.testing.assert_array_equal(one[array], other[array])
+
+
+# ---- what goes wrong ---------------------------------------------------------------------------
+
+
+def test_loss_that_is_not_finite_stops_at_once(slices_folder, tmp_path):
+    run = tmp_path / "run"
+    state = run / "resume" / "vqvae.npz"
+    done = train(slices_folder, run, "--learning-rate", "1e20", "--epochs", "3")
+    one_line(done, "vqvae: the ", "is not finite at step", "--precision float32", state)
+    assert not (run / "prior.keras").exists()
+    with np.load(state) as arrays:
+        assert all(np.isfinite(arrays[name]).all() for name in arrays.files)
+
+
+def test_two_trainings_cannot_share_a_run(slices_folder, run_copy):
+    with filelock.FileLock(run_copy / ".lock"):
+        before = contents(run_copy)
+        one_line(train(slices_folder, run_copy), "is held by another training")
+        assert contents(run_copy) == before
+
+
+@pytest.mark.parametrize("used, collapses", [(100.0, True), (499.0, False)])
+def test_collapse_is_warned_of(used, collapses, capsys):
+    rows = [{"val_loss": 1.0, "seconds": 1.0, "codes_used": codes} for codes in (300.0, used)]
+    loop._comment("vqvae", rows, epochs=5, patience=5, codebook_size=512)
+    printed = capsys.readouterr().out
+    message = "collapsing, 300 codes were used in the epoch before and 100 of 512 now"
+    assert (message in printed) == collapses and ("collapsing" in printed) == collapses
+    assert "minutes left" in printed

@@ -213,9 +213,5 @@ def test_every_contender_is_made(monkeypatch, images, slices_folder, tmp_path):
     args = rivals.parse([*flags, "--image-size", "32"])
     made = {name: rivals.make(name, images, slices, args) for name in rivals.NAMES}
     assert made["monai"] == "contenders.monai_rival" and made["report"].minutes == 1.5
-<<<<<<< HEAD
     assert made["ours-fine"].settings.reduction == 4
-=======
-    assert made["ours-fine"].settings.reduction == 4 and made["ours"].settings.image_size == 32
->>>>>>> fitting
     assert all(made[name].settings.rate_weight == 0 for name in rivals.OURS)

@@ -8,8 +8,17 @@ import tensorflow as tf
 from evaluation import reconstruction
 from fitting import checkpoints
 from fitting.run_directory import RunDirectory
-from networks.greys import GREYS, PARAMETERS, draw_greys, log_likelihood
-from networks.texture import ORDER, PATCH, STEPS, Texture, coarse_to_fine
+from networks.texture import (
+    GREYS,
+    ORDER,
+    PARAMETERS,
+    PATCH,
+    STEPS,
+    Texture,
+    coarse_to_fine,
+    draw_greys,
+    log_likelihood,
+)
 from sources.folder import make_split
 from utils import InputError
 

@@ -11,10 +11,10 @@ import train
 from contenders.contender import Contender, in_batches
 from contenders.keras_rivals import stepper
 from evaluation.samples import SamplingOptions, draw_all, spread_levels
-from fitting import checkpoints, codes, stages
+from fitting import checkpoints, stages
 from fitting.devices import restart_keras, use_precision
 from fitting.run_directory import RunDirectory
-from fitting.training_data import TrainingData
+from fitting.training_data import TrainingData, choose_codes
 from modules import Models
 from sources.folder import Slices
 from sources.images import to_grey, to_unit
@@ -24,9 +24,9 @@ class Ours(Contender):
     """VQ-VAE and PixelCNN of this repository, with the settings of train.py.
 
     Codes are the nearest ones, as those of the rivals are. So there is no first prior, and no time
-    goes into a choice. The learning rate rises over some steps and falls along a cosine, as in train.py.
-    It falls over the minutes of a stage, because nobody knows its steps in advance. It does not
-    rise over minutes, because the first step alone takes many seconds.
+    goes into a choice. The learning rate rises over some steps and falls along a cosine, as in
+    train.py. It falls over the minutes of a stage, because nobody knows its steps in advance. It
+    does not rise over minutes, because the first step alone takes many seconds.
 
     Args:
         images: As for `Contender`, and so is `minutes`.
@@ -55,9 +55,8 @@ class Ours(Contender):
     def start(self, stage):
         if stage == "prior":
             checkpoints.save_model(self.models["vqvae"], self.run.model("vqvae"))
-            codes.choose_codes(self.run, self.data, 0.0, self.codebook_size)
-            return self._start(stages.prior_stage(self.run, self.data, self.settings))
-        return self._start(stages.vqvae_stage(self.data, self.settings))
+            choose_codes(self.run, self.data, self.run.codes, rate_weight=0.0)
+        return self._start(stages.plan(self.run, self.data, self.settings)[stage])
 
     def _start(self, stage):
         task = stage.load()
