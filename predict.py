@@ -83,8 +83,7 @@ def main(args):
     cohort = config["data"].get("cohort")
     if args.anomaly is not None:
         split, name = find_split(args.anomaly, args.data, cohort, args.split)
-        steps = import_steps()
-        steps.map_anomalies(run, config["data"]["name"], split, name, args.slice, args.seed)
+        import_steps().map_anomalies(args, run, config["data"]["name"], split, name)
         return
     needs_slices = args.write_reconstructions or args.evaluate_samples or args.complete
     slices = None
@@ -92,25 +91,7 @@ def main(args):
         slices = find_data(args.data, cohort)
     if args.evaluate_samples:
         check_comparison(slices, args.split, run, config["data"]["fingerprint"])
-    steps = import_steps()
-    steps.predict(
-        run,
-        config,
-        slices,
-        steps.SamplingOptions(
-            args.seed, args.temperature, args.top_k, args.top_p, not args.no_texture
-        ),
-        split_name=args.split,
-        rate_weight=args.rate_weight,
-        write_reconstructions=args.write_reconstructions,
-        num_samples=args.samples,
-        level=args.slice,
-        num_brains=args.brains,
-        from_slice=args.from_slice,
-        walk=args.walk,
-        completions=args.complete,
-        num_compared=args.evaluate_samples,
-    )
+    import_steps().predict(args, run, config, slices)
 
 
 def import_steps():

@@ -91,7 +91,8 @@ def detail(images: np.ndarray, reconstructions: np.ndarray) -> dict:
         spatial frequencies in `FINE_DETAIL`. `fine_correlation` is the correlation of both images
         in these frequencies inside the eroded brain. Invented detail lowers it.
     """
-    fine = _fine_frequencies(images.shape[1:])
+    frequency = np.hypot(*np.meshgrid(*map(np.fft.fftfreq, images.shape[1:]), indexing="ij"))
+    fine = (frequency >= FINE_DETAIL[0]) & (frequency <= FINE_DETAIL[1])
     energies = np.zeros((2, 2))  # originals and reconstructions; gradient and spectrum
     products = np.zeros((2, 2))  # of the fine parts of both, inside
     for pair in zip(images, reconstructions):
@@ -147,38 +148,6 @@ def _pairs(images, restored):
     for begin in range(0, len(images), BATCH):
         part = slice(begin, begin + BATCH)
         yield to_unit(images[part, ..., None]), to_unit(restored[part, ..., None])
-
-
-def energy_ratios(images: np.ndarray, others: np.ndarray) -> dict[str, float]:
-    """Compare the energy of fine detail in two sets of slices, which need not be pairs.
-
-    Args:
-        images: uint8 `(N, S, S)`.
-        others: What they are compared with, uint8 `(M, S, S)`.
-
-    Returns:
-        `gradient_ratio` and `spectrum_ratio` as in `detail`, but each slice has its own brain. NaN
-        where the others have no detail.
-    """
-    fine = _fine_frequencies(images.shape[1:])
-    means = []
-    for some in (images, others):
-        rows = []
-        for image in some:
-            image = image / 255.0
-            brain = image > 0
-            gradient = np.hypot(*np.gradient(image))[brain].sum() / max(1, brain.sum())
-            rows.append((gradient, (np.abs(np.fft.fft2(image) * fine) ** 2).sum()))
-        means.append(np.mean(rows, axis=0))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        gradient, spectrum = means[0] / means[1]
-    return {"gradient_ratio": float(gradient), "spectrum_ratio": float(spectrum)}
-
-
-def _fine_frequencies(shape):
-    """Frequencies of an image that are in `FINE_DETAIL`, bool, as `np.fft.fft2` orders them."""
-    frequency = np.hypot(*np.meshgrid(*map(np.fft.fftfreq, shape), indexing="ij"))
-    return (frequency >= FINE_DETAIL[0]) & (frequency <= FINE_DETAIL[1])
 
 
 def diversity(images: np.ndarray, levels: np.ndarray, pairs: int = 20, seed: int = 0) -> float:

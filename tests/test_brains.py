@@ -11,8 +11,8 @@ import tensorflow as tf
 from conftest import IMAGE_SIZE, LEVELS, make_prior, predict, run_script
 from PIL import Image
 
-from evaluation import brains, comparison
-from evaluation.context import SamplingOptions
+from evaluation import brains, comparison, reconstruction, samples
+from evaluation.context import FIRST_BRAIN, FIRST_COMPARED, SamplingOptions
 from fitting import checkpoints
 from fitting.run_directory import RunDirectory
 from modules import Models, PixelCNN
@@ -52,27 +52,29 @@ def draw_texture(restored, seeds, below):
     return restored if below is None else restored + below
 
 
-FAKE_VQVAE = types.SimpleNamespace(decode=decode)
+FAKE_VQVAE, OPTIONS = types.SimpleNamespace(decode=decode), SamplingOptions(3)
+
+
+def draw(count, prior, vqvae=FAKE_VQVAE, begin=None, options=OPTIONS, texture=None):
+    """Batches of brains."""
+    drawn = brains.draw_brain_codes(prior, count, options, begin)
+    return list(samples.decode(Models(vqvae, prior, texture), drawn, options))
 
 
 def test_the_texture_of_a_slice_is_given_the_drawn_slice_below():
-    with_texture = types.SimpleNamespace(draw=draw_texture)
-    plain, drawn = (
-        np.concatenate(
-            list(
-                brains.draw_brains(Models(FAKE_VQVAE, FakePrior(), texture), 2, SamplingOptions(0))
-            )
-        )
-        for texture in (None, with_texture)
-    )
+    texture = types.SimpleNamespace(draw=draw_texture)
+    (plain,) = draw(2, FakePrior())
+    (drawn,) = draw(2, FakePrior(), options=SamplingOptions(0, texture=True), texture=texture)
     np.testing.assert_allclose(drawn, np.cumsum(plain.astype(int), axis=1), atol=2)
 
 
 def test_every_slice_is_given_those_drawn_below_it():
     prior, below = make_prior(4, blocks=2), tf.fill((2, 2, 4, 4), NO_CODE)
-    (codes,) = brains.draw_brain_codes(prior, 2, SamplingOptions(3))
+    ((codes, numbers),) = brains.draw_brain_codes(prior, 2, SamplingOptions(3))
+    expected = FIRST_BRAIN + np.arange(2 * LEVELS).reshape(2, LEVELS)
+    np.testing.assert_array_equal(numbers, expected)
     for level in range(LEVELS):
-        seed = numbered_seed(3, brains.FIRST_BRAIN + level)
+        seed = numbered_seed(3, FIRST_BRAIN + level)
         one = prior.sample(tf.fill((2,), level), seed, below=below)
         np.testing.assert_array_equal(codes[:, level], one)
         below = tf.stack([one, below[:, 0]], axis=1)
@@ -80,7 +82,7 @@ def test_every_slice_is_given_those_drawn_below_it():
 
 def test_brains_are_drawn_in_batches():
     prior = FakePrior()
-    drawn = list(brains.draw_brains(Models(FAKE_VQVAE, prior), 18, SamplingOptions(0)))
+    drawn = draw(18, prior)
     assert [len(batch) for batch in drawn] == [16, 2]
     np.testing.assert_array_equal(drawn[1][0, :, 0, 0], as_grey(NO_CODE + 1 + np.arange(3)))
     assert prior.levels == [0, 1, 2] * 2 and len(set(prior.seeds)) == 6
@@ -88,24 +90,23 @@ def test_brains_are_drawn_in_batches():
 
 def test_a_brain_grows_from_a_slice():
     prior, first = FakePrior(), np.full((4, 4), 5)
-    begin, fakes = brains.FirstSlice(1, first), Models(FAKE_VQVAE, prior)
-    (brain,) = brains.draw_brains(fakes, 1, SamplingOptions(0), begin)
+    begin = brains.FirstSlice(1, first)
+    (brain,) = draw(1, prior, begin=begin)
     np.testing.assert_array_equal(brain[0, :, 0, 0], as_grey([5, 6]))
     assert prior.levels == [2]
-    (brain,) = brains.draw_brains(fakes, 1, SamplingOptions(0), begin._replace(level=2))
+    (brain,) = draw(1, prior, begin=begin._replace(level=2))
     assert brain.shape[1] == 1 and prior.levels == [2]
 
 
 def test_a_first_slice_at_an_unknown_level_is_refused():
     first = make_split("some", [(7, LEVELS, "case_007_slice_4.nii.png")], {})
     with pytest.raises(InputError, match=f"up to number {LEVELS}, and the prior of RUN knows 0 to"):
-        brains.plan(Models(FAKE_VQVAE, make_prior(grid=4, blocks=2)), "RUN", 1, first, False)
+        reconstruction.check_levels("RUN", make_prior(grid=4, blocks=2), first)
 
 
 def test_brains_do_not_depend_on_how_many_are_drawn(vqvae):
-    prior, options = make_prior(IMAGE_SIZE // 8, blocks=2), SamplingOptions(3)
-    (two,) = brains.draw_brains(Models(vqvae, prior), 2, options)
-    (one,) = brains.draw_brains(Models(vqvae, prior), 1, options)
+    prior = make_prior(IMAGE_SIZE // 8, blocks=2)
+    (two,), (one,) = draw(2, prior, vqvae), draw(1, prior, vqvae)
     assert two.shape == (2, LEVELS, IMAGE_SIZE, IMAGE_SIZE)
     np.testing.assert_allclose(one[0].astype(int), two[0].astype(int), atol=1)
     assert np.abs(two[0].astype(int) - two[1]).max() > 3
@@ -120,8 +121,7 @@ def test_slices_to_compare_are_those_of_brains_or_drawn_one_by_one(vqvae, reads_
         assert len(set(drawn.groups)) == 3
         return
     assert drawn.levels.tolist() == [1, 3, 1] and len(set(drawn.groups)) == 2
-    first = comparison.FIRST_EVALUATED
-    (whole,) = brains.draw_brain_codes(prior, 2, SamplingOptions(3), first=first)
+    ((whole, _),) = brains.draw_brain_codes(prior, 2, SamplingOptions(3), first=FIRST_COMPARED)
     images = to_grey(vqvae.decode(whole[[0, 0, 1], [1, 3, 1]]))[..., 0]
     np.testing.assert_array_equal(images, drawn.images)
 

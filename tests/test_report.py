@@ -12,7 +12,7 @@ from keras import ops
 from PIL import Image
 
 import modules
-from evaluation import panels, plots, reconstruction, report, samples
+from evaluation import plots, reconstruction, report, samples, steps
 from evaluation.context import Context, SamplingOptions
 from fitting.checkpoints import fingerprint, save_model
 from fitting.run_directory import RunDirectory, write_history
@@ -56,7 +56,7 @@ def evaluated(untouched, slices_folder, tmp_path_factory):
     """The run after an evaluation, and with anomalies; and the captions of all figures."""
     run, captions = tmp_path_factory.mktemp("runs") / "evaluated", {}
     shutil.copytree(untouched, run)
-    save = panels.save_figure
+    save = plots.save_figure
 
     def save_figure(figure, path, caption):
         captions[path.stem] = caption
@@ -93,10 +93,11 @@ def test_captions_say_how_samples_were_drawn(tmp_path):
     options = SamplingOptions(3, 0.5, 3, 0.9)
     assert options.drawn.endswith("with seed 3, temperature 0.5, top-k 3, top-p 0.9")
     vqvae = SimpleNamespace(grid=(4, 4), settings={"codebook_size": 16})
-    context = Context(Models(vqvae, None, "a texture"), "OASIS", options, tmp_path)
-    assert "with the texture drawn; trained on OASIS" in context.made
-    plain = dataclasses.replace(context, sampling=SamplingOptions(0, texture=False))
-    assert "seed 0, decoded" in plain.made and "texture" not in plain.made
+    context = Context(Models(vqvae, None), "OASIS", options, tmp_path)
+    assert "texture" not in context.made
+    textured = dataclasses.replace(context, sampling=SamplingOptions(0, texture=True))
+    assert "seed 0, decoded" in textured.made
+    assert "with the texture drawn; trained on OASIS" in textured.made
 
 
 @pytest.mark.parametrize("count", [1, 9])
@@ -163,16 +164,20 @@ VQVAE = SimpleNamespace(decode=decode, grid=(4, 4), settings={"codebook_size": 1
 ])  # fmt: skip
 def test_each_batch_has_its_seed_and_is_drawn_when_it_is_asked_for(first, expected):
     prior, levels = FakePrior(), np.zeros(40, int)
-    batches = samples.draw_slices(Models(VQVAE, prior), levels, SamplingOptions(5), first)
+    options = SamplingOptions(5)
+    drawn = samples.draw_slice_codes(prior, levels, options, first)
+    batches = samples.decode(Models(VQVAE, prior), drawn, options)
     assert not prior.seeds and len(next(batches)) == 16 and len(prior.seeds) == 1
     assert [len(batch) for batch in batches] == [16, 8]
     assert prior.seeds == expected
     last = SamplingOptions(seed=2**31 - 1)
-    list(samples.draw_slices(Models(VQVAE, prior), levels, last, first=10**6))
+    assert [int(n[0, 0]) for _, n in samples.draw_slice_codes(prior, levels, last, 10**6)] == [
+        10**6, 10**6 + 16, 10**6 + 32,
+    ]  # fmt: skip
     assert all(0 <= seed < 2**31 for seed in prior.seeds)
 
 
-def test_of_many_samples_a_few_are_shown(tmp_path):
+def test_of_many_samples_a_few_are_shown(tmp_path, monkeypatch):
     levels = samples.spread_levels(200, None, np.arange(4))
     split = make_split("test", [(1, level, f"{level}") for level in range(4)], {})
     context = Context(
@@ -184,15 +189,18 @@ def test_of_many_samples_a_few_are_shown(tmp_path):
         split,
         {"images": np.zeros((4, 8, 8), "uint8")},
     )
-    section = samples.sample(context, levels)
+    calls = []
+    monkeypatch.setattr(plots, "samples", lambda *given: calls.append(given))
+    monkeypatch.setattr(plots, "rows_of_images", lambda *_, **given: calls.append(given))
+    metrics = samples.sample(context, levels)
     assert len(list((tmp_path / "samples").iterdir())) == 200
-    assert section.metrics["samples"]["count"] == 200
-    shown, pairs = (section.figures[name].keywords for name in ("samples", "comparison"))
-    assert "64 of 200 are shown" in shown["caption"]
-    assert shown["images"].shape == (64, 8, 8) and len(pairs["titles"]) == 8
+    assert metrics["samples"]["count"] == 200
+    (_, images, shown, caption), pairs = calls
+    assert "64 of 200 are shown" in caption
+    assert images.shape == (64, 8, 8) and len(pairs["titles"]) == 8
     numbers = spread(200, 64)
     assert numbers[0] == 0 and numbers[-1] == 199 and set(np.diff(numbers)) == {3, 4}
-    np.testing.assert_array_equal(shown["levels"], levels[numbers])
+    np.testing.assert_array_equal(shown, levels[numbers])
 
 
 # ---- the folder of results ---------------------------------------------------------------------
@@ -201,7 +209,7 @@ def test_of_many_samples_a_few_are_shown(tmp_path):
 @pytest.mark.parametrize("flags, place, error", [
     (["--samples", "3"], (samples, "write_png"), KeyboardInterrupt()),
     (["--samples", "3", "--walk"], (plots, "save_figure"), KeyboardInterrupt()),
-    (["--samples", "0"], (report, "write_json"), InputError("the disk is full.")),
+    (["--samples", "0"], (steps, "write_json"), InputError("the disk is full.")),
     (["--anomaly"], (plots, "save_figure"), KeyboardInterrupt()),
 ])  # fmt: skip
 def test_what_ends_in_the_middle_leaves_old_results(
@@ -225,7 +233,7 @@ def test_what_ends_in_the_middle_of_the_first_time_leaves_nothing(
     untouched, slices_folder, monkeypatch
 ):
     before = contents(untouched)
-    monkeypatch.setattr(report, "write", lambda *args: 1 / 0)
+    monkeypatch.setattr(steps, "write_json", lambda *args: 1 / 0)
     flags = ("--samples", 0, "--brains", 0)
     done = run_script("predict.py", "--run", untouched, "--data", slices_folder, *flags)
     assert done.returncode == 1
@@ -266,11 +274,11 @@ def test_links_are_not_followed(name, run, slices_folder, tmp_path):
 
 SHAPE = (4, 4, CODES)
 COUNTS = {
-    "another array": ({"other": np.ones(SHAPE, "int32")}, "no counts"),
+    "another array": ({"other": np.ones(SHAPE, "int32")}, "lacks 'counts'"),
     "no uses": ({"counts": np.zeros(SHAPE, "int32")}, "no counts"),
     "floats": ({"counts": np.ones(SHAPE)}, "no counts"),
-    "one code": ({"counts": np.ones((4, 4, 1), "int32")}, "has shape"),
-    "another grid": ({"counts": np.ones((8, 8, CODES), "int32")}, "shape"),
+    "one code": ({"counts": np.ones((4, 4, 1), "int32")}, "of shape"),
+    "another grid": ({"counts": np.ones((8, 8, CODES), "int32")}, "of shape"),
 }
 
 
@@ -280,7 +288,7 @@ def test_damaged_counts_are_refused(kind, tmp_path):
     path = tmp_path / "code_counts.npz"
     np.savez(path, **arrays)
     with pytest.raises(InputError, match=expected) as error:
-        reconstruction.read_code_counts(path, SHAPE)
+        reconstruction.read_code_counts(path, VQVAE)
     assert str(path) in str(error.value)
 
 

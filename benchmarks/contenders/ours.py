@@ -10,7 +10,8 @@ import dataset
 import train
 from contenders.contender import Contender, in_batches
 from contenders.keras_rivals import stepper
-from evaluation.samples import SamplingOptions, draw_all, spread_levels
+from evaluation.context import SamplingOptions
+from evaluation.samples import decode, draw_slice_codes, spread_levels
 from fitting import checkpoints, codes, stages
 from fitting.devices import restart_keras, use_precision
 from fitting.run_directory import RunDirectory
@@ -24,9 +25,9 @@ class Ours(Contender):
     """VQ-VAE and PixelCNN of this repository, with the settings of train.py.
 
     Codes are the nearest ones, as those of the rivals are. So there is no first prior, and no time
-    goes into a choice. The learning rate rises over some steps and falls along a cosine, as in train.py.
-    It falls over the minutes of a stage, because nobody knows its steps in advance. It does not
-    rise over minutes, because the first step alone takes many seconds.
+    goes into a choice. The learning rate rises over some steps and falls along a cosine, as in
+    train.py. It falls over the minutes of a stage, because nobody knows its steps in advance. It
+    does not rise over minutes, because the first step alone takes many seconds.
 
     Args:
         images: As for `Contender`, and so is `minutes`.
@@ -110,6 +111,7 @@ class Ours(Contender):
 
     def draw(self, count):
         levels = spread_levels(count, None, np.unique(self.split.levels))
-        options = SamplingOptions(seed=self.settings.seed, texture=False)
+        options = SamplingOptions(seed=self.settings.seed)
         models = Models(self.models["vqvae"], self.models["prior"])
-        return draw_all(models, levels, options, "drawing slices")
+        drawn = draw_slice_codes(models.prior, levels, options)
+        return np.concatenate(list(decode(models, drawn, options)))[:, 0]
