@@ -82,7 +82,12 @@ def main(args):
     config = read_config(run)
     cohort = config["data"].get("cohort")
     if args.anomaly is not None:
-        split, name = find_split(args.anomaly, args.data, cohort, args.split)
+        if args.anomaly:
+            split = open_folder(args.anomaly)
+            name = split.name
+        else:
+            slices = find_data(args.data, cohort)
+            split, name = slices.splits[args.split], f"{slices.name}, {args.split} split"
         import_steps().map_anomalies(args, run, config["data"]["name"], split, name)
         return
     needs_slices = args.write_reconstructions or args.evaluate_samples or args.complete
@@ -133,15 +138,6 @@ def find_data(folder, cohort):
             f"the run's config.json asks for a cohort of {cohort}: name the slices with --data DIR."
         )
     return open_slices(synthetic_slices(*numbers))
-
-
-def find_split(folder, data, cohort, split):
-    """Open the slices to map: those of a folder, or of the split. Returns their name too."""
-    if folder:
-        opened = open_folder(folder)
-        return opened, opened.name
-    slices = find_data(data, cohort)
-    return slices.splits[split], f"{slices.name}, {split} split"
 
 
 if __name__ == "__main__":

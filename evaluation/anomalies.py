@@ -32,12 +32,6 @@ EDGE = 0.05  # gradient, a pixel, at which a residual counts half
 SCORED = 0.01  # share of the image's pixels, the highest, whose mean is the score of a slice
 
 
-def settings(seed: int) -> dict:
-    """Settings behind maps and scores, as `anomaly.json` names them."""
-    draws = 2 * len(LIMITS)  # of a slice and of its mirror image
-    return {"methods": list(METHODS), "draws": draws, "limits": list(LIMITS), "seed": seed}
-
-
 def analyse(models: Models, images: np.ndarray, split: Split, seed: int = 0) -> dict:
     """Map and score what is unusual in slices, by reconstruction error and by healing.
 

@@ -173,15 +173,11 @@ def diversity(images: np.ndarray, levels: np.ndarray, pairs: int = 20, seed: int
     if not chosen:
         return float("nan")
     first, second = np.transpose(chosen)
-    images = to_unit(images)[..., None]
     scales = max(1, int(np.log2(images.shape[1] / 11)) + 1)  # 11 pixels: the window of SSIM
     weights = MS_SSIM_WEIGHTS[:scales]
     weights = [weight / sum(weights) for weight in weights]
-    values = []
-    for begin in range(0, len(first), BATCH):
-        batch = slice(begin, begin + BATCH)
-        pair = images[first[batch]], images[second[batch]]
-        values.append(tf.image.ssim_multiscale(*pair, 1.0, weights))
+    pairs = _pairs(images[first], images[second])
+    values = [tf.image.ssim_multiscale(*pair, 1.0, weights) for pair in pairs]
     return float(np.concatenate(values).mean())
 
 

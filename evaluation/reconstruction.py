@@ -123,7 +123,7 @@ def texture_measures(
     images, restored = (to_unit(results[name])[..., None] for name in ("images", "restored"))
     bits = {"bits_per_pixel": [], "bits_per_pixel_alone": []}
     for begin in progress(range(0, len(split), BATCH), "measuring the texture"):
-        batch = np.arange(begin, min(begin + BATCH, len(split)))
+        batch = slice(begin, begin + BATCH)
         pair = images[batch], restored[batch]
         alone = texture.bits(*pair).numpy()
         lower = split.below[batch]

@@ -110,25 +110,20 @@ def sample(context: Context, levels: np.ndarray) -> dict:
     """
     begin, sampling = time.perf_counter(), context.sampling
     shown, paired = spread(len(levels), SHOWN_SAMPLES), spread(len(levels), SHOWN_PAIRS)
-    batches = decode(
-        context.models, draw_slice_codes(context.models.prior, levels, sampling), sampling
-    )
+    drawn = draw_slice_codes(context.models.prior, levels, sampling)
+    batches = decode(context.models, drawn, sampling)
     kept = {}  # only those of the figures stay in memory
     for number, (image,) in enumerate(itertools.chain.from_iterable(batches)):
         name = f"sample_{number:04d}_slice_{levels[number]}.png"
         write_png(context.folder / "samples" / name, image)
         if number in shown or number in paired:
             kept[number] = image
-    metrics = {
-        "count": len(levels),
-        "seconds": time.perf_counter() - begin,
-        **dataclasses.asdict(sampling),
-    }
+    seconds = time.perf_counter() - begin
     if len(levels):
         _draw_samples(context, _stacked(kept, shown), len(levels), levels[shown])
     if len(levels) and context.split:
         _draw_comparison(context, _stacked(kept, paired), paired, levels[paired])
-    return {"samples": metrics}
+    return {"samples": {"count": len(levels), "seconds": seconds, **dataclasses.asdict(sampling)}}
 
 
 def _stacked(kept, numbers):
@@ -136,9 +131,9 @@ def _stacked(kept, numbers):
 
 
 def _draw_samples(context, images, count, levels):
-    part = f" {len(images)} of {count:,} are shown, evenly spread."
-    part = part if len(images) < count else ""
-    caption = f"Generated slices, not real ones: {context.made}.{part}"
+    caption = f"Generated slices, not real ones: {context.made}."
+    if len(images) < count:
+        caption += f" {len(images)} of {count:,} are shown, evenly spread."
     plots.samples(context.folder / "samples.png", images, levels, caption)
 
 

@@ -96,14 +96,22 @@ def map_anomalies(
         begin = time.perf_counter()
         results = anomalies.analyse(models, images, split, args.seed)
         seconds = (time.perf_counter() - begin) / len(split)
-        about = {"made": made, "data": name, "runs": [str(run)]}
-        header = {**about, **anomalies.settings(args.seed), "seconds_a_slice": seconds}
+        header = {
+            "made": made,
+            "data": name,
+            "runs": [str(run)],
+            "methods": list(anomalies.METHODS),
+            "draws": 2 * len(anomalies.LIMITS),  # of a slice and of its mirror image
+            "limits": list(anomalies.LIMITS),
+            "seed": args.seed,
+            "seconds_a_slice": seconds,
+        }
         scores = report.write_anomalies(folder, header, trained_on, split, images, results)
     report.print_scores(scores)
     out = run.predictions
+    scored, mapped = out / report.ANOMALIES, out / "anomaly"
     print(
-        f"{seconds:.2f} s a slice. Scores are in {out / report.ANOMALIES}, "
-        f"most unusual first, images in {out / 'anomaly'}"
+        f"{seconds:.2f} s a slice. Scores are in {scored}, most unusual first, images in {mapped}"
     )
 
 

@@ -125,16 +125,6 @@ def test_surprise_is_smoothed_along_the_levels_of_a_case():
     np.testing.assert_allclose(anomalies.along_levels(same, split), same, rtol=1e-6)
 
 
-def test_maps_take_the_surprise_along_the_levels(vqvae, monkeypatch):
-    models = Models(vqvae, make_prior(grid=4, blocks=2))
-    found = analyse(models)["surprise"]
-    monkeypatch.setattr(anomalies, "along_levels", lambda values, split: values)
-    each = analyse(models)["surprise"]
-    monkeypatch.undo()
-    np.testing.assert_allclose(found, anomalies.along_levels(each, make_stack()), rtol=1e-5)
-    assert np.abs(found - each).max() > 1e-3
-
-
 def test_surprise_is_read_above_no_slice_and_above_each_version(vqvae, monkeypatch):
     prior, given = make_prior(grid=4, blocks=2), []
     surprise = prior.surprise
