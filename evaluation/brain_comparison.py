@@ -81,7 +81,7 @@ def compare_brains(
         textured: The generated brains with texture, or None.
     """
     areas = progress(sets.items(), "measuring ventricles", len(sets), "set")
-    volumes = {name: _volumes(ventricles(brains)) for name, brains in areas}
+    volumes = {name: ventricles(brains) for name, brains in areas}
     training = sets["training"]
     compared = {name: brains for name, brains in sets.items() if name != "training"}
     near = {name: nearest(b, training, NEAREST_SIDE)[0] for name, b in compared.items()}
@@ -105,19 +105,15 @@ def neighbour_ssim(brains: np.ndarray) -> np.ndarray:
     return np.stack([ssim(brain[:-1], brain[1:]) for brain in images])
 
 
-def ventricles(brains: np.ndarray) -> np.ndarray:
-    """Share of each slice that the ventricles fill, `(N, L)`; see `evaluation.anatomy.anatomy`."""
-    return np.stack([anatomy(brain)["ventricle_area"] for brain in brains])
+def ventricles(brains: np.ndarray) -> dict[str, Any]:
+    """Volume of the ventricles, as a share of the stack, and their mean area by level."""
+    areas = np.stack([anatomy(brain)["ventricle_area"] for brain in brains])  # (N, L)
+    volumes = areas.mean(1)
+    return {**_by_level(areas), "sd": float(volumes.std(ddof=1)) if len(volumes) > 1 else 0.0}
 
 
 def _by_level(values):
     return {"mean": float(values.mean()), "by_level": values.mean(0).tolist()}
-
-
-def _volumes(areas):
-    """Volume of a brain's ventricles, as a share of the stack, and their area by level."""
-    volumes = areas.mean(1)
-    return {**_by_level(areas), "sd": float(volumes.std(ddof=1)) if len(volumes) > 1 else 0.0}
 
 
 def _diversity(brains):

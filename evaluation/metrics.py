@@ -22,6 +22,8 @@ FINE_DETAIL = (1 / 8, 1 / 3)  # cycles a pixel: the band of spatial frequencies 
 BASELINES = ("uniform", "unigram", "position")  # models of codes without context
 ERODED = 6 / 256  # of a side
 MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang et al. 2003
+DIVERSITY_PAIRS = 20  # random ones of a level, at most
+RESAMPLES = 2000  # of a bootstrap
 BATCH = 32  # images that are measured together
 
 
@@ -150,14 +152,12 @@ def _pairs(images, restored):
         yield to_unit(images[part, ..., None]), to_unit(restored[part, ..., None])
 
 
-def diversity(images: np.ndarray, levels: np.ndarray, pairs: int = 20, seed: int = 0) -> float:
+def diversity(images: np.ndarray, levels: np.ndarray) -> float:
     """Mean multi-scale SSIM of pairs of slices of one level; higher is less diverse.
 
     Args:
         images: Slices `(N, S, S)`.
         levels: Level of each slice, `(N,)`.
-        pairs: Number of random pairs of one level, at most.
-        seed: Seed of the pairs.
 
     Returns:
         The mean, NaN where no level has two slices.
@@ -165,11 +165,11 @@ def diversity(images: np.ndarray, levels: np.ndarray, pairs: int = 20, seed: int
     Reference:
         Wang et al. 2003, Multi-scale structural similarity for image quality assessment.
     """
-    rng, chosen = np.random.default_rng(seed), []
+    rng, chosen = np.random.default_rng(0), []
     for level in np.unique(levels):
         here = np.flatnonzero(levels == level)
         couples = np.stack(np.triu_indices(len(here), 1), 1)
-        chosen += [here[couple] for couple in rng.permutation(couples)[:pairs]]
+        chosen += [here[couple] for couple in rng.permutation(couples)[:DIVERSITY_PAIRS]]
     if not chosen:
         return float("nan")
     first, second = np.transpose(chosen)
@@ -181,21 +181,19 @@ def diversity(images: np.ndarray, levels: np.ndarray, pairs: int = 20, seed: int
     return float(np.concatenate(values).mean())
 
 
-def subject_interval(values, subjects, resamples: int = 2000, seed: int = 0) -> list[float]:
+def subject_interval(values, subjects) -> list[float]:
     """Bootstrap a 95 % interval of the mean. Subjects are drawn, because their slices are alike.
 
     Args:
         values: One figure a slice, `(N,)`.
         subjects: Subject of each slice, `(N,)`.
-        resamples: Number of bootstrap samples.
-        seed: Seed of the bootstrap.
 
     Returns:
         `[low, high]`.
     """
     _, subject = np.unique(subjects, return_inverse=True)
     sums, counts = np.bincount(subject, weights=values), np.bincount(subject)
-    draws = np.random.default_rng(seed).integers(len(sums), size=(resamples, len(sums)))
+    draws = np.random.default_rng(0).integers(len(sums), size=(RESAMPLES, len(sums)))
     means = sums[draws].sum(1) / counts[draws].sum(1)
     return middle95(means)
 

@@ -138,10 +138,8 @@ def write_anomalies(
         for kind, image in zip(kinds, versions):
             name = f"{pathlib.Path(path).name.removesuffix('.nii.png')}_{kind}.png"
             write_png(folder / "anomaly" / name, image)
-    cases = [
-        _write_case(folder / "anomaly", case, split, kinds, scores)
-        for case in np.unique(split.cases).tolist()
-    ]
+    numbers = np.unique(split.cases).tolist()
+    cases = [_write_case(folder / "anomaly", case, split, kinds, scores) for case in numbers]
     cases.sort(key=lambda row: -row["score"])
     rows = [_slice_row(split, results, i) for i in order]
     report = {**header, "map_white": plots.ANOMALY_LIMIT, "cases": cases, "slices": rows}

@@ -20,6 +20,7 @@ from evaluation.metrics import middle95
 from sources.images import to_unit
 from utils import progress
 
+SEED = 0  # of folds, classifier, bootstrap and permutations
 FOLDS = 5
 PERMUTATIONS = 200  # of groups, for the range of a figure where two sets do not differ
 COMPONENTS = 50  # principal components that the classifier sees, at most
@@ -76,7 +77,7 @@ class Rows(NamedTuple):
     groups: np.ndarray
 
 
-def two_sample(pairs: dict[str, tuple[Rows, Rows]], seed: int = 0) -> dict[str, Any]:
+def two_sample(pairs: dict[str, tuple[Rows, Rows]]) -> dict[str, Any]:
     """Held-out accuracy of a classifier that distinguishes two sets, for some pairs of sets.
 
     The null range is that of the accuracy where the sets do not differ: groups change sides at
@@ -86,7 +87,6 @@ def two_sample(pairs: dict[str, tuple[Rows, Rows]], seed: int = 0) -> dict[str, 
 
     Args:
         pairs: Both sets by the name of the accuracy.
-        seed: Seed of folds, classifier, bootstrap and permutations.
 
     Returns:
         dict of each accuracy in [0, 1] by its name, `_ci95` and `_null95`. The first interval is a
@@ -100,18 +100,18 @@ def two_sample(pairs: dict[str, tuple[Rows, Rows]], seed: int = 0) -> dict[str, 
     report = {}
     for name, pair in progress(pairs.items(), "distinguishing sets", len(pairs), "pair"):
         x, groups, y = _joined(*pair)
-        labels = [y, *permuted_labels(y, groups, seed)]
-        right = _classified(x, labels, groups, seed)
+        labels = [y, *permuted_labels(y, groups)]
+        right = _classified(x, labels, groups)
         value, *null = map(_mean_of_sides, right, labels)
-        interval = _interval(right[0], y, groups, seed)
+        interval = _interval(right[0], y, groups)
         report |= {name: value, f"{name}_ci95": interval, f"{name}_null95": middle95(null)}
     return report
 
 
-def accuracy(one: Rows, other: Rows, seed: int = 0) -> float:
+def accuracy(one: Rows, other: Rows) -> float:
     """The accuracy of `two_sample` alone, which takes a small part of the time."""
     x, groups, y = _joined(one, other)
-    return _mean_of_sides(*_classified(x, [y], groups, seed), y)
+    return _mean_of_sides(*_classified(x, [y], groups), y)
 
 
 def _joined(one, other):
@@ -125,12 +125,12 @@ def _mean_of_sides(right, y):
     return float(np.mean([right[y == c].mean() for c in (0, 1)]))
 
 
-def _classified(x, labels, groups, seed):
+def _classified(x, labels, groups):
     """Whether each row is classified rightly, `(P, N)`, for P labellings `(N,)` of the rows."""
     right = np.zeros((len(labels), len(x)))
-    for train, test in _folds(groups, seed):
+    for train, test in _folds(groups):
         count = min(COMPONENTS, len(train) - 1, x.shape[1])
-        components = make_pipeline(StandardScaler(), PCA(count, random_state=seed)).fit(x[train])
+        components = make_pipeline(StandardScaler(), PCA(count, random_state=SEED)).fit(x[train])
         known, unseen = components.transform(x[train]), components.transform(x[test])
         for row, y in zip(right, labels):
             row[test] = _predict(known, y[train], unseen) == y[test]
@@ -145,15 +145,15 @@ def _predict(known, y, unseen):
     return model.fit(known, y).predict(unseen)
 
 
-def _folds(groups, seed):
+def _folds(groups):
     """Rows to learn from, and rows to classify, of each fold."""
-    shuffled = np.random.default_rng(seed).permutation(len(groups))
-    folds = GroupKFold(FOLDS, shuffle=True, random_state=seed)
+    shuffled = np.random.default_rng(SEED).permutation(len(groups))
+    folds = GroupKFold(FOLDS, shuffle=True, random_state=SEED)
     for train, test in folds.split(shuffled, groups=groups[shuffled]):
         yield shuffled[train], shuffled[test]
 
 
-def permuted_labels(y: np.ndarray, groups: np.ndarray, seed: int) -> Iterator[np.ndarray]:
+def permuted_labels(y: np.ndarray, groups: np.ndarray) -> Iterator[np.ndarray]:
     """Yield the labels of all rows when groups change sides at random, `PERMUTATIONS` times.
 
     A group of both sides swaps them or not. The others are dealt out in the same numbers.
@@ -161,9 +161,8 @@ def permuted_labels(y: np.ndarray, groups: np.ndarray, seed: int) -> Iterator[np
     Args:
         y: Side of each row, 0 or 1, `(N,)`.
         groups: Group of each row, `(N,)`.
-        seed: Seed of the permutations.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(SEED)
     numbers = np.unique(groups, return_inverse=True)[1]
     has = np.stack([np.bincount(numbers[y == c], minlength=numbers.max() + 1) > 0 for c in (0, 1)])
     both = has.all(0)
@@ -173,23 +172,23 @@ def permuted_labels(y: np.ndarray, groups: np.ndarray, seed: int) -> Iterator[np
         yield np.where(both[numbers], y ^ swap[numbers], dealt[numbers])
 
 
-def _interval(right, y, groups, seed):
+def _interval(right, y, groups):
     """95 % bootstrap over groups of `_mean_of_sides`."""
     numbers = np.unique(groups, return_inverse=True)[1]
     size = numbers.max() + 1
     # both are (2, groups)
     sums = np.stack([np.bincount(numbers[y == c], right[y == c], size) for c in (0, 1)])
     counts = np.stack([np.bincount(numbers[y == c], minlength=size) for c in (0, 1)])
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(SEED)
     draws = rng.multinomial(size, np.full(size, 1 / size), 1000)  # (1000, groups)
     resampled = ((draws @ sums.T) / np.maximum(draws @ counts.T, 1)).mean(1)
     return middle95(resampled)
 
 
-def half(groups: np.ndarray, seed: int = 0) -> np.ndarray:
+def half(groups: np.ndarray) -> np.ndarray:
     """Rows of one half of the groups, drawn at random, bool `(N,)`."""
     names = np.unique(groups)
-    chosen = np.random.default_rng(seed).permutation(names)[: len(names) // 2]
+    chosen = np.random.default_rng(SEED).permutation(names)[: len(names) // 2]
     return np.isin(groups, chosen)
 
 

@@ -108,7 +108,7 @@ def test_groups_change_sides_as_wholes():
     """Two groups of each side are dealt out. The one of both sides swaps its rows or keeps them."""
     groups = np.array(["a", "a", "b", "c", "c", "d", "e", "e"])
     y = np.array([0, 0, 0, 1, 1, 1, 0, 1])
-    seen = {tuple(sides.tolist()) for sides in two_sample.permuted_labels(y, groups, 0)}
+    seen = {tuple(sides.tolist()) for sides in two_sample.permuted_labels(y, groups)}
     assert len(seen) == 6 * 2 and tuple(y) in seen
     for sides in map(np.array, seen):
         assert sides[0] == sides[1] and sides[3] == sides[4] and sides[6] != sides[7]
@@ -247,7 +247,7 @@ def test_ventricles_are_measured_by_level_and_between_brains(brains, compared, t
     assert areas["training"]["sd"] == 0  # all have the same ellipses
     wider = brains["training"].copy()
     wider[:2, :, 28:36, 20:44] = 20
-    volumes = brain_comparison._volumes(brain_comparison.ventricles(wider))
+    volumes = brain_comparison.ventricles(wider)
     assert volumes["mean"] > 1.2 * areas["training"]["mean"] and volumes["sd"] > 0.001
     by_level = {name: np.array(found["by_level"]) for name, found in areas.items()}
     curves.ventricles(tmp_path / "ventricles.png", by_level, "A caption.")
