@@ -66,15 +66,11 @@ def draw_brain_codes(
         below = np.tile(start, (size, 1, 1, 1))
         slices = [below[:, :1]] if begin else []
         if len(drawn):
-            lowest, seeds = (
-                tf.constant(drawn[0], tf.int32),
-                numbered_seed(options.seed, number + drawn),
-            )
+            lowest = tf.constant(drawn[0], tf.int32)
+            seeds = numbered_seed(options.seed, number + drawn)
             slices.append(prior.sample_upward(tf.constant(below), lowest, seeds, *options.choice))
-        yield (
-            np.concatenate(slices, axis=1),
-            number + num_levels * np.arange(size)[:, None] + levels,
-        )
+        numbers = number + num_levels * np.arange(size)[:, None] + levels
+        yield np.concatenate(slices, axis=1), numbers
 
 
 def brains(context: Context, count: int, begin: FirstSlice | None, walk: bool) -> dict:

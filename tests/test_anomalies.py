@@ -123,22 +123,3 @@ def test_surprise_is_smoothed_along_the_levels_of_a_case():
     np.testing.assert_allclose(smoothed, expected, rtol=1e-5)
     same = np.ones_like(maps)
     np.testing.assert_allclose(anomalies.along_levels(same, split), same, rtol=1e-6)
-
-
-def test_surprise_is_read_above_no_slice_and_above_each_version(vqvae, monkeypatch):
-    prior, given = make_prior(grid=4, blocks=2), []
-    surprise = prior.surprise
-    monkeypatch.setattr(
-        prior, "surprise", lambda *inputs: given.append(inputs[-1]) or surprise(*inputs)
-    )
-    reader, values = anomalies.Reader(Models(vqvae, prior), make_stack(), seed=1), images()
-    reader.read(values[:1], np.arange(1))
-    assert len(given) == 2  # nothing lies below, so there is one context for both descriptions
-    given.clear()
-    reader.read(values[1:2], np.array([1]))
-    contexts = given[::2]
-    assert len(contexts) == 1 + len(anomalies.LIMITS)
-    assert (contexts[0] == anomalies.NO_CODE).all()
-    below = reader.healed[:, :, 0]
-    for context, healed in zip(contexts[1:], below):
-        np.testing.assert_array_equal(context[:, 0], healed)
