@@ -19,9 +19,8 @@ from modules import Models, PixelCNN
 from networks.neighbours import NO_CODE
 from networks.raster import numbered_seed
 from sources import volumes
-from sources.folder import make_split, open_folder
+from sources.folder import open_folder
 from sources.images import to_grey
-from utils import InputError
 
 
 class FakePrior:

@@ -233,6 +233,17 @@ def test_what_ends_in_the_middle_leaves_old_results(
     assert not [path for path in (run / "predict").iterdir() if path.name.startswith(".")]
 
 
+def test_what_ends_in_the_middle_of_the_first_time_leaves_nothing(
+    untouched, slices_folder, monkeypatch
+):
+    before = contents(untouched)
+    monkeypatch.setattr(steps, "write_json", lambda *args: 1 / 0)
+    flags = ("--samples", 0, "--brains", 0)
+    done = run_script("predict.py", "--run", untouched, "--data", slices_folder, *flags)
+    assert done.returncode == 1
+    assert contents(untouched) == before and not (untouched / "predict").exists()
+
+
 def test_stale_results_go_and_what_is_not_ours_stays(run, slices_folder):
     """The arrays that earlier versions saved are stale too."""
     out = run / "predict"
