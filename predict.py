@@ -83,9 +83,13 @@ def main(args):
     config = read_config(run)
     cohort = config["data"].get("cohort")
     if args.anomaly is not None:
-        split, name = find_split(args.anomaly, args.data, cohort, args.split)
-        steps = import_steps()
-        steps.map_anomalies(run, config["data"]["name"], split, name, args.slice, args.seed)
+        if args.anomaly:
+            split = open_folder(args.anomaly)
+            name = split.name
+        else:
+            slices = find_data(args.data, cohort)
+            split, name = slices.splits[args.split], f"{slices.name}, {args.split} split"
+        import_steps().map_anomalies(args, run, config["data"]["name"], split, name)
         return
     needs_slices = args.write_reconstructions or args.evaluate_samples or args.complete
     slices = None
@@ -93,25 +97,7 @@ def main(args):
         slices = find_data(args.data, cohort)
     if args.evaluate_samples:
         check_comparison(slices, args.split, run, config["data"]["fingerprint"])
-    steps = import_steps()
-    steps.predict(
-        run,
-        config,
-        slices,
-        steps.SamplingOptions(
-            args.seed, args.temperature, args.top_k, args.top_p, not args.no_texture
-        ),
-        split_name=args.split,
-        rate_weight=args.rate_weight,
-        write_reconstructions=args.write_reconstructions,
-        num_samples=args.samples,
-        level=args.slice,
-        num_brains=args.brains,
-        from_slice=args.from_slice,
-        walk=args.walk,
-        completions=args.complete,
-        num_compared=args.evaluate_samples,
-    )
+    import_steps().predict(args, run, config, slices)
 
 
 def import_steps():
@@ -153,15 +139,6 @@ def find_data(folder, cohort):
             f"the run's config.json asks for a cohort of {cohort}: name the slices with --data DIR."
         )
     return open_slices(write_cohort(*numbers))
-
-
-def find_split(folder, data, cohort, split):
-    """Open the slices to map: those of a folder, or of the split. Returns their name too."""
-    if folder:
-        opened = open_folder(folder)
-        return opened, opened.name
-    slices = find_data(data, cohort)
-    return slices.splits[split], f"{slices.name}, {split} split"
 
 
 if __name__ == "__main__":

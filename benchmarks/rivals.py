@@ -38,7 +38,7 @@ from contenders.remote import Remote
 
 from dataset import load_images
 from evaluation.metrics import mean_ssim, quality
-from evaluation.panels import GREY_SCALE, brain_box, make_panels, save_figure, show_row
+from evaluation.plots import GREY_SCALE, Row, rows_of_images
 from fitting.devices import compute_device
 from fitting.run_directory import RunDirectory
 from sources.folder import Slices, find_slices, open_slices
@@ -189,12 +189,10 @@ def draw(path: pathlib.Path, out: pathlib.Path, images: np.ndarray, minutes: flo
         if (out / f"{name}.npz").exists():
             with np.load(out / f"{name}.npz") as arrays:
                 rows[name] = arrays["samples"]
-    box = brain_box(to_unit(rows["real"]))
-    figure, axes = make_panels(len(rows), SAMPLES, box)
-    for line, (name, shown) in zip(axes, rows.items()):
-        show_row(line, to_unit(shown), box, name)
+    rows = {name: to_unit(images) for name, images in rows.items()}
+    panels = [Row(images, name) for name, images in rows.items()]
     caption = f"Test slices, and slices drawn after {minutes:g} minutes of training. {GREY_SCALE}"
-    save_figure(figure, path, caption)
+    rows_of_images(path, panels, content=rows["real"], titles=(), caption=caption)
 
 
 if __name__ == "__main__":

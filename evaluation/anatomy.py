@@ -4,28 +4,18 @@ Images are uint8 or float `(N, S, S)`, 0 to 255 or 0 to 1, the nose to the right
 """
 
 import functools
-import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from scipy import ndimage, stats
+from scipy import ndimage
 
-from evaluation.metrics import middle95, subject_interval
-from evaluation.two_sample import permuted_labels
+from evaluation.metrics import subject_interval
 from sources.images import to_unit
 
 ANATOMY = ("brain_area", "ventricle_area", "symmetry", "white_over_grey")
 # Shares of the image's 95th percentile: fluid is darker than the first, the head is brighter than
 # the second.
 DARK, TISSUE = 0.35, 0.15
-# Curve of the figure -> ending of the range around it.
-CURVES = {
-    "samples": "ci95",
-    "real": "ci95",
-    "validation": "ci95",
-    "wasserstein": "null95",
-    "wasserstein_validation": "null95",
-}
 
 
 def anatomy(images: np.ndarray) -> dict[str, np.ndarray]:
@@ -69,116 +59,29 @@ def _symmetry(blurred, head, rows):
     return np.corrcoef(blurred[both], blurred[mirror][both])[0, 1]
 
 
-class Values(NamedTuple):
-    """One figure of some slices.
-
-    Attributes:
-        values: The figure of each slice, `(N,)`.
-        levels: Level of each slice, `(N,)`.
-        groups: Subject or drawn brain of each slice, str `(N,)`.
-    """
-
-    values: np.ndarray
-    levels: np.ndarray
-    groups: np.ndarray
-
-
 def compare_anatomy(sets: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]) -> dict[str, Any]:
     """Compare the anatomy of drawn, real and other real slices, overall and by level.
 
     Args:
         sets: Images, levels and groups of `samples`, of `real`, and of `validation`, which are
-            real slices of other people.
+            real slices of other people. A group is a person or a drawn brain.
 
     Returns:
         `anatomy` of `metrics.json`: `levels`, which are those that all sets have, and for each of
-        `ANATOMY` its means, and Wasserstein distances to the real slices of one level at a time.
-        Means by level have a 95 % bootstrap over people or drawn brains.
+        `ANATOMY` the mean of each set, and its means by level with a 95 % bootstrap over groups.
     """
     shared = functools.reduce(np.intersect1d, [levels for _, levels, _ in sets.values()])
-    measured = {}
+    report = {"levels": shared.tolist(), **{figure: {} for figure in ANATOMY}}
     for name, (images, levels, groups) in sets.items():
         kept = np.isin(levels, shared)
-        measured[name] = anatomy(images[kept]), levels[kept], groups[kept]
-    report = {"levels": shared.tolist()}
-    for figure in ANATOMY:
-        rows = {name: Values(found[figure], *rest) for name, (found, *rest) in measured.items()}
-        report[figure] = {name: float(row.values.mean()) for name, row in rows.items()}
-        for name, row in rows.items():
-            report[figure] |= _means_by_level(name, row)
-        report[figure] |= wasserstein("wasserstein", rows["samples"], rows["real"])
-        report[figure] |= wasserstein("wasserstein_validation", rows["validation"], rows["real"])
+        levels, groups = levels[kept], groups[kept]
+        by_level = [levels == level for level in shared]
+        for figure, values in anatomy(images[kept]).items():
+            report[figure] |= {
+                name: float(values.mean()),
+                f"{name}_by_level": [float(values[here].mean()) for here in by_level],
+                f"{name}_by_level_ci95": [
+                    subject_interval(values[here], groups[here]) for here in by_level
+                ],
+            }
     return report
-
-
-def _means_by_level(name, row):
-    here = [row.levels == level for level in np.unique(row.levels)]
-    return {
-        f"{name}_by_level": [float(row.values[rows].mean()) for rows in here],
-        f"{name}_by_level_ci95": [
-            subject_interval(row.values[rows], row.groups[rows]) for rows in here
-        ],
-    }
-
-
-def wasserstein(name: str, one: Values, other: Values, seed: int = 0) -> dict[str, Any]:
-    """Distance between the distributions of a figure, at each level of both sets, and its mean.
-
-    The distance of finite sets is above 0 even if they do not differ. So the range beside it is
-    that of distances where groups change sides at random. A bootstrap would add distance.
-
-    Args:
-        name: Name of the distance.
-        one: A set.
-        other: Another. Equal groups are the same on both sides.
-        seed: Seed of the permutations.
-
-    Returns:
-        dict of `name`, the mean over levels, and `name_by_level`, by rising level. Each has its
-        null range `_null95`: where the sets do not differ, 95 % of distances lie in it. A distance
-        or a range is NaN where a side has no slices.
-    """
-    values, levels, groups = map(np.concatenate, zip(one, other))
-    y = np.repeat([0, 1], [len(one.values), len(other.values)])
-    shared = [np.flatnonzero(levels == level) for level in np.intersect1d(one.levels, other.levels)]
-
-    def distances(y):
-        return [_distance(values[rows], y[rows]) for rows in shared]
-
-    by_level = distances(y)
-    null = np.array([distances(labels) for labels in permuted_labels(y, groups, seed)])
-    return {
-        name: float(_defined(by_level).mean()),
-        f"{name}_null95": middle95(_defined([_defined(row).mean() for row in null])),
-        f"{name}_by_level": by_level,
-        f"{name}_by_level_null95": [middle95(_defined(column)) for column in null.T],
-    }
-
-
-def _distance(values, y):
-    sets = [values[y == side] for side in (0, 1)]
-    return float(stats.wasserstein_distance(*sets)) if all(map(len, sets)) else math.nan
-
-
-def _defined(values):
-    """Values that are no NaN, or one NaN if all are."""
-    values = np.asarray(values, float)
-    defined = values[~np.isnan(values)]
-    return defined if len(defined) else np.array([math.nan])
-
-
-def anatomy_curves(report: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Arrays of the figure of `compare_anatomy`: `levels` `(L,)`, and `(F, L, 3)` by curve.
-
-    Each curve has a mean or a distance, and the ends of its range. Levels at which a distance is
-    undefined are left out.
-    """
-    curves, size = {}, (len(ANATOMY), len(report["levels"]))
-    for curve, ending in CURVES.items():
-        middle = [report[figure][f"{curve}_by_level"] for figure in ANATOMY]
-        ends = [report[figure][f"{curve}_by_level_{ending}"] for figure in ANATOMY]
-        parts = np.reshape(middle, (*size, 1)), np.reshape(ends, (*size, 2))
-        curves[curve] = np.concatenate(parts, axis=-1)
-    defined = np.all([np.isfinite(values).all((0, 2)) for values in curves.values()], axis=0)
-    levels = np.array(report["levels"])[defined]
-    return {"levels": levels, **{curve: values[:, defined] for curve, values in curves.items()}}

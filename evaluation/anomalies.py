@@ -7,21 +7,17 @@ Reference:
     transformers.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
-
 import numpy as np
 import tensorflow as tf
 from scipy import ndimage
 
-from dataset import codes_below, load_images
-from evaluation.reconstruction import BATCH
+from dataset import codes_below
+from evaluation.reconstruction import BATCH, join
 from modules import Models
 from networks.frames import per_pixel
 from networks.neighbours import NO_CODE
 from networks.raster import mirrored_level, numbered_seed
 from sources.folder import Split
-from sources.images import to_unit
 from utils import progress
 
 METHODS = ("error", "healing")
@@ -36,38 +32,7 @@ EDGE = 0.05  # gradient, a pixel, at which a residual counts half
 SCORED = 0.01  # share of the image's pixels, the highest, whose mean is the score of a slice
 
 
-def settings(seed: int) -> dict:
-    """Settings behind maps and scores, as `anomaly.json` names them."""
-    draws = 2 * len(LIMITS)  # of a slice and of its mirror image
-    return {"methods": list(METHODS), "draws": draws, "limits": list(LIMITS), "seed": seed}
-
-
-def load_slices(models: Models, split: Split) -> np.ndarray:
-    """Load the images of a split in the size that the models read, `(N, S, S)`."""
-    return to_unit(load_images(split, models.vqvae.settings["image_size"]))
-
-
-class Reading(NamedTuple):
-    """What the networks read of slices and of their mirror images.
-
-    Attributes:
-        surprise: Surprise of the code at each pixel, a mean of all readings, `(N, S, S)`.
-        healed: Mean of the healed versions, `(N, S, S)`.
-        restored: Reconstruction of the slices from their nearest codes, `(N, S, S)`.
-    """
-
-    surprise: np.ndarray
-    healed: np.ndarray
-    restored: np.ndarray
-
-
-def analyse(
-    models: Models,
-    images: np.ndarray,
-    split: Split,
-    seed: int = 0,
-    limits: Sequence[float] = LIMITS,
-) -> dict:
+def analyse(models: Models, images: np.ndarray, split: Split, seed: int = 0) -> dict:
     """Map and score what is unusual in slices, by reconstruction error and by healing.
 
     Healing draws the codes that surprise the prior anew, several times, and decodes them. Its map
@@ -91,7 +56,6 @@ def analyse(
         images: `(N, S, S)` of their image size.
         split: The slices of these images; the prior knows all of their levels.
         seed: Seed of the draws.
-        limits: Surprise above which a code is drawn anew, for each healed version.
 
     Returns:
         dict of `restored` and `healed`, images `(N, S, S)`, of `surprise` `(N, S, S)` after
@@ -99,13 +63,9 @@ def analyse(
         `(N, S, S)`, 0 or more and 0 outside the brain, and scores `(N,)`. `in_case` `(N,)` is what
         `scores_in_case` says of healing.
     """
-    reader, batches = Reader(models, split, seed, limits), split.upward(BATCH)
-    readings = [
-        reader.read(images[batch], batch) for batch in progress(batches, "mapping anomalies")
-    ]
-    places = np.argsort(np.concatenate(batches))
-    parts = zip(Reading._fields, map(np.concatenate, zip(*readings)))
-    results = {name: values[places] for name, values in parts}
+    reader, batches = Reader(models, split, seed), split.upward(BATCH)
+    parts = [reader.read(images[batch], batch) for batch in progress(batches, "mapping anomalies")]
+    results = join(parts, batches)
     results["surprise"] = along_levels(results["surprise"], split)
     weight = smooth(results["surprise"], SURPRISE_SIGMA)
     maps = {
@@ -172,34 +132,30 @@ class Reader:
         models: The networks. The prior is what is surprised and draws codes anew.
         split: All slices, N of them.
         seed: Seed of the draws.
-        limits: Surprise above which a code is drawn anew, for each healed version of each side.
-            Each version goes up the brain by itself.
 
     Attributes:
-        healed: Codes of the healed versions, int32 `(versions, 2, N, H, W)`. The second axis is for
-            slices and mirror images.
+        healed: Codes of the healed versions, one for each of `LIMITS`, int32 `(versions, 2, N, H,
+            W)`. The second axis is for slices and mirror images. Each version goes up the brain by
+            itself.
     """
 
-    def __init__(
-        self,
-        models: Models,
-        split: Split,
-        seed: int,
-        limits: Sequence[float] = LIMITS,
-    ):
+    def __init__(self, models: Models, split: Split, seed: int):
         self.vqvae, self.prior, _ = models
         self.seed, self.below = seed, split.below
-        self.limits = np.array(limits, "float32")
         mirrored = mirrored_level(split.levels, self.prior.settings["num_levels"])
         self.levels = np.stack([split.levels, mirrored]).astype("int32")  # (2, N)
-        self.healed = np.empty((len(limits), 2, len(split), *self.vqvae.grid), "int32")
+        self.healed = np.empty((len(LIMITS), 2, len(split), *self.vqvae.grid), "int32")
 
-    def read(self, images: np.ndarray, batch: np.ndarray) -> Reading:
+    def read(self, images: np.ndarray, batch: np.ndarray) -> dict[str, np.ndarray]:
         """Read some slices, those below them having been read before.
 
         Args:
             images: `(B, S, S)`.
             batch: Their indices in the split, `(B,)`.
+
+        Returns:
+            dict of `(B, S, S)` each: `surprise` of the code at each pixel and `healed`, means of
+            all readings and of the healed versions, and `restored` from the nearest codes.
         """
         versions, sides, _, *grid = self.healed.shape
         both = np.concatenate([images, images[:, ::-1]])  # (2 B, S, S)
@@ -212,17 +168,17 @@ class Reader:
         surprise = self._surprise(distances, nearest, levels, below)
         seed = numbered_seed(self.seed, int(batch[0]))
         again = np.tile(nearest, (versions, 1, 1)), np.tile(levels, versions)
-        limits = np.repeat(self.limits, len(both))
+        limits = np.repeat(np.array(LIMITS, "float32"), len(both))
         drawn = self.prior.heal(*again, limits, seed, below).numpy()
         self.healed[:, :, batch] = drawn.reshape(versions, sides, -1, *grid)
 
         decoded = [_decode(self.vqvae, codes) for codes in np.split(drawn, versions)]
         surprise = per_pixel(surprise, self.vqvae.frame, images.shape[1])
-        return Reading(
-            surprise=_both_sides(surprise),
-            healed=_both_sides(np.mean(decoded, axis=0)),
-            restored=_decode(self.vqvae, nearest[: len(images)]),
-        )
+        return {
+            "surprise": _both_sides(surprise),
+            "healed": _both_sides(np.mean(decoded, axis=0)),
+            "restored": _decode(self.vqvae, nearest[: len(images)]),
+        }
 
     def _surprise(self, distances, nearest, levels, below):
         """Mean surprise over two descriptions, above no slice and above each healed version."""

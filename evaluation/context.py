@@ -1,33 +1,21 @@
-"""What every step of predict.py is given, and what it returns."""
+"""What the steps of predict.py share: how samples are drawn, the run, and what was evaluated."""
 
 import dataclasses
 import pathlib
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from modules import Models
 from networks.logits import Drawing
-from networks.raster import numbered_seed
 from sources.folder import Slices, Split
 from utils import clean_name
 
-Figure = Callable[[pathlib.Path], None]  # draws itself into a PNG
-
-
-@dataclasses.dataclass(frozen=True)
-class Section:
-    """What one step of predict.py found out.
-
-    Attributes:
-        metrics: Its entries of `metrics.json`.
-        figures: Its figures by name, drawn when all else is written.
-    """
-
-    metrics: dict[str, Any] = dataclasses.field(default_factory=dict)
-    figures: dict[str, Figure] = dataclasses.field(default_factory=dict)
+# Number of the first slice of each kind of drawing. Samples begin with 0. Numbers tell the random
+# numbers of drawings with one seed apart.
+COMPLETION_STRIDE = 1000  # numbers between two drawings of the same half
+FIRST_COMPARED = 10**6
+FIRST_BRAIN = 2 * 10**6
+FIRST_COMPARED_BRAIN = 4 * 10**6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,38 +27,19 @@ class SamplingOptions:
         temperature: Divisor of the logits.
         top_k: Number of likeliest codes to draw among, 0 for all.
         top_p: Probability that the codes to draw among reach together.
-        texture: Whether to draw the fine grain that codes lose, where the model can.
+        texture: Whether to draw the fine grain that codes lose, for which there must be a model.
     """
 
     seed: int
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
-    texture: bool = True
+    texture: bool = False
 
     @property
     def drawing(self) -> Drawing:
         """What priors take of it."""
         return Drawing(self.temperature, self.top_k, self.top_p)
-
-    def decode(
-        self, models: Models, codes: np.ndarray, numbers: np.ndarray, below: tf.Tensor | None = None
-    ) -> tf.Tensor:
-        """Decode drawn codes, and draw the texture where it is wanted and the run has one.
-
-        Args:
-            models: The networks.
-            codes: int32 `(B, H, W)`.
-            numbers: Number of each slice, which tells its random numbers apart, `(B,)`.
-            below: Drawn slices below, `(B, S, S, 1)`, or None.
-
-        Returns:
-            Slices in [0, 1], float32 `(B, S, S, 1)`.
-        """
-        restored = models.vqvae.decode(codes)
-        if not (self.texture and models.texture):
-            return restored
-        return models.texture.draw(restored, numbered_seed(self.seed, numbers), below)
 
     @property
     def drawn(self) -> str:
@@ -121,7 +90,6 @@ class Context:
     @property
     def made(self) -> str:
         """Where samples come from."""
-        has_texture = self.sampling.texture and self.models.texture
-        texture = ", with the texture drawn" if has_texture else ""
+        texture = ", with the texture drawn" if self.sampling.texture else ""
         decoded = f"decoded by the {self.model}{texture}"
         return f"{self.sampling.drawn}, {decoded}; trained on {self.trained_on}"

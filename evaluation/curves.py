@@ -5,15 +5,17 @@ The caller's caption says data and model.
 
 import itertools
 import pathlib
+from typing import Any
 
 import matplotlib.pyplot as plt
 import matplotlib.ticker
 import numpy as np
 
 from evaluation.anatomy import ANATOMY
-from evaluation.panels import BLUE, GREEN, GREY, GREY_SCALE, ORANGE, save_figure
+from evaluation.plots import BLUE, GREEN, GREY, GREY_SCALE, ORANGE, save_figure
 
 PURPLE, SKY_BLUE, AMBER, MIDDLE_GREY = "#CC79A7", "#56B4E9", "#E69F00", "0.45"
+CODEC_COLOURS = (ORANGE, AMBER, GREEN, PURPLE, MIDDLE_GREY, "black", SKY_BLUE)
 BYTE_TICKS = (50, 100, 200, 500, 1000, 2000)
 QUALITIES = {
     "ssim": "SSIM",
@@ -144,39 +146,27 @@ def ventricles(path: pathlib.Path, areas: dict[str, np.ndarray], caption: str) -
     save_figure(figure, path, caption)
 
 
-def anatomy(path: pathlib.Path, measured: dict[str, np.ndarray], caption: str) -> None:
-    """Draw anatomical figures along the levels, and distances to real slices below them.
+def anatomy(path: pathlib.Path, report: dict[str, Any], caption: str) -> None:
+    """Draw anatomical figures along the levels.
 
     Args:
         path: PNG to write.
-        measured: `levels` `(L,)`. The others are `(F, L, 3)`, a row for each of `ANATOMY`:
-            `samples`, `real` and `validation` have mean, low and high. `wasserstein` of samples
-            has distance, low and high of its null range, and so has `wasserstein_validation`.
+        report: What `evaluation.anatomy.compare_anatomy` returned.
         caption: What the figure shows.
     """
     figure, axes = plt.subplots(
-        2, len(ANATOMY), figsize=(3.2 * len(ANATOMY), 5), layout="constrained", sharex=True
+        1, len(ANATOMY), figsize=(3.2 * len(ANATOMY), 2.7), layout="constrained"
     )
-    levels = measured["levels"]
-    means = {"real": BLUE, "validation": GREEN, "samples": ORANGE}
-    distances = {"wasserstein_validation": GREEN, "wasserstein": ORANGE}
-    for number, ((upper, lower), name) in enumerate(zip(axes.T, ANATOMY)):
-        for curve, colour in means.items():
-            middle, low, high = measured[curve][number].T
-            upper.plot(levels, middle, color=colour, label=curve)
-            upper.fill_between(levels, low, high, color=colour, alpha=0.2, linewidth=0)
-        for curve, colour in distances.items():
-            lower.plot(levels, measured[curve][number][:, 0], color=colour)
-        _, low, high = measured["wasserstein"][number].T
-        lower.fill_between(levels, low, high, color=MIDDLE_GREY, alpha=0.3, linewidth=0)
-        highest = measured["wasserstein_validation"][number][:, 2]
-        lower.plot(levels, highest, color=GREEN, linestyle=":", linewidth=1)
-        upper.set_title(name.replace("_", " "))
-        lower.set(xlabel="level", ylim=(0, None))
-        lower.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
-    axes[0, 0].set_ylabel("mean")
-    axes[1, 0].set_ylabel("Wasserstein distance")
-    axes[0, 0].legend(fontsize=8)
+    levels = report["levels"]
+    for axis, name in zip(axes, ANATOMY):
+        for source, colour in (("real", BLUE), ("validation", GREEN), ("samples", ORANGE)):
+            ranges = np.transpose(report[name][f"{source}_by_level_ci95"])
+            axis.plot(levels, report[name][f"{source}_by_level"], color=colour, label=source)
+            axis.fill_between(levels, *ranges, color=colour, alpha=0.2, linewidth=0)
+        axis.set(xlabel="level", title=name.replace("_", " "))
+        axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
+    axes[0].set_ylabel("mean")
+    axes[0].legend(fontsize=8)
     save_figure(figure, path, caption)
 
 
@@ -196,9 +186,16 @@ def rate_distortion(
         1, len(panels), figsize=(4.2 * len(panels), 5), layout="constrained", squeeze=False
     )
     for axis, (measure, (models, single, codecs)) in zip(axes[0], panels.items()):
-        _show_models(axis, models, measure, "-")
-        _show_models(axis, single, measure, "--")
-        _show_codecs(axis, codecs, measure)
+        for line, runs in (("-", models), ("--", single)):
+            look = {"color": BLUE, "linestyle": line, "linewidth": 2}
+            for (name, points), marker in zip(runs.items(), itertools.cycle("osD^v")):
+                _show_rates(axis, points, "file_bytes", measure, marker=marker, label=name, **look)
+        looks = zip(itertools.cycle(CODEC_COLOURS), itertools.cycle("vxP*+1D"))
+        for (name, points), (colour, marker) in zip(codecs.items(), looks):
+            look = {"color": colour, "marker": marker, "markersize": 4, "label": f"{name}, payload"}
+            _show_rates(axis, points, "payload_bytes", measure, **look)
+            look = {"color": colour, "linestyle": ":", "linewidth": 1}
+            _show_rates(axis, points, "file_bytes", measure, **look)
         axis.set(xscale="log", xlim=(50, 3000), xlabel="bytes a slice", ylabel=QUALITIES[measure])
         axis.set_xticks(BYTE_TICKS, [str(tick) for tick in BYTE_TICKS])
         axis.minorticks_off()
@@ -214,21 +211,6 @@ def rate_distortion(
     )
 
 
-def _show_models(axis, models, measure, line):
-    for (name, points), marker in zip(models.items(), itertools.cycle("osD^v")):
-        points = sorted(points, key=lambda point: point["file_bytes"])
-        style = {"color": BLUE, "marker": marker, "linestyle": line, "linewidth": 2, "label": name}
-        axis.plot(*_column(points, "file_bytes", measure), **style)
-
-
-def _show_codecs(axis, codecs, measure):
-    colours = itertools.cycle((ORANGE, AMBER, GREEN, PURPLE, MIDDLE_GREY, "black", SKY_BLUE))
-    for (name, points), colour, marker in zip(codecs.items(), colours, itertools.cycle("vxP*+1D")):
-        points = sorted(points, key=lambda point: point["payload_bytes"])
-        style = {"color": colour, "marker": marker, "markersize": 4, "label": f"{name}, payload"}
-        axis.plot(*_column(points, "payload_bytes", measure), **style)
-        axis.plot(*_column(points, "file_bytes", measure), color=colour, linestyle=":", linewidth=1)
-
-
-def _column(points, *names):
-    return [[point[name] for point in points] for name in names]
+def _show_rates(axis, points, rate, measure, **look):
+    points = sorted((point[rate], point[measure]) for point in points)
+    axis.plot(*zip(*points), **look)

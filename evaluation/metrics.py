@@ -22,6 +22,8 @@ FINE_DETAIL = (1 / 8, 1 / 3)  # cycles a pixel: the band of spatial frequencies 
 BASELINES = ("uniform", "unigram", "position")  # models of codes without context
 ERODED = 6 / 256  # of a side
 MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang et al. 2003
+DIVERSITY_PAIRS = 20  # random ones of a level, at most
+RESAMPLES = 2000  # of a bootstrap
 BATCH = 32  # images that are measured together
 
 
@@ -91,7 +93,8 @@ def detail(images: np.ndarray, reconstructions: np.ndarray) -> dict:
         spatial frequencies in `FINE_DETAIL`. `fine_correlation` is the correlation of both images
         in these frequencies inside the eroded brain. Invented detail lowers it.
     """
-    fine = _fine_frequencies(images.shape[1:])
+    frequency = np.hypot(*np.meshgrid(*map(np.fft.fftfreq, images.shape[1:]), indexing="ij"))
+    fine = (frequency >= FINE_DETAIL[0]) & (frequency <= FINE_DETAIL[1])
     energies = np.zeros((2, 2))  # originals and reconstructions; gradient and spectrum
     products = np.zeros((2, 2))  # of the fine parts of both, inside
     for pair in zip(images, reconstructions):
@@ -149,46 +152,12 @@ def _pairs(images, restored):
         yield to_unit(images[part, ..., None]), to_unit(restored[part, ..., None])
 
 
-def energy_ratios(images: np.ndarray, others: np.ndarray) -> dict[str, float]:
-    """Compare the energy of fine detail in two sets of slices, which need not be pairs.
-
-    Args:
-        images: uint8 `(N, S, S)`.
-        others: What they are compared with, uint8 `(M, S, S)`.
-
-    Returns:
-        `gradient_ratio` and `spectrum_ratio` as in `detail`, but each slice has its own brain. NaN
-        where the others have no detail.
-    """
-    fine = _fine_frequencies(images.shape[1:])
-    means = []
-    for some in (images, others):
-        rows = []
-        for image in some:
-            image = image / 255.0
-            brain = image > 0
-            gradient = np.hypot(*np.gradient(image))[brain].sum() / max(1, brain.sum())
-            rows.append((gradient, (np.abs(np.fft.fft2(image) * fine) ** 2).sum()))
-        means.append(np.mean(rows, axis=0))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        gradient, spectrum = means[0] / means[1]
-    return {"gradient_ratio": float(gradient), "spectrum_ratio": float(spectrum)}
-
-
-def _fine_frequencies(shape):
-    """Frequencies of an image that are in `FINE_DETAIL`, bool, as `np.fft.fft2` orders them."""
-    frequency = np.hypot(*np.meshgrid(*map(np.fft.fftfreq, shape), indexing="ij"))
-    return (frequency >= FINE_DETAIL[0]) & (frequency <= FINE_DETAIL[1])
-
-
-def diversity(images: np.ndarray, levels: np.ndarray, pairs: int = 20, seed: int = 0) -> float:
+def diversity(images: np.ndarray, levels: np.ndarray) -> float:
     """Mean multi-scale SSIM of pairs of slices of one level; higher is less diverse.
 
     Args:
         images: Slices `(N, S, S)`.
         levels: Level of each slice, `(N,)`.
-        pairs: Number of random pairs of one level, at most.
-        seed: Seed of the pairs.
 
     Returns:
         The mean, NaN where no level has two slices.
@@ -196,41 +165,35 @@ def diversity(images: np.ndarray, levels: np.ndarray, pairs: int = 20, seed: int
     Reference:
         Wang et al. 2003, Multi-scale structural similarity for image quality assessment.
     """
-    rng, chosen = np.random.default_rng(seed), []
+    rng, chosen = np.random.default_rng(0), []
     for level in np.unique(levels):
         here = np.flatnonzero(levels == level)
         couples = np.stack(np.triu_indices(len(here), 1), 1)
-        chosen += [here[couple] for couple in rng.permutation(couples)[:pairs]]
+        chosen += [here[couple] for couple in rng.permutation(couples)[:DIVERSITY_PAIRS]]
     if not chosen:
         return float("nan")
     first, second = np.transpose(chosen)
-    images = to_unit(images)[..., None]
     scales = max(1, int(np.log2(images.shape[1] / 11)) + 1)  # 11 pixels: the window of SSIM
     weights = MS_SSIM_WEIGHTS[:scales]
     weights = [weight / sum(weights) for weight in weights]
-    values = []
-    for begin in range(0, len(first), BATCH):
-        batch = slice(begin, begin + BATCH)
-        pair = images[first[batch]], images[second[batch]]
-        values.append(tf.image.ssim_multiscale(*pair, 1.0, weights))
+    pairs = _pairs(images[first], images[second])
+    values = [tf.image.ssim_multiscale(*pair, 1.0, weights) for pair in pairs]
     return float(np.concatenate(values).mean())
 
 
-def subject_interval(values, subjects, resamples: int = 2000, seed: int = 0) -> list[float]:
+def subject_interval(values, subjects) -> list[float]:
     """Bootstrap a 95 % interval of the mean. Subjects are drawn, because their slices are alike.
 
     Args:
         values: One figure a slice, `(N,)`.
         subjects: Subject of each slice, `(N,)`.
-        resamples: Number of bootstrap samples.
-        seed: Seed of the bootstrap.
 
     Returns:
         `[low, high]`.
     """
     _, subject = np.unique(subjects, return_inverse=True)
     sums, counts = np.bincount(subject, weights=values), np.bincount(subject)
-    draws = np.random.default_rng(seed).integers(len(sums), size=(resamples, len(sums)))
+    draws = np.random.default_rng(0).integers(len(sums), size=(RESAMPLES, len(sums)))
     means = sums[draws].sum(1) / counts[draws].sum(1)
     return middle95(means)
 

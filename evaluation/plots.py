@@ -1,31 +1,117 @@
-"""Figures of images from plain arrays, drawn with matplotlib.
+"""Figures of images from plain arrays, and how a figure is saved, with matplotlib.
 
 Images are `(N, S, S)` in [0, 1] and share one grey scale, black 0 to white 1.
 """
 
+import io
 import pathlib
+import textwrap
+import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
 
-from evaluation.panels import (
-    GREY,
-    GREY_SCALE,
-    ORANGE,
-    PANEL_WIDTH,
-    WIDTHS,
-    brain_box,
-    hide_axes,
-    make_panels,
-    save_figure,
-    set_titles,
-    show_row,
+from utils import replacing
+
+matplotlib.use("Agg")
+plt.rcParams.update(
+    {
+        "font.size": 9,
+        "figure.dpi": 130,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "legend.frameon": False,
+    }
 )
 
+BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"  # Okabe and Ito: for colour-blind readers
+GREY = {"cmap": "gray", "vmin": 0, "vmax": 1, "interpolation": "nearest"}
+GREY_SCALE = "Grey: 0 (black) to 1 (white)."
+BACKGROUND = 0.05  # grey values up to this do not count as brain
+WIDTHS = 6.5, 10.0  # inches: the narrowest and the widest figure of panels
+PANEL_WIDTH = 2.5  # inches, at most
+LETTERS_PER_INCH = 16  # of a caption
 ANOMALY_LIMIT = 1.5  # value of the healing map at which its colours end
 SAMPLE_COLUMNS = 8
+
+
+def save_figure(figure: Figure, path: pathlib.Path, caption: str) -> None:
+    """Write a figure with its caption as a PNG and close it.
+
+    The caption is never read as mathematics, because the names in it come from strangers.
+    """
+    lines = textwrap.fill(caption, int(LETTERS_PER_INCH * figure.get_figwidth()))
+    figure.text(0.5, -0.01, lines, ha="center", va="top", fontsize=8.5, parse_math=False)
+    drawn = io.BytesIO()
+    with warnings.catch_warnings():
+        # A name in an alphabet that the font lacks is drawn as boxes.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        figure.savefig(drawn, bbox_inches="tight", pad_inches=0.12)
+    plt.close(figure)
+    # 256 colours look the same and take half the bytes.
+    colours = Image.open(drawn).convert("RGB")
+    colours = colours.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    with replacing(path) as temporary:
+        colours.save(temporary, optimize=True)
+
+
+def brain_box(images: np.ndarray, margin: float = 0.02) -> tuple[slice, slice]:
+    """Find the rows and columns that hold everything but background in any of the images.
+
+    Args:
+        images: `(N, S, S)` in [0, 1].
+        margin: Background to leave around it, as a share of a side.
+    """
+    size = images.shape[-1]
+    padding = round(margin * size)
+    box = []
+    for axis in (2, 1):
+        brain = np.flatnonzero((images > BACKGROUND).any(axis=(0, axis)))
+        low, high = (brain[0], brain[-1] + 1) if len(brain) else (0, size)
+        box.append(slice(max(0, low - padding), min(size, high + padding)))
+    return tuple(box)
+
+
+def _make_panels(rows, columns, box, title_share=0.0):
+    """Make a figure and its empty panels `(rows, columns)`, each with the aspect of its box.
+
+    The title of every panel takes a share of the panel's height.
+    """
+    aspect = (box[0].stop - box[0].start) / (box[1].stop - box[1].start)
+    width = min(max(columns * PANEL_WIDTH, WIDTHS[0]), WIDTHS[1])
+    panel_width = min(width / columns, PANEL_WIDTH)
+    height = rows * panel_width * aspect * (1 + title_share) + 0.25
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(width, height), squeeze=False, layout="constrained"
+    )
+    _hide_axes(figure, axes)
+    return figure, axes
+
+
+def _hide_axes(figure, axes):
+    """Leave only images: panels close to each other, without ticks and frames."""
+    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
+
+
+def _show_row(axes, images, box, label="", scale=GREY):
+    """Draw images `(N, S, S)` into a row of panels."""
+    axes[0].set_ylabel(label)
+    for axis, image in zip(axes, images):
+        axis.imshow(image[box], **scale)
+
+
+def _set_titles(axes, titles, size=8.5):
+    """Write a title above each panel; a small one stands closer to it."""
+    for axis, title in zip(axes, titles):
+        axis.set_title(title, fontsize=size, pad=2 if size < 8.5 else None)
 
 
 class Row(NamedTuple):
@@ -65,15 +151,15 @@ def rows_of_images(
         title_size: Points of the titles.
     """
     box = brain_box(content)
-    figure, axes = make_panels(len(rows), len(rows[0].images), box)
+    figure, axes = _make_panels(len(rows), len(rows[0].images), box)
     for panels, row in zip(axes, rows):
-        show_row(panels, row.images, box, row.label, **row.scale)
+        _show_row(panels, row.images, box, row.label, row.scale)
         for number, axis in enumerate(panels):
             if row.line is not None:
                 axis.axhline(row.line - box[0].start - 0.5, color=ORANGE, linewidth=0.6)
             if row.outlines is not None:
                 axis.contour(row.outlines[number][box], [0.5], colors=ORANGE, linewidths=0.7)
-    set_titles(axes[0], titles, title_size)
+    _set_titles(axes[0], titles, title_size)
     save_figure(figure, path, caption)
 
 
@@ -88,11 +174,11 @@ def samples(path: pathlib.Path, images: np.ndarray, levels: np.ndarray, caption:
     """
     box = brain_box(images)
     columns = min(SAMPLE_COLUMNS, len(images))
-    figure, axes = make_panels(-(-len(images) // columns), columns, box, title_share=0.1)
+    figure, axes = _make_panels(-(-len(images) // columns), columns, box, title_share=0.1)
     for axis in axes.flat[len(images) :]:
         axis.set_visible(False)
-    show_row(axes.flat, images, box)
-    set_titles(axes.flat, [f"level {level}" for level in levels], size=8)
+    _show_row(axes.flat, images, box)
+    _set_titles(axes.flat, [f"level {level}" for level in levels], size=8)
     save_figure(figure, path, f"{caption} {GREY_SCALE}")
 
 
@@ -159,14 +245,14 @@ def brains(
         3, columns, squeeze=False, figsize=(width, width / columns * share + 0.3),
         height_ratios=(height, slices, slices), layout="constrained",
     )  # fmt: skip
-    hide_axes(figure, axes)
+    _hide_axes(figure, axes)
     first = 0
     for source, planes in sources.items():
         last = first + len(planes["axial"])
         for row, (name, box) in zip(axes, boxes.items()):
-            show_row(row[first:last], planes[name], box)
+            _show_row(row[first:last], planes[name], box)
             if first == 0:  # cuts are too low for a name that runs upwards
                 row[0].set_ylabel(name, rotation="horizontal", ha="right", va="center")
-        set_titles(axes[0, first:last], [source] * (last - first))
+        _set_titles(axes[0, first:last], [source] * (last - first))
         first = last
     save_figure(figure, path, f"{caption} {GREY_SCALE}")

@@ -1,6 +1,5 @@
 """Codes, reconstructions and likelihoods of all slices of a split, and their summary."""
 
-import functools
 import os
 import pathlib
 from collections.abc import Sequence
@@ -12,16 +11,16 @@ from scipy import special
 
 from dataset import ImageSource, codes_below, upward_images
 from evaluation import curves, metrics, plots
-from evaluation.context import Context, Section
-from evaluation.panels import GREY, GREY_SCALE
-from modules import Models, Texture
+from evaluation.context import Context
+from evaluation.plots import GREY, GREY_SCALE
+from modules import VQVAE, Models, Texture
 from networks import losses
 from networks.frames import cut, per_pixel
 from networks.layers import exact
 from networks.raster import RasterPrior, numbered_seed
 from sources.folder import NO_SLICE, Split
 from sources.images import to_grey, to_unit, write_png
-from utils import InputError, clean_name, progress, read_arrays, spread
+from utils import InputError, clean_name, progress, read_arrays, reading, spread
 
 BATCH = 16  # slices that go through the networks together
 SHOWN_SLICES = 6  # in figures with one column a slice
@@ -74,9 +73,15 @@ def evaluate(
         codes[batch] = part["codes"]
         parts.append(part)
         order.append(batch)
-        if folder:
-            _write_images(folder, [split.paths[i] for i in batch], part["restored"])
-    places = np.argsort(np.concatenate(order))
+        for i, image in zip(batch, part["restored"]) if folder else ():
+            name = pathlib.Path(split.paths[i]).name.replace(".nii", "")
+            write_png(folder / name, image)
+    return join(parts, order)
+
+
+def join(parts: Sequence[dict[str, np.ndarray]], batches: Sequence[np.ndarray]) -> dict:
+    """Join the arrays of batches `(B, ...)`, whose indices say where each row belongs."""
+    places = np.argsort(np.concatenate(batches))
     return {name: np.concatenate([part[name] for part in parts])[places] for name in parts[0]}
 
 
@@ -95,11 +100,6 @@ def _evaluate_batch(vqvae, prior, images, levels, below, rate_weight):
         "images": to_grey(images)[..., 0],
         "restored": to_grey(restored)[..., 0],
     }
-
-
-def _write_images(folder, paths, images):
-    for path, image in zip(paths, images):
-        write_png(folder / pathlib.Path(path).name.replace(".nii", ""), image)
 
 
 def texture_measures(
@@ -123,7 +123,7 @@ def texture_measures(
     images, restored = (to_unit(results[name])[..., None] for name in ("images", "restored"))
     bits = {"bits_per_pixel": [], "bits_per_pixel_alone": []}
     for begin in progress(range(0, len(split), BATCH), "measuring the texture"):
-        batch = np.arange(begin, min(begin + BATCH, len(split)))
+        batch = slice(begin, begin + BATCH)
         pair = images[batch], restored[batch]
         alone = texture.bits(*pair).numpy()
         lower = split.below[batch]
@@ -255,12 +255,12 @@ def _bits_per_code(results, baselines, frame):
     return {**everywhere, **alone, **in_brain, "brain_share": float(brain.mean())}
 
 
-def read_code_counts(path: pathlib.Path, shape: tuple[int, int, int]) -> np.ndarray:
+def read_code_counts(path: pathlib.Path, vqvae: VQVAE) -> np.ndarray:
     """Read how often each code stood at each place in training.
 
     Args:
         path: `code_counts.npz` of a run, which may come from a stranger.
-        shape: Shape `(H, W, K)` of the VQ-VAE of that run.
+        vqvae: The VQ-VAE of that run.
 
     Returns:
         int32 `(H, W, K)`.
@@ -268,15 +268,15 @@ def read_code_counts(path: pathlib.Path, shape: tuple[int, int, int]) -> np.ndar
     Raises:
         InputError: The file is missing, damaged, or of another run.
     """
-    advice = "train the prior of this run again"
-    counts = read_arrays(path, advice).get("counts")
-    if counts is None or counts.dtype != "int32" or counts.ndim != 3 or not counts.any():
-        raise InputError(f"{path} cannot be read (it holds no counts): {advice}.")
-    if counts.shape != shape:
-        raise InputError(
-            f"{path} has shape {counts.shape}, the VQ-VAE {shape}: they are of different runs."
-        )
-    return counts
+    shape, remedy = (
+        (*vqvae.grid, vqvae.settings["codebook_size"]),
+        "train the prior of this run again",
+    )
+    with reading(path, remedy):
+        counts = read_arrays(path, remedy)["counts"]
+        if counts.dtype != "int32" or counts.shape != shape or not counts.any():
+            raise ValueError(f"it holds no counts of shape {shape}, which the VQ-VAE asks for")
+        return counts
 
 
 # ---- the figures -------------------------------------------------------------------------------
@@ -298,7 +298,7 @@ def summarise(
     histories: dict[str, dict[str, np.ndarray]] | None,
     rate_weight: float | None,
     same_data: bool,
-) -> Section:
+) -> dict[str, Any]:
     """Say how good codes and reconstructions of the evaluated split are, and show some.
 
     Args:
@@ -307,6 +307,9 @@ def summarise(
         histories: Learning curves of `vqvae` and `prior`, or None for no figure of them.
         rate_weight: Price of one bit when the codes were chosen, or None for that of the training.
         same_data: Whether the networks learned from the other splits of these very data.
+
+    Returns:
+        Entries of `metrics.json`.
     """
     (vqvae, prior, texture), results = context.models, context.results
     weight = prior.settings["rate_weight"] if rate_weight is None else rate_weight
@@ -316,21 +319,26 @@ def summarise(
     }
     if texture:
         report["texture"] = texture_measures(texture, results, context.split)
-    figures = {
-        "reconstructions": _reconstructions_figure(context),
-        "codes": _codes_figure(context, code_counts, report["codebook"]),
-    }
+    _draw_reconstructions(context)
+    _draw_codes(context, code_counts, report["codebook"])
     if histories:
-        figures["training"] = _training_figure(context, histories, report["prior"])
-    return Section(report, figures)
+        caption = (
+            f"Trained on {context.trained_on}. {context.model}, then a gated PixelCNN. Grey lines: "
+            f"models without context, on the {clean_name(context.split.name)} split of "
+            f"{clean_name(context.slices.name)}."
+        )
+        baselines = {name: report["prior"][f"{name}_bits_per_code"] for name in metrics.BASELINES}
+        path = context.folder / "training.png"
+        curves.training(path, **histories, baselines=baselines, caption=caption)
+    return report
 
 
-def _codes_figure(context, code_counts, codebook):
+def _draw_codes(context, code_counts, codebook):
     codes, images = context.results["codes"], context.results["images"]
     patches = mean_patches(images, codes, codebook["size"], context.models.vqvae.frame)
     usage = f"{codebook['used']} codes used, perplexity {codebook['perplexity']:.1f}"
-    return functools.partial(
-        curves.codes,
+    curves.codes(
+        context.folder / "codes.png",
         uses=np.bincount(codes.ravel(), minlength=codebook["size"]),
         training_uses=code_counts.sum((0, 1)),
         patches=to_unit(to_grey(patches)),
@@ -338,17 +346,7 @@ def _codes_figure(context, code_counts, codebook):
     )
 
 
-def _training_figure(context, histories, prior):
-    caption = (
-        f"Trained on {context.trained_on}. {context.model}, then a gated PixelCNN. Grey lines: "
-        f"models without context, on the {clean_name(context.split.name)} split of "
-        f"{clean_name(context.slices.name)}."
-    )
-    baselines = {name: prior[f"{name}_bits_per_code"] for name in metrics.BASELINES}
-    return functools.partial(curves.training, **histories, baselines=baselines, caption=caption)
-
-
-def _reconstructions_figure(context):
+def _draw_reconstructions(context):
     """Originals, reconstructions, signed differences and code maps."""
     shown, results, vqvae = shown_slices(len(context.split)), context.results, context.models.vqvae
     images, restored = to_unit(results["images"][shown]), to_unit(results["restored"][shown])
@@ -357,24 +355,20 @@ def _reconstructions_figure(context):
     limit = DIFFERENCE_LIMIT
     signed = {**GREY, "cmap": "RdBu_r", "vmin": -limit, "vmax": limit}
     ranked = {**GREY, "cmap": "viridis", "vmax": len(ranks) - 1}
+    rows = [
+        plots.Row(images, "original"),
+        plots.Row(restored, "reconstruction"),
+        plots.Row(restored - images, "difference", signed),
+        plots.Row(maps, "codes", ranked),
+    ]
     labels, scores = slice_titles(context.split, shown), results["ssim"][shown]
+    titles = [f"{label}\nSSIM {ssim:.3f}" for label, ssim in zip(labels, scores)]
     caption = (
         f"{context.source}. {context.model}. {GREY_SCALE} Difference: reconstruction minus "
         f"original, -{limit} (blue) to +{limit} (red). Codes: coloured by rank along the first "
         "principal component of the codebook."
     )
-    return functools.partial(
-        plots.rows_of_images,
-        rows=[
-            plots.Row(images, "original"),
-            plots.Row(restored, "reconstruction"),
-            plots.Row(restored - images, "difference", signed),
-            plots.Row(maps, "codes", ranked),
-        ],
-        content=images,
-        titles=[f"{label}\nSSIM {ssim:.3f}" for label, ssim in zip(labels, scores)],
-        caption=caption,
-    )
+    plots.rows_of_images(context.folder / "reconstructions.png", rows, images, titles, caption)
 
 
 def code_ranks(codebook: np.ndarray) -> np.ndarray:

@@ -2,13 +2,11 @@
 
 import math
 import pathlib
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from evaluation import plots
-from evaluation.context import Section
 from evaluation.metrics import BASELINES
 from evaluation.reconstruction import SHOWN_SLICES, slice_titles
 from sources.folder import Split
@@ -50,30 +48,6 @@ OWNED_ANOMALIES = (
     "anomaly/case_*.nii.gz",
 )
 PRINTED_SCORES = 10
-
-
-# ---- evaluation and samples --------------------------------------------------------------------
-
-
-def write(folder: pathlib.Path, made: dict[str, Any], sections: Iterable[Section]) -> dict:
-    """Write `metrics.json` and draw all figures, which come last.
-
-    Args:
-        folder: Folder to write into.
-        made: How the results were made.
-        sections: What the steps found out.
-
-    Returns:
-        Content of `metrics.json`.
-    """
-    metrics, figures = {"made": made}, {}
-    for section in sections:
-        metrics |= section.metrics
-        figures |= section.figures
-    write_json(folder / METRICS, metrics)
-    for name, draw in figures.items():
-        draw(folder / f"{name}.png")
-    return metrics
 
 
 def print_table(metrics: dict[str, Any]) -> None:
@@ -164,10 +138,8 @@ def write_anomalies(
         for kind, image in zip(kinds, versions):
             name = f"{pathlib.Path(path).name.removesuffix('.nii.png')}_{kind}.png"
             write_png(folder / "anomaly" / name, image)
-    cases = [
-        _write_case(folder / "anomaly", case, split, kinds, scores)
-        for case in np.unique(split.cases).tolist()
-    ]
+    numbers = np.unique(split.cases).tolist()
+    cases = [_write_case(folder / "anomaly", case, split, kinds, scores) for case in numbers]
     cases.sort(key=lambda row: -row["score"])
     rows = [_slice_row(split, results, i) for i in order]
     report = {**header, "map_white": plots.ANOMALY_LIMIT, "cases": cases, "slices": rows}

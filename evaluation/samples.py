@@ -1,17 +1,16 @@
 """New slices: codes drawn from the prior at given levels, and decoded."""
 
 import dataclasses
-import functools
+import itertools
 import time
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import tensorflow as tf
 
 from evaluation import plots
-from evaluation.context import Context, Figure, SamplingOptions, Section
-from evaluation.panels import GREY_SCALE
+from evaluation.context import COMPLETION_STRIDE, Context, SamplingOptions
+from evaluation.plots import GREY_SCALE
 from evaluation.reconstruction import BATCH, shown_slices, slice_titles
 from modules import Models
 from networks.raster import RasterPrior, numbered_seed
@@ -20,7 +19,6 @@ from sources.images import to_grey, to_unit, write_png
 from utils import InputError, progress, spread
 
 COMPLETIONS = 3  # drawings of each missing half
-COMPLETION_STRIDE = 1000  # numbers of slices between two drawings of the same half
 SHOWN_SAMPLES = 64  # in the figure of samples, at most
 SHOWN_PAIRS = 8  # of a real and a generated slice
 
@@ -50,25 +48,9 @@ def spread_levels(count: int, level: int | None, known: np.ndarray) -> np.ndarra
     return np.full(count, level, known.dtype)
 
 
-class Given(NamedTuple):
-    """Codes that stay, where only the rest of slices is drawn.
-
-    Attributes:
-        codes: int32 `(N, H, W)`.
-        rows: Number of rows, the upper ones, that stay.
-    """
-
-    codes: np.ndarray
-    rows: int
-
-
 def draw_slice_codes(
-    prior: RasterPrior,
-    levels: np.ndarray,
-    options: SamplingOptions,
-    first: int = 0,
-    given: Given | None = None,
-) -> Iterator[np.ndarray]:
+    prior: RasterPrior, levels: np.ndarray, options: SamplingOptions, first: int = 0
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Draw the codes of slices batch by batch, each slice by itself.
 
     Args:
@@ -76,131 +58,90 @@ def draw_slice_codes(
         levels: Level of each slice, `(N,)`.
         options: How codes are drawn.
         first: Number of the first slice. It makes drawings with one seed differ.
-        given: Codes to begin from, or None.
 
     Yields:
-        codes, int32 `(B, H, W)`.
+        Stacks of one slice, as `decode` takes them: codes, int32 `(B, 1, H, W)`, and `(B, 1)`.
     """
-    for begin in range(0, len(levels), BATCH):
-        batch = slice(begin, begin + BATCH)
-        codes = prior.sample(
-            tf.constant(levels[batch]),
-            numbered_seed(options.seed, first + begin),
-            options.drawing,
-            None if given is None else tf.constant(given.codes[batch], tf.int32),
-            given.rows if given else 0,
-        )
-        yield np.asarray(codes)
+    for begin in progress(range(0, len(levels), BATCH), "drawing slices"):
+        batch, number = levels[begin : begin + BATCH], first + begin
+        seed = numbered_seed(options.seed, number)
+        codes = np.asarray(prior.sample(tf.constant(batch), seed, options.drawing))
+        yield codes[:, None], number + np.arange(len(batch))[:, None]
 
 
-def draw_slices(
-    models: Models,
-    levels: np.ndarray,
-    options: SamplingOptions,
-    first: int = 0,
-    given: Given | None = None,
+def decode(
+    models: Models, drawn: Iterable[tuple[np.ndarray, np.ndarray]], options: SamplingOptions
 ) -> Iterator[np.ndarray]:
-    """Generate slices batch by batch, so that memory does not grow with their number.
+    """Decode stacks of slices batch by batch, so that memory does not grow with their number.
+
+    The texture of a slice is drawn given the drawn slice below it.
 
     Args:
         models: The networks.
-        levels: Level of each slice, `(N,)`.
-        options: How codes and textures are drawn.
-        first: Number of the first slice. It makes drawings with one seed differ.
-        given: Codes to begin from, or None.
+        drawn: Codes of each batch from bottom to top, int32 `(B, K, H, W)`, and the number of each
+            slice, which tells its random numbers apart, `(B, K)`.
+        options: How textures are drawn.
 
     Yields:
-        Images in [0, 1], float32 `(B, S, S)`.
+        uint8 `(B, K, S, S)`.
     """
-    for codes in draw_slice_codes(models.prior, levels, options, first, given):
-        numbers = first + np.arange(len(codes))
-        yield options.decode(models, codes, numbers).numpy()[..., 0]
-        first += len(codes)
+    for codes, numbers in drawn:
+        below, slices = None, []
+        for k in progress(range(codes.shape[1]), "decoding", unit="slice"):
+            image = models.vqvae.decode(codes[:, k])  # (B, S, S, 1)
+            if options.texture:
+                image = models.texture.draw(
+                    image, numbered_seed(options.seed, numbers[:, k]), below
+                )
+            slices.append(to_grey(image)[..., 0])
+            below = image
+        yield np.stack(slices, axis=1)
 
 
-def draw_all(
-    models: Models,
-    levels: np.ndarray,
-    options: SamplingOptions,
-    title: str,
-    first: int = 0,
-    given: Given | None = None,
-) -> np.ndarray:
-    """Draw all slices of `draw_slices` at once and show progress under a title.
-
-    Returns:
-        uint8 `(N, S, S)`, at least one.
-    """
-    batches = draw_slices(models, levels, options, first, given)
-    steps = -(-len(levels) // BATCH)
-    return np.concatenate([to_grey(batch) for batch in progress(batches, title, steps)])
-
-
-def sample(context: Context, levels: np.ndarray) -> Section:
+def sample(context: Context, levels: np.ndarray) -> dict:
     """Draw and write samples, if any, and show some, beside real slices where there are any.
 
     Args:
         context: The run, and what was evaluated.
         levels: Level of each sample, `(N,)`.
-    """
-    begin = time.perf_counter()
-    shown, paired = spread(len(levels), SHOWN_SAMPLES), spread(len(levels), SHOWN_PAIRS)
-    kept = write_samples(context, levels, {*shown.tolist(), *paired.tolist()})
-    sampling, figures = context.sampling, {}
-    if len(levels):
-        figures["samples"] = _samples_figure(context, kept, levels, shown)
-    if len(levels) and context.split:
-        figures["comparison"] = _comparison_figure(context, kept, levels, paired)
-    seconds = time.perf_counter() - begin
-    has_texture = sampling.texture and bool(context.models.texture)
-    options = {**dataclasses.asdict(sampling), "texture": has_texture}
-    metrics = {"count": len(levels), "seconds": seconds, **options}
-    return Section({"samples": metrics}, figures)
-
-
-def write_samples(context: Context, levels: np.ndarray, kept: set[int]) -> dict[int, np.ndarray]:
-    """Draw slices, write each as a PNG into `samples`, and keep a few of them in memory.
-
-    Args:
-        context: The run.
-        levels: Level of each slice, `(N,)`.
-        kept: Numbers of the slices to keep.
 
     Returns:
-        The kept slices, uint8 `(S, S)`, by their numbers.
+        `samples` of `metrics.json`.
     """
-    images, number = {}, 0
-    batches = draw_slices(context.models, levels, context.sampling)
-    for batch in progress(batches, "drawing samples", -(-len(levels) // BATCH)):
-        for image in to_grey(batch):
-            name = f"sample_{number:04d}_slice_{levels[number]}.png"
-            write_png(context.folder / "samples" / name, image)
-            if number in kept:
-                images[number] = image
-            number += 1
-    return images
+    begin, sampling = time.perf_counter(), context.sampling
+    shown, paired = spread(len(levels), SHOWN_SAMPLES), spread(len(levels), SHOWN_PAIRS)
+    drawn = draw_slice_codes(context.models.prior, levels, sampling)
+    batches = decode(context.models, drawn, sampling)
+    kept = {}  # only those of the figures stay in memory
+    for number, (image,) in enumerate(itertools.chain.from_iterable(batches)):
+        name = f"sample_{number:04d}_slice_{levels[number]}.png"
+        write_png(context.folder / "samples" / name, image)
+        if number in shown or number in paired:
+            kept[number] = image
+    seconds = time.perf_counter() - begin
+    if len(levels):
+        _draw_samples(context, _stacked(kept, shown), len(levels), levels[shown])
+    if len(levels) and context.split:
+        _draw_comparison(context, _stacked(kept, paired), paired, levels[paired])
+    return {"samples": {"count": len(levels), "seconds": seconds, **dataclasses.asdict(sampling)}}
 
 
 def _stacked(kept, numbers):
     return to_unit(np.stack([kept[number] for number in numbers]))
 
 
-def _samples_figure(context, kept, levels, shown) -> Figure:
-    part = f" {len(shown)} of {len(levels):,} are shown, evenly spread."
-    part = part if len(shown) < len(levels) else ""
-    return functools.partial(
-        plots.samples,
-        images=_stacked(kept, shown),
-        levels=levels[shown],
-        caption=f"Generated slices, not real ones: {context.made}.{part}",
-    )
+def _draw_samples(context, images, count, levels):
+    caption = f"Generated slices, not real ones: {context.made}."
+    if len(images) < count:
+        caption += f" {len(images)} of {count:,} are shown, evenly spread."
+    plots.samples(context.folder / "samples.png", images, levels, caption)
 
 
-def _comparison_figure(context, kept, levels, paired) -> Figure:
+def _draw_comparison(context, generated, numbers, levels):
     """Pairs of a real and a generated slice, in an order that only the caption tells."""
-    beside = [nearest_slice(context.split, levels[number], number) for number in paired]
-    real, generated = to_unit(context.results["images"][beside]), _stacked(kept, paired)
-    generated_below = np.random.default_rng(context.sampling.seed).random(len(paired)) < 0.5
+    beside = [nearest_slice(context.split, *pair) for pair in zip(levels, numbers)]
+    real = to_unit(context.results["images"][beside])
+    generated_below = np.random.default_rng(context.sampling.seed).random(len(numbers)) < 0.5
     below = generated_below[:, None, None]
     answers = ", ".join("lower" if is_below else "upper" for is_below in generated_below)
     caption = (
@@ -208,24 +149,17 @@ def _comparison_figure(context, kept, levels, paired) -> Figure:
         "of a pair have the same level. Generated, from left to right: "
         f"{answers}. {GREY_SCALE}"
     )
-    return functools.partial(
-        plots.rows_of_images,
-        rows=[
+    plots.rows_of_images(
+        context.folder / "comparison.png",
+        [
             plots.Row(np.where(below, real, generated)),
             plots.Row(np.where(below, generated, real)),
         ],
         content=np.concatenate([real, generated]),
-        titles=[f"level {level}" for level in levels[paired]],
+        titles=[f"level {level}" for level in levels],
         caption=caption,
         title_size=8,
     )
-
-
-def describe_model(context: Context) -> Section:
-    """Say what draws samples, as `metrics.json` says it where no slices were evaluated."""
-    vqvae = context.models.vqvae
-    data = {"image_size": vqvae.settings["image_size"], "frame": list(vqvae.frame)}
-    return Section({"data": data, "codebook": {"size": vqvae.settings["codebook_size"]}})
 
 
 def nearest_slice(split: Split, level: int, number: int) -> int:
@@ -235,33 +169,27 @@ def nearest_slice(split: Split, level: int, number: int) -> int:
     return candidates[number % len(candidates)]
 
 
-def complete(context: Context) -> Section:
+def complete(context: Context) -> None:
     """Draw the lower half of slices several times, without texture, as the upper half has none."""
-    models, options = context.models, dataclasses.replace(context.sampling, texture=False)
+    (vqvae, prior, _), options = context.models, context.sampling
     shown = shown_slices(len(context.split))
     codes, levels = context.results["codes"][shown], context.split.levels[shown]
-    rows, drawings = codes.shape[1] // 2, []
-    for number in range(COMPLETIONS):
-        title, first = f"drawing completion {number + 1}", COMPLETION_STRIDE * number
-        drawings.append(draw_all(models, levels, options, title, first, Given(codes, rows)))
-    restored = to_unit(context.results["restored"][shown])
-    top, _, bottom, _ = models.vqvae.frame
+    restored, rows = to_unit(context.results["restored"][shown]), codes.shape[1] // 2
+    top, _, bottom, _ = vqvae.frame
     edge = top + rows * (bottom - top) // codes.shape[1]  # in pixels
     halves = restored.copy()
     halves[:, edge:] = 0
     panels = [plots.Row(restored, "reconstruction"), plots.Row(halves, "given")]
-    for number, images in enumerate(drawings, start=1):
-        panels.append(plots.Row(to_unit(images), f"drawing {number}", line=edge))
+    for number in progress(range(COMPLETIONS), "drawing completions"):
+        seed = numbered_seed(options.seed, COMPLETION_STRIDE * number)
+        given = tf.constant(codes, tf.int32)
+        drawn = prior.sample(tf.constant(levels), seed, options.drawing, given, rows)
+        images = to_unit(to_grey(vqvae.decode(drawn))[..., 0])
+        panels.append(plots.Row(images, f"drawing {number + 1}", line=edge))
     caption = (
         f"{context.source}. {context.model}: the codes of the upper half are given, those of the "
         f"lower half are {options.drawn}, {COMPLETIONS} times. The line separates what was given "
         f"from what was drawn. {GREY_SCALE}"
     )
-    figure = functools.partial(
-        plots.rows_of_images,
-        rows=panels,
-        content=restored,
-        titles=slice_titles(context.split, shown),
-        caption=caption,
-    )
-    return Section(figures={"completions": figure})
+    titles = slice_titles(context.split, shown)
+    plots.rows_of_images(context.folder / "completions.png", panels, restored, titles, caption)

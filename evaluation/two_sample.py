@@ -1,11 +1,12 @@
 """Two-sample tests: can a classifier tell two sets of images apart?
 
 It is a logistic regression on principal components of fixed features, and it is tested on groups
-that it has not seen. Images are uint8 or float `(N, h, w)`, 0 to 255 or 0 to 1. Features of them
-are `(N, F)`. A group is a subject, a drawn brain, or a slice that was drawn by itself.
+that it has not seen. Images are uint8 or float `(N, h, w)`, 0 to 255 or 0 to 1. A group is a
+subject, a drawn brain, or a slice that was drawn by itself.
 """
 
 from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import ndimage
@@ -17,7 +18,9 @@ from sklearn.preprocessing import StandardScaler
 
 from evaluation.metrics import middle95
 from sources.images import to_unit
+from utils import progress
 
+SEED = 0  # of folds, classifier, bootstrap and permutations
 FOLDS = 5
 PERMUTATIONS = 200  # of groups, for the range of a figure where two sets do not differ
 COMPONENTS = 50  # principal components that the classifier sees, at most
@@ -61,17 +64,21 @@ def features(images: np.ndarray) -> np.ndarray:
     return np.concatenate(parts, axis=1)
 
 
-def two_sample(
-    name: str,
-    one: np.ndarray,
-    other: np.ndarray,
-    one_groups: np.ndarray,
-    other_groups: np.ndarray,
-    seed: int = 0,
-) -> dict[str, float | list[float]]:
-    """Held-out accuracy of a classifier that distinguishes two sets, as `metrics.json` says it.
+class Rows(NamedTuple):
+    """Features of a set of images.
 
-    All rows of a group are in one fold, so that knowing a brain is no help.
+    Attributes:
+        features: `(N, F)`.
+        groups: Group of each row, str `(N,)`. All rows of a group are in one fold, so that knowing
+            a brain is no help. Equal values in two sets name the same group.
+    """
+
+    features: np.ndarray
+    groups: np.ndarray
+
+
+def two_sample(pairs: dict[str, tuple[Rows, Rows]]) -> dict[str, Any]:
+    """Held-out accuracy of a classifier that distinguishes two sets, for some pairs of sets.
 
     The null range is that of the accuracy where the sets do not differ: groups change sides at
     random, `PERMUTATIONS` times. With few groups its middle lies below 0.5. A held-out group is
@@ -79,15 +86,10 @@ def two_sample(
     one of the other side.
 
     Args:
-        name: Name of the accuracy.
-        one: Features of one set, `(N, F)`.
-        other: Features of the other set, `(M, F)`.
-        one_groups: Group of each row, `(N,)`.
-        other_groups: Group of each row, `(M,)`. Equal values name the same group on both sides.
-        seed: Seed of folds, classifier, bootstrap and permutations.
+        pairs: Both sets by the name of the accuracy.
 
     Returns:
-        dict of the accuracy in [0, 1] by its name, `_ci95` and `_null95`. The first interval is a
+        dict of each accuracy in [0, 1] by its name, `_ci95` and `_null95`. The first interval is a
         95 % bootstrap over groups. It does not cover the variation from training on other groups.
         In the second 95 % of the accuracies lie where the sets do not differ.
 
@@ -95,42 +97,40 @@ def two_sample(
         Lopez-Paz and Oquab 2017, Revisiting Classifier Two-Sample Tests.
         Ojala and Garriga 2010, Permutation Tests for Studying Classifier Performance.
     """
-    x, y, groups = _joined(one, other, one_groups, other_groups)
-    labels = [y, *permuted_labels(y, groups, seed)]
-    right, *by_chance = _classified(x, labels, groups, seed)
-    null = [
-        np.mean([row[sides == c].mean() for c in (0, 1)])
-        for row, sides in zip(by_chance, labels[1:])
-    ]
-    value, interval = _accuracy_interval(right, y, groups, seed)
-    return {name: value, f"{name}_ci95": interval, f"{name}_null95": middle95(null)}
+    report = {}
+    for name, pair in progress(pairs.items(), "distinguishing sets", len(pairs), "pair"):
+        x, groups, y = _joined(*pair)
+        labels = [y, *permuted_labels(y, groups)]
+        right = _classified(x, labels, groups)
+        value, *null = map(_mean_of_sides, right, labels)
+        interval = _interval(right[0], y, groups)
+        report |= {name: value, f"{name}_ci95": interval, f"{name}_null95": middle95(null)}
+    return report
 
 
-def accuracy(
-    one: np.ndarray,
-    other: np.ndarray,
-    one_groups: np.ndarray,
-    other_groups: np.ndarray,
-    seed: int = 0,
-) -> float:
+def accuracy(one: Rows, other: Rows) -> float:
     """The accuracy of `two_sample` alone, which takes a small part of the time."""
-    x, y, groups = _joined(one, other, one_groups, other_groups)
-    (right,) = _classified(x, [y], groups, seed)
-    return _accuracy_interval(right, y, groups, seed)[0]
+    x, groups, y = _joined(one, other)
+    return _mean_of_sides(*_classified(x, [y], groups), y)
 
 
-def _joined(one, other, one_groups, other_groups):
-    """Rows, sides and groups of two sets."""
-    sides = np.repeat([0, 1], [len(one), len(other)])
-    return np.concatenate([one, other]), sides, np.concatenate([one_groups, other_groups])
+def _joined(one, other):
+    """Features, groups and sides of all rows of two sets."""
+    y = np.repeat([0, 1], [len(one.groups), len(other.groups)])
+    return *map(np.concatenate, zip(one, other)), y
 
 
-def _classified(x, labels, groups, seed):
+def _mean_of_sides(right, y):
+    """Mean accuracy of both sides."""
+    return float(np.mean([right[y == c].mean() for c in (0, 1)]))
+
+
+def _classified(x, labels, groups):
     """Whether each row is classified rightly, `(P, N)`, for P labellings `(N,)` of the rows."""
     right = np.zeros((len(labels), len(x)))
-    for train, test in _folds(groups, seed):
+    for train, test in _folds(groups):
         count = min(COMPONENTS, len(train) - 1, x.shape[1])
-        components = make_pipeline(StandardScaler(), PCA(count, random_state=seed)).fit(x[train])
+        components = make_pipeline(StandardScaler(), PCA(count, random_state=SEED)).fit(x[train])
         known, unseen = components.transform(x[train]), components.transform(x[test])
         for row, y in zip(right, labels):
             row[test] = _predict(known, y[train], unseen) == y[test]
@@ -145,15 +145,15 @@ def _predict(known, y, unseen):
     return model.fit(known, y).predict(unseen)
 
 
-def _folds(groups, seed):
+def _folds(groups):
     """Rows to learn from, and rows to classify, of each fold."""
-    shuffled = np.random.default_rng(seed).permutation(len(groups))
-    folds = GroupKFold(FOLDS, shuffle=True, random_state=seed)
+    shuffled = np.random.default_rng(SEED).permutation(len(groups))
+    folds = GroupKFold(FOLDS, shuffle=True, random_state=SEED)
     for train, test in folds.split(shuffled, groups=groups[shuffled]):
         yield shuffled[train], shuffled[test]
 
 
-def permuted_labels(y: np.ndarray, groups: np.ndarray, seed: int) -> Iterator[np.ndarray]:
+def permuted_labels(y: np.ndarray, groups: np.ndarray) -> Iterator[np.ndarray]:
     """Yield the labels of all rows when groups change sides at random, `PERMUTATIONS` times.
 
     A group of both sides swaps them or not. The others are dealt out in the same numbers.
@@ -161,9 +161,8 @@ def permuted_labels(y: np.ndarray, groups: np.ndarray, seed: int) -> Iterator[np
     Args:
         y: Side of each row, 0 or 1, `(N,)`.
         groups: Group of each row, `(N,)`.
-        seed: Seed of the permutations.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(SEED)
     numbers = np.unique(groups, return_inverse=True)[1]
     has = np.stack([np.bincount(numbers[y == c], minlength=numbers.max() + 1) > 0 for c in (0, 1)])
     both = has.all(0)
@@ -173,30 +172,42 @@ def permuted_labels(y: np.ndarray, groups: np.ndarray, seed: int) -> Iterator[np
         yield np.where(both[numbers], y ^ swap[numbers], dealt[numbers])
 
 
-def _accuracy_interval(right, y, groups, seed):
-    """Mean accuracy of both classes and its 95 % bootstrap over groups."""
+def _interval(right, y, groups):
+    """95 % bootstrap over groups of `_mean_of_sides`."""
     numbers = np.unique(groups, return_inverse=True)[1]
     size = numbers.max() + 1
     # both are (2, groups)
     sums = np.stack([np.bincount(numbers[y == c], right[y == c], size) for c in (0, 1)])
     counts = np.stack([np.bincount(numbers[y == c], minlength=size) for c in (0, 1)])
-    accuracy = (sums.sum(1) / counts.sum(1)).mean()
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(SEED)
     draws = rng.multinomial(size, np.full(size, 1 / size), 1000)  # (1000, groups)
     resampled = ((draws @ sums.T) / np.maximum(draws @ counts.T, 1)).mean(1)
-    return float(accuracy), middle95(resampled)
+    return middle95(resampled)
 
 
-def half(groups: np.ndarray, seed: int = 0) -> np.ndarray:
+def half(groups: np.ndarray) -> np.ndarray:
     """Rows of one half of the groups, drawn at random, bool `(N,)`."""
     names = np.unique(groups)
-    chosen = np.random.default_rng(seed).permutation(names)[: len(names) // 2]
+    chosen = np.random.default_rng(SEED).permutation(names)[: len(names) // 2]
     return np.isin(groups, chosen)
 
 
-def squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Squared distances of all rows of two matrices, `(N, F)` and `(M, F)` -> `(N, M)`.
+def nearest(images: np.ndarray, others: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Find the nearest of `others` for each image, or for each stack of images.
 
-    Rounding can make them slightly negative.
+    Args:
+        images: `(N, ..., S, S)`.
+        others: `(M, ..., S, S)`.
+        size: Pixels of a side to which all are reduced first.
+
+    Returns:
+        `(distances, which)`, both `(N,)`: the root mean square distance, and the index.
     """
-    return (a**2).sum(1)[:, None] + (b**2).sum(1)[None] - 2 * a @ b.T
+
+    def flat(values):
+        return pool(to_unit(values).reshape(-1, *values.shape[-2:]), size).reshape(len(values), -1)
+
+    a, b = flat(images), flat(others)
+    squares = (a**2).sum(1)[:, None] + (b**2).sum(1)[None] - 2 * a @ b.T
+    which = squares.argmin(1)
+    return np.sqrt(np.mean((a - b[which]) ** 2, axis=1)), which

@@ -11,17 +11,16 @@ import tensorflow as tf
 from conftest import IMAGE_SIZE, LEVELS, make_prior, predict, run_script
 from PIL import Image
 
-from evaluation import brains, comparison
-from evaluation.context import SamplingOptions
+from evaluation import brains, comparison, samples
+from evaluation.context import FIRST_BRAIN, FIRST_COMPARED, SamplingOptions
 from fitting import checkpoints
 from fitting.run_directory import RunDirectory
 from modules import Models, PixelCNN
 from networks.neighbours import NO_CODE
 from networks.raster import numbered_seed
 from sources import volumes
-from sources.folder import make_split, open_folder
+from sources.folder import open_folder
 from sources.images import to_grey
-from utils import InputError
 
 
 class FakePrior:
@@ -52,27 +51,29 @@ def draw_texture(restored, seeds, below):
     return restored if below is None else restored + below
 
 
-FAKE_VQVAE = types.SimpleNamespace(decode=decode)
+FAKE_VQVAE, OPTIONS = types.SimpleNamespace(decode=decode), SamplingOptions(3)
+
+
+def draw(count, prior, vqvae=FAKE_VQVAE, begin=None, options=OPTIONS, texture=None):
+    """Batches of brains."""
+    drawn = brains.draw_brain_codes(prior, count, options, begin)
+    return list(samples.decode(Models(vqvae, prior, texture), drawn, options))
 
 
 def test_the_texture_of_a_slice_is_given_the_drawn_slice_below():
-    with_texture = types.SimpleNamespace(draw=draw_texture)
-    plain, drawn = (
-        np.concatenate(
-            list(
-                brains.draw_brains(Models(FAKE_VQVAE, FakePrior(), texture), 2, SamplingOptions(0))
-            )
-        )
-        for texture in (None, with_texture)
-    )
+    texture = types.SimpleNamespace(draw=draw_texture)
+    (plain,) = draw(2, FakePrior())
+    (drawn,) = draw(2, FakePrior(), options=SamplingOptions(0, texture=True), texture=texture)
     np.testing.assert_allclose(drawn, np.cumsum(plain.astype(int), axis=1), atol=2)
 
 
 def test_every_slice_is_given_those_drawn_below_it():
     prior, below = make_prior(4, blocks=2), tf.fill((2, 2, 4, 4), NO_CODE)
-    (codes,) = brains.draw_brain_codes(prior, 2, SamplingOptions(3))
+    ((codes, numbers),) = brains.draw_brain_codes(prior, 2, SamplingOptions(3))
+    expected = FIRST_BRAIN + np.arange(2 * LEVELS).reshape(2, LEVELS)
+    np.testing.assert_array_equal(numbers, expected)
     for level in range(LEVELS):
-        seed = numbered_seed(3, brains.FIRST_BRAIN + level)
+        seed = numbered_seed(3, FIRST_BRAIN + level)
         one = prior.sample(tf.fill((2,), level), seed, below=below)
         np.testing.assert_array_equal(codes[:, level], one)
         below = tf.stack([one, below[:, 0]], axis=1)
@@ -80,7 +81,7 @@ def test_every_slice_is_given_those_drawn_below_it():
 
 def test_brains_are_drawn_in_batches():
     prior = FakePrior()
-    drawn = list(brains.draw_brains(Models(FAKE_VQVAE, prior), 18, SamplingOptions(0)))
+    drawn = draw(18, prior)
     assert [len(batch) for batch in drawn] == [16, 2]
     np.testing.assert_array_equal(drawn[1][0, :, 0, 0], as_grey(NO_CODE + 1 + np.arange(3)))
     assert prior.levels == [0, 1, 2] * 2 and len(set(prior.seeds)) == 6
@@ -88,24 +89,17 @@ def test_brains_are_drawn_in_batches():
 
 def test_a_brain_grows_from_a_slice():
     prior, first = FakePrior(), np.full((4, 4), 5)
-    begin, fakes = brains.FirstSlice(1, first), Models(FAKE_VQVAE, prior)
-    (brain,) = brains.draw_brains(fakes, 1, SamplingOptions(0), begin)
+    begin = brains.FirstSlice(1, first)
+    (brain,) = draw(1, prior, begin=begin)
     np.testing.assert_array_equal(brain[0, :, 0, 0], as_grey([5, 6]))
     assert prior.levels == [2]
-    (brain,) = brains.draw_brains(fakes, 1, SamplingOptions(0), begin._replace(level=2))
+    (brain,) = draw(1, prior, begin=begin._replace(level=2))
     assert brain.shape[1] == 1 and prior.levels == [2]
 
 
-def test_a_first_slice_at_an_unknown_level_is_refused():
-    first = make_split("some", [(7, LEVELS, "case_007_slice_4.nii.png")], {})
-    with pytest.raises(InputError, match=f"up to number {LEVELS}, and the prior of RUN knows 0 to"):
-        brains.plan(Models(FAKE_VQVAE, make_prior(grid=4, blocks=2)), "RUN", 1, first, False)
-
-
 def test_brains_do_not_depend_on_how_many_are_drawn(vqvae):
-    prior, options = make_prior(IMAGE_SIZE // 8, blocks=2), SamplingOptions(3)
-    (two,) = brains.draw_brains(Models(vqvae, prior), 2, options)
-    (one,) = brains.draw_brains(Models(vqvae, prior), 1, options)
+    prior = make_prior(IMAGE_SIZE // 8, blocks=2)
+    (two,), (one,) = draw(2, prior, vqvae), draw(1, prior, vqvae)
     assert two.shape == (2, LEVELS, IMAGE_SIZE, IMAGE_SIZE)
     np.testing.assert_allclose(one[0].astype(int), two[0].astype(int), atol=1)
     assert np.abs(two[0].astype(int) - two[1]).max() > 3
@@ -120,8 +114,7 @@ def test_slices_to_compare_are_those_of_brains_or_drawn_one_by_one(vqvae, reads_
         assert len(set(drawn.groups)) == 3
         return
     assert drawn.levels.tolist() == [1, 3, 1] and len(set(drawn.groups)) == 2
-    first = comparison.FIRST_EVALUATED
-    (whole,) = brains.draw_brain_codes(prior, 2, SamplingOptions(3), first=first)
+    ((whole, _),) = brains.draw_brain_codes(prior, 2, SamplingOptions(3), first=FIRST_COMPARED)
     images = to_grey(vqvae.decode(whole[[0, 0, 1], [1, 3, 1]]))[..., 0]
     np.testing.assert_array_equal(images, drawn.images)
 
@@ -137,14 +130,9 @@ def test_volumes_go_there_and_back(tmp_path):
     np.testing.assert_array_equal(volumes.frame_slices(voxels, affine), slices)
     commissure = np.linalg.inv(affine) @ [0, 0, 0, 1]
     np.testing.assert_allclose(commissure[:2], volumes.FRAME_ORIGIN)
-
-
-def test_an_upper_part_lies_where_it_belongs(tmp_path):
-    slices = np.ones((3, 256, 256), "uint8")
-    volumes.write_volume(tmp_path / "part.nii.gz", slices, level=29)
-    volumes.write_volume(tmp_path / "whole.nii.gz", np.ones((32, 256, 256), "uint8"))
-    part, whole = (nibabel.load(tmp_path / f"{name}.nii.gz") for name in ("part", "whole"))
-    np.testing.assert_allclose(part.affine @ [0, 0, 0, 1], whole.affine @ [0, 0, 29, 1])
+    volumes.write_volume(tmp_path / "part.nii.gz", slices[:3], level=29)  # lies where it belongs
+    part = nibabel.load(tmp_path / "part.nii.gz")
+    np.testing.assert_allclose(part.affine @ [0, 0, 0, 1], written.affine @ [0, 0, 29, 1])
 
 
 def test_cuts_pass_through_the_frame():

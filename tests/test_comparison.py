@@ -8,9 +8,9 @@ from conftest import LEVELS, draw_slice
 from scipy import ndimage
 
 from evaluation import anatomy, brain_comparison, comparison, curves, two_sample
-from evaluation.anatomy import Values
 from evaluation.comparison import SliceSet
 from evaluation.context import Context, SamplingOptions
+from evaluation.two_sample import Rows
 from modules import Models
 from sources.folder import make_split
 from sources.images import to_grey
@@ -45,8 +45,8 @@ def few_permutations(monkeypatch):
 
 
 def distinguish(one, other):
-    x = two_sample.features(one.images), two_sample.features(other.images)
-    found = two_sample.two_sample("accuracy", *x, one.groups, other.groups)
+    pair = comparison.slice_rows(one, ""), comparison.slice_rows(other, "")
+    found = two_sample.two_sample({"accuracy": pair})
     return found["accuracy"], found["accuracy_ci95"], found["accuracy_null95"]
 
 
@@ -75,7 +75,8 @@ def test_knowing_the_subject_is_no_help():
     subjects = np.repeat(np.arange(40), 8)
     names = rng.normal(size=(40, 30))[subjects] + rng.normal(0, 0.01, (320, 30))
     one = subjects < 20
-    assert two_sample.accuracy(names[one], names[~one], subjects[one], subjects[~one]) < 0.7
+    pair = Rows(names[one], subjects[one]), Rows(names[~one], subjects[~one])
+    assert two_sample.accuracy(*pair) < 0.7
 
 
 def test_the_null_range_is_of_groups_that_change_sides(monkeypatch):
@@ -85,20 +86,21 @@ def test_the_null_range_is_of_groups_that_change_sides(monkeypatch):
     rows = rng.normal(size=(16, 20))[groups] + rng.normal(0, 0.3, (96, 20))
     one, other = groups < 8, groups >= 8
     monkeypatch.setattr(two_sample, "PERMUTATIONS", 60)
-    found = two_sample.two_sample("a", rows[one], rows[other], groups[one], groups[other])
+    pair = Rows(rows[one], groups[one]), Rows(rows[other], groups[other])
+    found = two_sample.two_sample({"a": pair})
     low, high = found["a_null95"]
     assert low < found["a"] < high and 0.1 < low < 0.4 and 0.5 < high < 0.8
-    moved = rows[one] + 3, rows[other]
-    assert two_sample.accuracy(*moved, groups[one], groups[other]) > 0.95
+    moved = pair[0]._replace(features=rows[one] + 3)
+    assert two_sample.accuracy(moved, pair[1]) > 0.95
 
 
 @pytest.mark.parametrize("few", [1, 2])
 def test_few_groups_of_one_set_are_no_error(few, few_permutations):
     """Each fold must then do without a set now and then."""
     rng = np.random.default_rng(0)
-    rows = rng.normal(size=(6 * few, 3)), rng.normal(size=(6 * 17, 3))
-    groups = np.repeat(["a", "b"][:few], 6), np.repeat(np.arange(17).astype(str), 6)
-    found = two_sample.two_sample("a", *rows, *groups)
+    one = Rows(rng.normal(size=(6 * few, 3)), np.repeat(["a", "b"][:few], 6))
+    other = Rows(rng.normal(size=(6 * 17, 3)), np.repeat(np.arange(17).astype(str), 6))
+    found = two_sample.two_sample({"a": (one, other)})
     assert 0 <= found["a"] <= 1 and 0 <= found["a_null95"][0] <= found["a_null95"][1] <= 1
 
 
@@ -106,7 +108,7 @@ def test_groups_change_sides_as_wholes():
     """Two groups of each side are dealt out. The one of both sides swaps its rows or keeps them."""
     groups = np.array(["a", "a", "b", "c", "c", "d", "e", "e"])
     y = np.array([0, 0, 0, 1, 1, 1, 0, 1])
-    seen = {tuple(sides.tolist()) for sides in two_sample.permuted_labels(y, groups, 0)}
+    seen = {tuple(sides.tolist()) for sides in two_sample.permuted_labels(y, groups)}
     assert len(seen) == 6 * 2 and tuple(y) in seen
     for sides in map(np.array, seen):
         assert sides[0] == sides[1] and sides[3] == sides[4] and sides[6] != sides[7]
@@ -135,11 +137,13 @@ def test_inside_is_the_eroded_brain_alone():
 
 
 def test_copies_are_found(real):
-    distances, which = comparison.nearest(real.images[::2], real.images)
+    distances, which = two_sample.nearest(real.images[::2], real.images, SIDE)
     np.testing.assert_allclose(distances, 0, atol=1e-6)
     np.testing.assert_array_equal(which, np.arange(len(real.images))[::2])
     even, odd = (of_cases(real, np.arange(first, CASES, 2)) for first in (0, 1))
-    assert comparison.nearest(even.images, odd.images)[0].min() > 0.01
+    assert two_sample.nearest(even.images, odd.images, SIDE)[0].min() > 0.01
+    stacks = real.images.reshape(CASES, LEVELS, SIDE, SIDE)  # as wholes
+    np.testing.assert_array_equal(two_sample.nearest(stacks[5:7], stacks, 32)[1], [5, 6])
 
 
 def test_anatomy_of_a_known_head():
@@ -158,56 +162,27 @@ def test_anatomy_of_a_known_head():
     assert anatomy.anatomy(lopsided[None])["symmetry"][0] < with_ventricle["symmetry"][0] - 0.05
 
 
-def test_wasserstein_is_the_shift_of_a_shifted_set(few_permutations):
-    rng = np.random.default_rng(0)
-    values, levels, groups = rng.normal(size=60), np.tile([0, 1, 2], 20), np.repeat(range(20), 3)
-    known, drawn = (
-        Values(values, levels, groups.astype(str)),
-        np.char.add("drawn ", groups.astype(str)),
-    )
-
-    def compare(values, groups):
-        found = anatomy.wasserstein("d", Values(values, levels, groups), known)
-        assert len(found["d_by_level"]) == len(found["d_by_level_null95"]) == 3
-        return found
-
-    same = compare(values, known.groups)  # the same people on both sides
-    assert same["d"] == 0 and same["d_null95"] == [0, 0]
-    moved = compare(values + 2.5, drawn)
-    low, high = moved["d_null95"]
-    assert moved["d"] == pytest.approx(2.5) and 0 < low < high < 2
-    chance = compare(rng.normal(size=60), drawn)
-    assert 0 < chance["d_null95"][0] < chance["d"] < chance["d_null95"][1]
-    one_moved = compare(values + 2.5 * (levels == 1), drawn)  # only that level differs
-    ranges = zip(one_moved["d_by_level"], one_moved["d_by_level_null95"])
-    assert [distance > high for distance, (_, high) in ranges] == [False, True, False]
-
-
-def test_wasserstein_of_levels_that_one_side_lacks_is_undefined():
-    one = Values(np.zeros(2), np.array([0, 1]), np.array(["a", "a"]))
-    other = Values(np.ones(2), np.array([1, 2]), np.array(["b", "b"]))
-    found = anatomy.wasserstein("d", one, other)
-    assert found["d"] == 1 and len(found["d_by_level"]) == 1
-    nowhere = anatomy.wasserstein("d", one, Values(np.ones(1), np.array([5]), np.array(["b"])))
-    assert np.isnan(nowhere["d"]) and nowhere["d_by_level"] == []
-
-
 def test_report_on_real_blurred_and_copied_slices(
     real, blurred, few_permutations, monkeypatch, tmp_path
 ):
     training, validation, test = (
         of_cases(real, [c for c in range(CASES) if c % 4 in rest]) for rest in ((0, 1), (2,), (3,))
     )
-    restored = {"reconstructions": of_cases(blurred, range(3, CASES, 4))}
-    known = test, training, validation, restored
+    known = {
+        "training": training,
+        "validation": validation,
+        "real": test,
+        "reconstructions": of_cases(blurred, range(3, CASES, 4)),
+    }
 
     def report(samples, plain):
-        return comparison.compare_slices(samples, plain, *known)
+        found, *_ = comparison.compare_slices({**known, "samples": samples, "plain": plain})
+        return found
 
     monkeypatch.setattr(comparison, "power", lambda *_: {})
-    good, _ = report(validation, of_cases(blurred, range(2, CASES, 4)))
+    good = report(validation, of_cases(blurred, range(2, CASES, 4)))
     monkeypatch.setattr(comparison, "compare_anatomy", lambda *_: {})
-    bad, _ = report(*2 * (of_cases(blurred, range(2, CASES, 4)),))
+    bad = report(*2 * (of_cases(blurred, range(2, CASES, 4)),))
     for part in ("", "_inside"):
         assert good[f"two_sample_accuracy{part}"] < 0.75 < bad[f"two_sample_accuracy{part}"]
         assert bad[f"two_sample_accuracy_reconstructions{part}"] > 0.9
@@ -216,21 +191,15 @@ def test_report_on_real_blurred_and_copied_slices(
     low, high = bad["two_sample_accuracy_real_null95"]
     assert low < high < bad["two_sample_accuracy"] and bad["two_sample_accuracy_real"] < high
     assert good["nearest_min"] > 0.01 and bad["nearest_real_mean"] == good["nearest_real_mean"]
-    assert set(good["energy"]) == {"samples", "reconstructions", "validation"}
-    assert good["energy"]["samples"] == good["energy"]["validation"]  # the same slices
     assert set(good["quality"]) == {"reconstructions"}
     assert 0.5 < good["quality"]["reconstructions"]["ssim"] < 1
 
     area = good["anatomy"]["brain_area"]
-    assert area["wasserstein"] == area["wasserstein_validation"] < area["wasserstein_null95"][1]
     assert good["anatomy"]["levels"] == list(range(LEVELS))
+    assert area["samples"] == area["validation"]  # the same slices
     for mean, (low, high) in zip(area["samples_by_level"], area["samples_by_level_ci95"]):
         assert low < mean < high
-    assert np.mean(area["wasserstein_by_level"]) == pytest.approx(area["wasserstein"])
-    measured = anatomy.anatomy_curves(good["anatomy"])
-    assert measured["real"].shape == (4, LEVELS, 3)
-    assert (measured["samples"][..., 1] <= measured["samples"][..., 2]).all()
-    curves.anatomy(tmp_path / "anatomy.png", measured, "A caption.")
+    curves.anatomy(tmp_path / "anatomy.png", good["anatomy"], "A caption.")
     assert (tmp_path / "anatomy.png").stat().st_size > 10_000
 
 
@@ -278,23 +247,16 @@ def test_ventricles_are_measured_by_level_and_between_brains(brains, compared, t
     assert areas["training"]["sd"] == 0  # all have the same ellipses
     wider = brains["training"].copy()
     wider[:2, :, 28:36, 20:44] = 20
-    volumes = brain_comparison._volumes(brain_comparison.ventricles(wider))
+    volumes = brain_comparison.ventricles(wider)
     assert volumes["mean"] > 1.2 * areas["training"]["mean"] and volumes["sd"] > 0.001
     by_level = {name: np.array(found["by_level"]) for name, found in areas.items()}
     curves.ventricles(tmp_path / "ventricles.png", by_level, "A caption.")
     assert (tmp_path / "ventricles.png").stat().st_size > 5_000
 
 
-def test_copies_of_training_brains_are_found(brains):
-    copied = brain_comparison._nearest(
-        {**brains, "generated": brains["training"]}, brains["training"]
-    )
-    assert copied["generated_min"] == copied["generated_mean"] == 0
-    assert copied["real_min"] > 0.01 < copied["reconstructions_min"]
-
-
 def test_a_classifier_distinguishes_mirrored_slices_by_their_cuts(compared):
     assert compared["two_sample_accuracy"] > 0.9 and compared["count"] == 4
+    assert 0.01 < compared["nearest"]["generated_min"] <= compared["nearest"]["generated_mean"]
     assert compared["two_sample_accuracy_textured_to_real"] > 0.95
     low, high = compared["two_sample_accuracy_reconstructions_null95"]
     assert low <= compared["two_sample_accuracy_reconstructions"] <= high < 0.9
@@ -306,4 +268,4 @@ def test_few_cases_are_not_compared(tmp_path):
     slices = types.SimpleNamespace(splits={"train": split})
     context = Context(models, "OASIS", SamplingOptions(0), tmp_path, slices, split, {})
     reason = "1 cases of the split have all 6 levels"
-    assert brain_comparison.compare(context, None).metrics == {"reason": reason}
+    assert brain_comparison.compare(context, None) == {"reason": reason}

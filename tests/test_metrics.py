@@ -42,11 +42,6 @@ def test_brain_ssim_ignores_the_background():
     np.testing.assert_allclose(metrics.brain_ssim(images, maps), 1.0, atol=1e-4)
 
 
-def test_psnr_of_a_known_error():
-    images = np.zeros((1, 16, 16, 1))
-    np.testing.assert_allclose(metrics.psnr(images, images + 0.1), [20.0])
-
-
 def test_brain_psnr_is_that_of_the_brain_alone():
     images, noisy = pair()
     noisy[:, :40] += 0.2  # rows far above the head
@@ -56,6 +51,7 @@ def test_brain_psnr_is_that_of_the_brain_alone():
         expected.append(10 * np.log10(1 / np.mean(errors**2)))
     np.testing.assert_allclose(metrics.brain_psnr(images, noisy), expected, rtol=1e-5)
     assert (metrics.psnr(images, noisy) < metrics.brain_psnr(images, noisy)).all()
+    np.testing.assert_allclose(metrics.psnr(images, images + 0.1), 20.0, rtol=1e-5)
     assert np.isnan(metrics.brain_psnr(np.zeros_like(images), noisy)).all()
 
 
@@ -115,24 +111,16 @@ def test_detail_of_known_blur():
     assert half["gradient_ratio"] == pytest.approx(0.5, abs=0.01)
     assert half["spectrum_ratio"] == pytest.approx(0.25, abs=0.01)
     assert half["fine_correlation"] == pytest.approx(1, abs=0.01)  # the same waves, in phase
-    energy = metrics.energy_ratios(np.concatenate([flat, flat]), whole)
-    assert energy == pytest.approx({"gradient_ratio": 0.5, "spectrum_ratio": 0.25}, abs=0.01)
 
 
 def test_invented_detail_has_energy_and_no_correlation():
-    images, others = np.round(np.random.default_rng(0).random((2, 3, 64, 64)) * 254 + 1)
-    invented = metrics.detail(images.astype("uint8"), others.astype("uint8"))
-    assert invented["spectrum_ratio"] == pytest.approx(1, abs=0.1)
-    assert abs(invented["fine_correlation"]) < 0.1
-
-
-def test_the_outline_that_both_share_is_hardly_detail_in_phase():
-    """The sharp edge of a brain has fine frequencies too, and they are the same in both images."""
+    """The sharp edge of a brain has fine frequencies too, which are the same in both images."""
     y, x = np.mgrid[:128, :128] - 64
     brain = np.hypot(y / 50, x / 42) < 1
     folds = np.random.default_rng(0).integers(60, 200, (2, 3, *brain.shape))
-    images, others = np.where(brain, folds, 0).astype("uint8")
-    assert abs(metrics.detail(images, others)["fine_correlation"]) < 0.1
+    detail = metrics.detail(*np.where(brain, folds, 0).astype("uint8"))
+    assert detail["spectrum_ratio"] == pytest.approx(1, abs=0.1)
+    assert abs(detail["fine_correlation"]) < 0.1
 
 
 def test_baselines_against_hand_counts():

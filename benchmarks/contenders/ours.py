@@ -10,7 +10,8 @@ import dataset
 import train
 from contenders.contender import Contender, in_batches
 from contenders.keras_rivals import stepper
-from evaluation.samples import SamplingOptions, draw_all, spread_levels
+from evaluation.context import SamplingOptions
+from evaluation.samples import decode, draw_slice_codes, spread_levels
 from fitting import checkpoints, stages
 from fitting.devices import restart_keras, use_precision
 from fitting.run_directory import RunDirectory
@@ -109,6 +110,7 @@ class Ours(Contender):
 
     def draw(self, count):
         levels = spread_levels(count, None, np.unique(self.split.levels))
-        options = SamplingOptions(seed=self.settings.seed, texture=False)
+        options = SamplingOptions(seed=self.settings.seed)
         models = Models(self.models["vqvae"], self.models["prior"])
-        return draw_all(models, levels, options, "drawing slices")
+        drawn = draw_slice_codes(models.prior, levels, options)
+        return np.concatenate(list(decode(models, drawn, options)))[:, 0]
