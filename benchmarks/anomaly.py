@@ -35,7 +35,7 @@ from common import make_parser, show, write_report
 import numpy as np
 from contenders.contender import in_batches
 from detection import Choice, Evidence, choose, gather_evidence, join, report_method
-from lesions import KINDS, Planted, plant_split
+from lesions import KINDS, Planted, plant_lesion, plant_split
 
 from dataset import load_images
 from evaluation import plots
@@ -207,31 +207,22 @@ def restore_both_sides(vqvae: VQVAE, images: np.ndarray) -> np.ndarray:
 def draw_examples(path: pathlib.Path, slices: Slices, models: Models) -> None:
     """Draw the middle slice of an obvious lesion of each kind."""
     images, split = read_split(slices, "test", models)
-    shown = {}
-    for seed in itertools.count():
-        planted = plant_split(images, split, seed)
-        for case in np.unique(split.cases[planted.strengths == "obvious"]):
-            stack = np.flatnonzero(split.cases == case)
-            kind = planted.kinds[stack[0]]
-            if kind not in shown:
-                middle = planted.masks[stack].sum((1, 2)).argmax()
-                found = analyse(models, planted.images[stack], split.pick(stack))
-                shown[kind] = {
-                    "images": planted.images[stack][middle],
-                    "masks": planted.masks[stack][middle],
-                    "healed": found["healed"][middle],
-                    **{name: maps[middle] for name, maps in found["maps"].items()},
-                }
-        if len(shown) == len(KINDS):
-            break
-    rows = {name: np.stack([shown[kind][name] for kind in KINDS]) for name in shown[KINDS[0]]}
-    originals, masks, healed = (rows.pop(name) for name in ("images", "masks", "healed"))
+    columns, cases = [], np.unique(split.cases)
+    for number, kind in enumerate(KINDS):
+        stack = np.flatnonzero(split.cases == cases[number % len(cases)])
+        rng = np.random.default_rng(number)
+        planted, masks = plant_lesion(images[stack], kind, "obvious", rng)
+        middle = masks.sum((1, 2)).argmax()
+        found = analyse(models, planted, split.pick(stack))
+        shown = planted, masks, found["healed"], *found["maps"].values()
+        columns.append([values[middle] for values in shown])
+    originals, masks, healed, *maps = map(np.stack, zip(*columns))
     titles = [kind.replace("_", " ") for kind in KINDS]
     caption = (
         f"{slices.name}, test split: obvious lesions planted in stacks, their largest slices, "
         "outlined, and the maps of two methods."
     )
-    plots.anomalies(path, originals, healed, rows, titles, caption, masks)
+    plots.anomalies(path, originals, healed, dict(zip(found["maps"], maps)), titles, caption, masks)
 
 
 if __name__ == "__main__":

@@ -4,52 +4,39 @@ python benchmarks/compression.py --data DIR --run DIR [--split test] [--every N]
     [--rate-weight L] [--json FILE]
 
 Every case becomes a file, and so does every slice alone, and all of them are read again. Their
-sizes stand beside the ideal code length of the same codes, and their seconds beside those of the
-sampler.
+sizes stand beside the ideal code length of the same codes.
 """
 
 from common import make_parser, show, timed, write_report
 
 # isort: split
-import numpy as np
-import tensorflow as tf
 from files import Alone, every_case, write_files
 
-from coding import slices
-from fitting.checkpoints import load_models
+from coding.slices import Codec
 from fitting.run_directory import RunDirectory
-from networks.raster import numbered_seed
 from sources.folder import Split, find_slices, open_slices
-from sources.layout import SPLITS
-from utils import between, command_line, progress
-
-SAMPLED = 5  # batches of the sampler that are timed
+from utils import between, command_line
 
 
 def parse(arguments=None):
     """Read the command line."""
-    parser = make_parser(__doc__, "--data", "--run", "--json")
-    add = parser.add_argument
-    add("--split", choices=SPLITS, default="test", help="(default: %(default)s)")
-    add("--every", type=between(int, 1, 1000), default=1, metavar="N", help="take each N-th case")
-    add("--rate-weight", type=between(float, 0, 1e6), metavar="L", help="price of one bit")
+    parser = make_parser(__doc__, "--data", "--run", "--split", "--every", "--json")
+    weight = {"type": between(float, 0, 1e6), "metavar": "L"}
+    parser.add_argument("--rate-weight", help="price of one bit", **weight)
     return parser.parse_args(arguments)
 
 
 def main(args):
     """Measure, print and write all figures."""
     split = every_case(open_slices(find_slices(args.data)).splits[args.split], args.every)
-    run = RunDirectory(args.run)
-    codec, report = slices.Codec(run), {}
+    codec, report = Codec(RunDirectory(args.run)), {}
     for name, part in {"cases": split, "alone": Alone(**vars(split))}.items():
         report[name] = measure(codec, part, args.rate_weight)
         show(name, report[name])
-    report["sampler_seconds_a_slice"] = sampler_seconds(run)
-    show("sampler", report, "sampler_seconds_a_slice")
     write_report(args.json, report)
 
 
-def measure(codec: slices.Codec, split: Split, rate_weight: float | None) -> dict:
+def measure(codec: Codec, split: Split, rate_weight: float | None) -> dict:
     """Write a file for each case or slice, read all of them, and compare with the ideal.
 
     Args:
@@ -74,17 +61,6 @@ def measure(codec: slices.Codec, split: Split, rate_weight: float | None) -> dic
         "encoding_seconds_a_slice": (written.seconds + seconds) / len(split),  # it reads again
         "decoding_seconds_a_slice": seconds / len(split),
     }
-
-
-def sampler_seconds(run: RunDirectory) -> float:
-    """Seconds in which predict.py's sampler draws a slice, in batches of the same size."""
-    prior = load_models(run).prior
-    levels = tf.range(slices.BATCH) % prior.settings["num_levels"]
-    seconds = [
-        timed(lambda number=number: prior.sample(levels, numbered_seed(0, number)).numpy())
-        for number in progress(range(1 + SAMPLED), "sampling")  # the first compiles
-    ]
-    return float(np.median(seconds[1:])) / slices.BATCH
 
 
 if __name__ == "__main__":

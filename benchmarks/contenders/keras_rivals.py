@@ -256,9 +256,5 @@ class Residual(layers.Layer):
         self.wide = layers.Conv2D(width, 3, padding="same", activation="relu")
         self.last = layers.Conv2D(width, 1)
 
-    def build(self, input_shape):
-        self.wide.build(input_shape)
-        self.last.build(input_shape)
-
     def call(self, features):
         return features + self.last(self.wide(ops.relu(features)))
