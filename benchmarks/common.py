@@ -35,6 +35,7 @@ MADE = provenance()
 ANOTHER_FILE = "name another --json file"
 
 FILE, FOLDER = ({"type": pathlib.Path, "metavar": name} for name in ("FILE", "DIR"))
+COUNT = {"type": between(int, 1, 1000), "metavar": "N"}
 FLAGS = {
     "--data": {"required": True, "help": "folder with the three splits", **FOLDER},
     "--run": {"required": True, "help": "run directory of train.py", **FOLDER},
@@ -42,12 +43,7 @@ FLAGS = {
     "--figure": {"help": "draw a figure here, a PNG", **FILE},
     "--out": {"required": True, "help": "folder of the trainings and of what they draw", **FOLDER},
     "--split": {"choices": SPLITS, "default": "test", "help": "(default: %(default)s)"},
-    "--every": {
-        "type": between(int, 1, 1000),
-        "default": 1,
-        "metavar": "N",
-        "help": "take each N-th case (default: all)",
-    },
+    "--every": {"help": "take each N-th case", "default": 1, **COUNT},
 }
 
 

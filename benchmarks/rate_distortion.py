@@ -27,8 +27,8 @@ from common import MADE, continue_report, make_parser, show, write_report
 # isort: split
 import image_codecs as codecs
 import numpy as np
+from compression import Alone, every_case, write_files
 from contenders.contender import in_batches
-from files import Alone, every_case, write_files
 
 from coding.slices import Codec
 from dataset import load_images

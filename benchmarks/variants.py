@@ -131,11 +131,8 @@ class AutoencoderBench(Bench):
         model = make_vqvae(of_training)
         model.compile(make_optimizer(schedule), **vqvae_objective(of_training))
         if settings["codebook"] != "restarted":
-            count, options = (
-                len(self.slices.splits["train"]),
-                (settings["batch_size"], settings["seed"]),
-            )
-            batches = dataset.training_batches(self.example, count, *options, epoch=0)
+            count, size = len(self.slices.splits["train"]), settings["batch_size"]
+            batches = dataset.training_batches(self.example, count, size, settings["seed"], 0)
             images, _ = next(iter(batches))
             lock_codebook(model.quantizer, model.encoder(images), settings["codebook"])
         return model

@@ -70,7 +70,7 @@ def gather(planted, maps, control):
 
 
 def report_of(sides):
-    return detection.report_method(*sides, detection.choose("v", *sides), in_detail=True)
+    return detection.report_method(*sides, detection.choose("v", *sides))
 
 
 def test_figures_of_a_perfect_and_of_a_blind_map(planted):

@@ -7,8 +7,8 @@ import image_codecs as codecs
 import numpy as np
 import pytest
 import rate_distortion
+from compression import Alone, every_case, write_files
 from conftest import draw_slice
-from files import Alone, every_case, write_files
 
 from coding import slices
 from evaluation import curves

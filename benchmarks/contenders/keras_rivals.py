@@ -162,9 +162,6 @@ class KerasRival(Contender):
     def _scaled(self, images):
         return to_unit(images)[..., None] + np.float32(self.lowest)
 
-    def count_parameters(self, model):
-        return model.count_params()
-
     def codes(self, name):
         encode = tf.function(lambda images: self.quantizer.codes(self.encode(images)))
         return in_batches(lambda part: encode(self._scaled(part)), self.images[name])
