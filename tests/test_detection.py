@@ -19,6 +19,11 @@ RNG = np.random.default_rng(0)
 SIDE = 64
 
 
+@pytest.fixture(autouse=True)
+def few_resamples(monkeypatch):
+    monkeypatch.setattr(detection, "RESAMPLES", 20)
+
+
 @pytest.fixture(scope="module")
 def planted():
     return plant_split(make_images(), make_cohort(), seed=0)
