@@ -29,13 +29,13 @@ import itertools
 import pathlib
 from collections.abc import Iterator
 
-from common import make_parser, show, write_report
+from common import COUNT, make_parser, show, write_report
 
 # isort: split
 import numpy as np
 from contenders.contender import in_batches
 from detection import Choice, Evidence, choose, gather_evidence, join, report_method
-from lesions import KINDS, Planted, plant_split
+from lesions import KINDS, Planted, plant_lesion, plant_split
 
 from dataset import load_images
 from evaluation import plots
@@ -52,7 +52,7 @@ from fitting.run_directory import RunDirectory
 from modules import VQVAE, Models
 from sources.folder import Slices, Split, find_slices, open_slices
 from sources.images import to_unit
-from utils import between, command_line
+from utils import command_line
 
 SIGMAS = {f"sigma {factor * MAP_SIGMA:g}": factor * MAP_SIGMA for factor in (0.5, 1, 2)}
 
@@ -60,10 +60,8 @@ SIGMAS = {f"sigma {factor * MAP_SIGMA:g}": factor * MAP_SIGMA for factor in (0.5
 def parse(arguments=None):
     """Read the command line."""
     parser = make_parser(__doc__, "--run", "--data", "--json", "--figure")
-    seeds = {"type": between(int, 1, 1000), "default": 5, "metavar": "N"}
-    parser.add_argument(
-        "--seeds", help="how often each split gets lesions (default: %(default)s)", **seeds
-    )
+    text = "how often each split gets lesions (default: %(default)s)"
+    parser.add_argument("--seeds", help=text, default=5, **COUNT)
     return parser.parse_args(arguments)
 
 
@@ -88,7 +86,7 @@ def read_split(slices: Slices, name: str, models: Models) -> tuple[np.ndarray, S
 def compare_methods(slices: Slices, models: Models, seeds: int) -> dict:
     """Choose each method on validation slices and measure it on test slices."""
     training, size = slices.splits["train"], models.vqvae.settings["image_size"]
-    statistics = LevelStatistics(load_images(training, size), training.levels)
+    statistics = level_statistics(load_images(training, size), training.levels)
     mapped = functools.partial(map_slices, models, statistics)
     validation, test = (
         gather(*read_split(slices, name, models), seeds, mapped) for name in ("validate", "test")
@@ -106,8 +104,7 @@ def report_best(test: dict, method: str, choices: list[Choice]) -> dict:
     """Measure the first of the variants of a method on test slices."""
     best, *_ = choices
     tried = {choice.variant: {"auroc": choice.auroc, "dice": choice.dice} for choice in choices}
-    in_detail = method == "healing"
-    return {**report_method(*test[method, best.variant], best, in_detail), "validation": tried}
+    return {**report_method(*test[method, best.variant], best), "validation": tried}
 
 
 def gather(images, split, seeds, mapped) -> dict[tuple[str, str], tuple[Evidence, Evidence]]:
@@ -134,32 +131,23 @@ def gather(images, split, seeds, mapped) -> dict[tuple[str, str], tuple[Evidence
     return {key: (join(planted), control) for key, (control, *planted) in parts.items()}
 
 
-class LevelStatistics:
-    """Mean and deviation of each pixel of smoothed training slices, for each level.
+def level_statistics(images: np.ndarray, levels: np.ndarray) -> dict[tuple, tuple]:
+    """Mean and deviation of each pixel of smoothed uint8 slices, by sigma and level."""
+    found = {}
+    for level, (name, sigma) in itertools.product(np.unique(levels), SIGMAS.items()):
+        smoothed = smooth(to_unit(images[levels == level]), sigma)
+        found[name, level] = smoothed.mean(0), smoothed.std(0) + 0.01  # hardly varying pixels
+    return found
 
-    Args:
-        images: Training slices, uint8 `(N, S, S)`.
-        levels: Their levels, `(N,)`.
-    """
 
-    def __init__(self, images: np.ndarray, levels: np.ndarray):
-        self.means, self.deviations = {}, {}
-        for level, (name, sigma) in itertools.product(np.unique(levels), SIGMAS.items()):
-            smoothed = smooth(to_unit(images[levels == level]), sigma)
-            self.means[name, level] = smoothed.mean(0)
-            self.deviations[name, level] = smoothed.std(0) + 0.01  # hardly varying pixels
-
-    def z_map(self, images: np.ndarray, levels: np.ndarray, name: str) -> np.ndarray:
-        """Size of z-scores of smoothed slices `(N, S, S)`, each against its own level."""
-        smoothed = smooth(images, SIGMAS[name])
-        for i, level in enumerate(levels):
-            deviation = self.deviations[name, level]
-            smoothed[i] = np.abs(smoothed[i] - self.means[name, level]) / deviation
-        return smoothed
+def z_map(statistics: dict, smoothed: np.ndarray, levels: np.ndarray, name: str) -> np.ndarray:
+    """Size of z-scores of smoothed slices `(N, S, S)`, each against its own level."""
+    means, deviations = zip(*(statistics[name, level] for level in levels))
+    return np.abs(smoothed - np.stack(means)) / np.stack(deviations)
 
 
 def map_slices(
-    models: Models, statistics: LevelStatistics, images: np.ndarray, split: Split, seed: int
+    models: Models, statistics: dict, images: np.ndarray, split: Split, seed: int
 ) -> Iterator[tuple[str, str, np.ndarray]]:
     """Map slices by all methods.
 
@@ -167,7 +155,7 @@ def map_slices(
 
     Args:
         models: The networks of a run.
-        statistics: Of the training split.
+        statistics: What `level_statistics` returned for the training split.
         images: `(N, S, S)` in [0, 1].
         split: The slices of these images.
         seed: Seed of the draws.
@@ -185,7 +173,7 @@ def map_slices(
         smoothed = smooth(images, sigma)
         for method, variant, maps in (
             ("error", name, np.sqrt(residual(images, restored, sigma))),
-            ("z-map", name, statistics.z_map(images, split.levels, name)),
+            ("z-map", name, z_map(statistics, smoothed, split.levels, name)),
             ("intensity", f"bright, {name}", smoothed),
             ("intensity", f"dark, {name}", np.maximum(1 - smoothed, 0)),
         ):
@@ -207,31 +195,22 @@ def restore_both_sides(vqvae: VQVAE, images: np.ndarray) -> np.ndarray:
 def draw_examples(path: pathlib.Path, slices: Slices, models: Models) -> None:
     """Draw the middle slice of an obvious lesion of each kind."""
     images, split = read_split(slices, "test", models)
-    shown = {}
-    for seed in itertools.count():
-        planted = plant_split(images, split, seed)
-        for case in np.unique(split.cases[planted.strengths == "obvious"]):
-            stack = np.flatnonzero(split.cases == case)
-            kind = planted.kinds[stack[0]]
-            if kind not in shown:
-                middle = planted.masks[stack].sum((1, 2)).argmax()
-                found = analyse(models, planted.images[stack], split.pick(stack))
-                shown[kind] = {
-                    "images": planted.images[stack][middle],
-                    "masks": planted.masks[stack][middle],
-                    "healed": found["healed"][middle],
-                    **{name: maps[middle] for name, maps in found["maps"].items()},
-                }
-        if len(shown) == len(KINDS):
-            break
-    rows = {name: np.stack([shown[kind][name] for kind in KINDS]) for name in shown[KINDS[0]]}
-    originals, masks, healed = (rows.pop(name) for name in ("images", "masks", "healed"))
+    columns, cases = [], np.unique(split.cases)
+    for number, kind in enumerate(KINDS):
+        stack = np.flatnonzero(split.cases == cases[number % len(cases)])
+        rng = np.random.default_rng(number)
+        planted, masks = plant_lesion(images[stack], kind, "obvious", rng)
+        middle = masks.sum((1, 2)).argmax()
+        found = analyse(models, planted, split.pick(stack))
+        shown = planted, masks, found["healed"], *found["maps"].values()
+        columns.append([values[middle] for values in shown])
+    originals, masks, healed, *maps = map(np.stack, zip(*columns))
     titles = [kind.replace("_", " ") for kind in KINDS]
     caption = (
         f"{slices.name}, test split: obvious lesions planted in stacks, their largest slices, "
         "outlined, and the maps of two methods."
     )
-    plots.anomalies(path, originals, healed, rows, titles, caption, masks)
+    plots.anomalies(path, originals, healed, dict(zip(found["maps"], maps)), titles, caption, masks)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ A benchmark imports this module before any module of the repository. It puts the
 and loads TensorFlow without its start-up notes.
 """
 
+import importlib.util
 import pathlib
 import random
 import statistics
@@ -12,15 +13,15 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
-
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 # isort: split
-from utils import (  # noqa: E402  the path must hold it first
+from sources.layout import SPLITS  # noqa: E402  the path must hold it first
+from utils import (  # noqa: E402
     InputError,
     Parser,
+    between,
     import_tensorflow,
     progress,
     provenance,
@@ -34,11 +35,15 @@ MADE = provenance()
 ANOTHER_FILE = "name another --json file"
 
 FILE, FOLDER = ({"type": pathlib.Path, "metavar": name} for name in ("FILE", "DIR"))
+COUNT = {"type": between(int, 1, 1000), "metavar": "N"}
 FLAGS = {
     "--data": {"required": True, "help": "folder with the three splits", **FOLDER},
     "--run": {"required": True, "help": "run directory of train.py", **FOLDER},
     "--json": {"help": "write all figures here", **FILE},
     "--figure": {"help": "draw a figure here, a PNG", **FILE},
+    "--out": {"required": True, "help": "folder of the trainings and of what they draw", **FOLDER},
+    "--split": {"choices": SPLITS, "default": "test", "help": "(default: %(default)s)"},
+    "--every": {"help": "take each N-th case", "default": 1, **COUNT},
 }
 
 
@@ -48,6 +53,15 @@ def make_parser(description: str, *flags: str) -> Parser:
     for flag in flags:
         parser.add_argument(flag, **FLAGS[flag])
     return parser
+
+
+def has_packages(*modules: str) -> bool:
+    """Whether optional packages are installed, or print how to install what is missing."""
+    missing = [name for name in modules if not importlib.util.find_spec(name)]
+    if missing:
+        needed = "pip install -r benchmarks/requirements-rivals.txt"
+        print(f"{', '.join(missing)} is left out: {needed}.", flush=True)
+    return not missing
 
 
 def continue_report(path: pathlib.Path | None, conditions: dict[str, Any]) -> dict[str, Any]:
@@ -100,7 +114,7 @@ def timed(action: Callable[[], object], count: int = 1) -> float:
 
 
 def in_turn(
-    timers: Mapping[str, Callable[[], float]], reference: str, rounds: int, title: str = "timing"
+    timers: Mapping[str, Callable[[], float]], rounds: int, title: str = "timing"
 ) -> dict[str, dict[str, float]]:
     """Time every contender once a round, and return medians over the rounds.
 
@@ -109,16 +123,16 @@ def in_turn(
     one.
 
     Args:
-        timers: Functions without arguments that return seconds, by name of the contender.
-        reference: Contender that the others are compared with.
+        timers: Functions without arguments that return seconds, by name of the contender. The
+            first contender is the one that the others are compared with.
         rounds: Number of rounds that count.
         title: Name of the progress bar.
 
     Returns:
-        `{name: {"seconds": S, "ratio": R}}`. R is the time of the contender over the time of the
-        reference in the same round.
+        `{name: {"seconds": S, "ratio": R}}`. R is the time of the contender over that of the
+        first one in the same round.
     """
-    chance, rows = random.Random(0), []
+    chance, rows, (reference, *_) = random.Random(0), [], timers
     for _ in progress(range(1 + rounds), title, unit="round"):
         order = chance.sample(list(timers), len(timers))
         rows.append({name: timers[name]() for name in order})
@@ -130,8 +144,3 @@ def in_turn(
         }
         for name in timers
     }
-
-
-def spread(count: int, most: int) -> np.ndarray:
-    """Indices of up to `most` of `count` things, evenly apart from the first to the last."""
-    return np.linspace(0, count - 1, min(count, most)).round().astype(int)

@@ -4,52 +4,45 @@ python benchmarks/compression.py --data DIR --run DIR [--split test] [--every N]
     [--rate-weight L] [--json FILE]
 
 Every case becomes a file, and so does every slice alone, and all of them are read again. Their
-sizes stand beside the ideal code length of the same codes, and their seconds beside those of the
-sampler.
+sizes stand beside the ideal code length of the same codes.
 """
 
-from common import make_parser, show, timed, write_report
+import dataclasses
+import time
+
+from common import make_parser, show, write_report
 
 # isort: split
 import numpy as np
-import tensorflow as tf
-from files import Alone, every_case, write_files
+from contenders.contender import in_batches
 
-from coding import slices
-from fitting.checkpoints import load_models
+from coding import container
+from coding.slices import Codec
+from dataset import codes_below
 from fitting.run_directory import RunDirectory
-from networks.raster import numbered_seed
-from sources.folder import Split, find_slices, open_slices
-from sources.layout import SPLITS
-from utils import between, command_line, progress
-
-SAMPLED = 5  # batches of the sampler that are timed
+from sources.folder import NO_SLICE, Split, find_slices, open_slices
+from utils import between, command_line
 
 
 def parse(arguments=None):
     """Read the command line."""
-    parser = make_parser(__doc__, "--data", "--run", "--json")
-    add = parser.add_argument
-    add("--split", choices=SPLITS, default="test", help="(default: %(default)s)")
-    add("--every", type=between(int, 1, 1000), default=1, metavar="N", help="take each N-th case")
-    add("--rate-weight", type=between(float, 0, 1e6), metavar="L", help="price of one bit")
+    parser = make_parser(__doc__, "--data", "--run", "--split", "--every", "--json")
+    weight = {"type": between(float, 0, 1e6), "metavar": "L"}
+    parser.add_argument("--rate-weight", help="price of one bit", **weight)
     return parser.parse_args(arguments)
 
 
 def main(args):
     """Measure, print and write all figures."""
     split = every_case(open_slices(find_slices(args.data)).splits[args.split], args.every)
-    run = RunDirectory(args.run)
-    codec, report = slices.Codec(run), {}
+    codec, report = Codec(RunDirectory(args.run)), {}
     for name, part in {"cases": split, "alone": Alone(**vars(split))}.items():
         report[name] = measure(codec, part, args.rate_weight)
         show(name, report[name])
-    report["sampler_seconds_a_slice"] = sampler_seconds(run)
-    show("sampler", report, "sampler_seconds_a_slice")
     write_report(args.json, report)
 
 
-def measure(codec: slices.Codec, split: Split, rate_weight: float | None) -> dict:
+def measure(codec: Codec, split: Split, rate_weight: float | None) -> dict:
     """Write a file for each case or slice, read all of them, and compare with the ideal.
 
     Args:
@@ -57,15 +50,14 @@ def measure(codec: slices.Codec, split: Split, rate_weight: float | None) -> dic
         split: The slices, N of them. An `Alone` has a file for each.
         rate_weight: See `RasterPrior.choose_codes`.
     """
-    written, again = write_files(codec, split, rate_weight), []
-    seconds = timed(
-        lambda: again.append(codec.read_streams(split, written.numbers, written.streams))
-    )
+    written, begin = write_files(codec, split, rate_weight), time.perf_counter()
+    again = codec.read_streams(split, written.numbers, written.streams)
+    seconds = time.perf_counter() - begin
     above = written.sizes - written.ideal
     return {
         "files": len(written.sizes),
         "slices": len(split),
-        "round_trips": int((written.codes == again[0]).all((1, 2)).sum()),
+        "round_trips": int((written.codes == again).all((1, 2)).sum()),
         "file_bytes_a_slice": int(written.sizes.sum()) / len(split),
         "ideal_bytes_a_slice": float(written.ideal.sum()) / len(split),
         "share_above_ideal": float(above.sum() / written.ideal.sum()),
@@ -76,15 +68,80 @@ def measure(codec: slices.Codec, split: Split, rate_weight: float | None) -> dic
     }
 
 
-def sampler_seconds(run: RunDirectory) -> float:
-    """Seconds in which predict.py's sampler draws a slice, in batches of the same size."""
-    prior = load_models(run).prior
-    levels = tf.range(slices.BATCH) % prior.settings["num_levels"]
-    seconds = [
-        timed(lambda number=number: prior.sample(levels, numbered_seed(0, number)).numpy())
-        for number in progress(range(1 + SAMPLED), "sampling")  # the first compiles
-    ]
-    return float(np.median(seconds[1:])) / slices.BATCH
+@dataclasses.dataclass(frozen=True)
+class Alone(Split):
+    """Slices that are compressed each by itself: `Alone(**vars(split))`."""
+
+    @property
+    def below(self) -> np.ndarray:
+        """`NO_SLICE` for every slice, int32 (N,)."""
+        return np.full(len(self), NO_SLICE, "int32")
+
+
+@dataclasses.dataclass(frozen=True)
+class Files:
+    """Files of the slices of a split: one for each case, or for each slice alone.
+
+    Attributes:
+        numbers: Number of the stream of each slice, `(N,)`. A case without gaps has one stream.
+        codes: Codes of the slices, int32 `(N, H, W)`.
+        streams: Bytes of each stream.
+        sizes: Bytes of each file with its head, `(F,)`.
+        ideal: Ideal code length of each file in bytes, `(F,)`.
+        seconds: Seconds in which all codes were chosen and written.
+    """
+
+    numbers: np.ndarray
+    codes: np.ndarray
+    streams: list[bytes]
+    sizes: np.ndarray
+    ideal: np.ndarray
+    seconds: float
+
+
+def every_case(split: Split, every: int) -> Split:
+    """The slices of each `every`-th case of a split, the first case among them."""
+    return split.pick(np.flatnonzero(np.isin(split.cases, np.unique(split.cases)[::every])))
+
+
+def write_files(codec: Codec, split: Split, rate_weight: float | None = None) -> Files:
+    """Write a file for each case of a split, or for each slice of an `Alone`, in memory.
+
+    All files are written side by side. Their bytes do not depend on it.
+
+    Args:
+        codec: The codec of a run.
+        split: The slices, N of them.
+        rate_weight: See `RasterPrior.choose_codes`.
+    """
+    if isinstance(split, Alone):
+        files = numbers = np.arange(len(split))
+    else:
+        files = np.unique(split.cases, return_inverse=True)[1]
+        numbers = container.stacks_of(split)[1]
+    begin = time.perf_counter()
+    codes, streams = codec.write_streams(split, numbers, rate_weight)
+    seconds = time.perf_counter() - begin
+    sizes = []
+    for file in range(files.max() + 1):
+        stack = np.flatnonzero(files == file)
+        slices = split.pick(stack)
+        check, runs = container.checksum(slices, codes[stack]), container.stacks_of(slices)[0]
+        parts = [streams[number] for number in np.unique(numbers[stack])]
+        levels = codec.prior.settings["num_levels"]
+        sizes.append(len(container.pack(codec.digest, check, runs, parts, levels)))
+    ideal = np.bincount(files, ideal_bits(codec, split, codes)) / 8
+    return Files(numbers, codes, streams, np.array(sizes), ideal, seconds)
+
+
+def ideal_bits(codec: Codec, split: Split, codes: np.ndarray) -> np.ndarray:
+    """Ideal code length of each slice in bits, `(N,)`."""
+
+    def measure(batch):
+        below = codes_below(codes, split.below, batch)
+        return codec.prior.bits(codes[batch], split.levels[batch], below)
+
+    return in_batches(measure, np.arange(len(split))).sum((1, 2))
 
 
 if __name__ == "__main__":

@@ -193,16 +193,13 @@ def choose(variant: str, planted: Evidence, control: Evidence) -> Choice:
     return Choice(variant, aurocs[best], float(overlap.max()), best, int(overlap.argmax()))
 
 
-def report_method(
-    planted: Evidence, control: Evidence, choice: Choice, in_detail: bool = False
-) -> dict:
-    """Measure a method on all planted slices, by strength, and on the control.
+def report_method(planted: Evidence, control: Evidence, choice: Choice) -> dict:
+    """Measure a method on all planted slices, by strength, kind and size, and on the control.
 
     Args:
         planted: What it says of slices of planted stacks.
         control: What it says of the same slices without lesions.
         choice: What was chosen on validation slices.
-        in_detail: Whether it is measured by kind and by size of the lesions, too.
     """
     has_lesion = planted.areas > 0
     lesions, beside = planted.pick(has_lesion), planted.pick(~has_lesion)
@@ -235,7 +232,6 @@ def report_method(
         **{
             name: {group: by_strength(chosen) for group, chosen in chosen_by.items()}
             for name, chosen_by in groups.items()
-            if in_detail
         },
         "control": report_without(control, choice),
         "beside": {

@@ -35,6 +35,7 @@ def _settings(qualities, *variants, **common):
 
 # AVIF writes in one thread, so that its bytes do not depend on the machine.
 _AVIF = {"format": "AVIF", "speed": 0, "subsampling": "4:0:0", "max_threads": 1}
+_JPEG_2000 = {"format": "JPEG2000", "irreversible": True, "no_jp2": True}
 # Options of Pillow, one a point of the curve, and quick codecs first. Where one of two variants is
 # better here and the other there, both stand, and the curve takes the better. For AVIF, the tune
 # `ssim` was the best of three on single validation slices, and `psnr` on stacks, also by SSIM. The
@@ -46,27 +47,17 @@ CODECS = {
     ),
     "WebP": _settings((0, 1, 2, 3, 5, 7, 10, 15, 20, 30, 40, 50, 60), {}, format="WEBP", method=6),
     "JPEG 2000": [
-        {
-            "format": "JPEG2000",
-            "quality_mode": "rates",
-            "quality_layers": [rate],
-            "irreversible": True,
-            "no_jp2": True,
-        }
+        {**_JPEG_2000, "quality_mode": "rates", "quality_layers": [rate]}
         for rate in (160, 120, 100, 80, 70, 60, 50, 40, 35, 30, 25, 20)
     ],
     "JPEG": _settings(
         (2, 3, 4, 5, 6, 7, 8, 10, 12, 15, 20, 25, 30, 40),
-        {"progressive": False},
-        {"progressive": True},
+        *({"progressive": progressive} for progressive in (False, True)),
         format="JPEG",
         optimize=True,
     ),
     "AVIF sequences": _settings(
-        (0, 2, 5, 7, 10, 12, 15, 20, 30),
-        {"advanced": {"tune": "psnr"}},
-        save_all=True,
-        **_AVIF,
+        (0, 2, 5, 7, 10, 12, 15, 20, 30), {"advanced": {"tune": "psnr"}}, save_all=True, **_AVIF
     ),
     "AVIF": _settings((0, 5, 10, 15, 20, 25, 30, 40), {"advanced": {"tune": "ssim"}}, **_AVIF),
 }
@@ -74,14 +65,9 @@ CODECS = {
 
 def available() -> dict[str, str]:
     """Version of each codec that can be written here. Print a line for each that cannot."""
-    libraries = {
-        "AVIF sequences": "avif",
-        "AVIF": "avif",
-        "WebP": "webp",
-        "JPEG 2000": "jpg_2000",
-        "JPEG": "jpg",
-    }
+    libraries = {"AVIF": "avif", "WebP": "webp", "JPEG 2000": "jpg_2000", "JPEG": "jpg"}
     found = {name: features.version(library) for name, library in libraries.items()}
+    found["AVIF sequences"] = found["AVIF"]
     found["JPEG XL"] = pillow_jxl and f"{JXL_PACKAGE} {importlib.metadata.version(JXL_PACKAGE)}"
     for name in CODECS:
         if not found[name]:

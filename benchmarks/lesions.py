@@ -11,7 +11,7 @@ Intensities are relative to the tissue of the slice.
 import dataclasses
 import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Sequence
 
 import numpy as np
 from scipy import ndimage, special
@@ -31,38 +31,16 @@ EDGE = 0.45  # pixels; a logistic edge takes 4.4 times this from 10 % to 90 %
 FLUID, WHITE = 0.42, 0.85
 
 
-@dataclasses.dataclass
-class Section:
-    """A cross-section of a lesion that runs through several slices.
-
-    The middle one comes first and draws the places. The others take them over one by one.
-
-    Attributes:
-        size: Size as a share of the middle cross-section, in (0, 1].
-        drawn: Places that this one has drawn.
-        given: Places that the middle one drew, or None for the middle one itself.
-    """
-
-    size: float = 1.0
-    drawn: list = dataclasses.field(default_factory=list)
-    given: Iterator | None = None
-
-    def place(self, draw):
-        """Draw a place, or take the next given one."""
-        if self.given:
-            return next(self.given)
-        self.drawn.append(draw())
-        return self.drawn[-1]
-
-
 class Brain:
     """What is known about a slice before a lesion is planted.
 
     Args:
         image: The slice, `(S, S)` in [0, 1].
-        section: Cross-section of the lesion that it gets, an attribute too.
+        size: Size of the lesion's cross-section here as a share of that in its middle, in (0, 1].
+        given: Places that the middle cross-section drew, or nothing for that one itself.
 
     Attributes:
+        places: Places that this cross-section has drawn or taken.
         head: The brain with its holes filled, bool `(S, S)`.
         depth: Distance of each pixel to the outline of the head, in pixels `(S, S)`.
         middle: Row between the two hemispheres.
@@ -78,8 +56,9 @@ class Brain:
         ValueError: The slice shows nothing as large as a brain.
     """
 
-    def __init__(self, image: np.ndarray, section: Section):
-        self.section, self.unit = section, image.shape[0] / 256
+    def __init__(self, image: np.ndarray, size: float = 1.0, given: Sequence = ()):
+        self.size, self.given, self.places = size, list(given), []
+        self.unit = image.shape[0] / 256
         self.head = _head(image)
         self.depth = ndimage.distance_transform_edt(self.head)
         if self.depth.max() < 25 * self.unit:
@@ -100,6 +79,11 @@ class Brain:
         bright = self.smooth > WHITE * self.white
         self.noise = 1.48 * np.median(np.abs(image - self.smooth)[bright])
         self.white_matter = ndimage.binary_opening(bright & (self.depth > 8 * self.unit))
+
+    def place(self, draw):
+        """Take the next given place, or draw one."""
+        self.places.append(self.given.pop(0) if self.given else draw())
+        return self.places[-1]
 
 
 def _head(image):
@@ -150,7 +134,7 @@ def _draw(weights, brain, rng):
             place = brain.depth.argmax()
         return np.unravel_index(place, weights.shape)
 
-    return brain.section.place(draw)
+    return brain.place(draw)
 
 
 def _ellipse(shape, rng, centre, radius, ratio, wobble, angle=None):
@@ -204,7 +188,7 @@ def _lump(image, brain, share, rng, bright):
     # matter only, and a dark one shows best in white matter.
     ranks = (0, 0.4) if bright else (0.4, 1)
     centre = _centre(brain, radius * ratio**0.5, rng, ranks)
-    radius *= brain.section.size
+    radius *= brain.size
     alpha = _soft(_ellipse(image.shape, rng, centre, radius, ratio, 0.06))
     target = 1.0 if bright else brain.fluid
     return _blend(image, share * alpha, target, brain, rng), alpha
@@ -214,7 +198,7 @@ def _irregular(image, brain, share, rng):
     """A dark core with a brighter rim and a ragged outline; white matter around it swells."""
     radius, ratio = brain.unit * rng.uniform(9, 17), rng.uniform(1, 1.6)
     centre = _centre(brain, radius * ratio**0.5, rng, (0.3, 1))
-    radius *= brain.section.size
+    radius *= brain.size
     inside = _ellipse(image.shape, rng, centre, radius, ratio, 0.18)
     inside = inside + 0.08 * radius * _texture(image.shape, radius / 8, rng)
     rim = radius * (0.35 + 0.1 * _texture(image.shape, radius / 3, rng))
@@ -248,7 +232,7 @@ def _white_matter_spots(image, brain, share, rng):
         radius, ratio = brain.unit * rng.uniform(1.5, 4), rng.uniform(1, 1.6)
         fits = room > min(radius, 0.8 * room.max())
         centre = _draw(fits * near, brain, rng)
-        radius *= brain.section.size
+        radius *= brain.size
         spot = _ellipse(image.shape, rng, centre, radius, ratio, 0.1)
         alpha = np.maximum(alpha, _soft(spot))
     target = brain.fluid + 0.2 * (brain.white - brain.fluid)
@@ -264,8 +248,8 @@ def _resection(image, brain, share, rng):
     centre = _draw((brain.depth > 0) & (brain.depth <= 2) & beside, brain, rng)
     slopes = np.gradient(ndimage.gaussian_filter(brain.depth, 4 * brain.unit))
     inward = [slope[centre] for slope in slopes]
-    angle = brain.section.place(lambda: np.arctan2(*inward) + np.pi / 2)
-    radius *= brain.section.size
+    angle = brain.place(lambda: np.arctan2(*inward) + np.pi / 2)
+    radius *= brain.size
     alpha = _soft(_ellipse(image.shape, rng, centre, radius, ratio, 0.05, angle))
     target = rng.uniform(0.02, 0.1) * brain.white
     return _blend(image, (0.65 + 0.35 * share) * alpha, target, brain, rng), alpha
@@ -280,7 +264,7 @@ def _wide_ventricles(image, brain, share, rng):
     within = ndimage.distance_transform_edt(region)
     distance = ndimage.distance_transform_edt(~region) - within
     distance = ndimage.gaussian_filter(distance, brain.unit)
-    push = _push(region, within, share * brain.section.size, brain.unit, rng)
+    push = _push(region, within, share * brain.size, brain.unit, rng)
     fade = np.clip((distance - push) / (24 * brain.unit), 0, 1)
     # The outline of the brain stays where it is.
     shift = push * (1 - fade) ** 2 * np.clip(brain.depth / (12 * brain.unit), 0, 1)
@@ -333,11 +317,12 @@ KINDS = tuple(MAKERS)
 
 
 def plant_section(
-    image: np.ndarray, kind: str, strength: str, rng: np.random.Generator, section: Section
-) -> tuple[np.ndarray, np.ndarray]:
+    image: np.ndarray, kind: str, strength: str, rng: np.random.Generator, *section
+) -> tuple[np.ndarray, np.ndarray, list]:
     """Plant one cross-section of a lesion, or of a group of spots, in a slice `(S, S)` in [0, 1].
 
-    The same state of the generator gives the same place at every strength.
+    The same state of the generator gives the same place at every strength. `section` is the size
+    and the given places of `Brain`.
 
     Returns:
         The slice with the lesion, float32 `(S, S)` in [0, 1] with an untouched background, and its
@@ -345,13 +330,13 @@ def plant_section(
         opaque and the smoothed intensity changed by more than `VISIBLE`; gaps of a few pixels are
         closed. Where there are none, it is the pixel that changed most. So it is empty only if
         nothing changed. The swelling of an irregular lesion belongs to it. Tissue that wide
-        ventricles only push aside does not.
+        ventricles only push aside does not. And the places, which other cross-sections take over.
 
     Raises:
         ValueError: The image is no slice of a brain.
     """
     image = np.asarray(image, "float32")
-    brain = Brain(image, section)
+    brain = Brain(image, *section)
     planted, alpha = MAKERS[kind](image, brain, STRENGTHS[strength], rng)
     changed = brain.head & (planted != image)
     visible = np.clip(planted, 1 / 255, 1)  # 0 would be background
@@ -362,7 +347,7 @@ def plant_section(
     mask = mask & brain.head & (alpha >= 0.5)
     if not mask.any():
         mask = (difference > 0) & (difference == difference.max())
-    return planted, mask
+    return planted, mask, brain.places
 
 
 def plant_lesion(
@@ -384,14 +369,12 @@ def plant_lesion(
     first = int(rng.integers(0, len(stack) - slices + 1))
     seed, middle = int(rng.integers(2**31)), first + slices // 2
     planted, masks = stack.astype("float32"), np.zeros(stack.shape, bool)
-    widest = section = Section()
+    places = ()
     # The middle comes first, because it decides the places.
     for k in sorted(range(first, first + slices), key=lambda k: abs(k - middle)):
-        if k != middle:
-            size = np.sqrt(1 - ((k - middle) / (slices / 2 + 0.5)) ** 2)
-            section = Section(size, given=iter(widest.drawn))
-        generator = np.random.default_rng(seed)
-        planted[k], masks[k] = plant_section(stack[k], kind, strength, generator, section)
+        size = np.sqrt(1 - ((k - middle) / (slices / 2 + 0.5)) ** 2)
+        chance = np.random.default_rng(seed)
+        planted[k], masks[k], places = plant_section(stack[k], kind, strength, chance, size, places)
     return planted, masks
 
 

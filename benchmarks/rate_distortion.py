@@ -27,8 +27,8 @@ from common import MADE, continue_report, make_parser, show, write_report
 # isort: split
 import image_codecs as codecs
 import numpy as np
+from compression import Alone, every_case, write_files
 from contenders.contender import in_batches
-from files import Alone, every_case, write_files
 
 from coding.slices import Codec
 from dataset import load_images
@@ -37,7 +37,6 @@ from evaluation.metrics import quality
 from fitting.run_directory import RunDirectory
 from sources.folder import Split, find_slices, open_slices
 from sources.images import to_grey
-from sources.layout import SPLITS
 from utils import InputError, between, command_line, progress
 
 RATE_WEIGHTS = (0.0, 0.1, 0.2, 0.35, 0.6, 1.0, 2.0)
@@ -55,12 +54,10 @@ Curves = Mapping[str, Sequence[Mapping[str, Any]]]
 
 def parse(arguments=None):
     """Read the command line."""
-    parser = make_parser(__doc__, "--data", "--json", "--figure")
+    parser = make_parser(__doc__, "--data", "--split", "--every", "--json", "--figure")
     add = parser.add_argument
     weights = {"type": between(float, 0, 1e6), "nargs": "+", "default": RATE_WEIGHTS}
     add("--run", metavar="DIR", action="append", required=True, help="run of train.py; repeatable")
-    add("--split", choices=SPLITS, default="test", help="(default: %(default)s)")
-    add("--every", type=between(int, 1, 1000), default=1, metavar="N", help="take each N-th case")
     add("--rate-weights", metavar="L", help="prices of one bit (default: %(default)s)", **weights)
     add("--models-alone", action="store_true", help="leave out codecs and single slices")
     return parser.parse_args(arguments)

@@ -1,7 +1,7 @@
 """Compare with what a user would pick instead: the same slices, machine and minutes for each.
 
-python benchmarks/rivals.py --data DIR --minutes M --out DIR --json FILE [--only NAME ...]
-    [--image-size S] [--figure FILE]
+python benchmarks/rivals.py --data DIR --minutes M --out DIR [--json FILE]
+    [--only NAME ...] [--image-size S] [--figure FILE]
 
 Half of the minutes go to the VQ-VAE and half to the prior, with all that the prior needs before its
 first step. About once a minute, and more often at first, SSIM is taken on each 15th validation
@@ -22,12 +22,11 @@ into --out. A later call with the same file does not train it again. The figure
 shows all contenders whose samples are in --out.
 """
 
-import importlib.util
 import math
 import pathlib
 from collections.abc import Sequence
 
-from common import FILE, FOLDER, MADE, continue_report, make_parser, show, spread, write_report
+from common import MADE, continue_report, has_packages, make_parser, show, write_report
 
 # isort: split
 import numpy as np
@@ -43,7 +42,7 @@ from fitting.devices import compute_device
 from fitting.run_directory import RunDirectory
 from sources.folder import Slices, find_slices, open_slices
 from sources.images import to_unit
-from utils import between, command_line, replacing
+from utils import between, command_line, replacing, spread
 
 # Flags of train.py. Those of the finer model are the sizes of the shipped one.
 OURS = {
@@ -59,13 +58,11 @@ SAMPLES = 8
 
 def parse(arguments=None):
     """Read the command line."""
-    parser = make_parser(__doc__, "--data", "--figure")
+    parser = make_parser(__doc__, "--data", "--out", "--json", "--figure")
     add = parser.add_argument
     minutes = {"type": between(float, 0.001, 10**5), "metavar": "M"}
     size = {"type": between(int, 16, 2048), "metavar": "S", "default": 256}
     add("--minutes", required=True, help="minutes of training of each contender", **minutes)
-    add("--out", required=True, help="folder of the samples", **FOLDER)
-    add("--json", required=True, help="file of the figures, which later calls continue", **FILE)
     add("--only", nargs="+", choices=NAMES, default=NAMES, help="train these (default: all)")
     add("--image-size", help="pixels of a side (default: %(default)s)", **size)
     return parser.parse_args(arguments)
@@ -85,9 +82,7 @@ def main(args):
     for name in args.only:
         if name in known:
             print(f"{name}: finished before.", flush=True)
-        elif name == "monai" and not has_monai():
-            print("monai is left out: pip install -r benchmarks/requirements-rivals.txt.")
-        else:
+        elif name != "monai" or has_packages("torch", "monai"):
             contender = make(name, images, slices, args)
             figures = compete(name, contender, images, args.minutes)
             with replacing(args.out / f"{name}.npz") as temporary:
@@ -109,11 +104,6 @@ def load(slices: Slices, image_size: int) -> dict[str, np.ndarray]:
         "test": slices.splits["test"],
     }
     return {name: load_images(split, image_size) for name, split in splits.items()}
-
-
-def has_monai() -> bool:
-    """Whether MONAI and PyTorch are installed."""
-    return all(importlib.util.find_spec(name) for name in ("torch", "monai"))
 
 
 def make(name: str, images: dict[str, np.ndarray], slices: Slices, args) -> Contender:

@@ -1,14 +1,12 @@
 """Measure how much time the cached sampler saves over the naive loop, and what a wavefront adds.
 
-python benchmarks/sampling.py [--whole] [--stacks] [--json FILE]
+python benchmarks/sampling.py [--stacks] [--json FILE]
 
 In each case all use the same untrained network. The naive loop runs the network over the whole map
 for every code. Each of its steps costs the same, so the benchmark times a few of them, in turn with
 the other two contenders, and multiplies their median by the number of codes.
 
---whole also runs the naive loop of the first case once in full. Then `naive_whole_seconds` stands
-beside the product. --stacks draws whole stacks of slices instead, as a wavefront and slice by
-slice.
+--stacks draws whole stacks of slices instead, as a wavefront and slice by slice.
 """
 
 import functools
@@ -16,17 +14,16 @@ import functools
 from common import in_turn, make_parser, show, timed, write_report
 
 # isort: split
-import numpy as np
 import tensorflow as tf
 
 import modules
 from networks.logits import draw
 from networks.neighbours import NO_CODE, SLICES_BELOW
-from utils import command_line, progress
+from utils import command_line
 
 CODEBOOK_SIZE, NUM_LEVELS = 512, 32
 ROUNDS = 5
-# Grid and batch; the JSON file reports the first case at its top.
+# Grid and batch.
 CASES = [(32, 16), (16, 16), (64, 16), (32, 1), (32, 4), (32, 64)]
 STACKS = [((18, 22), 1), ((18, 22), 10), ((36, 44), 1)]  # grid and number of stacks
 
@@ -34,18 +31,19 @@ STACKS = [((18, 22), 1), ((18, 22), 10), ((36, 44), 1)]  # grid and number of st
 def parse(arguments=None):
     """Read the command line."""
     parser = make_parser(__doc__, "--json")
-    add = parser.add_argument
-    add("--whole", action="store_true", help="run the naive loop of the first case in full, too")
-    add("--stacks", action="store_true", help="measure whole stacks instead")
+    parser.add_argument("--stacks", action="store_true", help="measure whole stacks instead")
     return parser.parse_args(arguments)
 
 
 def main(args):
     """Measure all cases, print a line for each, and write them."""
+    name, measured, cases = "cases", measure, CASES
     if args.stacks:
-        report = {"stacks": [measure_stacks(*case) for case in STACKS]}
-    else:
-        report = measure_slices(args.whole)
+        name, measured, cases = "stacks", measure_stacks, STACKS
+    report = {name: []}
+    for grid, batch in cases:
+        report[name].append(measured(grid, batch))
+        show(f"{name}, {batch} of {grid}", report[name][-1])
     write_report(args.json, report)
 
 
@@ -54,29 +52,18 @@ def usual_prior(grid):
     return modules.PixelCNN(grid, CODEBOOK_SIZE, NUM_LEVELS, dropout=0.0, reads_below=True)
 
 
-def time_actions(actions: dict, reference: str, title: str) -> tuple[dict[str, float], dict]:
-    """Time actions in turn: median seconds of each, and what `in_turn` returns."""
+def time_actions(actions: dict, title: str) -> dict[str, float]:
+    """Median seconds of actions that are timed in turn."""
     timers = {name: functools.partial(timed, action) for name, action in actions.items()}
-    figures = in_turn(timers, reference, ROUNDS, title)
-    return {name: figure["seconds"] for name, figure in figures.items()}, figures
+    return {name: row["seconds"] for name, row in in_turn(timers, ROUNDS, title).items()}
 
 
-def measure_slices(whole: bool) -> dict:
-    """Measure single slices, print a line for each case, and return what the JSON file holds."""
-    results = []
-    for grid, batch in CASES:
-        results.append(measure(grid, batch, whole=whole and not results))
-        show(f"{batch} maps of {grid} x {grid}", results[-1])
-    return {**results[0], "cases": results}
-
-
-def measure(grid: int, batch: int, whole: bool = False) -> dict:
+def measure(grid: int, batch: int) -> dict:
     """Time the naive loop, the cached sampler and one teacher-forced pass.
 
     Args:
         grid: Rows and columns of a code map.
         batch: Number of maps that are drawn together.
-        whole: Whether the naive loop runs once in full, too.
 
     Returns:
         Medians in seconds, the ratio of the first two, and the sizes.
@@ -93,11 +80,9 @@ def measure(grid: int, batch: int, whole: bool = False) -> dict:
         "cached_seconds": lambda: prior.sample(levels, seed, below=below).numpy(),
         "forward_seconds": lambda: forward(codes).numpy(),
     }
-    result, _ = time_actions(actions, "cached_seconds", f"grid {grid}, batch {batch}")
+    result = time_actions(actions, f"grid {grid}, batch {batch}")
     result["naive_seconds"] *= grid * grid
     result["ratio"] = result["naive_seconds"] / result["cached_seconds"]
-    if whole:
-        result["naive_whole_seconds"] = timed(lambda: naive_loop(step, grid, batch))
     return {**result, "grid": grid, "batch": batch}
 
 
@@ -112,17 +97,8 @@ def naive_step(forward, seed, grid):
     return step
 
 
-def naive_loop(step, grid: int, batch: int) -> np.ndarray:
-    """Draw whole maps, int32 `(B, H, W)`, by steps of `naive_step`, and show progress."""
-    codes = np.zeros((batch, grid, grid), "int32")
-    for number in progress(range(grid * grid), "the naive loop", unit="code"):
-        y, x = divmod(number, grid)
-        codes[:, y, x] = step(tf.constant(codes), tf.constant(y), tf.constant(x))
-    return codes
-
-
 def measure_stacks(grid: tuple[int, int], count: int) -> dict:
-    """Time stacks of slices that are drawn as a wavefront, and slice by slice. Print a line.
+    """Time stacks of slices that are drawn as a wavefront, and slice by slice.
 
     Args:
         grid: Rows and columns of a code map.
@@ -147,10 +123,8 @@ def measure_stacks(grid: tuple[int, int], count: int) -> dict:
         return under.numpy()
 
     actions = {"wavefront_seconds": wavefront, "slice_by_slice_seconds": slice_by_slice}
-    title = f"stacks of {grid[0]} x {grid[1]}, {count} together"
-    result, figures = time_actions(actions, "wavefront_seconds", title)
-    result["ratio"] = figures["slice_by_slice_seconds"]["ratio"]
-    show(title, result)
+    result = time_actions(actions, f"{count} stacks of {grid[0]} x {grid[1]}")
+    result["ratio"] = result["slice_by_slice_seconds"] / result["wavefront_seconds"]
     return {**result, "grid": list(grid), "batch": count}
 
 

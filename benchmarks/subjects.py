@@ -1,6 +1,6 @@
 """Measure what more subjects, another seed, and the weights of another run are worth.
 
-python benchmarks/subjects.py --data DIR --out DIR --json FILE [--only NAME ...]
+python benchmarks/subjects.py --data DIR --out DIR [--json FILE] [--only NAME ...]
 
 Every training is one of `train.py`, in a process of its own, on a folder with some of the training
 subjects. Validation and test splits are the same for all. There are two sets of trainings.
@@ -25,7 +25,7 @@ import shlex
 import subprocess
 import sys
 
-from common import FILE, FOLDER, MADE, ROOT, continue_report, make_parser, show, timed, write_report
+from common import MADE, ROOT, continue_report, make_parser, show, timed, write_report
 
 # isort: split
 import numpy as np
@@ -88,12 +88,11 @@ TRAININGS = {
 
 def parse(arguments=None):
     """Read the command line."""
-    parser = make_parser(__doc__, "--data")
-    add = parser.add_argument
+    parser = make_parser(__doc__, "--data", "--out", "--json")
     names = {"nargs": "+", "choices": TRAININGS, "default": list(TRAININGS)}
-    add("--out", required=True, help="folder of the trainings", **FOLDER)
-    add("--only", metavar="NAME", help=f"do these of {', '.join(TRAININGS)}", **names)
-    add("--json", required=True, help="file of the figures, which later calls continue", **FILE)
+    parser.add_argument(
+        "--only", metavar="NAME", help=f"do these of {', '.join(TRAININGS)}", **names
+    )
     return parser.parse_args(arguments)
 
 

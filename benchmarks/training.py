@@ -1,6 +1,6 @@
 """Measure how fast training is, beside the usual ways to write it.
 
-python benchmarks/training.py [--precision P] [--json FILE] [--profile]
+python benchmarks/training.py [--json FILE] [--profile]
 
 It times the quantizer alone and then a step of both stages, each contender in turn.
 
@@ -21,12 +21,11 @@ threads of PyTorch wait for each other, so another process makes them several ti
 import collections
 import dataclasses
 import importlib.metadata
-import importlib.util
 import math
 import pathlib
 import tempfile
 
-from common import in_turn, make_parser, show, timed, write_report
+from common import has_packages, in_turn, make_parser, show, timed, write_report
 
 # isort: split
 import keras
@@ -104,16 +103,13 @@ NETWORK = Network()
 def parse(arguments=None):
     """Read the command line."""
     parser = make_parser(__doc__, "--json")
-    add = parser.add_argument
-    precision = {"choices": ("auto", "float32", "bfloat16"), "default": "auto"}
-    add("--precision", help="precision of all contenders (default: %(default)s)", **precision)
-    add("--profile", action="store_true", help="say where the time of a step goes")
+    parser.add_argument("--profile", action="store_true", help="say where the time of a step goes")
     return parser.parse_args(arguments)
 
 
 def main(args):
     """Time all contenders, or profile the steps of both stages, and write the figures."""
-    dtype = use_precision(args.precision)
+    dtype = use_precision("auto")
     print(f"On the {' '.join(compute_device())}, {dtype}.", flush=True)
     write_report(args.json, profiles() if args.profile else speeds(dtype))
 
@@ -126,22 +122,21 @@ def speeds(dtype):
         "network": dataclasses.asdict(NETWORK),
         "quantizer": [],
     }
-    if has_torch():
+    with_torch = has_torch()
+    if with_torch:
         results["versions"] = {name: importlib.metadata.version(name) for name in TORCH_PACKAGES}
-    else:
-        print("PyTorch is left out: pip install -r benchmarks/requirements-rivals.txt.")
     for case in QUANTIZERS:
         title = f"quantizer, K {case['codebook_size']}, D {case['code_dim']}"
-        figures = in_turn(quantizers(**case), "ours", ROUNDS, title)
+        figures = in_turn(quantizers(**case), ROUNDS, title)
         results["quantizer"].append({**case, **figures})
         show(title, figures)
     vqvae = {"ours": vqvae_step(NETWORK), "one-hot": vqvae_step(NETWORK, one_hot=True)}
     stages = {"vqvae": (vqvae, torch_vqvae), "prior": ({"ours": prior_step(NETWORK)}, torch_prior)}
     for stage, (steps, rival) in stages.items():
         timers = {name: timer(step) for name, step in steps.items()}
-        if has_torch():
+        if with_torch:
             timers |= torch_timers(rival, dtype)
-        results[stage] = in_turn(timers, "ours", ROUNDS, stage)
+        results[stage] = in_turn(timers, ROUNDS, stage)
         show(stage, results[stage])
     return results
 
@@ -216,8 +211,7 @@ def model_step(model, inputs, targets, loss=None):
 
 def has_torch() -> bool:
     """Whether PyTorch and its vector quantizer are installed."""
-    modules_of = [name.replace("-", "_") for name in TORCH_PACKAGES]
-    return all(importlib.util.find_spec(name) for name in modules_of)
+    return has_packages(*(name.replace("-", "_") for name in TORCH_PACKAGES))
 
 
 def torch_timers(rival, dtype: str) -> dict:
@@ -271,24 +265,14 @@ def torch_training(model, stage: str, dtype: str, compiled: bool, arguments: dic
 
 def profiles():
     """Profile a step of both stages, and print the operations that take longest."""
-    steps = {"vqvae": vqvae_step(NETWORK), "prior": prior_step(NETWORK)}
-    results = {stage: profile(step) for stage, step in steps.items()}
+    results = {"vqvae": profile(vqvae_step(NETWORK)), "prior": profile(prior_step(NETWORK))}
     for stage, shares in results.items():
-        largest = (f"{kind} {share:.0%}" for kind, share in list(shares.items())[:LARGEST])
-        print(f"{stage}: {', '.join(largest)}", flush=True)
+        show(stage, dict(list(shares.items())[:LARGEST]))
     return results
 
 
 def profile(step, count: int = 4) -> dict[str, float]:
-    """Measure the share of each kind of operation in the time of a step.
-
-    Args:
-        step: Function that takes one step.
-        count: Number of steps to profile.
-
-    Returns:
-        Share of the time of all threads together, by kind of operation, largest first.
-    """
+    """Measure the share of each kind of operation in the time of `count` steps of all threads."""
     for _ in range(WARM_UP):
         step()
     with tempfile.TemporaryDirectory() as folder:
@@ -300,8 +284,7 @@ def profile(step, count: int = 4) -> dict[str, float]:
     total = collections.Counter()
     for plane in space.planes:
         for event in (event for line in plane.lines for event in line.events):
-            full_name = plane.event_metadata[event.metadata_id].name
-            operation, _, kind = full_name.rpartition(":")
+            operation, _, kind = plane.event_metadata[event.metadata_id].name.rpartition(":")
             # All other events, such as Executor::Process, belong to the runtime itself.
             if operation and not operation.endswith(":") and kind.isidentifier():
                 total[kind] += event.duration_ps

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import keras
 import numpy as np
 import tensorflow as tf
-from common import spread
+from contenders.contender import in_batches
 
 import dataset
 import modules
@@ -24,54 +24,11 @@ from fitting.training_data import read_codes
 from networks import losses
 from networks.neighbours import NO_CODE, SLICES_BELOW
 from sources.folder import NO_SLICE, Slices, Split
-from sources.images import to_grey
+from sources.images import to_grey, to_unit
 from sources.layout import FITTED_SPLITS
-from utils import InputError, progress
+from utils import InputError, progress, spread
 
 MAX_VALIDATION = 256  # slices, so that scoring takes little time beside so short a training
-
-
-def fit(
-    make: Callable, example: Callable, count: int, settings: dict, peak: float, title: str
-) -> tuple[keras.Model, float]:
-    """Train a model for some steps, and time them.
-
-    Args:
-        make: Function of a learning-rate schedule that returns a compiled model.
-        example: Example function of `dataset`, over `count` slices.
-        count: Number of training slices.
-        settings: `batch_size`, `steps`, `seed`, `precision`, and `mirror`, whether some slices are
-            mirrored.
-        peak: Learning rate at the end of the warm-up.
-        title: Name of the progress bar.
-
-    Returns:
-        The model, and the median seconds of a step.
-    """
-    batch_size, steps, seed = (settings[name] for name in ("batch_size", "steps", "seed"))
-
-    def unmirrored(index, _mirror, chance):
-        return example(index, tf.constant(False), chance)
-
-    examples = example if settings["mirror"] else unmirrored
-    epochs = [
-        dataset.training_batches(examples, count, batch_size, seed, epoch)
-        for epoch in range(math.ceil(steps / (count // batch_size)))
-    ]
-    batches = functools.reduce(tf.data.Dataset.concatenate, epochs).take(steps)
-    use_precision(settings["precision"])
-    keras.utils.set_random_seed(seed)
-    model = make(learning_rates(peak, steps))
-    bar, ends = progress(range(steps), title, unit="step"), []
-
-    def note(_batch, logs):
-        float(logs["loss"])  # waits for the device
-        ends.append(time.perf_counter())
-        next(bar, None)
-
-    clock = keras.callbacks.LambdaCallback(on_train_batch_end=note)
-    model.fit(batches, shuffle=False, callbacks=[clock], verbose=0)
-    return model, float(np.median(np.diff(ends)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,10 +55,47 @@ class Bench:
         """The validation slices that are scored."""
         return self.slices.splits["validate"].pick(self.chosen)
 
-    def train(self, make, example, settings, peak, title):
-        """Train a variant by `fit` on all training slices: the model, and figures of its cost."""
+    def train(
+        self, make: Callable, example: Callable, settings: dict, peak: float, title: str
+    ) -> tuple[keras.Model, dict[str, float]]:
+        """Train a variant for some steps, and time them.
+
+        Args:
+            make: Function of a learning-rate schedule that returns a compiled model.
+            example: Example function of `dataset`, over all training slices.
+            settings: `batch_size`, `steps`, `seed`, `precision`, and `mirror`, whether some slices
+                are mirrored.
+            peak: Learning rate at the end of the warm-up.
+            title: Name of the progress bar.
+
+        Returns:
+            The model, and its number of parameters and the median seconds of a step.
+        """
+        batch_size, steps, seed = (settings[name] for name in ("batch_size", "steps", "seed"))
         count = len(self.slices.splits["train"])
-        model, seconds = fit(make, example, count, settings, settings[peak], title)
+
+        def unmirrored(index, _mirror, chance):
+            return example(index, tf.constant(False), chance)
+
+        examples = example if settings["mirror"] else unmirrored
+        epochs = [
+            dataset.training_batches(examples, count, batch_size, seed, epoch)
+            for epoch in range(math.ceil(steps / (count // batch_size)))
+        ]
+        batches = functools.reduce(tf.data.Dataset.concatenate, epochs).take(steps)
+        use_precision(settings["precision"])
+        keras.utils.set_random_seed(seed)
+        model = make(learning_rates(peak, steps))
+        bar, ends = progress(range(steps), title, unit="step"), []
+
+        def note(_batch, logs):
+            float(logs["loss"])  # waits for the device
+            ends.append(time.perf_counter())
+            next(bar, None)
+
+        clock = keras.callbacks.LambdaCallback(on_train_batch_end=note)
+        model.fit(batches, shuffle=False, callbacks=[clock], verbose=0)
+        seconds = float(np.median(np.diff(ends)))
         return model, {"parameters": model.count_params(), "seconds_per_step": seconds}
 
 
@@ -109,23 +103,23 @@ class AutoencoderBench(Bench):
     """Trains and scores variants of the VQ-VAE."""
 
     @functools.cached_property
-    def examples(self) -> dict[str, Callable]:
-        """Example functions: frames of the training slices, whole validation slices that count."""
-        splits, size = {**self.slices.splits, "validate": self.validation}, self.base["image_size"]
-        frames = {"train": self.base["frame"], "validate": None}
-        return {
-            name: dataset.image_examples(dataset.ImageSource(splits[name], size), frames[name])
-            for name in FITTED_SPLITS
-        }
+    def example(self) -> Callable:
+        """Example function of the frames of the training slices."""
+        source = dataset.ImageSource(self.slices.splits["train"], self.base["image_size"])
+        return dataset.image_examples(source, self.base["frame"])
 
     def measure(self, settings: dict, title: str = "training") -> dict:
         """Train a variant and return its figures."""
-        make = functools.partial(self.make, settings)
-        model, cost = self.train(make, self.examples["train"], settings, "learning_rate", title)
-        scores, codes, images, restored = self.evaluate(model)
+        make, peak = functools.partial(self.make, settings), settings["learning_rate"]
+        model, cost = self.train(make, self.example, settings, peak, title)
+        images = to_unit(dataset.load_images(self.validation, settings["image_size"]))[..., None]
+        codes = in_batches(model.encode, images)
+        restored, order = in_batches(model.decode, codes), np.arange(len(codes))
+        ssim = in_batches(lambda batch: losses.ssim(images[batch], restored[batch]), order)
         return {
-            **scores,
-            **metrics.detail(images, restored),
+            "ssim": float(ssim.mean()),
+            "psnr": float(metrics.psnr(images, restored).mean()),
+            **metrics.detail(*(to_grey(values)[..., 0] for values in (images, restored))),
             "codes_used": len(np.unique(codes)),
             "index_bytes": codes[0].size * math.log2(settings["codebook_size"]) / 8,
             **cost,
@@ -137,30 +131,11 @@ class AutoencoderBench(Bench):
         model = make_vqvae(of_training)
         model.compile(make_optimizer(schedule), **vqvae_objective(of_training))
         if settings["codebook"] != "restarted":
-            example, count = self.examples["train"], len(self.slices.splits["train"])
-            batches = dataset.training_batches(
-                example, count, settings["batch_size"], settings["seed"], epoch=0
-            )
+            count, size = len(self.slices.splits["train"]), settings["batch_size"]
+            batches = dataset.training_batches(self.example, count, size, settings["seed"], 0)
             images, _ = next(iter(batches))
             lock_codebook(model.quantizer, model.encoder(images), settings["codebook"])
         return model
-
-    def evaluate(self, model):
-        """Reconstruct the validation slices.
-
-        Returns:
-            Mean SSIM and PSNR, codes `(N, H, W)`, images and reconstructions, uint8 `(N, S, S)`.
-        """
-        parts = []
-        batches = dataset.evaluation_batches(self.examples["validate"], len(self.validation), BATCH)
-        for images, _ in progress(batches, "scoring"):
-            codes = model.encode(images)
-            restored = model.decode(codes)
-            quality = losses.ssim(images, restored), metrics.psnr(images, restored)
-            grey = (to_grey(values)[..., 0] for values in (images, restored))
-            parts.append((*quality, codes, *grey))
-        ssim, psnr, *arrays = (np.concatenate(values) for values in zip(*parts))
-        return {"ssim": float(ssim.mean()), "psnr": float(psnr.mean())}, *arrays
 
 
 def lock_codebook(quantizer: modules.VectorQuantizer, latents: tf.Tensor, start: str) -> None:
@@ -207,7 +182,8 @@ class PriorBench(Bench):
             for codes, name in zip(self.codes, FITTED_SPLITS)
         )
         make = functools.partial(self.make, settings, self.codes[0].shape[-2:])
-        model, cost = self.train(make, examples, settings, "prior_learning_rate", title)
+        peak = settings["prior_learning_rate"]
+        model, cost = self.train(make, examples, settings, peak, title)
         scored = tf.constant(self.chosen)
         batches = dataset.evaluation_batches(
             lambda index, mirror: validation(scored[index], mirror), len(self.chosen), BATCH

@@ -3,19 +3,23 @@
 python docs/tables.py            # write every table anew
 python docs/tables.py --check    # fail where a table is not that of its file
 
-The comment above a table calls a function of this module, and cogapp puts there what it prints. A
-figure is looked up by its name, so a figure and the words beside it cannot drift apart.
+The comment above a table calls a function of this module, and cogapp puts there what it prints.
+`tables.toml` names the figures of each table. So a figure and the words beside it cannot drift
+apart.
 """
 
 import json
 import pathlib
 import sys
+import tomllib
 
 from cogapp import Cog
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 DOCUMENTS = ("README.md", "docs/*.md", "pretrained/README.md")
 MODELS = ("oasis-256", "oasis-256-fine")
+FIGURES = tomllib.loads((ROOT / "docs/tables.toml").read_text())
+MODEL_FIGURES = 6  # of README and of the model card
 
 
 def results(name, folder="benchmarks/results"):
@@ -51,15 +55,18 @@ def cell(report, figure):
     return "; ".join(texts)
 
 
-def table(corner, reports, figures, by_column=False):
+def table(name, reports, corner=None, most=None):
     """Print a table in Markdown.
 
     Args:
-        corner: Heading of the first column.
-        reports: Label -> report, one a row.
-        figures: Label -> figure, as `cell` takes it, one a column.
-        by_column: Whether each report is a column instead, and each figure a row.
+        name: Name of its figures in `tables.toml`.
+        reports: Label -> report.
+        corner: Heading of the first column, where it is not that of `tables.toml`.
+        most: Number of figures to show, if not all.
     """
+    figures = dict(FIGURES[name])
+    corner, by_column = corner or figures.pop(""), figures.pop("reports_are_columns", False)
+    figures = {label: figures[label] for label in list(figures)[:most] if label}
     cells = [[cell(report, figure) for figure in figures.values()] for report in reports.values()]
     lines = [[corner, *figures], *([label, *row] for label, row in zip(reports, cells))]
     lines = list(zip(*lines)) if by_column else lines
@@ -70,68 +77,29 @@ def table(corner, reports, figures, by_column=False):
 
 def models(detailed=False):
     """What the shipped models reach on the test split."""
-    code = "prior/bits_per_code"
-    figures = {
-        "SSIM (95 % interval over subjects)": "ssim/mean, ssim/ci95, .3f",
-        "SSIM inside the brain": "ssim/brain_mean, .3f",
-        "PSNR inside the brain, dB": "psnr/brain_mean, .1f",
-        "bits per code, conditional; unconditional": f"{code}, {code}_alone, .2f",
-        "ideal bytes per slice": "rate/prior_bytes, .0f",
-        "ideal bytes of a brain of 32 slices": "rate/brain_bytes, .0f",
-    }
-    if detailed:
-        figures |= {
-            "SSIM of the lowest slice": "ssim/min, .3f",
-            "energy of gradients in the brain, ratio": "detail/gradient_ratio, .2f",
-            "energy of the fine spectrum, ratio": "detail/spectrum_ratio, .2f",
-            "correlation of fine detail": "detail/fine_correlation, .2f",
-            "codes used; perplexity": "codebook/used, codebook/perplexity, .0f",
-            "bits per code, histogram per position": "prior/position_bits_per_code, .2f",
-            "bits per pixel of the texture": "texture/bits_per_pixel, .2f",
-        }
     reports = {f"`{model}`": shipped(model) for model in MODELS}
-    table("test split: 512 slices, 16 subjects", reports, figures, by_column=True)
+    table("models", reports, most=None if detailed else MODEL_FIGURES)
 
 
 def two_sample():
     """How often a classifier distinguishes sets of slices from real test slices."""
-    whole = shipped()["generation"]
-    inside = {name.replace("_inside", ""): whole[name] for name in whole if "_inside" in name}
-    sets = {
-        "drawn slices": "two_sample_accuracy",
-        "reconstructions with texture": "two_sample_accuracy_textured_reconstructions",
-        "reconstructions without texture": "two_sample_accuracy_reconstructions",
-        "real slices of other people": "two_sample_accuracy_real",
+    found = {
+        name.removeprefix("two_sample_"): value for name, value in shipped()["generation"].items()
     }
-    figures = {label: f"{name}, {name}_null95, .2f" for label, name in sets.items()}
-    reports = {"whole slice": whole, "inside the brain": inside}
-    table("accuracy (null range)", reports, figures, by_column=True)
+    inside = {name.replace("_inside", ""): found[name] for name in found if "_inside" in name}
+    table("two_sample", {"whole slice": found, "inside the brain": inside})
 
 
 def generation():
     """Drawn slices and brains beside real ones."""
-    near, pairs, fluid = "brains/nearest", "brains/neighbour_ssim", "brains/ventricles"
-    halves = "anatomy/symmetry"
-    figures = {
-        "distance to the nearest training slice": "nearest_mean, nearest_real_mean, .3f",
-        "distance to the nearest training brain": f"{near}/generated_mean, {near}/real_mean, .3f",
-        "diversity: mean MS-SSIM of slices of a level": "diversity, diversity_real, .3f",
-        "SSIM of neighbouring slices": f"{pairs}/generated/mean, {pairs}/real/mean, .3f",
-        "correlation of left and right half": f"{halves}/samples, {halves}/real, .2f",
-        "ventricles, share of a brain": f"{fluid}/generated/mean, {fluid}/real/mean, .4f",
-        "ventricles, training people": f"{fluid}/training/mean, .4f",
-    }
-    table("", {"drawn; real test": shipped()["generation"]}, figures, by_column=True)
+    table("generation", {"drawn; real test": shipped()["generation"]})
 
 
 def rates(measure, form, *levels):
     """Bytes per slice of the models and of codecs at equal quality."""
     rows = results("rates")["at_equal"][measure]
-    codecs = ("AVIF sequences", "AVIF", "JPEG XL", "WebP", "JPEG 2000", "JPEG")
-    figures = {"ours, stacks": "models, .0f", "ours, single slices": "single, .0f"}
-    figures |= {codec: f"payload_bytes/{codec}, .0f" for codec in codecs}
     reports = {f"{row[measure]:{form}}": row for row in rows if row[measure] in levels}
-    table({"ssim": "SSIM", "brain_psnr": "PSNR inside, dB"}[measure], reports, figures)
+    table("rates", reports, {"ssim": "SSIM", "brain_psnr": "PSNR inside, dB"}[measure])
 
 
 def rivals(**files):
@@ -140,63 +108,33 @@ def rivals(**files):
     for file, minutes in files.items():
         contenders = results(file.replace("_", "-"))["contenders"]
         reports |= {f"{name}, {minutes}": contender for name, contender in contenders.items()}
-    figures = {
-        "SSIM": "ssim, .3f",
-        "inside the brain": "brain_ssim, .3f",
-        "PSNR there, dB": "brain_psnr, .1f",
-        "index bits": "index_bits, .0f",
-        "prior bits": "prior_bits, .0f",
-        "minutes to SSIM 0.90": "minutes_to/0.90, .1f",
-    }
-    table("model, minutes", reports, figures)
+    table("rivals", reports)
 
 
 def compression():
     """Real files of the smaller model beside the ideal code length."""
     report = results("compression")
-    figures = {
-        "bytes per slice": "file_bytes_a_slice, .1f",
-        "ideal bytes per slice": "ideal_bytes_a_slice, .1f",
-        "slices; with the same codes again": "slices, round_trips, .0f",
-        "seconds per slice to encode": "encoding_seconds_a_slice, .2f",
-        "seconds per slice to decode": "decoding_seconds_a_slice, .2f",
-    }
-    reports = {"a file per stack": report["cases"], "a file per slice": report["alone"]}
-    table("`oasis-256`, test split", reports, figures, by_column=True)
+    table(
+        "compression",
+        {"a file per stack": report["cases"], "a file per slice": report["alone"]},
+    )
 
 
 def anomaly():
     """Methods that look for planted lesions."""
-    obvious = "by_strength/obvious"
-    figures = {
-        "AUROC, all": "auroc, auroc_ci95, .2f",
-        "AUROC, obvious": f"{obvious}/auroc, {obvious}/auroc_ci95, .2f",
-        "AUROC in the stack": "beside/auroc, beside/auroc_ci95, .2f",
-        "average precision": "average_precision, average_precision_ci95, .2f",
-        "Dice, obvious": f"{obvious}/dice, .2f",
-    }
     methods = results("anomaly").items()
-    table("method", {name: part for name, part in methods if "auroc" in part}, figures)
+    table("anomaly", {name: part for name, part in methods if "auroc" in part})
 
 
 def lesions(grouping):
     """Slices, AUROC and Dice of healing by kind or size of the lesion."""
     groups = results("anomaly")["healing"][grouping]
-    reports = {name.replace("_", " "): group for name, group in groups.items()}
-    strengths = ("obvious", "moderate", "subtle")
-    figures = {name: f"{name}/slices, {name}/auroc, {name}/dice, .2f" for name in strengths}
-    table("slices; AUROC; Dice", reports, figures)
+    table("lesions", {name.replace("_", " "): group for name, group in groups.items()})
 
 
 def ablation_vqvae():
     """Variants of the VQ-VAE."""
-    figures = {
-        "SSIM": "ssim, .4f",
-        "gradients": "gradient_ratio, .3f",
-        "fine spectrum": "spectrum_ratio, .3f",
-        "codes used": "codes_used, .0f",
-    }
-    table("VQ-VAE", results("ablation")["vqvae"]["variants"], figures)
+    table("ablation_vqvae", results("ablation")["vqvae"]["variants"])
 
 
 def ablation_prior():
@@ -206,50 +144,33 @@ def ablation_prior():
         "mirror images not told from slices": "without the mark of mirror images",
     }
     variants = results("ablation-prior")["prior"]["variants"]
-    reports = {plain.get(name, name): variant for name, variant in variants.items()}
-    figures = {"bits per code": "bits_per_code, .3f", "inside": "brain_bits_per_code, .3f"}
-    table("prior", reports, figures)
+    table("ablation_prior", {plain.get(name, name): row for name, row in variants.items()})
 
 
 def subjects():
     """Trainings on fewer subjects, by the names that the benchmark gives them."""
-    figures = {
-        "minutes": "minutes, .0f",
-        "SSIM: training; test": "splits/train/ssim, splits/test/ssim, .3f",
-        "bits per code, training": "splits/train/bits_per_code, .2f",
-        "bits per code, test": "splits/test/bits_per_code, .2f",
-    }
     trainings = results("subjects")["trainings"].items()
     reports = {name.replace("-", " "): report for name, report in trainings if name[0].isdigit()}
-    table("training", reports, figures)
+    table("subjects", reports)
 
 
 def training():
     """Seconds of a training step, and ratios of the same in other hands."""
     report = results("training")
     reports = {f"quantizer, {part['codebook_size']} codes": part for part in report["quantizer"]}
-    reports |= {"VQ-VAE": report["vqvae"], "prior": report["prior"]}
-    figures = {"ours, seconds per step": "ours/seconds, .3f"}
-    figures |= {"one-hot quantizer": "one-hot/ratio, .2f", "PyTorch": "torch/ratio, .2f"}
-    table("part", reports, figures | {"PyTorch, compiled": "compiled/ratio, .2f"})
+    table("training", reports | {"VQ-VAE": report["vqvae"], "prior": report["prior"]})
 
 
 def sampling():
     """Time of the cached sampler beside the naive loop."""
-    figures = {"seconds, sampler": "cached_seconds, .2f", "naive loop": "naive_seconds, .0f"}
     cases = results("sampling")["cases"]
-    table(
-        "code maps",
-        {"{batch} of {grid} x {grid}".format(**c): c for c in cases},
-        figures | {"ratio": "ratio, .0f"},
-    )
+    table("sampling", {"{batch} of {grid} x {grid}".format(**case): case for case in cases})
 
 
 def stacks():
     """Seconds of whole brains, drawn as a wavefront and slice by slice."""
-    figures = {"wavefront": "wavefront_seconds, .1f", "by slice": "slice_by_slice_seconds, .1f"}
-    cases = {"{} of {} x {}".format(c["batch"], *c["grid"]): c for c in results("stacks")["stacks"]}
-    table("brains of code maps", cases, figures)
+    cases = results("stacks")["stacks"]
+    table("stacks", {"{} of {} x {}".format(c["batch"], *c["grid"]): c for c in cases})
 
 
 if __name__ == "__main__":

@@ -19,6 +19,11 @@ RNG = np.random.default_rng(0)
 SIDE = 64
 
 
+@pytest.fixture(autouse=True)
+def few_resamples(monkeypatch):
+    monkeypatch.setattr(detection, "RESAMPLES", 20)
+
+
 @pytest.fixture(scope="module")
 def planted():
     return plant_split(make_images(), make_cohort(), seed=0)
@@ -70,7 +75,7 @@ def gather(planted, maps, control):
 
 
 def report_of(sides):
-    return detection.report_method(*sides, detection.choose("v", *sides), in_detail=True)
+    return detection.report_method(*sides, detection.choose("v", *sides))
 
 
 def test_figures_of_a_perfect_and_of_a_blind_map(planted):

@@ -91,14 +91,14 @@ def test_a_seed_decides_and_the_middle_is_drawn_by_itself():
         slices = rng.integers(3, SLICES + 1)
         first = rng.integers(0, SLICES - slices + 1)
         inner, middle = np.random.default_rng(rng.integers(2**31)), first + slices // 2
-        one = lesions.plant_section(draw_brain(), kind, "moderate", inner, lesions.Section())
+        one = lesions.plant_section(draw_brain(), kind, "moderate", inner)
         np.testing.assert_array_equal(images[middle], one[0])
         np.testing.assert_array_equal(masks[middle], one[1])
 
 
 def test_an_image_without_a_brain_is_refused():
     with pytest.raises(ValueError, match="`image` must hold a brain"):
-        lesions.Brain(np.zeros((SIDE, SIDE), "float32"), lesions.Section())
+        lesions.Brain(np.zeros((SIDE, SIDE), "float32"))
 
 
 # ---- splits ------------------------------------------------------------------------------------

@@ -4,10 +4,12 @@ import dataclasses
 import json
 import math
 
+import common
 import keras
 import numpy as np
 import pytest
 import rivals
+from common import has_packages
 from conftest import CODES, IMAGE_SIZE, TINY
 from contenders import contender, keras_rivals
 from contenders.ours import Ours
@@ -158,7 +160,7 @@ def test_ours_learns_by_the_minute(images, slices_folder, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not rivals.has_monai(), reason="MONAI is optional")
+@pytest.mark.skipif(not has_packages("torch", "monai"), reason="MONAI is optional")
 def test_the_rival_of_monai_learns(images):
     rival = Remote("contenders.monai_rival", images=images, minutes=1)
     for stage in contender.STAGES:
@@ -186,7 +188,7 @@ def test_contenders_finish_once_and_are_joined(
 ):
     made, file, figure = [], tmp_path / "a.json", tmp_path / "a.png"
     monkeypatch.setattr(rivals, "make", lambda name, *_: made.append(name) or counting)
-    monkeypatch.setattr(rivals, "has_monai", lambda: False)
+    monkeypatch.setattr(common.importlib.util, "find_spec", lambda name: None)
     flags = ["--minutes", 2, "--json", file, "--only"]
     call(slices_folder, tmp_path, *flags, "tutorial")
     call(slices_folder, tmp_path, *flags, "report", "tutorial", "monai", "--figure", figure)

@@ -13,7 +13,9 @@ def test_the_naive_loop_draws_what_the_cached_sampler_draws():
     prior, levels, seed = make_prior(GRID, blocks=2), tf.range(BATCH), tf.constant(5)
     below = tf.constant(codes((BATCH, 2, GRID, GRID)))
     step = sampling.naive_step(lambda maps: prior.logits(maps, levels, below), seed, GRID)
-    naive = sampling.naive_loop(step, GRID, BATCH)
+    naive = np.zeros((BATCH, GRID, GRID), "int32")
+    for y, x in np.ndindex(GRID, GRID):
+        naive[:, y, x] = step(tf.constant(naive), tf.constant(y), tf.constant(x))
     np.testing.assert_array_equal(naive, prior.sample(levels, seed, below=below))
     assert len(np.unique(naive)) > 4
 
@@ -21,17 +23,17 @@ def test_the_naive_loop_draws_what_the_cached_sampler_draws():
 def test_the_ratio_is_that_of_the_two_times(monkeypatch):
     seconds = {"naive_seconds": 0.5, "cached_seconds": 4.0, "forward_seconds": 0.25}
 
-    def in_turn(timers, reference, rounds, title):
+    def in_turn(timers, rounds, title):
         assert all(timer() > 0 for timer in timers.values())  # each contender runs
         return {name: {"seconds": seconds[name]} for name in timers}
 
     monkeypatch.setattr(sampling, "in_turn", in_turn)
     monkeypatch.setattr(sampling, "usual_prior", lambda grid: make_prior(grid, blocks=2))
-    result = sampling.measure(GRID, BATCH, whole=True)
+    result = sampling.measure(GRID, BATCH)
     assert result["naive_seconds"] == 0.5 * GRID**2  # a step for each code
     assert result["cached_seconds"] == 4.0 and result["forward_seconds"] == 0.25
     assert result["ratio"] == pytest.approx(0.5 * GRID**2 / 4.0)
-    assert (result["grid"], result["batch"]) == (GRID, BATCH) and result["naive_whole_seconds"] > 0
+    assert (result["grid"], result["batch"]) == (GRID, BATCH)
 
 
 def test_stacks_are_drawn_in_both_ways(monkeypatch):

@@ -47,7 +47,7 @@ def test_contenders_take_turns_and_the_first_round_does_not_count():
         return lambda: calls.append(name) or next(times)
 
     timers = {"ours": timer("ours", (99, 1, 2, 4)), "other": timer("other", (99, 3, 4, 4))}
-    figures = in_turn(timers, "ours", rounds=3)
+    figures = in_turn(timers, rounds=3)
     assert figures["ours"] == {"seconds": 2, "ratio": 1}
     assert figures["other"] == {"seconds": 4, "ratio": 2}  # of 3, 2 and 1
     assert all(set(calls[i : i + 2]) == set(timers) for i in range(0, 8, 2))

@@ -162,9 +162,6 @@ class KerasRival(Contender):
     def _scaled(self, images):
         return to_unit(images)[..., None] + np.float32(self.lowest)
 
-    def count_parameters(self, model):
-        return model.count_params()
-
     def codes(self, name):
         encode = tf.function(lambda images: self.quantizer.codes(self.encode(images)))
         return in_batches(lambda part: encode(self._scaled(part)), self.images[name])
@@ -255,10 +252,6 @@ class Residual(layers.Layer):
         super().__init__()
         self.wide = layers.Conv2D(width, 3, padding="same", activation="relu")
         self.last = layers.Conv2D(width, 1)
-
-    def build(self, input_shape):
-        self.wide.build(input_shape)
-        self.last.build(input_shape)
 
     def call(self, features):
         return features + self.last(self.wide(ops.relu(features)))

@@ -36,14 +36,7 @@ class Ours(Contender):
         run: Folder for what the prior learns from.
     """
 
-    def __init__(
-        self,
-        images: dict[str, np.ndarray],
-        minutes: float,
-        slices: Slices,
-        flags: list[str],
-        run: RunDirectory,
-    ):
+    def __init__(self, images, minutes: float, slices: Slices, flags: list[str], run: RunDirectory):
         super().__init__(images, minutes)
         settings = train.resolve(train.parse([*flags, "--rate-weight", "0"]), slices)
         self.precision = use_precision(settings.precision)
@@ -83,9 +76,6 @@ class Ours(Contender):
         for epoch in itertools.count():
             yield from dataset.training_batches(example, count, size, seed, epoch)
 
-    def count_parameters(self, model):
-        return model.count_params()
-
     def codes(self, name):
         encode = self.models["vqvae"].encode
         return in_batches(lambda part: encode(to_unit(part)[..., None]), self.images[name])
@@ -96,13 +86,12 @@ class Ours(Contender):
 
     def prior_bits(self):
         """Bits given the codes of the slices below, and bits of each slice alone."""
-        found, levels, bits = self.codes("test"), self.split.levels, self.models["prior"].bits
-        below = dataset.codes_below(found, self.split.below, np.arange(len(found)))
+        found, prior, order = self.codes("test"), self.models["prior"], np.arange(len(self.split))
+        below = dataset.codes_below(found, self.split.below, order)
 
         def measure(batch, *more):
-            return np.sum(bits(found[batch], levels[batch], *more), (1, 2))
+            return np.sum(prior.bits(found[batch], self.split.levels[batch], *more), (1, 2))
 
-        order = np.arange(len(found))
         return {
             "prior_bits": in_batches(lambda batch: measure(batch, below[batch]), order),
             "prior_bits_alone": in_batches(measure, order),
