@@ -1,4 +1,6 @@
-"""Measures of images and of codes: SSIM as a figure and as a training loss, PSNR, intervals, bits.
+"""Measures of images and of codes: PSNR, detail, diversity, intervals over subjects, code usage.
+
+SSIM is in `networks.losses`, because the loss of the VQ-VAE needs it too.
 
 Images are float32 `(B, S, S, 1)` in [0, 1] where nothing else is said.
 

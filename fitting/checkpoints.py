@@ -16,13 +16,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from fitting.run_directory import RunDirectory
+from fitting.run_directory import STAGES, RunDirectory
 from modules import VQVAE, Models, Texture  # which also registers the classes that a file may name
 from networks.raster import RasterPrior
 from utils import InputError, open_archive, read_arrays, reading, replacing
 
-# What each file may hold, by its name: a class of ours, or one that is derived from it.
-KINDS = {"vqvae": VQVAE, "draft": RasterPrior, "prior": RasterPrior, "texture": Texture}
+# What the model file of each stage may hold: a class of ours, or one that is derived from it.
+KINDS = {"vqvae": VQVAE, "first_prior": RasterPrior, "prior": RasterPrior, "texture": Texture}
 POLICIES = ("float32", "mixed_bfloat16")
 WEIGHTS = "model.weights.h5"  # in a model file
 LEAST_WEIGHT_BYTES = 2  # of a weight in a file; `fitting.export` writes half precision
@@ -62,7 +62,7 @@ def load_model(path: pathlib.Path) -> keras.Model:
     with reading(path, remedy), open_archive(path) as archive:
         config = json.loads(archive.read("config.json"))
         model_class = keras.saving.get_registered_object(config["registered_name"])
-        expected = KINDS[path.stem]
+        expected = next(KINDS[stage] for stage, name in STAGES.items() if name == path.stem)
         if not (isinstance(model_class, type) and issubclass(model_class, expected)):
             raise ValueError(f"it holds no {expected.__name__}")
         policy = config["config"].pop("dtype")["config"]["name"]

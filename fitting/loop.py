@@ -1,7 +1,7 @@
 """The training loop: it fits a stage to its end, from the step at which it stands.
 
-The loop is ours, and not that of `fit`, for two reasons. A training that was killed goes on within
-an epoch, bit for bit, and several machines train one model.
+The step is `train_step` of Keras. The loop is ours, and not that of `fit`, for two reasons. A
+training that was killed goes on within an epoch, bit for bit, and several machines train one model.
 """
 
 import functools
@@ -29,9 +29,9 @@ def fit(
 ) -> None:
     """Fit one stage from where it stands to its end.
 
-    The history of a stage is the record of what was reached: best score, patience and end are read
-    from it. Beside it lies the whole state of the training, written every epoch and every few
-    minutes, until the stage ends. All workers read, and the chief writes.
+    The history of a stage is the record of what was reached: best score and patience are read from
+    it. Beside it lies the whole state of the training, written every epoch and every few minutes. A
+    stage that has a model and no state is finished. All workers read, and the chief writes.
 
     Args:
         stage: The stage.

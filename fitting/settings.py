@@ -1,4 +1,4 @@
-"""Every number of a training, once: its name, default, range and help.
+"""Every setting of a training, once: its name, default, range and help.
 
 The flags of train.py are made of it, `config.json` holds it, and `--start-from` reads it. This file
 loads no TensorFlow.

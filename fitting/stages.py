@@ -22,9 +22,9 @@ from fitting.settings import OF_VQVAE, Settings
 from fitting.training_data import (
     Examples,
     TrainingData,
-    choose_codes,
     read_codes,
     write_code_counts,
+    write_codes,
 )
 from modules import VQVAE, Texture
 from networks import losses
@@ -106,10 +106,10 @@ def plan(
     load_first = functools.partial(load_prior, run.first_prior_codes, 0.0)
     load_last = functools.partial(load_prior, run.codes, rate_weight)
     load_texture = functools.partial(_load_texture, run, data, settings.texture_width)
-    choose_first = functools.partial(choose_codes, run, data, run.first_prior_codes, 0.0)
+    choose_first = functools.partial(write_codes, run, data, run.first_prior_codes, 0.0)
 
     def choose_last():
-        choose_codes(run, data, run.codes, rate_weight)
+        write_codes(run, data, run.codes, rate_weight)
         write_code_counts(run, settings.codebook_size)
 
     texture_rate = settings.texture_learning_rate

@@ -92,7 +92,7 @@ class TrainingData:
 # ---- codes -------------------------------------------------------------------------------------
 
 
-def choose_codes(
+def write_codes(
     run: RunDirectory, data: TrainingData, path: pathlib.Path, rate_weight: float
 ) -> None:
     """Write the codes of all slices and of their mirror images.

@@ -3,8 +3,8 @@
 A prior models the codes of a slice as p(codes | level, slices below). It is the product of
 p(code | earlier codes, level, slices below) in raster order, row by row and from left to right.
 Whatever a caller wants of the codes, the same loop goes through the places and a rule
-`choose(logits, y, x)` decides each code. Another prior, for instance a transformer, subclasses
-`RasterPrior`, writes `call` and `step`, and gets it all.
+`choose(logits, y, x)` decides each code. Another prior, for instance a transformer, is another
+subclass of `RasterPrior`, whose docstring says what it must write.
 
 Whole brains are drawn as a wavefront: `sample_upward` draws rows of many slices at once, each some
 rows behind the slice below it.

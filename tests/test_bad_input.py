@@ -34,7 +34,7 @@ from PIL import Image
 
 from fitting import checkpoints
 from fitting.run_directory import RunDirectory, read_config, read_history
-from fitting.training_data import TrainingData, choose_codes
+from fitting.training_data import TrainingData, write_codes
 from sources.folder import open_slices
 from sources.images import read_slice
 from utils import InputError, write_json
@@ -668,7 +668,7 @@ def test_codes_of_a_stranger_are_chosen_again(run, slices_folder):
     before, settings = paths.codes.read_bytes(), read_config(paths)["settings"]
     npz(paths.codes, "train.npy", header((10**6, 10**6), "<u2"))
     data = TrainingData(open_slices(slices_folder), settings.image_size, settings.reduction)
-    choose_codes(paths, data, paths.codes, settings.rate_weight)
+    write_codes(paths, data, paths.codes, settings.rate_weight)
     with np.load(paths.codes) as new, np.load(io.BytesIO(before)) as old:
         for name in ("train", "validate"):
             np.testing.assert_array_equal(new[name], old[name])

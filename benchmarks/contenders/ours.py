@@ -15,7 +15,7 @@ from evaluation.samples import decode, draw_slice_codes, spread_levels
 from fitting import checkpoints, stages
 from fitting.devices import restart_keras, use_precision
 from fitting.run_directory import RunDirectory
-from fitting.training_data import TrainingData, choose_codes
+from fitting.training_data import TrainingData, write_codes
 from modules import Models
 from sources.folder import Slices
 from sources.images import to_grey, to_unit
@@ -49,7 +49,7 @@ class Ours(Contender):
     def start(self, stage):
         if stage == "prior":
             checkpoints.save_model(self.models["vqvae"], self.run.model("vqvae"))
-            choose_codes(self.run, self.data, self.run.codes, rate_weight=0.0)
+            write_codes(self.run, self.data, self.run.codes, rate_weight=0.0)
         return self._start(stages.plan(self.run, self.data, self.settings)[stage])
 
     def _start(self, stage):
