@@ -19,7 +19,7 @@ import numpy as np
 
 from sources.folder import NO_SLICE, Split
 from sources.images import allocate_images
-from sources.masking import frame_of, remove_residue
+from sources.masking import remove_residue
 from utils import command_line, progress
 
 # The shell commands end here, because they need no TensorFlow, which takes seconds to load.
@@ -102,10 +102,6 @@ class ImageSource:
     def __call__(self, index):
         return self._tensor[index]
 
-    def find_frame(self, reduction: int) -> tuple[int, int, int, int]:
-        """Find the frame of the slices, see `sources.masking.frame_of`."""
-        return frame_of(self.images.any(axis=0), reduction)
-
 
 def _mapped(values, function):
     """Map a function over a `tf.data.Dataset`, on all processors, in order.
@@ -125,7 +121,7 @@ def image_examples(source: ImageSource, frame: Sequence[int] | None = None) -> E
 
     Args:
         source: Images of a split.
-        frame: Part of the slices to cut out, see `ImageSource.find_frame`. None is all of it.
+        frame: Part of the slices to cut out, see `sources.masking.frame_of`. None is all.
 
     Returns:
         Function: index, mirror, chance -> image, image, float32 `(h, w, 1)` in `INTENSITY_RANGE`.

@@ -16,9 +16,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from contenders.contender import in_batches
 from PIL import Image, ImageSequence, features
 
-from evaluation.metrics import mean_ssim, quality
+from evaluation.metrics import quality
+from networks.losses import ssim
+from sources.images import to_unit
 
 try:
     import pillow_jxl
@@ -134,5 +137,10 @@ def blackened(images: np.ndarray, threshold: int) -> np.ndarray:
 
 def best_threshold(images: np.ndarray, restored: np.ndarray) -> int:
     """The one of `THRESHOLDS` that gives restored images the highest mean SSIM."""
-    ssim = [mean_ssim(images, blackened(restored, threshold)) for threshold in THRESHOLDS]
-    return THRESHOLDS[int(np.argmax(ssim))]
+    order, originals = np.arange(len(images)), to_unit(images)[..., None]
+
+    def mean_ssim(threshold):
+        others = to_unit(blackened(restored, threshold))[..., None]
+        return in_batches(lambda batch: ssim(originals[batch], others[batch]), order).mean()
+
+    return max(THRESHOLDS, key=mean_ssim)

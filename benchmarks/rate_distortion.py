@@ -26,14 +26,15 @@ from common import MADE, continue_report, make_parser, show, write_report
 
 # isort: split
 import image_codecs as codecs
+import matplotlib.pyplot as plt
 import numpy as np
 from compression import Alone, every_case, write_files
 from contenders.contender import in_batches
 
 from coding.slices import Codec
 from dataset import load_images
-from evaluation import curves
 from evaluation.metrics import quality
+from evaluation.plots import BLUE, GREEN, ORANGE, save_figure
 from fitting.run_directory import RunDirectory
 from sources.folder import Split, find_slices, open_slices
 from sources.images import to_grey
@@ -49,6 +50,11 @@ LEVELS = {
     "brain_ssim": (0.75, 0.80, 0.825, 0.85, 0.875, 0.90, 0.92),
     "brain_psnr": (22.0, 23.0, 24.0, 25.0, 26.0, 28.0, 30.0),
 }
+TITLES = dict(
+    ssim="SSIM", brain_ssim="SSIM inside the brain", brain_psnr="PSNR inside the brain, dB"
+)
+CODEC_COLOURS = (ORANGE, "#E69F00", GREEN, "#CC79A7", "0.45", "black", "#56B4E9")
+BYTE_TICKS = (50, 100, 200, 500, 1000, 2000)
 Curves = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
@@ -253,16 +259,41 @@ def compare(ours: Mapping[str, Curves], codecs: Curves, measure: str) -> list[di
 
 
 def draw(path: pathlib.Path, report: dict[str, Any], caption: str) -> None:
-    """Draw all curves in each quality, without points that others of their curve beat."""
-    bytes_of = {"models": "file_bytes", "single": "file_bytes", "codecs": "payload_bytes"}
-    panels = {
-        measure: tuple(
-            {name: frontier(p, rate, measure) for name, p in report[group].items()}
-            for group, rate in bytes_of.items()
-        )
-        for measure in LEVELS
-    }
-    curves.rate_distortion(path, panels, caption)
+    """Draw quality against bytes a slice, a panel for each measure of quality.
+
+    Points that others of their curve beat are left out.
+    """
+    figure, axes = plt.subplots(1, len(LEVELS), figsize=(12.6, 5), layout="constrained")
+    for axis, (measure, title) in zip(axes, TITLES.items()):
+
+        def plot(points, rate, measure=measure, axis=axis, **look):
+            points = sorted((point[rate], point[measure]) for point in points)
+            axis.plot(*zip(*points), **look)
+
+        for group, line in (("models", "-"), ("single", "--")):
+            look = {"color": BLUE, "linestyle": line, "linewidth": 2}
+            for (name, points), marker in zip(report[group].items(), itertools.cycle("osD^v")):
+                best = frontier(points, "file_bytes", measure)
+                plot(best, "file_bytes", marker=marker, label=name, **look)
+        looks = zip(itertools.cycle(CODEC_COLOURS), itertools.cycle("vxP*+1D"))
+        for (name, points), (colour, marker) in zip(report["codecs"].items(), looks):
+            look = {"color": colour, "marker": marker, "markersize": 4}
+            best = frontier(points, "payload_bytes", measure)
+            plot(best, "payload_bytes", label=f"{name}, payload", **look)
+            plot(best, "file_bytes", color=colour, linestyle=":", linewidth=1)
+        axis.set(xscale="log", xlim=(50, 3000), xlabel="bytes a slice", ylabel=title)
+        axis.set_xticks(BYTE_TICKS, map(str, BYTE_TICKS))
+        axis.minorticks_off()
+        axis.grid(alpha=0.3)
+    lines, labels = axes[0].get_legend_handles_labels()
+    figure.legend(lines, labels, loc="outside upper center", ncols=3, fontsize=8, handlelength=4)
+    save_figure(
+        figure,
+        path,
+        f"{caption} Models: real files with their heads, one a case, or one for a single "
+        "slice. Codecs: payload, which is the file minus a black file; dotted: the whole "
+        "file. AVIF sequences: a sequence a case. Other codecs: a file a slice.",
+    )
 
 
 if __name__ == "__main__":

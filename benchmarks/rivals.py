@@ -36,7 +36,7 @@ from contenders.ours import Ours
 from contenders.remote import Remote
 
 from dataset import load_images
-from evaluation.metrics import mean_ssim, quality
+from evaluation.metrics import quality
 from evaluation.plots import GREY_SCALE, Row, rows_of_images
 from fitting.devices import compute_device
 from fitting.run_directory import RunDirectory
@@ -45,10 +45,7 @@ from sources.images import to_unit
 from utils import between, command_line, replacing, spread
 
 # Flags of train.py. Those of the finer model are the sizes of the shipped one.
-OURS = {
-    "ours": [],
-    "ours-fine": ["--reduction", "4", "--width", "64", "--prior-width", "96"],
-}
+OURS = {"ours": [], "ours-fine": ["--reduction", "4", "--width", "64", "--prior-width", "96"]}
 NAMES = (*OURS, "tutorial", "report", "monai")
 LEVELS = (0.80, 0.85, 0.90, 0.92)  # of SSIM, whose minutes are asked for
 WATCHED = 15  # each so many validation slices are restored; odd, so that all levels are among them
@@ -137,8 +134,9 @@ def compete(name: str, contender: Contender, images: dict[str, np.ndarray], minu
             spent, loss = contender.train(stage, until)
             note = ""
             if stage == "vqvae":
-                curve.append((spent, mean_ssim(images["watched"], contender.restore("watched"))))
-                note = f", SSIM {curve[-1][1]:.3f}"
+                ssim = quality(images["watched"], contender.restore("watched"))["ssim"]
+                curve.append((spent, ssim))
+                note = f", SSIM {ssim:.3f}"
             print(f"{name}: {stage}, {spent:.1f} min, loss {loss:.4f}{note}", flush=True)
     codes, about = contender.codes("test"), contender.describe()
     return {
@@ -179,10 +177,9 @@ def draw(path: pathlib.Path, out: pathlib.Path, images: np.ndarray, minutes: flo
         if (out / f"{name}.npz").exists():
             with np.load(out / f"{name}.npz") as arrays:
                 rows[name] = arrays["samples"]
-    rows = {name: to_unit(images) for name, images in rows.items()}
-    panels = [Row(images, name) for name, images in rows.items()]
+    panels = [Row(to_unit(images), name) for name, images in rows.items()]
     caption = f"Test slices, and slices drawn after {minutes:g} minutes of training. {GREY_SCALE}"
-    rows_of_images(path, panels, content=rows["real"], titles=(), caption=caption)
+    rows_of_images(path, panels, content=panels[0].images, titles=(), caption=caption)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ The comment above a table calls a function of this module, and cogapp puts there
 apart.
 """
 
+import functools
 import json
 import pathlib
 import sys
@@ -19,6 +20,12 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 DOCUMENTS = ("README.md", "docs/*.md", "pretrained/README.md")
 MODELS = ("oasis-256", "oasis-256-fine")
 FIGURES = tomllib.loads((ROOT / "docs/tables.toml").read_text())
+PLAIN = {
+    "as shipped, without a draft": "as shipped, without a first prior",
+    "mirror images not told from slices": "without the mark of mirror images",
+    "cases": "a file per stack",
+    "alone": "a file per slice",
+}  # what documents call the members of a report
 MODEL_FIGURES = 6  # of README and of the model card
 
 
@@ -111,47 +118,19 @@ def rivals(**files):
     table("rivals", reports)
 
 
-def compression():
-    """Real files of the smaller model beside the ideal code length."""
-    report = results("compression")
-    table(
-        "compression",
-        {"a file per stack": report["cases"], "a file per slice": report["alone"]},
-    )
+def members(name, file, *group, gap="_"):
+    """Print a row for each member of a group of a report that has the last figure of the table.
 
-
-def anomaly():
-    """Methods that look for planted lesions."""
-    methods = results("anomaly").items()
-    table("anomaly", {name: part for name, part in methods if "auroc" in part})
-
-
-def lesions(grouping):
-    """Slices, AUROC and Dice of healing by kind or size of the lesion."""
-    groups = results("anomaly")["healing"][grouping]
-    table("lesions", {name.replace("_", " "): group for name, group in groups.items()})
-
-
-def ablation_vqvae():
-    """Variants of the VQ-VAE."""
-    table("ablation_vqvae", results("ablation")["vqvae"]["variants"])
-
-
-def ablation_prior():
-    """Variants of the prior."""
-    plain = {
-        "as shipped, without a draft": "as shipped, without a first prior",
-        "mirror images not told from slices": "without the mark of mirror images",
-    }
-    variants = results("ablation-prior")["prior"]["variants"]
-    table("ablation_prior", {plain.get(name, name): row for name, row in variants.items()})
-
-
-def subjects():
-    """Trainings on fewer subjects, by the names that the benchmark gives them."""
-    trainings = results("subjects")["trainings"].items()
-    reports = {name.replace("-", " "): report for name, report in trainings if name[0].isdigit()}
-    table("subjects", reports)
+    Args:
+        name: Name of the table's figures.
+        file: Name of the report.
+        group: Keys that lead to the group.
+        gap: What stands for a space in the names of the members.
+    """
+    parts = functools.reduce(dict.get, group, results(file))
+    *_, last = FIGURES[name].values()
+    rows = {row: part for row, part in parts.items() if isinstance(part, dict) and cell(part, last)}
+    table(name, {PLAIN.get(row, row).replace(gap, " "): part for row, part in rows.items()})
 
 
 def training():

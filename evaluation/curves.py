@@ -3,7 +3,6 @@
 The caller's caption says data and model.
 """
 
-import itertools
 import pathlib
 from typing import Any
 
@@ -13,15 +12,6 @@ import numpy as np
 
 from evaluation.anatomy import ANATOMY
 from evaluation.plots import BLUE, GREEN, GREY, GREY_SCALE, ORANGE, save_figure
-
-PURPLE, SKY_BLUE, AMBER, MIDDLE_GREY = "#CC79A7", "#56B4E9", "#E69F00", "0.45"
-CODEC_COLOURS = (ORANGE, AMBER, GREEN, PURPLE, MIDDLE_GREY, "black", SKY_BLUE)
-BYTE_TICKS = (50, 100, 200, 500, 1000, 2000)
-QUALITIES = {
-    "ssim": "SSIM",
-    "brain_ssim": "SSIM inside the brain",
-    "brain_psnr": "PSNR inside the brain, dB",
-}
 
 
 def codes(
@@ -134,7 +124,7 @@ def ventricles(path: pathlib.Path, areas: dict[str, np.ndarray], caption: str) -
     looks = {
         "generated": (ORANGE, "-"),
         "reconstructions": (BLUE, "-"),
-        "real": (MIDDLE_GREY, "--"),
+        "real": ("0.45", "--"),
         "training": (GREEN, ":"),
     }
     for name, (colour, style) in looks.items():
@@ -168,49 +158,3 @@ def anatomy(path: pathlib.Path, report: dict[str, Any], caption: str) -> None:
     axes[0].set_ylabel("mean")
     axes[0].legend(fontsize=8)
     save_figure(figure, path, caption)
-
-
-def rate_distortion(
-    path: pathlib.Path, panels: dict[str, tuple[dict[str, list], ...]], caption: str
-) -> None:
-    """Draw quality against bytes a slice, a panel for each measure of quality.
-
-    Args:
-        path: PNG to write.
-        panels: By name of the measure, points of models, of models of single slices, and of
-            codecs, by their names. A point of a model has the measure and `file_bytes`. A
-            point of a codec has the measure, `payload_bytes` and `file_bytes`.
-        caption: What the figure shows.
-    """
-    figure, axes = plt.subplots(
-        1, len(panels), figsize=(4.2 * len(panels), 5), layout="constrained", squeeze=False
-    )
-    for axis, (measure, (models, single, codecs)) in zip(axes[0], panels.items()):
-        for line, runs in (("-", models), ("--", single)):
-            look = {"color": BLUE, "linestyle": line, "linewidth": 2}
-            for (name, points), marker in zip(runs.items(), itertools.cycle("osD^v")):
-                _show_rates(axis, points, "file_bytes", measure, marker=marker, label=name, **look)
-        looks = zip(itertools.cycle(CODEC_COLOURS), itertools.cycle("vxP*+1D"))
-        for (name, points), (colour, marker) in zip(codecs.items(), looks):
-            look = {"color": colour, "marker": marker, "markersize": 4, "label": f"{name}, payload"}
-            _show_rates(axis, points, "payload_bytes", measure, **look)
-            look = {"color": colour, "linestyle": ":", "linewidth": 1}
-            _show_rates(axis, points, "file_bytes", measure, **look)
-        axis.set(xscale="log", xlim=(50, 3000), xlabel="bytes a slice", ylabel=QUALITIES[measure])
-        axis.set_xticks(BYTE_TICKS, [str(tick) for tick in BYTE_TICKS])
-        axis.minorticks_off()
-        axis.grid(alpha=0.3)
-    lines, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(lines, labels, loc="outside upper center", ncols=3, fontsize=8, handlelength=4)
-    save_figure(
-        figure,
-        path,
-        f"{caption} Models: real files with their heads, one a case, or one for a single "
-        "slice. Codecs: payload, which is the file minus a black file; dotted: the whole "
-        "file. AVIF sequences: a sequence a case. Other codecs: a file a slice.",
-    )
-
-
-def _show_rates(axis, points, rate, measure, **look):
-    points = sorted((point[rate], point[measure]) for point in points)
-    axis.plot(*zip(*points), **look)

@@ -16,7 +16,7 @@ import tensorflow as tf
 from scipy import ndimage
 
 from networks.frames import cut
-from networks.losses import SSIM_BORDER, ssim, ssim_map
+from networks.losses import SSIM_BORDER, ssim_map
 from networks.quantizer import CodebookUsage
 from sources.images import to_unit
 
@@ -140,12 +140,6 @@ def quality(images: np.ndarray, restored: np.ndarray) -> dict[str, float]:
         "brain_psnr": float(np.nanmean(decibels)),
         **detail(images, restored),
     }
-
-
-def mean_ssim(images: np.ndarray, restored: np.ndarray) -> float:
-    """Mean SSIM of images, uint8 `(N, S, S)` both."""
-    values = [ssim(*pair) for pair in _pairs(images, restored)]
-    return float(np.concatenate(values).mean())
 
 
 def _pairs(images, restored):

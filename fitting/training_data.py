@@ -18,6 +18,7 @@ from networks.frames import cut
 from networks.raster import mirrored_level
 from sources.folder import Slices
 from sources.layout import FITTED_SPLITS
+from sources.masking import frame_of
 from utils import InputError, read_arrays, replacing
 
 MAX_BATCH = 64  # slices whose codes are chosen together
@@ -49,7 +50,7 @@ class TrainingData:
         self.slices, self.image_size = slices, image_size
         splits = slices.splits
         self.sources = {name: ImageSource(splits[name], image_size) for name in FITTED_SPLITS}
-        self.frame = self.sources["train"].find_frame(reduction)
+        self.frame = frame_of(self.sources["train"].images.any(axis=0), reduction)
 
     def describe_frame(self) -> str:
         """Say what of the slices is computed."""

@@ -31,10 +31,15 @@ def cut(images, frame: Sequence[int]):
     return images[:, top:bottom, left:right]
 
 
+def pad(frames: tf.Tensor, sides: Sequence[int]) -> tf.Tensor:
+    """Frames `(B, h, w, 1)` with zeros above, left of, below and right of them."""
+    top, left, bottom, right = sides
+    return tf.pad(frames, [[0, 0], [top, bottom], [left, right], [0, 0]])
+
+
 def fill(frames: tf.Tensor, frame: Sequence[int], size: int) -> tf.Tensor:
     """Slices `(B, S, S, 1)` of frames `(B, h, w, 1)`, exactly 0 outside: the inverse of `cut`."""
-    top, left, bottom, right = frame
-    return tf.pad(frames, [[0, 0], [top, size - bottom], [left, size - right], [0, 0]])
+    return pad(frames, margins(frame, size, size))
 
 
 def margins(frame: Sequence[int], image_size: int, most: int) -> tuple[int, int, int, int]:

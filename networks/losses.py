@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from networks.frames import margins
+from networks.frames import margins, pad
 
 SSIM_WINDOW, SSIM_SIGMA = 11, 1.5  # pixels; section III-B
 C1, C2 = 0.01**2, 0.03**2  # for data range 1
@@ -68,12 +68,6 @@ def ssim(images, reconstructions) -> tf.Tensor:
     return tf.reduce_mean(ssim_map(images, tf.clip_by_value(reconstructions, 0.0, 1.0)), (1, 2))
 
 
-def _with_margins(frames, sides):
-    """Frames with the zeros around them that slices have there."""
-    top, left, bottom, right = sides
-    return tf.pad(frames, [[0, 0], [top, bottom], [left, right], [0, 0]])
-
-
 def frame_ssim(images, reconstructions, frame: Sequence[int], image_size: int) -> tf.Tensor:
     """Compute the mean SSIM of whole slices `(B,)` from their frames, outside of which both are 0.
 
@@ -88,7 +82,7 @@ def frame_ssim(images, reconstructions, frame: Sequence[int], image_size: int) -
     """
     sides = margins(frame, image_size, SSIM_WINDOW - 1)
     clipped = tf.clip_by_value(reconstructions, 0.0, 1.0)
-    maps = ssim_map(_with_margins(images, sides), _with_margins(clipped, sides))
+    maps = ssim_map(pad(images, sides), pad(clipped, sides))
     places = (image_size - SSIM_WINDOW + 1) ** 2
     return 1.0 - tf.reduce_sum(1.0 - maps, axis=(1, 2)) / places
 
@@ -118,8 +112,8 @@ class ReconstructionLoss(keras.losses.Loss):
         loss = tf.reduce_mean(3.0 * error**2 + 0.3 * tf.abs(error), axis=(1, 2, 3))
         if self.ssim_weight or self.contrast_weight:
             if any(self.sides):
-                images = _with_margins(images, self.sides)
-                reconstructions = _with_margins(reconstructions, self.sides)
+                images = pad(images, self.sides)
+                reconstructions = pad(reconstructions, self.sides)
             moments = _moments(images, reconstructions)
             # Rounding can make a variance of zero negative, and a root has no gradient at zero:
             # half of C2 keeps away from both.

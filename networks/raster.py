@@ -250,11 +250,7 @@ class RasterPrior(keras.Model):
 
     @graph_function
     def sample_upward(
-        self,
-        below: tf.Tensor,
-        level: tf.Tensor,
-        seeds: tf.Tensor,
-        drawing: Drawing = AS_IT_IS,
+        self, below: tf.Tensor, level: tf.Tensor, seeds: tf.Tensor, drawing: Drawing = AS_IT_IS
     ) -> tf.Tensor:
         """Draw stacks of slices upward, each given those drawn below it: int32 `(B, S, H, W)`.
 

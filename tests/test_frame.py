@@ -162,7 +162,7 @@ def test_masked_slices_are_read_without_residue(tmp_path):
     whole = dataset.image_examples(source)(tf.constant(0, tf.int64), tf.constant(True))[0]
     framed, _ = dataset.image_examples(source, FRAME)(tf.constant(0, tf.int64), tf.constant(True))
     np.testing.assert_array_equal(framed, cut(whole[None], FRAME)[0])
-    top, left, bottom, right = source.find_frame(8)
+    top, left, bottom, right = frame_of(source.images.any(axis=0), 8)
     assert top == 64 - bottom and 0 < top < bottom and 0 <= left < right <= 64
     done = run_script("dataset.py", "check", data)
     assert "residue    in 1 of 24 slices" in done.stdout and "frame      rows" in done.stdout

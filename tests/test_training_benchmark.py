@@ -72,9 +72,8 @@ def test_rivals_in_torch_train_as_many_parameters(rival, compiled):
     except Failure as failure:
         assert compiled, failure
         pytest.skip(f"torch.compile does not work here: {failure}")
-    first = theirs.step()
-    assert 0 < theirs.seconds(30) < 100
-    assert theirs.step() < first
+    losses = [theirs.step() for _ in range(32)]
+    assert losses[-1] < losses[0]
     theirs.close()
 
 

@@ -50,9 +50,7 @@ class Ours(Contender):
         if stage == "prior":
             checkpoints.save_model(self.models["vqvae"], self.run.model("vqvae"))
             write_codes(self.run, self.data, self.run.codes, rate_weight=0.0)
-        return self._start(stages.plan(self.run, self.data, self.settings)[stage])
-
-    def _start(self, stage):
+        stage = stages.plan(self.run, self.data, self.settings)[stage]
         task = stage.load()
         restart_keras()
         keras.utils.set_random_seed(self.settings.seed)

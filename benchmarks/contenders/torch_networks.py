@@ -12,7 +12,6 @@ This file runs as a process of its own (`contenders.remote`) and serves a `Train
 
 import math
 import os
-import time
 
 import torch
 import vector_quantize_pytorch
@@ -241,13 +240,6 @@ class Training:
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         return loss.item()
-
-    def seconds(self, count: int) -> float:
-        """Return the seconds that so many steps take."""
-        begin = time.perf_counter()
-        for _ in range(count):
-            self.step()
-        return time.perf_counter() - begin
 
 
 if __name__ == "__main__":
