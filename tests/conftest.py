@@ -54,6 +54,7 @@ SCRIPTS = {
 
 
 def pytest_configure(config):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
     config.option.loadscopereorder = False  # pytest-xdist would begin with the most tests
 
 
