@@ -53,7 +53,8 @@ def command_line(main: Callable, *args) -> None:
     """Run a script's `main` and turn what goes wrong into one line on stderr.
 
     An `InputError` and an error of the file system end the process with status 2, Ctrl-C with 130,
-    and SIGTERM with 143.
+    and SIGTERM with 143. A pipe that its reader closed, as `head` does, ends it with 141 and no
+    line.
 
     Args:
         main: Function to run.
@@ -73,6 +74,9 @@ def command_line(main: Callable, *args) -> None:
             signal.signal(number, stop)
     try:
         main(*args)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _leave_closed_pipe()
     except (Exception, KeyboardInterrupt) as error:
         if received:  # then TensorFlow may have made another error of it
             signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -91,8 +95,17 @@ def command_line(main: Callable, *args) -> None:
 def _complain(message, status=2):
     line = " ".join(str(message).split())
     line = "".join(letter if letter.isprintable() else "?" for letter in line)
-    print(f"{pathlib.Path(sys.argv[0]).name}: error: {line}", file=sys.stderr)
+    with contextlib.suppress(BrokenPipeError):
+        print(f"{pathlib.Path(sys.argv[0]).name}: error: {line}", file=sys.stderr)
     return status
+
+
+def _leave_closed_pipe():
+    """End without a word, and without another try of Python to write what nobody reads."""
+    with open(os.devnull, "w") as nowhere:
+        for number in (1, 2):
+            os.dup2(nowhere.fileno(), number)
+    sys.exit(128 + signal.SIGPIPE)
 
 
 class Parser(argparse.ArgumentParser):
@@ -122,12 +135,43 @@ def between(kind: type, least: float, most: float, multiple: int = 1) -> Callabl
 
 
 def import_tensorflow() -> None:
-    """Import TensorFlow and Keras without their start-up notes, some of which obey no log level.
+    """Import TensorFlow and Keras with the settings that our networks need, and quietly.
 
-    `UNUSED_BY_KERAS` is hidden meanwhile, because it would take a third of the time.
+    Settings of the user's other projects, in the environment or in `keras.json`, do not count, nor
+    those of a notebook that imported Keras before. Notes at the start, some of which obey no log
+    level, go nowhere.
+
+    Raises:
+        InputError: Keras was imported before, with another backend.
     """
-    if "keras" in sys.modules:
-        return
+    if "keras" not in sys.modules:
+        with _environment(KERAS_BACKEND="tensorflow", KERAS_HOME=os.devnull):
+            _import_keras()
+    keras = sys.modules["keras"]
+    if keras.config.backend() != "tensorflow":
+        raise InputError(
+            f"Keras runs on {keras.config.backend()} in this process: set the environment variable "
+            "KERAS_BACKEND to tensorflow, or import our modules before Keras."
+        )
+    keras.config.set_floatx("float32")
+    keras.config.set_epsilon(1e-7)
+    keras.config.set_image_data_format("channels_last")
+
+
+@contextlib.contextmanager
+def _environment(**values):
+    """Set environment variables while the block lasts."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def _import_keras():
+    """Import it quietly, and hide `UNUSED_BY_KERAS`, which would take a third of the time."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     hidden = [name for name in UNUSED_BY_KERAS if name not in sys.modules]
     sys.modules.update(dict.fromkeys(hidden))  # None makes an import fail as if not installed

@@ -1,7 +1,9 @@
 """What the steps of predict.py share: how samples are drawn, the run, and what was evaluated."""
 
 import dataclasses
+import functools
 import pathlib
+from collections.abc import Callable
 
 import numpy as np
 
@@ -63,6 +65,8 @@ class Context:
         slices: The data. None where there are no slices, and so are the two below.
         split: The split of the data that is evaluated, N slices.
         results: What `evaluation.reconstruction.evaluate` measured on the split.
+        figures: Collects figures by name, to be drawn when all else has its place. None to draw
+            each at once.
     """
 
     models: Models
@@ -72,6 +76,21 @@ class Context:
     slices: Slices | None = None
     split: Split | None = None
     results: dict[str, np.ndarray] | None = None
+    figures: dict[str, Callable] | None = None
+
+    def draw(self, function: Callable, name: str, *args, **options) -> None:
+        """Draw a figure, at once or later.
+
+        Args:
+            function: Function of `plots` or `curves`, which takes a path first.
+            name: File name of the figure.
+            *args: Its other arguments.
+            **options: Its other arguments, by name.
+        """
+        if self.figures is None:
+            function(self.folder / name, *args, **options)
+        else:
+            self.figures[name] = functools.partial(function, *args, **options)
 
     @property
     def source(self) -> str:
