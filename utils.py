@@ -29,8 +29,10 @@ from tqdm import tqdm
 
 # Keras imports these where they are installed, for functions that nothing here calls.
 UNUSED_BY_KERAS = ("matplotlib", "pandas", "sklearn")
+NO_KERAS_HOME = os.path.join(os.devnull, "keras")  # no settings are there
 PARTIAL_FILES = ".*.partial-*"  # glob pattern of what `replacing` leaves behind when it is killed
 PROGRESS_DELAY = 5.0  # seconds; what is done sooner needs no bar
+CLOSED_PIPE = 141  # status of what ends so in a shell
 MAX_JSON_BYTES = 2**24
 MAX_UNPACKED_BYTES = 2**31  # of an archive
 MAX_NAME_LENGTH = 80
@@ -74,7 +76,7 @@ def command_line(main: Callable, *args) -> None:
             signal.signal(number, stop)
     try:
         main(*args)
-        sys.stdout.flush()
+        _flush()
     except BrokenPipeError:
         _leave_closed_pipe()
     except (Exception, KeyboardInterrupt) as error:
@@ -95,17 +97,25 @@ def command_line(main: Callable, *args) -> None:
 def _complain(message, status=2):
     line = " ".join(str(message).split())
     line = "".join(letter if letter.isprintable() else "?" for letter in line)
+    _flush()
     with contextlib.suppress(BrokenPipeError):
         print(f"{pathlib.Path(sys.argv[0]).name}: error: {line}", file=sys.stderr)
     return status
 
 
+def _flush():
+    """Write what was printed. Python would do it when it ends, and show a traceback."""
+    try:
+        print(end="", flush=True)
+    except BrokenPipeError:
+        _leave_closed_pipe()
+
+
 def _leave_closed_pipe():
-    """End without a word, and without another try of Python to write what nobody reads."""
-    with open(os.devnull, "w") as nowhere:
-        for number in (1, 2):
-            os.dup2(nowhere.fileno(), number)
-    sys.exit(128 + signal.SIGPIPE)
+    with open(os.devnull, "w") as nowhere:  # for what Python still holds
+        os.dup2(nowhere.fileno(), 1)
+        os.dup2(nowhere.fileno(), 2)
+    sys.exit(CLOSED_PIPE)
 
 
 class Parser(argparse.ArgumentParser):
@@ -117,6 +127,10 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message):
         sys.exit(_complain(f"{message} (--help lists all flags)"))
+
+    def exit(self, status=0, message=None):
+        _flush()  # of --help
+        super().exit(status, message)
 
 
 def between(kind: type, least: float, most: float, multiple: int = 1) -> Callable[[str], Any]:
@@ -144,9 +158,9 @@ def import_tensorflow() -> None:
     Raises:
         InputError: Keras was imported before, with another backend.
     """
+    os.environ |= {"KERAS_BACKEND": "tensorflow", "KERAS_HOME": NO_KERAS_HOME}
     if "keras" not in sys.modules:
-        with _environment(KERAS_BACKEND="tensorflow", KERAS_HOME=os.devnull):
-            _import_keras()
+        _import_keras()
     keras = sys.modules["keras"]
     if keras.config.backend() != "tensorflow":
         raise InputError(
@@ -156,18 +170,6 @@ def import_tensorflow() -> None:
     keras.config.set_floatx("float32")
     keras.config.set_epsilon(1e-7)
     keras.config.set_image_data_format("channels_last")
-
-
-@contextlib.contextmanager
-def _environment(**values):
-    """Set environment variables while the block lasts."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 def _import_keras():

@@ -108,9 +108,7 @@ def map_anomalies(
             "seed": args.seed,
             "seconds_a_slice": seconds,
         }
-        scores, figures = report.write_anomalies(
-            folder, header, trained_on, split, images, results
-        )
+        scores, figures = report.write_anomalies(folder, header, trained_on, split, images, results)
     report.print_scores(scores)
     report.draw_figures(run.predictions, figures)
     out = run.predictions
