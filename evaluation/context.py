@@ -1,7 +1,6 @@
 """What the steps of predict.py share: how samples are drawn, the run, and what was evaluated."""
 
 import dataclasses
-import functools
 import pathlib
 from collections.abc import Callable
 
@@ -90,7 +89,7 @@ class Context:
         if self.figures is None:
             function(self.folder / name, *args, **options)
         else:
-            self.figures[name] = functools.partial(function, *args, **options)
+            self.figures[name] = lambda path: function(path, *args, **options)
 
     @property
     def source(self) -> str:
