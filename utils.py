@@ -9,6 +9,7 @@ import datetime
 import gc
 import importlib.metadata
 import json
+import logging
 import math
 import os
 import pathlib
@@ -170,6 +171,12 @@ def import_tensorflow() -> None:
     keras.config.set_floatx("float32")
     keras.config.set_epsilon(1e-7)
     keras.config.set_image_data_format("channels_last")
+    logging.getLogger("tensorflow").addFilter(_is_no_retracing)
+
+
+def _is_no_retracing(record):
+    """Each size of a batch is traced once on purpose: its shapes are static."""
+    return "retracing" not in record.getMessage()
 
 
 def _import_keras():

@@ -3,6 +3,7 @@
 import builtins
 import io
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -135,6 +136,13 @@ def test_another_backend_that_runs_already_is_named(monkeypatch):
     monkeypatch.setattr("keras.config.backend", lambda: "torch")
     with pytest.raises(InputError, match="Keras runs on torch .* KERAS_BACKEND to tensorflow"):
         import_tensorflow()
+
+
+def test_only_the_advice_on_retracing_is_kept_back():
+    import_tensorflow()
+    for text, shown in (("5 calls triggered tf.function retracing", False), ("damage", True)):
+        record = logging.LogRecord("tensorflow", logging.WARNING, "", 0, text, (), None)
+        assert bool(logging.getLogger("tensorflow").filter(record)) == shown
 
 
 # ---- rights and pipes --------------------------------------------------------------------------
