@@ -30,10 +30,8 @@ from tqdm import tqdm
 
 # Keras imports these where they are installed, for functions that nothing here calls.
 UNUSED_BY_KERAS = ("matplotlib", "pandas", "sklearn")
-NO_KERAS_HOME = os.path.join(os.devnull, "keras")  # no settings are there
 PARTIAL_FILES = ".*.partial-*"  # glob pattern of what `replacing` leaves behind when it is killed
 PROGRESS_DELAY = 5.0  # seconds; what is done sooner needs no bar
-CLOSED_PIPE = 141  # status of what ends so in a shell
 MAX_JSON_BYTES = 2**24
 MAX_UNPACKED_BYTES = 2**31  # of an archive
 MAX_NAME_LENGTH = 80
@@ -52,12 +50,25 @@ class InputError(ValueError):
 # ---- the command line --------------------------------------------------------------------------
 
 
+@contextlib.contextmanager
+def _closed_pipe_is_quiet():
+    """End without a word, as other programs do, where the reader of a pipe has gone."""
+    try:
+        try:
+            yield
+        finally:
+            print(end="", flush=True)  # which Python would do at its end, with a traceback
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what is still to be written
+        sys.exit(141)
+
+
+@_closed_pipe_is_quiet()
 def command_line(main: Callable, *args) -> None:
     """Run a script's `main` and turn what goes wrong into one line on stderr.
 
     An `InputError` and an error of the file system end the process with status 2, Ctrl-C with 130,
-    and SIGTERM with 143. A pipe that its reader closed, as `head` does, ends it with 141 and no
-    line.
+    and SIGTERM with 143.
 
     Args:
         main: Function to run.
@@ -77,9 +88,6 @@ def command_line(main: Callable, *args) -> None:
             signal.signal(number, stop)
     try:
         main(*args)
-        _flush()
-    except BrokenPipeError:
-        _leave_closed_pipe()
     except (Exception, KeyboardInterrupt) as error:
         if received:  # then TensorFlow may have made another error of it
             signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -87,7 +95,7 @@ def command_line(main: Callable, *args) -> None:
             message, status = f"stopped by {name}; what was finished is kept.", 128 + received[0]
         elif isinstance(error, InputError):
             message, status = error, 2
-        elif isinstance(error, OSError):
+        elif isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
             reason, name = error.strerror or error, error.filename or "no file named"
             message, status = f"{reason}: {name}. Check the path, its rights and the disk.", 2
         else:
@@ -98,25 +106,8 @@ def command_line(main: Callable, *args) -> None:
 def _complain(message, status=2):
     line = " ".join(str(message).split())
     line = "".join(letter if letter.isprintable() else "?" for letter in line)
-    _flush()
-    with contextlib.suppress(BrokenPipeError):
-        print(f"{pathlib.Path(sys.argv[0]).name}: error: {line}", file=sys.stderr)
+    print(f"{pathlib.Path(sys.argv[0]).name}: error: {line}", file=sys.stderr)
     return status
-
-
-def _flush():
-    """Write what was printed. Python would do it when it ends, and show a traceback."""
-    try:
-        print(end="", flush=True)
-    except BrokenPipeError:
-        _leave_closed_pipe()
-
-
-def _leave_closed_pipe():
-    with open(os.devnull, "w") as nowhere:  # for what Python still holds
-        os.dup2(nowhere.fileno(), 1)
-        os.dup2(nowhere.fileno(), 2)
-    sys.exit(CLOSED_PIPE)
 
 
 class Parser(argparse.ArgumentParser):
@@ -129,9 +120,7 @@ class Parser(argparse.ArgumentParser):
     def error(self, message):
         sys.exit(_complain(f"{message} (--help lists all flags)"))
 
-    def exit(self, status=0, message=None):
-        _flush()  # of --help
-        super().exit(status, message)
+    exit = _closed_pipe_is_quiet()(argparse.ArgumentParser.exit)  # after --help
 
 
 def between(kind: type, least: float, most: float, multiple: int = 1) -> Callable[[str], Any]:
@@ -150,38 +139,19 @@ def between(kind: type, least: float, most: float, multiple: int = 1) -> Callabl
 
 
 def import_tensorflow() -> None:
-    """Import TensorFlow and Keras with the settings that our networks need, and quietly.
+    """Import TensorFlow and Keras with our settings and without notes, some of which obey no level.
 
-    Settings of the user's other projects, in the environment or in `keras.json`, do not count, nor
-    those of a notebook that imported Keras before. Notes at the start, some of which obey no log
-    level, go nowhere.
+    Settings of other projects, in the environment, in `keras.json` or of a notebook, do not count.
+    `UNUSED_BY_KERAS` is hidden meanwhile, because it would take a third of the time.
 
     Raises:
         InputError: Keras was imported before, with another backend.
     """
-    os.environ |= {"KERAS_BACKEND": "tensorflow", "KERAS_HOME": NO_KERAS_HOME}
-    if "keras" not in sys.modules:
-        _import_keras()
-    keras = sys.modules["keras"]
-    if keras.config.backend() != "tensorflow":
-        raise InputError(
-            f"Keras runs on {keras.config.backend()} in this process: set the environment variable "
-            "KERAS_BACKEND to tensorflow, or import our modules before Keras."
-        )
-    keras.config.set_floatx("float32")
-    keras.config.set_epsilon(1e-7)
-    keras.config.set_image_data_format("channels_last")
-    logging.getLogger("tensorflow").addFilter(_is_no_retracing)
-
-
-def _is_no_retracing(record):
-    """Each size of a batch is traced once on purpose: its shapes are static."""
-    return "retracing" not in record.getMessage()
-
-
-def _import_keras():
-    """Import it quietly, and hide `UNUSED_BY_KERAS`, which would take a third of the time."""
+    no_home = os.path.join(os.devnull, "keras")  # where no `keras.json` is
+    os.environ |= {"KERAS_BACKEND": "tensorflow", "KERAS_HOME": no_home}
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # Each size of a batch is traced once on purpose, because its shapes are static then.
+    logging.getLogger("tensorflow").addFilter(lambda note: "retracing" not in note.getMessage())
     hidden = [name for name in UNUSED_BY_KERAS if name not in sys.modules]
     sys.modules.update(dict.fromkeys(hidden))  # None makes an import fail as if not installed
     stderr = os.dup(2)
@@ -189,12 +159,17 @@ def _import_keras():
         os.dup2(nowhere.fileno(), 2)
     try:
         # It loads TensorFlow, which takes seconds. Scripts check their flags and files before.
-        import keras  # noqa: F401, PLC0415
+        import keras  # noqa: PLC0415
     finally:
         os.dup2(stderr, 2)
         os.close(stderr)
         for name in hidden:
             del sys.modules[name]
+    if keras.config.backend() != "tensorflow":
+        raise InputError("Keras runs on another backend here: import it after our modules.")
+    keras.config.set_floatx("float32")
+    keras.config.set_epsilon(1e-7)
+    keras.config.set_image_data_format("channels_last")
     gc.freeze()  # or garbage collections look through all of TensorFlow, which stays anyway
 
 

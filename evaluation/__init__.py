@@ -2,6 +2,5 @@
 
 import os
 
-# Before matplotlib is imported. A notebook names a backend that need not exist here, and the user's
-# own settings may be damaged.
+# Before matplotlib is imported: a notebook's backend need not exist here.
 os.environ |= {"MPLBACKEND": "agg", "MATPLOTLIBRC": os.devnull}

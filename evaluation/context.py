@@ -64,8 +64,7 @@ class Context:
         slices: The data. None where there are no slices, and so are the two below.
         split: The split of the data that is evaluated, N slices.
         results: What `evaluation.reconstruction.evaluate` measured on the split.
-        figures: Collects figures by name, to be drawn when all else has its place. None to draw
-            each at once.
+        figures: Gets what draws each figure, by file name. None to draw each at once.
     """
 
     models: Models
@@ -78,14 +77,7 @@ class Context:
     figures: dict[str, Callable] | None = None
 
     def draw(self, function: Callable, name: str, *args, **options) -> None:
-        """Draw a figure, at once or later.
-
-        Args:
-            function: Function of `plots` or `curves`, which takes a path first.
-            name: File name of the figure.
-            *args: Its other arguments.
-            **options: Its other arguments, by name.
-        """
+        """Draw a figure by a function of `plots` or `curves`, which takes a path first."""
         if self.figures is None:
             function(self.folder / name, *args, **options)
         else:

@@ -1,15 +1,14 @@
 """Figures of images from plain arrays, their style, and how one is saved, with matplotlib.
 
-There is no pyplot, which would look for a screen and keep figures in a state that all share.
 Images are `(N, S, S)` in [0, 1] and share one grey scale, black 0 to white 1.
 """
 
-import contextlib
+import functools
 import io
 import pathlib
 import textwrap
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -26,6 +25,8 @@ STYLE = {
     "axes.spines.right": False,
     "legend.frameon": False,
 }
+# Decorates each figure: settings of the user may mirror brains or ask for LaTeX.
+our_style = functools.partial(matplotlib.rc_context, {**matplotlib.rcParamsDefault, **STYLE})
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"  # Okabe and Ito: for colour-blind readers
 GREY = {"cmap": "gray", "vmin": 0, "vmax": 1, "interpolation": "nearest"}
 GREY_SCALE = "Grey: 0 (black) to 1 (white)."
@@ -35,16 +36,6 @@ PANEL_WIDTH = 2.5  # inches, at most
 LETTERS_PER_INCH = 16  # of a caption
 ANOMALY_LIMIT = 1.5  # value of the healing map at which its colours end
 SAMPLE_COLUMNS = 8
-
-
-@contextlib.contextmanager
-def our_style() -> Iterator[None]:
-    """Draw in our style while the block or the decorated function lasts.
-
-    The user's own settings of matplotlib would mirror brains or ask for LaTeX.
-    """
-    with matplotlib.rc_context({**matplotlib.rcParamsDefault, **STYLE}):
-        yield
 
 
 def save_figure(figure: Figure, path: pathlib.Path, caption: str) -> None:

@@ -1,9 +1,7 @@
 """What predict.py writes and prints: `metrics.json`, `anomaly.json`, images, figures, tables."""
 
-import functools
 import math
 import pathlib
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,7 +13,7 @@ from sources.folder import Split
 from sources.images import enlarge, to_grey, to_unit, write_png
 from sources.layout import SLICE_SIDE
 from sources.volumes import write_volume
-from utils import InputError, clean_name, write_json
+from utils import clean_name, write_json
 
 METRICS, ANOMALIES = "metrics.json", "anomaly.json"
 FIGURES = (
@@ -104,30 +102,6 @@ def _evaluation_lines(metrics):
     }
 
 
-def draw_figures(folder: pathlib.Path, figures: dict[str, Callable]) -> None:
-    """Draw figures into the folder of results, where all else has its place by then.
-
-    Args:
-        folder: The folder.
-        figures: By file name, functions that take the path.
-
-    Raises:
-        InputError: Some cannot be drawn. The others are.
-    """
-    failed = []
-    for name, draw in figures.items():
-        try:
-            draw(folder / name)
-        except Exception as error:  # of matplotlib, of its fonts, or of the disk
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            failed.append(f"{name} ({reason})")
-    if failed:
-        raise InputError(
-            f"{folder} lacks figures that could not be drawn: {'; '.join(failed)}. All else is "
-            "there and whole: check the disk and the installation of matplotlib, and repeat."
-        )
-
-
 # ---- anomalies ---------------------------------------------------------------------------------
 
 
@@ -138,7 +112,7 @@ def write_anomalies(
     split: Split,
     images: np.ndarray,
     results: dict,
-) -> tuple[dict[str, Any], dict[str, Callable]]:
+) -> tuple[dict[str, Any], dict]:
     """Write `anomaly.json`, and original, healed version and map as images.
 
     Every slice gets three PNGs, and every case of several slices three volumes, so that a viewer
@@ -154,7 +128,7 @@ def write_anomalies(
 
     Returns:
         Content of `anomaly.json`: the header, `cases` and `slices`, the highest score first; and
-        the figure, for `draw_figures`.
+        what draws the figure, by file name.
     """
     scores = results["scores"]["healing"]
     order = np.argsort(-scores, kind="stable")
@@ -171,8 +145,8 @@ def write_anomalies(
     rows = [_slice_row(split, results, i) for i in order]
     report = {**header, "map_white": plots.ANOMALY_LIMIT, "cases": cases, "slices": rows}
     write_json(folder / ANOMALIES, report)
-    figure = _anomaly_figure(report, trained_on, split, kinds, results, order)
-    return report, {"anomaly.png": figure}
+    given = report, trained_on, split, kinds, results, order
+    return report, {"anomaly.png": lambda path: _draw_anomalies(path, *given)}
 
 
 def _slice_row(split, results, i):
@@ -203,8 +177,8 @@ def _write_case(folder, case, split, kinds, scores):
     return {**place, "score": float(scores[highest])}
 
 
-def _anomaly_figure(report, trained_on, split, kinds, results, order):
-    """Function that draws the slices with the highest scores."""
+def _draw_anomalies(path, report, trained_on, split, kinds, results, order):
+    """Draw the slices with the highest scores."""
     shown = order[:SHOWN_SLICES]
     labels, scores = slice_titles(split, shown), results["scores"]["healing"][shown]
     caption = (
@@ -215,8 +189,7 @@ def _anomaly_figure(report, trained_on, split, kinds, results, order):
     titles = [f"{label}\nscore {score:.3f}" for label, score in zip(labels, scores)]
     images, healed = (to_unit(kinds[kind][shown]) for kind in ("original", "healed"))
     maps = {method: maps[shown] for method, maps in results["maps"].items()}
-    given = {"images": images, "healed": healed, "maps": maps}
-    return functools.partial(plots.anomalies, **given, titles=titles, caption=caption)
+    plots.anomalies(path, images, healed, maps, titles, caption)
 
 
 def print_scores(report: dict[str, Any]) -> None:

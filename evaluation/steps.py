@@ -68,7 +68,7 @@ def predict(
             metrics |= compare(context, args.evaluate_samples)
         write_json(folder / report.METRICS, metrics)
     report.print_table(metrics)
-    report.draw_figures(run.predictions, figures)
+    _draw_figures(run.predictions, figures)
     print(f"Figures and metrics.json are in {run.predictions}")
 
 
@@ -110,12 +110,27 @@ def map_anomalies(
         }
         scores, figures = report.write_anomalies(folder, header, trained_on, split, images, results)
     report.print_scores(scores)
-    report.draw_figures(run.predictions, figures)
+    _draw_figures(run.predictions, figures)
     out = run.predictions
     scored, mapped = out / report.ANOMALIES, out / "anomaly"
     print(
         f"{seconds:.2f} s a slice. Scores are in {scored}, most unusual first, images in {mapped}"
     )
+
+
+def _draw_figures(folder, figures):
+    """Draw figures into the folder of results, once all else has its place."""
+    failed = {}
+    for name, draw in figures.items():
+        try:
+            draw(folder / name)
+        except Exception as error:  # of matplotlib, its fonts or the disk
+            failed[name] = str(error)[:200] or type(error).__name__
+    if failed:
+        raise InputError(
+            f"{folder} has all but {', '.join(failed)}, which could not be drawn "
+            f"({'; '.join({*failed.values()})}): check the disk and matplotlib, and repeat."
+        )
 
 
 # ---- checks before the work --------------------------------------------------------------------

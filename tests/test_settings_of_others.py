@@ -3,7 +3,6 @@
 import builtins
 import io
 import json
-import logging
 import os
 import subprocess
 import sys
@@ -23,18 +22,10 @@ from utils import InputError, import_tensorflow
 
 FEW = ("--samples", 1, "--brains", 0)
 USERS = {
-    "image.origin": "lower",
-    "image.interpolation": "bicubic",
-    "text.usetex": True,
-    "font.size": 30,
-    "font.family": "a font that is not there",
-    "savefig.transparent": True,
-    "savefig.dpi": 30,
-    "axes.prop_cycle": "cycler(color=['red'])",
-    "figure.constrained_layout.use": False,
-    "figure.facecolor": "black",
-    "lines.linewidth": 9,
-}
+    "image.origin": "lower", "image.interpolation": "bicubic", "text.usetex": True,
+    "font.size": 30, "font.family": "none", "savefig.transparent": True, "savefig.dpi": 30,
+    "axes.prop_cycle": "cycler(color=['red'])", "figure.facecolor": "black", "lines.linewidth": 9,
+}  # fmt: skip
 RNG = np.random.default_rng(0)
 IMAGES = RNG.random((2, 16, 16))
 CUTS = {"axial": IMAGES, "sagittal": IMAGES[:, :3], "coronal": IMAGES[:, :3]}
@@ -48,10 +39,6 @@ FIGURES = {
     "codes": (curves.codes, np.ones(4), np.ones(4), RNG.random((4, 4, 4)), "Made up."),
     "training": (
         curves.training, EPOCHS | {"val_perplexity": np.ones(2)}, LOSSES, {"position": 4.0}, "A.",
-    ),
-    "ventricles": (
-        curves.ventricles,
-        dict.fromkeys(("generated", "reconstructions", "real", "training"), np.ones(3)), "A.",
     ),
 }  # fmt: skip
 
@@ -93,7 +80,7 @@ def test_a_figure_that_fails_is_named_and_all_else_kept(
     for module in (plots, curves):
         monkeypatch.setattr(module, "save_figure", save_figure)
     done = run_script("predict.py", "--run", run_copy, "--data", slices_folder, *flags)
-    one_line(done, f"{out} lacks figures", f"{failing}.png (no dvipng)")
+    one_line(done, f"{out} has all but {failing}.png, which could not be drawn (no dvipng")
     assert {path.as_posix() for path in contents(out)} == kept
 
 
@@ -107,42 +94,35 @@ made = modules.VQVAE(32, width=8, encoder_blocks=(1, 1), decoder_blocks=(1, 1))
 config = keras.config
 print(config.backend(), config.image_data_format(), config.floatx(), config.epsilon(), sep=" ")
 print(made.decoder.compute_dtype, matplotlib.get_backend().lower())
+for number in range(9):  # TensorFlow would tell to trace less
+    made.decode(keras.ops.zeros((number + 1, 4, 4), "int32"))
 """
 OLD = {"backend": "theano", "floatx": "float16", "epsilon": 1e-3}
 BAD = {"KERAS_BACKEND": "torch", "MPLBACKEND": "module://matplotlib_inline.not_there"}
-FIRST = {"KERAS_BACKEND": "tensorflow"}  # or the user's own import of Keras would fail
 
 
 @pytest.mark.parametrize("first, settings, environment", [
     ("", OLD, BAD),
     ("", ["damaged"], {}),
-    ("import keras\n", OLD | {"image_data_format": "channels_first"}, FIRST),
+    ("import keras\n", {"backend": "tensorflow", "floatx": "float16",
+                         "image_data_format": "channels_first"}, {}),
 ])  # fmt: skip
 def test_our_modules_work_in_any_environment(first, settings, environment, tmp_path):
     (tmp_path / "keras.json").write_text(json.dumps(settings))
     (tmp_path / "matplotlibrc").write_bytes(b"font.family: \xff\xfe\n")
-    environment = {
-        "KERAS_HOME": str(tmp_path), "MPLCONFIGDIR": str(tmp_path), **environment,
-    }  # fmt: skip
+    environment = {"KERAS_HOME": tmp_path, "MPLCONFIGDIR": tmp_path, **environment}
     done = subprocess.run(
         [sys.executable, "-c", f"{first}import modules{REPORT}"], cwd=ROOT, text=True,
         capture_output=True, env={**os.environ, **environment},
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0 and "retracing" not in done.stderr, done.stderr
     assert done.stdout.split() == "tensorflow channels_last float32 1e-07 float32 agg".split()
 
 
 def test_another_backend_that_runs_already_is_named(monkeypatch):
     monkeypatch.setattr("keras.config.backend", lambda: "torch")
-    with pytest.raises(InputError, match="Keras runs on torch .* KERAS_BACKEND to tensorflow"):
+    with pytest.raises(InputError, match="another backend here: import it after our modules"):
         import_tensorflow()
-
-
-def test_only_the_advice_on_retracing_is_kept_back():
-    import_tensorflow()
-    for text, shown in (("5 calls triggered tf.function retracing", False), ("damage", True)):
-        record = logging.LogRecord("tensorflow", logging.WARNING, "", 0, text, (), None)
-        assert bool(logging.getLogger("tensorflow").filter(record)) == shown
 
 
 # ---- rights and pipes --------------------------------------------------------------------------
@@ -180,9 +160,7 @@ PRINTING = "from utils import *; command_line(lambda: print('line\\n' * {}))"
 def test_a_pipe_that_closes_ends_quietly(script):
     reader, writer = os.pipe()
     os.close(reader)
-    done = subprocess.run(
-        [sys.executable, *script], cwd=ROOT, stdout=writer, stderr=subprocess.PIPE
-    )
+    command = [sys.executable, *script]
+    done = subprocess.run(command, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE)
     os.close(writer)
-    assert done.returncode in (141, 0 if "--help" in script else 141)
-    assert not done.stderr
+    assert not done.stderr and done.returncode in (141, 0 if "--help" in script else 141)
