@@ -16,6 +16,10 @@ import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from utils import import_tensorflow
+
+import_tensorflow()  # before anything else imports Keras, with settings that are not ours
+# ruff: noqa: E402
 import keras
 import tensorflow as tf
 from keras import layers, ops

@@ -9,6 +9,7 @@ import datetime
 import gc
 import importlib.metadata
 import json
+import logging
 import math
 import os
 import pathlib
@@ -49,6 +50,20 @@ class InputError(ValueError):
 # ---- the command line --------------------------------------------------------------------------
 
 
+@contextlib.contextmanager
+def _closed_pipe_is_quiet():
+    """End without a word, as other programs do, where the reader of a pipe has gone."""
+    try:
+        try:
+            yield
+        finally:
+            print(end="", flush=True)  # which Python would do at its end, with a traceback
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what is still to be written
+        sys.exit(141)
+
+
+@_closed_pipe_is_quiet()
 def command_line(main: Callable, *args) -> None:
     """Run a script's `main` and turn what goes wrong into one line on stderr.
 
@@ -80,7 +95,7 @@ def command_line(main: Callable, *args) -> None:
             message, status = f"stopped by {name}; what was finished is kept.", 128 + received[0]
         elif isinstance(error, InputError):
             message, status = error, 2
-        elif isinstance(error, OSError):
+        elif isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
             reason, name = error.strerror or error, error.filename or "no file named"
             message, status = f"{reason}: {name}. Check the path, its rights and the disk.", 2
         else:
@@ -105,6 +120,8 @@ class Parser(argparse.ArgumentParser):
     def error(self, message):
         sys.exit(_complain(f"{message} (--help lists all flags)"))
 
+    exit = _closed_pipe_is_quiet()(argparse.ArgumentParser.exit)  # after --help
+
 
 def between(kind: type, least: float, most: float, multiple: int = 1) -> Callable[[str], Any]:
     """Argument type: a number of `kind` from `least` to `most`, a multiple of `multiple`."""
@@ -122,13 +139,19 @@ def between(kind: type, least: float, most: float, multiple: int = 1) -> Callabl
 
 
 def import_tensorflow() -> None:
-    """Import TensorFlow and Keras without their start-up notes, some of which obey no log level.
+    """Import TensorFlow and Keras with our settings and without notes, some of which obey no level.
 
+    Settings of other projects, in the environment, in `keras.json` or of a notebook, do not count.
     `UNUSED_BY_KERAS` is hidden meanwhile, because it would take a third of the time.
+
+    Raises:
+        InputError: Keras was imported before, with another backend.
     """
-    if "keras" in sys.modules:
-        return
+    no_home = os.path.join(os.devnull, "keras")  # where no `keras.json` is
+    os.environ |= {"KERAS_BACKEND": "tensorflow", "KERAS_HOME": no_home}
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # Each size of a batch is traced once on purpose, because its shapes are static then.
+    logging.getLogger("tensorflow").addFilter(lambda note: "retracing" not in note.getMessage())
     hidden = [name for name in UNUSED_BY_KERAS if name not in sys.modules]
     sys.modules.update(dict.fromkeys(hidden))  # None makes an import fail as if not installed
     stderr = os.dup(2)
@@ -136,12 +159,17 @@ def import_tensorflow() -> None:
         os.dup2(nowhere.fileno(), 2)
     try:
         # It loads TensorFlow, which takes seconds. Scripts check their flags and files before.
-        import keras  # noqa: F401, PLC0415
+        import keras  # noqa: PLC0415
     finally:
         os.dup2(stderr, 2)
         os.close(stderr)
         for name in hidden:
             del sys.modules[name]
+    if keras.config.backend() != "tensorflow":
+        raise InputError("Keras runs on another backend here: import it after our modules.")
+    keras.config.set_floatx("float32")
+    keras.config.set_epsilon(1e-7)
+    keras.config.set_image_data_format("channels_last")
     gc.freeze()  # or garbage collections look through all of TensorFlow, which stays anyway
 
 

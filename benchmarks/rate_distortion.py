@@ -26,15 +26,15 @@ from common import MADE, continue_report, make_parser, show, write_report
 
 # isort: split
 import image_codecs as codecs
-import matplotlib.pyplot as plt
 import numpy as np
 from compression import Alone, every_case, write_files
 from contenders.contender import in_batches
+from matplotlib.figure import Figure
 
 from coding.slices import Codec
 from dataset import load_images
 from evaluation.metrics import quality
-from evaluation.plots import BLUE, GREEN, ORANGE, save_figure
+from evaluation.plots import BLUE, GREEN, ORANGE, our_style, save_figure
 from fitting.run_directory import RunDirectory
 from sources.folder import Split, find_slices, open_slices
 from sources.images import to_grey
@@ -258,12 +258,14 @@ def compare(ours: Mapping[str, Curves], codecs: Curves, measure: str) -> list[di
     ]
 
 
+@our_style()
 def draw(path: pathlib.Path, report: dict[str, Any], caption: str) -> None:
     """Draw quality against bytes a slice, a panel for each measure of quality.
 
     Points that others of their curve beat are left out.
     """
-    figure, axes = plt.subplots(1, len(LEVELS), figsize=(12.6, 5), layout="constrained")
+    figure = Figure((12.6, 5), layout="constrained")
+    axes = figure.subplots(1, len(LEVELS))
     for axis, (measure, title) in zip(axes, TITLES.items()):
 
         def plot(points, rate, measure=measure, axis=axis, **look):

@@ -62,7 +62,7 @@ def compare(context: Context, training_images: np.ndarray) -> dict[str, Any]:
         f"{context.source}. Training: those that the models learned from."
     )
     areas = {name: np.array(found["by_level"]) for name, found in report["ventricles"].items()}
-    curves.ventricles(context.folder / "ventricles.png", areas, caption)
+    context.draw(curves.ventricles, "ventricles.png", areas, caption)
     return report
 
 

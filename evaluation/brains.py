@@ -106,7 +106,7 @@ def brains(context: Context, count: int, begin: FirstSlice | None, walk: bool) -
             f"the two slices below it and {context.made}."
         )
         levels = np.arange(level, level + shown.shape[1])
-        plots.samples(context.folder / "walk.png", to_unit(shown[0]), levels, caption)
+        context.draw(plots.samples, "walk.png", to_unit(shown[0]), levels, caption)
     metrics = {"count": count, "seconds": seconds, "first_level": level, "slices": shown.shape[1]}
     return {"brains": metrics}
 
@@ -130,7 +130,7 @@ def _draw_cuts(context, shown, level):
         "slice has a grey scale of its own, in real brains too, which makes the bands."
     )
     generated = cuts(to_unit(shown), frame)
-    plots.brains(context.folder / "brains.png", generated, real, frame, caption)
+    context.draw(plots.brains, "brains.png", generated, real, frame, caption)
 
 
 def cuts(brains: np.ndarray, frame: Sequence[int]) -> dict[str, np.ndarray]:

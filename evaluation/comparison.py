@@ -244,8 +244,9 @@ def _draw_closest(context, sets, distances, which, report):
         f"at {NEAREST_SIDE} x {NEAREST_SIDE} pixels. One in a hundred real test slices is closer "
         f"than {report['nearest_real_p1']:.3f} to a training slice. {GREY_SCALE}"
     )
-    plots.rows_of_images(
-        context.folder / "closest.png",
+    context.draw(
+        plots.rows_of_images,
+        "closest.png",
         [plots.Row(generated, "generated"), plots.Row(real, "nearest")],
         content=np.concatenate([real, generated]),
         titles=[f"level {level}, {distance:.3f}" for level, distance in labels],
@@ -260,4 +261,4 @@ def _draw_anatomy(context, report):
         f"Real: slices of {context.source}. Validation: real slices of other people. Areas are "
         "shares of the image. Means, with a 95 % bootstrap over people or drawn brains."
     )
-    curves.anatomy(context.folder / "anatomy.png", report["anatomy"], caption)
+    context.draw(curves.anatomy, "anatomy.png", report["anatomy"], caption)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Callable
 
 import numpy as np
 
@@ -63,6 +64,7 @@ class Context:
         slices: The data. None where there are no slices, and so are the two below.
         split: The split of the data that is evaluated, N slices.
         results: What `evaluation.reconstruction.evaluate` measured on the split.
+        figures: Gets what draws each figure, by file name. None to draw each at once.
     """
 
     models: Models
@@ -72,6 +74,14 @@ class Context:
     slices: Slices | None = None
     split: Split | None = None
     results: dict[str, np.ndarray] | None = None
+    figures: dict[str, Callable] | None = None
+
+    def draw(self, function: Callable, name: str, *args, **options) -> None:
+        """Draw a figure by a function of `plots` or `curves`, which takes a path first."""
+        if self.figures is None:
+            function(self.folder / name, *args, **options)
+        else:
+            self.figures[name] = lambda path: function(path, *args, **options)
 
     @property
     def source(self) -> str:

@@ -6,14 +6,15 @@ The caller's caption says data and model.
 import pathlib
 from typing import Any
 
-import matplotlib.pyplot as plt
-import matplotlib.ticker
 import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from evaluation.anatomy import ANATOMY
-from evaluation.plots import BLUE, GREEN, GREY, GREY_SCALE, ORANGE, save_figure
+from evaluation.plots import BLUE, GREEN, GREY, GREY_SCALE, ORANGE, our_style, save_figure
 
 
+@our_style()
 def codes(
     path: pathlib.Path,
     uses: np.ndarray,
@@ -30,9 +31,8 @@ def codes(
         patches: Mean original patch around each code, `(K, P, P)`.
         caption: What the figure shows.
     """
-    figure, (left, right) = plt.subplots(
-        1, 2, figsize=(10, 4.6), layout="constrained", width_ratios=(1, 1.45)
-    )
+    figure = Figure((10, 4.6), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(1, 1.45))
     for values, label, colour in (
         (training_uses, "training", ORANGE),
         (uses, "this split", BLUE),
@@ -68,6 +68,7 @@ def _sheet(uses, patches):
     return sheet
 
 
+@our_style()
 def training(
     path: pathlib.Path,
     vqvae: dict[str, np.ndarray],
@@ -84,7 +85,8 @@ def training(
         baselines: Bits per code of the models without context, `position` among them.
         caption: What the figure shows.
     """
-    figure, (quality, usage, bits) = plt.subplots(1, 3, figsize=(10, 3), layout="constrained")
+    figure = Figure((10, 3), layout="constrained")
+    quality, usage, bits = figure.subplots(1, 3)
     _show_curves(quality, vqvae, "ssim", "VQ-VAE: SSIM")
     _show_curves(usage, vqvae, "codes_used", "VQ-VAE: codes used")
     _show_curves(bits, prior, "loss", "prior: bits per code")
@@ -100,7 +102,7 @@ def training(
     # Below the line of the position baseline, and above the curves.
     bits.legend(fontsize=8, loc="upper right", bbox_to_anchor=(1, 0.65))
     for axis in (quality, usage, bits):
-        axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     save_figure(figure, path, caption)
 
 
@@ -111,6 +113,7 @@ def _show_curves(axis, history, name, title):
     axis.set(xlabel="epoch", title=title)
 
 
+@our_style()
 def ventricles(path: pathlib.Path, areas: dict[str, np.ndarray], caption: str) -> None:
     """Draw the area of the ventricles along the levels of brains.
 
@@ -120,7 +123,8 @@ def ventricles(path: pathlib.Path, areas: dict[str, np.ndarray], caption: str) -
             `training`.
         caption: What the figure shows.
     """
-    figure, axis = plt.subplots(figsize=(7, 3.4), layout="constrained")
+    figure = Figure((7, 3.4), layout="constrained")
+    axis = figure.subplots()
     looks = {
         "generated": (ORANGE, "-"),
         "reconstructions": (BLUE, "-"),
@@ -131,11 +135,12 @@ def ventricles(path: pathlib.Path, areas: dict[str, np.ndarray], caption: str) -
         axis.plot(100 * areas[name], color=colour, linestyle=style, label=name)
     axis.set(xlabel="level", ylabel="ventricles, % of the slice")
     axis.set_ylim(bottom=0)
-    axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.legend()
     save_figure(figure, path, caption)
 
 
+@our_style()
 def anatomy(path: pathlib.Path, report: dict[str, Any], caption: str) -> None:
     """Draw anatomical figures along the levels.
 
@@ -144,9 +149,8 @@ def anatomy(path: pathlib.Path, report: dict[str, Any], caption: str) -> None:
         report: What `evaluation.anatomy.compare_anatomy` returned.
         caption: What the figure shows.
     """
-    figure, axes = plt.subplots(
-        1, len(ANATOMY), figsize=(3.2 * len(ANATOMY), 2.7), layout="constrained"
-    )
+    figure = Figure((3.2 * len(ANATOMY), 2.7), layout="constrained")
+    axes = figure.subplots(1, len(ANATOMY))
     levels = report["levels"]
     for axis, name in zip(axes, ANATOMY):
         for source, colour in (("real", BLUE), ("validation", GREEN), ("samples", ORANGE)):
@@ -154,7 +158,7 @@ def anatomy(path: pathlib.Path, report: dict[str, Any], caption: str) -> None:
             axis.plot(levels, report[name][f"{source}_by_level"], color=colour, label=source)
             axis.fill_between(levels, *ranges, color=colour, alpha=0.2, linewidth=0)
         axis.set(xlabel="level", title=name.replace("_", " "))
-        axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes[0].set_ylabel("mean")
     axes[0].legend(fontsize=8)
     save_figure(figure, path, caption)

@@ -1,8 +1,9 @@
-"""Figures of images from plain arrays, and how a figure is saved, with matplotlib.
+"""Figures of images from plain arrays, their style, and how one is saved, with matplotlib.
 
 Images are `(N, S, S)` in [0, 1] and share one grey scale, black 0 to white 1.
 """
 
+import functools
 import io
 import pathlib
 import textwrap
@@ -11,24 +12,21 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import matplotlib
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
 from utils import replacing
 
-matplotlib.use("Agg")
-plt.rcParams.update(
-    {
-        "font.size": 9,
-        "figure.dpi": 130,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "legend.frameon": False,
-    }
-)
-
+STYLE = {
+    "font.size": 9,
+    "figure.dpi": 130,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+}
+# Decorates each figure: settings of the user may mirror brains or ask for LaTeX.
+our_style = functools.partial(matplotlib.rc_context, {**matplotlib.rcParamsDefault, **STYLE})
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"  # Okabe and Ito: for colour-blind readers
 GREY = {"cmap": "gray", "vmin": 0, "vmax": 1, "interpolation": "nearest"}
 GREY_SCALE = "Grey: 0 (black) to 1 (white)."
@@ -41,7 +39,7 @@ SAMPLE_COLUMNS = 8
 
 
 def save_figure(figure: Figure, path: pathlib.Path, caption: str) -> None:
-    """Write a figure with its caption as a PNG and close it.
+    """Write a figure with its caption as a PNG.
 
     The caption is never read as mathematics, because the names in it come from strangers.
     """
@@ -52,7 +50,6 @@ def save_figure(figure: Figure, path: pathlib.Path, caption: str) -> None:
         # A name in an alphabet that the font lacks is drawn as boxes.
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
         figure.savefig(drawn, bbox_inches="tight", pad_inches=0.12)
-    plt.close(figure)
     # 256 colours look the same and take half the bytes.
     colours = Image.open(drawn).convert("RGB")
     colours = colours.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
@@ -86,9 +83,8 @@ def _make_panels(rows, columns, box, title_share=0.0):
     width = min(max(columns * PANEL_WIDTH, WIDTHS[0]), WIDTHS[1])
     panel_width = min(width / columns, PANEL_WIDTH)
     height = rows * panel_width * aspect * (1 + title_share) + 0.25
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(width, height), squeeze=False, layout="constrained"
-    )
+    figure = Figure((width, height), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
     _hide_axes(figure, axes)
     return figure, axes
 
@@ -132,6 +128,7 @@ class Row(NamedTuple):
     outlines: np.ndarray | None = None
 
 
+@our_style()
 def rows_of_images(
     path: pathlib.Path,
     rows: Sequence[Row],
@@ -163,6 +160,7 @@ def rows_of_images(
     save_figure(figure, path, caption)
 
 
+@our_style()
 def samples(path: pathlib.Path, images: np.ndarray, levels: np.ndarray, caption: str) -> None:
     """Draw generated slices in their order.
 
@@ -213,6 +211,7 @@ def anomalies(
     rows_of_images(path, rows, images, titles, f"{caption} {GREY_SCALE} {colours}")
 
 
+@our_style()
 def brains(
     path: pathlib.Path,
     generated: dict[str, np.ndarray],
@@ -241,10 +240,8 @@ def brains(
     height, slices = bottom - top, generated["coronal"].shape[1]
     width = min(max(columns * PANEL_WIDTH, WIDTHS[0]), WIDTHS[1])
     share = (height + 2 * slices) / (right - left)
-    figure, axes = plt.subplots(
-        3, columns, squeeze=False, figsize=(width, width / columns * share + 0.3),
-        height_ratios=(height, slices, slices), layout="constrained",
-    )  # fmt: skip
+    figure = Figure((width, width / columns * share + 0.3), layout="constrained")
+    axes = figure.subplots(3, columns, squeeze=False, height_ratios=(height, slices, slices))
     _hide_axes(figure, axes)
     first = 0
     for source, planes in sources.items():

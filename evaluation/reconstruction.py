@@ -328,8 +328,8 @@ def summarise(
             f"{clean_name(context.slices.name)}."
         )
         baselines = {name: report["prior"][f"{name}_bits_per_code"] for name in metrics.BASELINES}
-        path = context.folder / "training.png"
-        curves.training(path, **histories, baselines=baselines, caption=caption)
+        given = {**histories, "baselines": baselines, "caption": caption}
+        context.draw(curves.training, "training.png", **given)
     return report
 
 
@@ -337,8 +337,9 @@ def _draw_codes(context, code_counts, codebook):
     codes, images = context.results["codes"], context.results["images"]
     patches = mean_patches(images, codes, codebook["size"], context.models.vqvae.frame)
     usage = f"{codebook['used']} codes used, perplexity {codebook['perplexity']:.1f}"
-    curves.codes(
-        context.folder / "codes.png",
+    context.draw(
+        curves.codes,
+        "codes.png",
         uses=np.bincount(codes.ravel(), minlength=codebook["size"]),
         training_uses=code_counts.sum((0, 1)),
         patches=to_unit(to_grey(patches)),
@@ -368,7 +369,7 @@ def _draw_reconstructions(context):
         f"original, -{limit} (blue) to +{limit} (red). Codes: coloured by rank along the first "
         "principal component of the codebook."
     )
-    plots.rows_of_images(context.folder / "reconstructions.png", rows, images, titles, caption)
+    context.draw(plots.rows_of_images, "reconstructions.png", rows, images, titles, caption)
 
 
 def code_ranks(codebook: np.ndarray) -> np.ndarray:

@@ -112,8 +112,8 @@ def write_anomalies(
     split: Split,
     images: np.ndarray,
     results: dict,
-) -> dict[str, Any]:
-    """Write `anomaly.json`, original, healed version and map as images, and the figure.
+) -> tuple[dict[str, Any], dict]:
+    """Write `anomaly.json`, and original, healed version and map as images.
 
     Every slice gets three PNGs, and every case of several slices three volumes, so that a viewer
     lays the map over the scan.
@@ -127,7 +127,8 @@ def write_anomalies(
         results: What `evaluation.anomalies.analyse` returned.
 
     Returns:
-        Content of `anomaly.json`: the header, `cases` and `slices`, the highest score first.
+        Content of `anomaly.json`: the header, `cases` and `slices`, the highest score first; and
+        what draws the figure, by file name.
     """
     scores = results["scores"]["healing"]
     order = np.argsort(-scores, kind="stable")
@@ -144,8 +145,8 @@ def write_anomalies(
     rows = [_slice_row(split, results, i) for i in order]
     report = {**header, "map_white": plots.ANOMALY_LIMIT, "cases": cases, "slices": rows}
     write_json(folder / ANOMALIES, report)
-    _draw_anomalies(folder / "anomaly.png", report, trained_on, split, kinds, results, order)
-    return report
+    given = report, trained_on, split, kinds, results, order
+    return report, {"anomaly.png": lambda path: _draw_anomalies(path, *given)}
 
 
 def _slice_row(split, results, i):

@@ -134,7 +134,7 @@ def _draw_samples(context, images, count, levels):
     caption = f"Generated slices, not real ones: {context.made}."
     if len(images) < count:
         caption += f" {len(images)} of {count:,} are shown, evenly spread."
-    plots.samples(context.folder / "samples.png", images, levels, caption)
+    context.draw(plots.samples, "samples.png", images, levels, caption)
 
 
 def _draw_comparison(context, generated, numbers, levels):
@@ -149,8 +149,9 @@ def _draw_comparison(context, generated, numbers, levels):
         "of a pair have the same level. Generated, from left to right: "
         f"{answers}. {GREY_SCALE}"
     )
-    plots.rows_of_images(
-        context.folder / "comparison.png",
+    context.draw(
+        plots.rows_of_images,
+        "comparison.png",
         [
             plots.Row(np.where(below, real, generated)),
             plots.Row(np.where(below, generated, real)),
@@ -192,4 +193,4 @@ def complete(context: Context) -> None:
         f"from what was drawn. {GREY_SCALE}"
     )
     titles = slice_titles(context.split, shown)
-    plots.rows_of_images(context.folder / "completions.png", panels, restored, titles, caption)
+    context.draw(plots.rows_of_images, "completions.png", panels, restored, titles, caption)

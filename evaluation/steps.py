@@ -50,10 +50,11 @@ def predict(
     histories = _read_curves(run) if split else None
     _announce(models.vqvae, trained_on, same_data, slices, split)
 
+    figures = {}
     with replacing_results(run.predictions, report.OWNED) as folder:
         images = folder / "reconstructions" if args.write_reconstructions else None
         results = evaluate(models, split, args.rate_weight, images) if split else None
-        context = Context(models, trained_on, sampling, folder, slices, split, results)
+        context = Context(models, trained_on, sampling, folder, slices, split, results, figures)
         if split:
             metrics = summarise(context, counts, histories, args.rate_weight, same_data)
         else:
@@ -67,6 +68,7 @@ def predict(
             metrics |= compare(context, args.evaluate_samples)
         write_json(folder / report.METRICS, metrics)
     report.print_table(metrics)
+    _draw_figures(run.predictions, figures)
     print(f"Figures and metrics.json are in {run.predictions}")
 
 
@@ -106,13 +108,29 @@ def map_anomalies(
             "seed": args.seed,
             "seconds_a_slice": seconds,
         }
-        scores = report.write_anomalies(folder, header, trained_on, split, images, results)
+        scores, figures = report.write_anomalies(folder, header, trained_on, split, images, results)
     report.print_scores(scores)
+    _draw_figures(run.predictions, figures)
     out = run.predictions
     scored, mapped = out / report.ANOMALIES, out / "anomaly"
     print(
         f"{seconds:.2f} s a slice. Scores are in {scored}, most unusual first, images in {mapped}"
     )
+
+
+def _draw_figures(folder, figures):
+    """Draw figures into the folder of results, once all else has its place."""
+    failed = {}
+    for name, draw in figures.items():
+        try:
+            draw(folder / name)
+        except Exception as error:  # of matplotlib, its fonts or the disk
+            failed[name] = str(error)[:200] or type(error).__name__
+    if failed:
+        raise InputError(
+            f"{folder} has all but {', '.join(failed)}, which could not be drawn "
+            f"({'; '.join({*failed.values()})}): check the disk and matplotlib, and repeat."
+        )
 
 
 # ---- checks before the work --------------------------------------------------------------------

@@ -12,6 +12,10 @@ import pathlib
 import tempfile
 from collections.abc import Iterator
 
+from utils import import_tensorflow
+
+import_tensorflow()  # before anything else imports Keras, with settings that are not ours
+# ruff: noqa: E402
 import keras
 import numpy as np
 import tensorflow as tf

@@ -210,9 +210,9 @@ def test_of_many_samples_a_few_are_shown(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("flags, place, error", [
     (["--samples", "3"], (samples, "write_png"), None),
-    (["--samples", "3", "--walk"], (plots, "save_figure"), None),
+    (["--samples", "3", "--walk"], (steps, "write_json"), None),
     (["--samples", "0"], (steps, "write_json"), InputError("the disk is full.")),
-    (["--anomaly"], (plots, "save_figure"), None),
+    (["--anomaly"], (report, "write_json"), None),
 ])  # fmt: skip
 def test_what_ends_in_the_middle_leaves_old_results(
     flags, place, error, run, slices_folder, monkeypatch
