@@ -139,8 +139,8 @@ def test_training_lowers_the_bits(slices):
     inputs = {"images": frames, "restored": frames, "below": frames}
     inputs |= {"has_below": tf.zeros(3, tf.int32), "step": tf.constant([0, 5, 9])}
     model.compile(keras.optimizers.Adam(0.02))
-    history = model.fit(inputs, frames, epochs=100, verbose=0).history["loss"]
-    assert history[-1] < history[0] - 0.7
+    losses = [model.train_on_batch(inputs, frames) for _ in range(100)]
+    assert losses[-1] < losses[0] - 0.7
 
 
 def test_a_run_draws_with_its_texture_alone(run_copy):
