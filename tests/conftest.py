@@ -40,7 +40,7 @@ from utils import command_line
 LEVELS, IMAGE_SIZE, CODES = 4, 32, 16
 TINY = [
     "--image-size", "32", "--width", "8", "--codebook-size", "16", "--code-dim", "4",
-    "--batch-size", "4", "--prior-width", "8", "--prior-blocks", "2", "--first-prior-epochs", "1",
+    "--batch-size", "4", "--prior-width", "8", "--prior-blocks", "1", "--first-prior-epochs", "1",
     "--precision", "float32", "--learning-rate", "3e-3", "--texture-width", "8",
     "--texture-epochs", "2",
 ]  # fmt: skip
@@ -152,24 +152,28 @@ def prior():
     return make_prior()
 
 
-KNOWN_MODELS = {}  # what `load_models` gave, by the files that it read
+KNOWN_MODELS = {}  # what `load_model` gave, by the name and the content of the file
+
+
+def load_model_once(path):
+    """`checkpoints.load_model`, but the same file gives the same model.
+
+    Its compiled functions are then there already. To trace them takes most of an evaluation.
+    """
+    file = path.name, hashlib.sha256(path.read_bytes()).digest() if path.is_file() else None
+    if file not in KNOWN_MODELS:
+        KNOWN_MODELS[file] = load_model(path)
+    return KNOWN_MODELS[file]
 
 
 def load_models_once(run):
-    """`checkpoints.load_models`, but the same files give the same models.
-
-    Their compiled functions are then there already. To trace them takes most of an evaluation.
-    """
-    paths = [
-        path for stage in ("vqvae", "prior", "texture") if (path := run.model(stage)).is_file()
-    ]
-    files = tuple((path.name, hashlib.sha256(path.read_bytes()).digest()) for path in paths)
-    if files not in KNOWN_MODELS:
-        KNOWN_MODELS[files] = load_models(run)
-    return KNOWN_MODELS[files]
+    """`checkpoints.load_models` with `load_model_once`."""
+    with unittest.mock.patch("fitting.checkpoints.load_model", load_model_once):
+        return load_models(run)
 
 
-load_models, exact_once = checkpoints.load_models, functools.cache(exact)
+load_model, load_models = checkpoints.load_model, checkpoints.load_models
+exact_once = functools.cache(exact)
 save_figure, coder_once = plots.save_figure, functools.cache(slices.Coder)
 
 

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import load_models_once
 
 from evaluation import reconstruction
 from fitting import checkpoints
@@ -145,7 +146,7 @@ def test_training_lowers_the_bits(slices):
 
 def test_a_run_draws_with_its_texture_alone(run_copy):
     directory = RunDirectory(run_copy)
-    vqvae, prior, texture = checkpoints.load_models(directory)
+    vqvae, prior, texture = load_models_once(directory)
     codes = prior.sample(tf.constant([1, 2]), tf.constant(3))
     plain, drawn = vqvae.decode(codes), texture.draw(vqvae.decode(codes), tf.constant([1, 2]))
     assert not np.array_equal(plain, drawn)
