@@ -30,16 +30,19 @@ from PIL import Image
 from trainings import ROOT, Training
 
 import modules
+from coding import slices
+from evaluation import curves, plots
 from fitting import checkpoints
+from fitting.run_directory import RunDirectory
 from networks.layers import exact
 from utils import command_line
 
 LEVELS, IMAGE_SIZE, CODES = 4, 32, 16
 TINY = [
     "--image-size", "32", "--width", "8", "--codebook-size", "16", "--code-dim", "4",
-    "--batch-size", "4", "--prior-width", "8", "--prior-blocks", "2", "--first-prior-epochs", "1",
+    "--batch-size", "4", "--prior-width", "8", "--prior-blocks", "1", "--first-prior-epochs", "1",
     "--precision", "float32", "--learning-rate", "3e-3", "--texture-width", "8",
-    "--texture-epochs", "8",  # after one, and after many, all is background to it
+    "--texture-epochs", "2",
 ]  # fmt: skip
 STAGES = ["--epochs", "2", "--prior-epochs", "2"]
 
@@ -66,6 +69,12 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(autouse=True)
 def seeded():
+    keras.utils.set_random_seed(1)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def seeded_module():
+    """What the tests of a file share is made alike whatever ran before."""
     keras.utils.set_random_seed(1)
 
 
@@ -112,10 +121,14 @@ def codes(shape=(3, 8, 8), seed=0):
     return np.random.default_rng(seed).integers(0, CODES, shape).astype("int32")
 
 
-@pytest.fixture
-def vqvae():
+def make_vqvae():
     blocks = {"encoder_blocks": (1, 1), "decoder_blocks": (1, 1)}
     return modules.VQVAE(IMAGE_SIZE, codebook_size=CODES, code_dim=4, width=8, **blocks)
+
+
+@pytest.fixture
+def vqvae():
+    return make_vqvae()
 
 
 def make_prior(grid=8, reads_below=True, num_levels=LEVELS, blocks=6):
@@ -140,31 +153,59 @@ def prior():
     return make_prior()
 
 
-KNOWN_MODELS = {}  # what `load_models` gave, by the files that it read
+KNOWN_MODELS = {}  # what `load_model` gave, by the name and the content of the file
+
+
+def load_model_once(path):
+    """`checkpoints.load_model`, but the same file gives the same model.
+
+    Its compiled functions are then there already. To trace them takes most of an evaluation.
+    """
+    file = path.name, hashlib.sha256(path.read_bytes()).digest() if path.is_file() else None
+    if file not in KNOWN_MODELS:
+        KNOWN_MODELS[file] = load_model(path)
+    return KNOWN_MODELS[file]
 
 
 def load_models_once(run):
-    """`checkpoints.load_models`, but the same files give the same models.
-
-    Their compiled functions are then there already. To trace them takes most of an evaluation.
-    """
-    paths = [
-        path for stage in ("vqvae", "prior", "texture") if (path := run.model(stage)).is_file()
-    ]
-    files = tuple((path.name, hashlib.sha256(path.read_bytes()).digest()) for path in paths)
-    if files not in KNOWN_MODELS:
-        KNOWN_MODELS[files] = load_models(run)
-    return KNOWN_MODELS[files]
+    """`checkpoints.load_models` with `load_model_once`."""
+    with unittest.mock.patch("fitting.checkpoints.load_model", load_model_once):
+        return load_models(run)
 
 
-load_models, exact_once = checkpoints.load_models, functools.cache(exact)
+load_model, load_models = checkpoints.load_model, checkpoints.load_models
+exact_once = functools.cache(exact)
+save_figure, coder_once = plots.save_figure, functools.cache(slices.Coder)
 
 
-def run_script(script, *arguments, cwd=None, process=False, **options):
+def save_no_figure(figure, path, caption):
+    """In place of `plots.save_figure`, which takes most of an evaluation."""
+    plots.plt.close(figure)
+    path.write_bytes(b"a figure")
+
+
+@contextlib.contextmanager
+def graphs_kept(figures=True):
+    """The same files of models, loaded again, are the same models with their graphs."""
+    with contextlib.ExitStack() as patches:
+        for place in ("fitting.checkpoints.load_models", "coding.slices.load_models"):
+            patches.enter_context(unittest.mock.patch(place, load_models_once))
+        for place in ("evaluation.reconstruction.exact", "coding.slices.exact"):
+            patches.enter_context(unittest.mock.patch(place, exact_once))
+        patches.enter_context(unittest.mock.patch("coding.slices.Coder", coder_once))
+        for module in (plots, curves):
+            if not figures and module.save_figure is save_figure:
+                patches.enter_context(
+                    unittest.mock.patch.object(module, "save_figure", save_no_figure)
+                )
+        yield
+
+
+def run_script(script, *arguments, cwd=None, process=False, figures=False, **options):
     """Run a script as a user would and return it finished: returncode, stdout, stderr.
 
     It runs in this process, which saves the start of TensorFlow, unless a process is what is
-    tested (`process`, or options of `subprocess.run`).
+    tested (`process`, or options of `subprocess.run`). It draws no figures unless they are tested.
     """
     arguments = list(map(str, arguments))
     if process or options or script not in SCRIPTS:
@@ -179,8 +220,7 @@ def run_script(script, *arguments, cwd=None, process=False, **options):
         contextlib.chdir(cwd or os.getcwd()),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(errors),
-        unittest.mock.patch("fitting.checkpoints.load_models", load_models_once),
-        unittest.mock.patch("evaluation.reconstruction.exact", exact_once),
+        graphs_kept(figures),
     ):
         try:
             command_line(lambda: module.main(module.parse(arguments)))
@@ -242,15 +282,23 @@ def start_training(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def trained_run(slices_folder, tmp_path_factory):
-    """A finished run, by a process of its own. Tests share it, so none may write into it."""
+    """A finished run. Tests share it, so none may write into it."""
     with once_for_all_workers(tmp_path_factory, "trained_run") as (run, is_there):
         if not is_there:
-            done = train(slices_folder, run, process=True)
+            done = train(slices_folder, run)
             assert done.returncode == 0, done.stderr
             assert f"Next: python predict.py --run {run} --data {slices_folder}" in done.stdout
             assert "Training on the CPU" in done.stdout
             assert "12 images,    3 cases" in done.stdout
     return run
+
+
+@pytest.fixture(scope="session")
+def codec(trained_run):
+    """Codec of the finished run."""
+    make_prior(4, blocks=1)  # Keras counts layers up, so they have other names than usual
+    with graphs_kept():
+        return slices.Codec(RunDirectory(trained_run))
 
 
 @pytest.fixture

@@ -1,12 +1,18 @@
 """Anomaly maps and their scores. The lesions of the benchmark have tests of their own."""
 
 import numpy as np
-from conftest import IMAGE_SIZE, draw_slice, make_prior
+import pytest
+from conftest import IMAGE_SIZE, draw_slice, make_prior, make_vqvae
 from PIL import Image
 
 from evaluation import anomalies
 from modules import Models
 from sources.folder import make_split
+
+
+@pytest.fixture(scope="module")
+def models():
+    return Models(make_vqvae(), make_prior(grid=4, blocks=2))
 
 
 def images(count=3):
@@ -25,8 +31,7 @@ def analyse(models):
     return anomalies.analyse(models, images(), make_stack(), seed=1)
 
 
-def test_analysis_of_slices(vqvae):
-    models = Models(vqvae, make_prior(grid=4, blocks=2))
+def test_analysis_of_slices(models):
     results = analyse(models)
     shape = (3, IMAGE_SIZE, IMAGE_SIZE)
     assert results["healed"].shape == results["restored"].shape == shape
@@ -39,11 +44,11 @@ def test_analysis_of_slices(vqvae):
     np.testing.assert_array_equal(results["maps"]["healing"], again["maps"]["healing"])
 
 
-def test_a_slice_and_its_mirror_image_read_the_same(vqvae):
+def test_a_slice_and_its_mirror_image_read_the_same(models):
     """Each is read as it is and mirrored, and what the mirror image says is mirrored back."""
-    prior, stack = make_prior(grid=4), make_stack([0, 2])  # each slice is alone
-    straight = anomalies.Reader(Models(vqvae, prior), stack, seed=1)
-    swapped = anomalies.Reader(Models(vqvae, prior), stack, seed=1)
+    stack = make_stack([0, 2])  # each slice is alone
+    straight = anomalies.Reader(models, stack, seed=1)
+    swapped = anomalies.Reader(models, stack, seed=1)
     swapped.levels = swapped.levels[::-1]
     pair, batch = images(2), np.arange(2)
     one, other = straight.read(pair, batch), swapped.read(pair[:, ::-1], batch)
@@ -53,24 +58,25 @@ def test_a_slice_and_its_mirror_image_read_the_same(vqvae):
     assert (first != second).any()
 
 
-def test_each_version_has_its_own_limit(vqvae, monkeypatch):
+def test_each_version_has_its_own_limit(models, monkeypatch):
     monkeypatch.setattr(anomalies, "LIMITS", (1e6, -1e6))
-    reader = anomalies.Reader(Models(vqvae, make_prior(grid=4, blocks=2)), make_stack(), seed=1)
+    reader = anomalies.Reader(models, make_stack(), seed=1)
     pair = images(1)
     reader.read(pair, np.arange(1))
-    nearest = np.asarray(vqvae.encode(np.concatenate([pair, pair[:, ::-1]])[..., None]))
+    both = np.concatenate([pair, pair[:, ::-1]])[..., None]
+    nearest = np.asarray(models.vqvae.encode(both))
     kept, drawn = reader.healed[:, :, 0]
     np.testing.assert_array_equal(kept, nearest)
     assert (drawn != nearest).mean() > 0.5
 
 
-def test_the_slice_below_is_the_healed_one(vqvae):
+def test_the_slice_below_is_the_healed_one(models):
     """A lesion below changes what is read above only through what was healed."""
-    prior, stack = make_prior(grid=4, blocks=2), make_stack()
-    reader = anomalies.Reader(Models(vqvae, prior), stack, seed=1)
+    stack = make_stack()
+    reader = anomalies.Reader(models, stack, seed=1)
     values = images()
     readings = [reader.read(values[i : i + 1], np.array([i])) for i in range(3)]
-    again = anomalies.Reader(Models(vqvae, prior), stack, seed=1)
+    again = anomalies.Reader(models, stack, seed=1)
     again.healed[:, :, :2] = reader.healed[:, :, :2]
     above = again.read(values[2:], np.array([2]))
     np.testing.assert_array_equal(above["surprise"], readings[2]["surprise"])
@@ -79,9 +85,8 @@ def test_the_slice_below_is_the_healed_one(vqvae):
     assert np.abs(other["surprise"] - readings[2]["surprise"]).max() > 1e-4
 
 
-def test_slices_of_a_stack_are_mapped_in_their_order(vqvae):
+def test_slices_of_a_stack_are_mapped_in_their_order(models):
     """Cases of other heights are read in batches that differ from the order of the split."""
-    models = Models(vqvae, make_prior(grid=4, blocks=2))
     places = [(1, 0), (1, 1), (2, 0)]
     split = make_split("test", [(case, k, f"{case} {k}") for case, k in places], {})
     results = anomalies.analyse(models, images(), split, seed=1)

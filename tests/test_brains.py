@@ -8,7 +8,7 @@ import nibabel
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import IMAGE_SIZE, LEVELS, make_prior, predict, run_script
+from conftest import IMAGE_SIZE, LEVELS, make_prior, make_vqvae, predict, run_script
 from PIL import Image
 
 from evaluation import brains, comparison, samples
@@ -67,8 +67,18 @@ def test_the_texture_of_a_slice_is_given_the_drawn_slice_below():
     np.testing.assert_allclose(drawn, np.cumsum(plain.astype(int), axis=1), atol=2)
 
 
-def test_every_slice_is_given_those_drawn_below_it():
-    prior, below = make_prior(4, blocks=2), tf.fill((2, 2, 4, 4), NO_CODE)
+@pytest.fixture(scope="module")
+def prior():
+    return make_prior(4, blocks=2)
+
+
+@pytest.fixture(scope="module")
+def vqvae():
+    return make_vqvae()
+
+
+def test_every_slice_is_given_those_drawn_below_it(prior):
+    below = tf.fill((2, 2, 4, 4), NO_CODE)
     ((codes, numbers),) = brains.draw_brain_codes(prior, 2, SamplingOptions(3))
     expected = FIRST_BRAIN + np.arange(2 * LEVELS).reshape(2, LEVELS)
     np.testing.assert_array_equal(numbers, expected)
@@ -97,8 +107,7 @@ def test_a_brain_grows_from_a_slice():
     assert brain.shape[1] == 1 and prior.levels == [2]
 
 
-def test_brains_do_not_depend_on_how_many_are_drawn(vqvae):
-    prior = make_prior(IMAGE_SIZE // 8, blocks=2)
+def test_brains_do_not_depend_on_how_many_are_drawn(prior, vqvae):
     (two,), (one,) = draw(2, prior, vqvae), draw(1, prior, vqvae)
     assert two.shape == (2, LEVELS, IMAGE_SIZE, IMAGE_SIZE)
     np.testing.assert_allclose(one[0].astype(int), two[0].astype(int), atol=1)
@@ -106,8 +115,8 @@ def test_brains_do_not_depend_on_how_many_are_drawn(vqvae):
 
 
 @pytest.mark.parametrize("reads_below", [True, False])
-def test_slices_to_compare_are_those_of_brains_or_drawn_one_by_one(vqvae, reads_below):
-    prior, known = make_prior(IMAGE_SIZE // 8, reads_below, blocks=2), np.array([1, 3])
+def test_slices_to_compare_are_those_of_brains_or_drawn_one_by_one(prior, vqvae, reads_below):
+    prior, known = prior if reads_below else make_prior(4, False, blocks=1), np.array([1, 3])
     drawn, plain = comparison.draw(Models(vqvae, prior), 3, known, SamplingOptions(3))
     assert drawn is plain and drawn.images.shape == (3, IMAGE_SIZE, IMAGE_SIZE)
     if not reads_below:
@@ -195,12 +204,11 @@ def test_without_slices_it_draws(run_copy, tmp_path):
     assert done.returncode == 2 and "no slices found" in done.stderr
 
 
-@pytest.mark.parametrize("flag", [["--brains", 2], ["--from-slice"], ["--walk"]])
-def test_a_prior_of_single_slices_draws_no_brain(flag, run_copy, slices_folder):
+def test_a_prior_of_single_slices_draws_no_brain(run_copy, slices_folder):
     path = RunDirectory(run_copy).model("prior")
     settings = {**checkpoints.load_model(path).settings, "reads_below": False}
     checkpoints.save_model(PixelCNN(**settings), path)
-    if flag == ["--from-slice"]:
-        flag = [*flag, open_folder(slices_folder / "keras_png_slices_test").paths[0]]
-    done = run_script("predict.py", "--run", run_copy, "--data", slices_folder, *flag)
-    assert done.returncode == 2 and "does not read the slices below" in done.stderr
+    path = open_folder(slices_folder / "keras_png_slices_test").paths[0]
+    for flags in (["--brains", 2], ["--from-slice", path], ["--walk"]):
+        done = run_script("predict.py", "--run", run_copy, "--data", slices_folder, *flags)
+        assert done.returncode == 2 and "does not read the slices below" in done.stderr

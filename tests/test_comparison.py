@@ -15,7 +15,7 @@ from modules import Models
 from sources.folder import make_split
 from sources.images import to_grey
 
-CASES, SIDE = 24, 64
+CASES, SIDE = 20, 64
 
 
 @pytest.fixture(scope="module")

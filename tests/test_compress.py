@@ -6,21 +6,12 @@ import shutil
 import nibabel
 import numpy as np
 import pytest
-from conftest import make_prior, one_line, run_script
+from conftest import one_line, run_script
 from PIL import Image
 
 from coding import container, entropy, slices
-from fitting.run_directory import RunDirectory
 from sources.folder import open_folder
 from utils import InputError
-
-
-@pytest.fixture(scope="module")
-def codec(trained_run):
-    """Keras counts layers up through a process, so these have other names than a new process's."""
-    for grid in (4, 8):
-        make_prior(grid)
-    return slices.Codec(RunDirectory(trained_run))
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ from coding.slices import Codec
 from utils import read_json
 
 
+@pytest.mark.slow
 def test_files_are_measured_by_case_and_alone(
     trained_run, slices_folder, tmp_path, monkeypatch, capsys
 ):

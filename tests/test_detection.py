@@ -96,6 +96,7 @@ def test_figures_of_a_perfect_and_of_a_blind_map(planted):
     assert blind["average_precision"] < 0.2 and blind["dice"] < 0.3
 
 
+@pytest.mark.slow
 def test_every_method_is_measured_and_shown(monkeypatch, capsys):
     blocks = {"encoder_blocks": (1, 1), "decoder_blocks": (1, 1)}
     vqvae = modules.VQVAE(SIDE, codebook_size=CODES, code_dim=4, width=8, **blocks)

@@ -5,7 +5,16 @@ import json
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import CODES, TINY, draw_slice, one_line, predict, run_script, write_slices
+from conftest import (
+    CODES,
+    TINY,
+    draw_slice,
+    make_prior,
+    one_line,
+    predict,
+    run_script,
+    write_slices,
+)
 from PIL import Image
 
 import dataset
@@ -222,7 +231,7 @@ def test_everything_follows_the_frame(run, slices_folder, tmp_path):
     assert other["ssim"]["mean"] < report["ssim"]["mean"]
 
 
-def test_slices_with_scalp_are_warned_of(run, run_copy, tmp_path):
+def test_slices_with_scalp_are_warned_of(run_copy, tmp_path):
     data = write_slices(tmp_path / "data")
     for path in data.rglob("*.png"):
         image = np.array(Image.open(path))
@@ -234,5 +243,13 @@ def test_slices_with_scalp_are_warned_of(run, run_copy, tmp_path):
     folder = split_folder(data, "test")
     done = run_script("predict.py", "--run", run_copy, "--anomaly", folder, "--slice", 1)
     assert done.stdout.count(warning) == 1
-    flags = ["--data", data, "--run", tmp_path / "new", *TINY, *LARGER, "--start-from", run]
+    # A run of brain-masked slices does not start from one whose frame is too small for the scalp.
+    source = RunDirectory(run_copy)
+    vqvae = make_vqvae(frame=FRAMED)
+    prior = make_prior((6, 6), blocks=1)
+    prior.settings["vqvae"] = checkpoints.fingerprint(vqvae)
+    source.model("texture").unlink()
+    for stage, model in {"vqvae": vqvae, "prior": prior}.items():
+        checkpoints.save_model(model, source.model(stage))
+    flags = ["--data", data, "--run", tmp_path / "new", *TINY, *LARGER, "--start-from", run_copy]
     one_line(run_script("train.py", *flags), "beyond its frame (8, 8, 56, 56)")

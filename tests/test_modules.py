@@ -150,6 +150,7 @@ def test_one_step_moves_what_must_move_and_nothing_else(vqvae):
     assert not moved, f"moved: {moved}"
 
 
+@pytest.mark.slow
 def test_trains_under_xla(vqvae):
     vqvae.compile("adam", loss="mse", jit_compile=True)
     assert np.isfinite(vqvae.train_on_batch(images(), images(), return_dict=True)["loss"])

@@ -10,8 +10,6 @@ import rate_distortion
 from compression import Alone, Files, every_case, write_files
 from conftest import draw_slice
 
-from coding import slices
-from fitting.run_directory import RunDirectory
 from sources.folder import open_folder
 from utils import InputError
 
@@ -23,11 +21,6 @@ FAST = {
     ]
     for name, options in codecs.CODECS.items()
 }
-
-
-@pytest.fixture(scope="module")
-def codec(trained_run):
-    return slices.Codec(RunDirectory(trained_run))
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +103,7 @@ def test_runs_of_two_sizes_are_refused(codec):
 # ---- the whole benchmark -----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_all_is_measured_once_written_and_drawn(
     trained_run, slices_folder, tmp_path, monkeypatch, capsys
 ):

@@ -8,47 +8,33 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import CODES, IMAGE_SIZE, contents, make_prior, one_line, run_script
+from conftest import CODES, contents, one_line, run_script
 from keras import ops
 from PIL import Image
 from trainings import ROOT
 
-import modules
 from evaluation import plots, reconstruction, report, samples, steps
 from evaluation.context import Context, SamplingOptions
-from fitting.checkpoints import fingerprint, save_model
-from fitting.run_directory import RunDirectory, write_history
+from fitting.run_directory import RunDirectory
 from modules import Models
-from sources.folder import make_split, open_slices
-from utils import InputError, spread, write_json
+from sources.folder import make_split
+from utils import InputError, spread
 
-EPOCH = {"ssim": 0.5, "codes_used": 9.0, "perplexity": 4.0, "loss": 2.0}
-EPOCH["seconds"] = 1.0
-EPOCH |= {f"val_{name}": value for name, value in EPOCH.items()}
 EVALUATED = {"metrics.json", "reconstructions.png", "codes.png", "training.png"}
 
 
 @pytest.fixture(scope="module")
-def untouched(slices_folder, tmp_path_factory):
-    """A run directory as a training would leave it, of networks that learned nothing."""
-    run = RunDirectory(tmp_path_factory.mktemp("runs") / "untrained")
-    blocks = {"encoder_blocks": (1, 1), "decoder_blocks": (1, 1)}
-    vqvae = modules.VQVAE(IMAGE_SIZE, codebook_size=CODES, code_dim=4, width=8, **blocks)
-    prior = make_prior(grid=4, blocks=2)
-    prior.settings["vqvae"] = fingerprint(vqvae)
-    save_model(vqvae, run.model("vqvae"))
-    save_model(prior, run.model("prior"))
-    counts = np.random.default_rng(0).integers(1, 9, (4, 4, CODES)).astype("int32")
-    np.savez_compressed(run.code_counts, counts=counts)
-    for stage in ("vqvae", "prior"):
-        write_history(run.history(stage), [{"epoch": n, **EPOCH} for n in (1, 2)])
-    data = {"name": "$\\frac{$ \x1b[31m脳", "fingerprint": open_slices(slices_folder).fingerprint}
-    write_json(run.config, {"settings": {}, "data": data, "versions": {}})
-    return run.path
+def untouched(trained_run, tmp_path_factory):
+    """A run directory before its first evaluation, of data with an odd name."""
+    run = shutil.copytree(trained_run, tmp_path_factory.mktemp("runs") / "untouched")
+    config = json.loads((run / "config.json").read_text())
+    config["data"]["name"] = "$\\frac{$ \ud800\x1b[31m脳"
+    (run / "config.json").write_text(json.dumps(config))
+    return run
 
 
 def run_predict(run, data, *flags):
-    done = run_script("predict.py", "--run", run, "--data", data, *flags)
+    done = run_script("predict.py", "--run", run, "--data", data, "--no-texture", *flags)
     assert done.returncode == 0, done.stderr
     return done
 

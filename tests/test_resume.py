@@ -41,6 +41,23 @@ def stop(number, training):
     return done.stdout
 
 
+def test_a_stage_that_was_killed_ends_as_if_it_had_not_been(
+    trained_run, run_copy, slices_folder, start_training
+):
+    """The stages after it are finished."""
+    run = RunDirectory(run_copy)
+    for path in (run.model("vqvae"), run.history("vqvae")):
+        path.unlink()
+    training = start_training(slices_folder, run, *TINY, *STAGES, "--save-minutes", 0)
+    training.wait_for(run.state("vqvae"), times=3)  # of seven
+    stop(signal.SIGKILL, training)
+    done = train(slices_folder, run_copy)
+    assert done.returncode == 0, done.stderr
+    assert "continues after step" in done.stdout and "first_prior: finished" in done.stdout
+    assert_same_models(trained_run, run_copy)
+    assert_same_histories(trained_run, run_copy)
+
+
 @pytest.mark.slow
 def test_a_training_that_was_stopped_in_many_ways_ends_as_if_it_had_not_been(
     trained_run, slices_folder, start_training, tmp_path

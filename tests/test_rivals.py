@@ -107,6 +107,7 @@ def test_a_stage_takes_its_minutes(counting):
 # ---- contenders ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_rivals_in_keras_learn_to_restore_and_to_foresee(images, monkeypatch):
     monkeypatch.setattr(rivals.Report, "code_dim", 32)  # the published 256 take seconds a step
     for made, side in ((rivals.Report, 6), (rivals.Tutorial, 8)):
@@ -138,6 +139,7 @@ def test_the_pixelcnn_sees_earlier_codes_alone_and_few_rows_are_enough(monkeypat
     np.testing.assert_allclose(seen, logits[y], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_ours_learns_by_the_minute(images, slices_folder, tmp_path):
     """The first step may take long, and the warm-up stays whole: it is counted in steps."""
     run = RunDirectory(tmp_path)

@@ -89,6 +89,7 @@ class Undilated(modules.PixelCNN):
     DILATIONS = (1,)
 
 
+@pytest.mark.slow
 def test_another_prior_is_trained_by_the_same_stage(
     trained_run, slices_folder, tmp_path, monkeypatch
 ):

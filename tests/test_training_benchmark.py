@@ -53,6 +53,7 @@ def test_contenders_take_turns_and_the_first_round_does_not_count():
     assert all(set(calls[i : i + 2]) == set(timers) for i in range(0, 8, 2))
 
 
+@pytest.mark.slow
 def test_steps_train_and_a_profile_names_operations():
     steps = training.vqvae_step(NETWORK, one_hot=True), training.prior_step(NETWORK)
     for step in steps:

@@ -24,6 +24,8 @@ from utils import command_line
 gc.collect()
 gc.freeze()
 gc.set_threshold(100_000, 50, 50)
+# To optimize a graph takes longer than a tiny network takes to run it.
+tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PAUSE = 0.002  # seconds between two looks at a file
