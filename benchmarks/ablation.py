@@ -138,7 +138,7 @@ def variants(base: dict) -> dict[str, dict[str, dict]]:
             "float32": {"precision": "float32"},
         },
         "prior": {
-            "as shipped, without a draft": {},
+            "as shipped, without a first prior": {},
             **seeds,
             "without the slices below": {"slices_alone": True},
             "one slice below": {"slices_below": 1},
@@ -146,7 +146,7 @@ def variants(base: dict) -> dict[str, dict[str, dict]]:
             "without the level": {"level": False},
             "without the position": {"position": False},
             "without mirroring": {"mirror": False},
-            "mirror images not told from slices": {"told": False},
+            "without the mark of mirror images": {"told": False},
             "without dropout": {"prior_dropout": 0.0},
             "all dilations 1": {"dilations": [1]},
             "half the blocks": {"prior_blocks": max(1, base["prior_blocks"] // 2)},

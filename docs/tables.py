@@ -21,8 +21,6 @@ DOCUMENTS = ("README.md", "docs/*.md", "pretrained/README.md")
 MODELS = ("oasis-256", "oasis-256-fine")
 FIGURES = tomllib.loads((ROOT / "docs/tables.toml").read_text())
 PLAIN = {
-    "as shipped, without a draft": "as shipped, without a first prior",
-    "mirror images not told from slices": "without the mark of mirror images",
     "cases": "a file per stack",
     "alone": "a file per slice",
 }  # what documents call the members of a report

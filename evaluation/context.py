@@ -64,7 +64,7 @@ class Context:
         slices: The data. None where there are no slices, and so are the two below.
         split: The split of the data that is evaluated, N slices.
         results: What `evaluation.reconstruction.evaluate` measured on the split.
-        figures: Gets what draws each figure, by file name. None to draw each at once.
+        figures: What draws each figure when all else has its place, by file name.
     """
 
     models: Models
@@ -74,14 +74,11 @@ class Context:
     slices: Slices | None = None
     split: Split | None = None
     results: dict[str, np.ndarray] | None = None
-    figures: dict[str, Callable] | None = None
+    figures: dict[str, Callable] = dataclasses.field(default_factory=dict)
 
     def draw(self, function: Callable, name: str, *args, **options) -> None:
-        """Draw a figure by a function of `plots` or `curves`, which takes a path first."""
-        if self.figures is None:
-            function(self.folder / name, *args, **options)
-        else:
-            self.figures[name] = lambda path: function(path, *args, **options)
+        """Draw a figure later, by a function of `plots` or `curves`, which takes a path first."""
+        self.figures[name] = lambda path: function(path, *args, **options)
 
     @property
     def source(self) -> str:

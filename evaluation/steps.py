@@ -50,11 +50,10 @@ def predict(
     histories = _read_curves(run) if split else None
     _announce(models.vqvae, trained_on, same_data, slices, split)
 
-    figures = {}
     with replacing_results(run.predictions, report.OWNED) as folder:
         images = folder / "reconstructions" if args.write_reconstructions else None
         results = evaluate(models, split, args.rate_weight, images) if split else None
-        context = Context(models, trained_on, sampling, folder, slices, split, results, figures)
+        context = Context(models, trained_on, sampling, folder, slices, split, results)
         if split:
             metrics = summarise(context, counts, histories, args.rate_weight, same_data)
         else:
@@ -68,7 +67,7 @@ def predict(
             metrics |= compare(context, args.evaluate_samples)
         write_json(folder / report.METRICS, metrics)
     report.print_table(metrics)
-    _draw_figures(run.predictions, figures)
+    _draw_figures(run.predictions, context.figures)
     print(f"Figures and metrics.json are in {run.predictions}")
 
 

@@ -181,6 +181,8 @@ def test_of_many_samples_a_few_are_shown(tmp_path, monkeypatch):
     monkeypatch.setattr(plots, "samples", lambda *given: calls.append(given))
     monkeypatch.setattr(plots, "rows_of_images", lambda *_, **given: calls.append(given))
     metrics = samples.sample(context, levels)
+    for name, draw in context.figures.items():
+        draw(tmp_path / name)
     assert len(list((tmp_path / "samples").iterdir())) == 200
     assert metrics["samples"]["count"] == 200
     (_, images, shown, caption), pairs = calls
