@@ -40,9 +40,9 @@ from utils import command_line
 LEVELS, IMAGE_SIZE, CODES = 4, 32, 16
 TINY = [
     "--image-size", "32", "--width", "8", "--codebook-size", "16", "--code-dim", "4",
-    "--batch-size", "4", "--prior-width", "8", "--prior-blocks", "1", "--first-prior-epochs", "1",
+    "--batch-size", "4", "--prior-width", "8", "--prior-blocks", "2", "--first-prior-epochs", "1",
     "--precision", "float32", "--learning-rate", "3e-3", "--texture-width", "8",
-    "--texture-epochs", "2",
+    "--texture-epochs", "1",
 ]  # fmt: skip
 STAGES = ["--epochs", "2", "--prior-epochs", "2"]
 

@@ -47,6 +47,7 @@ def test_analysis_of_slices(models):
 def test_a_slice_and_its_mirror_image_read_the_same(models):
     """Each is read as it is and mirrored, and what the mirror image says is mirrored back."""
     stack = make_stack([0, 2])  # each slice is alone
+    models = models._replace(prior=make_prior(grid=4))
     straight = anomalies.Reader(models, stack, seed=1)
     swapped = anomalies.Reader(models, stack, seed=1)
     swapped.levels = swapped.levels[::-1]

@@ -137,7 +137,7 @@ def test_settings_out_of_range(kind, settings):
 
 
 def test_one_step_moves_what_must_move_and_nothing_else(vqvae):
-    vqvae.compile(keras.optimizers.Adam(1e-2), loss="mse")
+    vqvae.compile(keras.optimizers.Adam(1e-2), loss="mse", run_eagerly=True)
     # Residual branches end in zeros, so gradients reach all weights at the second step.
     vqvae.train_on_batch(images(), images())
     before = [w.numpy() for w in vqvae.weights]

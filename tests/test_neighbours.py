@@ -53,7 +53,7 @@ def test_no_slice_below_is_a_condition_of_its_own(prior):
 
 
 def test_sampling_choosing_and_healing_equal_the_naive_loop():
-    prior, levels, seed = make_prior(blocks=4), tf.constant(LEVEL, tf.int32), tf.constant(5)
+    prior, levels, seed = make_prior(blocks=3), tf.constant(LEVEL, tf.int32), tf.constant(5)
     forward = tf.function(prior.logits, autograph=False)
     drawn = prior.sample(levels, seed, below=below()).numpy()
     expected = naive(forward, lambda logits, y, x: draw(logits, seed, y * 8 + x))

@@ -12,7 +12,7 @@ from utils import InputError
 
 
 def test_prior_learns_in_bits():
-    prior, data = make_prior(blocks=2), np.tile(codes((1, 8, 8)), (4, 1, 1))
+    prior, data = make_prior(blocks=1), np.tile(codes((1, 8, 8)), (4, 1, 1))
     below = np.full((4, 2, 8, 8), NO_CODE)
     inputs = {"codes": data, "levels": np.zeros(4, "int32"), "below": below}
     prior.compile(keras.optimizers.Adam(5e-2))

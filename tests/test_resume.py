@@ -23,7 +23,7 @@ from conftest import (
     write_slices,
 )
 
-from fitting import loop
+from fitting import checkpoints, loop
 from fitting.run_directory import STAGES as STAGES_OF_RUNS
 from fitting.run_directory import RunDirectory
 from utils import PARTIAL_FILES
@@ -42,18 +42,26 @@ def stop(number, training):
 
 
 def test_a_stage_that_was_killed_ends_as_if_it_had_not_been(
-    trained_run, run_copy, slices_folder, start_training
+    trained_run, run_copy, slices_folder, monkeypatch
 ):
-    """The stages after it are finished."""
+    """It is killed at its third save of seven. The stages after it are finished."""
     run = RunDirectory(run_copy)
     for path in (run.model("vqvae"), run.history("vqvae")):
         path.unlink()
-    training = start_training(slices_folder, run, *TINY, *STAGES, "--save-minutes", 0)
-    training.wait_for(run.state("vqvae"), times=3)  # of seven
-    stop(signal.SIGKILL, training)
+    save, saves = checkpoints.save_state, iter(range(3))
+
+    def save_and_be_killed(*given):
+        save(*given)
+        if next(saves) == 2:
+            signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "save_state", save_and_be_killed)
+        done = train(slices_folder, run_copy, "--save-minutes", 0)
+    assert done.returncode == STATUS[signal.SIGTERM] and not run.history("vqvae").exists()
     done = train(slices_folder, run_copy)
     assert done.returncode == 0, done.stderr
-    assert "continues after step" in done.stdout and "first_prior: finished" in done.stdout
+    assert "continues after step 2," in done.stdout and "first_prior: finished" in done.stdout
     assert_same_models(trained_run, run_copy)
     assert_same_histories(trained_run, run_copy)
 

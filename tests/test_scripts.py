@@ -43,7 +43,7 @@ def run(trained_run, tmp_path_factory):
 @pytest.fixture(scope="module")
 def report(run, slices_folder):
     flags = "--samples", 5, "--write-reconstructions"
-    done = predict(run, slices_folder, *flags, figures=True)
+    done = predict(run, slices_folder, *flags)
     assert done.returncode == 0, done.stderr
     return json.loads((run / "predict" / "metrics.json").read_text())
 
@@ -74,7 +74,7 @@ def test_run_directory_tells_how_it_was_made(trained_run, slices_folder):
         assert len(rows) == epochs and "val_loss" in rows[0]
 
 
-EPOCHS = {"vqvae": 2, "first_prior": 1, "prior": 2, "texture": 2}
+EPOCHS = {"vqvae": 2, "first_prior": 1, "prior": 2, "texture": 1}
 SHOWN = {
     "vqvae": ("originals", "reconstructions"),
     "first_prior": ("samples",),
@@ -174,11 +174,8 @@ def test_metrics_equal_those_of_the_written_reconstructions(run, report, slices_
     )
 
 
-def test_figures_and_samples_are_written(run, report, first_samples):
+def test_samples_are_written(run, report, first_samples):
     out = run / "predict"
-    for name in ("reconstructions", "samples", "codes", "training"):
-        with Image.open(out / f"{name}.png") as figure:
-            assert figure.size[0] > 800
     assert sorted(first_samples) == [
         f"sample_000{i}_slice_{level}.png" for i, level in enumerate((0, 1, 2, 2, 3))
     ]
