@@ -109,7 +109,7 @@ class _Fit:
     def run_epochs(self, rows):
         """Train until the last epoch, or until no better validation loss comes."""
         name, epochs, patience = self.stage.name, self.stage.epochs, self.settings.patience
-        rows = rows[: self.step // self.epoch_steps]
+        rows = rows[: self.step // self.epoch_steps]  # an epoch that was not saved is done again
         begins = f"continues after step {self.step}" if self.step else "starts"
         print(
             f"{name}: {self.model.count_params() / 1e6:.2f} M parameters, {begins}, "

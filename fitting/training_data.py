@@ -26,7 +26,7 @@ MAX_DISTANCE_BYTES = 2**29  # memory of one array of distances to all codes; a f
 
 
 class Examples(NamedTuple):
-    """Examples of one split: a function of an index and a mirror flag, and their number."""
+    """Examples of one split: a function as of `dataset.Example`, and their number."""
 
     example: Example
     count: int

@@ -64,8 +64,8 @@ class RasterPrior(keras.Model):
     Call: `{"codes": (B, H, W), "levels": (B,), "below": (B, SLICES_BELOW, H, W)}`, all int32 ->
     logits of all places, float32 `(B, H, W, K)`. The loss is bits per code.
 
-    All methods take `levels`, int32 `(B,)`, and `below`, the codes of the slices below, int32
-    `(B, SLICES_BELOW, H, W)`, or None where no slice has any.
+    All methods take `levels`, int32 `(B,)` in [0, 2L), which `plain_level` splits, and `below`, the
+    codes of the slices below, int32 `(B, SLICES_BELOW, H, W)`, or None where no slice has any.
 
     Args:
         grid: Rows H and columns W of the code map, 1 to 512. One number stands for both.
