@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import variants
-from conftest import CODES, IMAGE_SIZE, LEVELS, TINY
+from shared import CODES, IMAGE_SIZE, LEVELS, TINY
 
 import train
 from fitting import devices, stages

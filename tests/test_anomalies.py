@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from conftest import IMAGE_SIZE, draw_slice, make_prior, make_vqvae
 from PIL import Image
+from shared import IMAGE_SIZE, draw_slice, make_prior, make_vqvae
 
 from evaluation import anomalies
 from modules import Models

@@ -19,7 +19,8 @@ import h5py
 import keras
 import numpy as np
 import pytest
-from conftest import (
+from PIL import Image
+from shared import (
     STAGES,
     TINY,
     contents,
@@ -29,7 +30,6 @@ from conftest import (
     run_script,
     write_slices,
 )  # fmt: skip
-from PIL import Image
 
 from fitting import checkpoints
 from fitting.run_directory import RunDirectory, read_config, read_history

@@ -8,8 +8,8 @@ import nibabel
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import IMAGE_SIZE, LEVELS, make_prior, make_vqvae, predict, run_script
 from PIL import Image
+from shared import IMAGE_SIZE, LEVELS, make_prior, make_vqvae, predict, run_script
 
 from evaluation import brains, comparison, samples
 from evaluation.context import FIRST_BRAIN, FIRST_COMPARED, SamplingOptions

@@ -4,8 +4,8 @@ import types
 
 import numpy as np
 import pytest
-from conftest import LEVELS, draw_slice
 from scipy import ndimage
+from shared import LEVELS, draw_slice
 
 from evaluation import anatomy, brain_comparison, comparison, curves, two_sample
 from evaluation.comparison import SliceSet
@@ -38,7 +38,7 @@ def of_cases(slices, cases):
 
 @pytest.fixture
 def few_permutations(monkeypatch):
-    monkeypatch.setattr(two_sample, "PERMUTATIONS", 10)
+    monkeypatch.setattr(two_sample, "PERMUTATIONS", 6)
 
 
 # ---- the classifier ----------------------------------------------------------------------------
@@ -228,7 +228,7 @@ def compared(brains):
     stripes = 8 * (np.arange(SIDE) % 2)
     textured = np.clip(brains["generated"].astype(int) + stripes, 0, 255).astype("uint8")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(two_sample, "PERMUTATIONS", 10)
+        patch.setattr(two_sample, "PERMUTATIONS", 6)
         return brain_comparison.compare_brains(brains, (0, 0, SIDE, SIDE), textured)
 
 

@@ -6,8 +6,8 @@ import shutil
 import nibabel
 import numpy as np
 import pytest
-from conftest import one_line, run_script
 from PIL import Image
+from shared import one_line, run_script
 
 from coding import container, entropy, slices
 from sources.folder import open_folder

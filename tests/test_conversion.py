@@ -9,8 +9,8 @@ import shutil
 import nibabel
 import numpy as np
 import pytest
-from conftest import contents, one_line, run_script, write_slices
 from PIL import Image
+from shared import contents, one_line, run_script, write_slices
 
 import utils
 from sources.conversion import FRACTIONS, ConversionSettings, convert, split_subjects

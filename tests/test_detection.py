@@ -7,8 +7,8 @@ import anomaly
 import detection
 import numpy as np
 import pytest
-from conftest import CODES, make_prior
 from lesions import Planted, plant_split
+from shared import CODES, make_prior
 from sklearn.metrics import average_precision_score, roc_auc_score
 from test_lesions import make_cohort, make_images
 

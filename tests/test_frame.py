@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import (
+from PIL import Image
+from shared import (
     CODES,
     TINY,
     draw_slice,
@@ -15,7 +16,6 @@ from conftest import (
     run_script,
     write_slices,
 )
-from PIL import Image
 
 import dataset
 import modules

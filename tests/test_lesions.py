@@ -5,8 +5,8 @@ import functools
 import lesions
 import numpy as np
 import pytest
-from conftest import draw_slice
 from scipy import ndimage
+from shared import draw_slice
 
 from sources.folder import make_split
 from utils import InputError

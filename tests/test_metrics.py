@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import draw_slice
 from scipy import ndimage
+from shared import draw_slice
 from skimage.metrics import structural_similarity
 
 from evaluation import metrics

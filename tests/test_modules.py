@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import CODES, IMAGE_SIZE
+from shared import CODES, IMAGE_SIZE
 
 import modules
 from networks.quantizer import CodebookUsage

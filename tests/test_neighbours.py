@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import CODES, LEVELS, codes, make_prior
+from shared import CODES, LEVELS, codes, make_prior
 
 import dataset
 from networks.logits import Drawing, draw

@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import CODES, LEVELS, codes, make_prior
+from shared import CODES, LEVELS, codes, make_prior
 
 from fitting import checkpoints
 from networks import raster, serializable

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import rate_distortion
 from compression import Alone, Files, every_case, write_files
-from conftest import draw_slice
+from shared import draw_slice
 
 from sources.folder import open_folder
 from utils import InputError
@@ -76,6 +76,7 @@ def test_the_threshold_restores_black(images):
 # ---- files of models ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_files_have_the_bytes_that_compress_writes(codec, slices_folder, tmp_path):
     """Also where a case has a gap, and so two streams."""
     folder = shutil.copytree(slices_folder / "keras_png_slices_test", tmp_path / "some")

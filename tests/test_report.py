@@ -8,9 +8,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import CODES, contents, one_line, run_script
 from keras import ops
 from PIL import Image
+from shared import CODES, contents, one_line, run_script
 from trainings import ROOT
 
 from evaluation import plots, reconstruction, report, samples, steps

@@ -1,6 +1,6 @@
 """A training that ends early, for whatever reason, goes on to the bits it would have reached.
 
-Every training here that ends early is a process of its own, as a user's is.
+Every whole training here that ends early is a process of its own, as a user's is.
 """
 
 import os
@@ -11,7 +11,7 @@ import time
 import filelock
 import numpy as np
 import pytest
-from conftest import (
+from shared import (
     CASES,
     STAGES,
     TINY,
@@ -23,9 +23,12 @@ from conftest import (
     write_slices,
 )
 
-from fitting import checkpoints, loop
+from fitting import checkpoints, loop, stages
+from fitting.devices import find_strategy
 from fitting.run_directory import STAGES as STAGES_OF_RUNS
-from fitting.run_directory import RunDirectory
+from fitting.run_directory import RunDirectory, read_config, read_history
+from fitting.training_data import TrainingData
+from sources.folder import open_slices
 from utils import PARTIAL_FILES
 
 STATUS = {signal.SIGKILL: -9, signal.SIGINT: 130, signal.SIGTERM: 143}
@@ -42,28 +45,35 @@ def stop(number, training):
 
 
 def test_a_stage_that_was_killed_ends_as_if_it_had_not_been(
-    trained_run, run_copy, slices_folder, monkeypatch
+    trained_run, run_copy, slices_folder, monkeypatch, capsys
 ):
-    """It is killed at its third save of seven. The stages after it are finished."""
-    run = RunDirectory(run_copy)
-    for path in (run.model("vqvae"), run.history("vqvae")):
+    """It is killed within its first epoch, at its third save."""
+    whole, run = RunDirectory(trained_run), RunDirectory(run_copy)
+    for path in (run.model("texture"), run.history("texture")):
         path.unlink()
+    settings = read_config(whole)["settings"]
+    data = TrainingData(open_slices(slices_folder), settings.image_size, settings.reduction)
+    stage = stages.plan(run, data, settings)["texture"]
     save, saves = checkpoints.save_state, iter(range(3))
 
     def save_and_be_killed(*given):
         save(*given)
         if next(saves) == 2:
-            signal.raise_signal(signal.SIGTERM)
+            raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch:
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(checkpoints, "save_state", save_and_be_killed)
-        done = train(slices_folder, run_copy, "--save-minutes", 0)
-    assert done.returncode == STATUS[signal.SIGTERM] and not run.history("vqvae").exists()
-    done = train(slices_folder, run_copy)
-    assert done.returncode == 0, done.stderr
-    assert "continues after step 2," in done.stdout and "first_prior: finished" in done.stdout
-    assert_same_models(trained_run, run_copy)
-    assert_same_histories(trained_run, run_copy)
+        loop.fit(stage, run, settings, find_strategy(None), save_minutes=0)
+    assert not run.history("texture").exists()
+    loop.fit(stage, run, settings, find_strategy(None), save_minutes=4)
+    assert "continues after step 2," in capsys.readouterr().out
+    models = [checkpoints.load_model(r.model("texture")) for r in (whole, run)]
+    for one, other in zip(*(model.get_weights() for model in models), strict=True):
+        np.testing.assert_array_equal(one, other)
+    rows, others = (read_history(r.history("texture")) for r in (whole, run))
+    for row in (*rows, *others):
+        row.pop("seconds")
+    assert len(rows) == 1 and rows == others
 
 
 @pytest.mark.slow

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import rivals
 from common import has_packages
-from conftest import CODES, IMAGE_SIZE, TINY
 from contenders import contender, keras_rivals
 from contenders.ours import Ours
 from contenders.remote import Remote
+from shared import CODES, IMAGE_SIZE, TINY
 
 from fitting.run_directory import RunDirectory
 from sources.folder import open_slices

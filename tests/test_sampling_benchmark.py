@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import sampling
 import tensorflow as tf
-from conftest import codes, make_prior
+from shared import codes, make_prior
 
 GRID, BATCH = 6, 2
 
@@ -20,6 +20,7 @@ def test_the_naive_loop_draws_what_the_cached_sampler_draws():
     assert len(np.unique(naive)) > 4
 
 
+@pytest.mark.slow
 def test_the_ratio_is_that_of_the_two_times(monkeypatch):
     seconds = {"naive_seconds": 0.5, "cached_seconds": 4.0, "forward_seconds": 0.25}
 
@@ -36,6 +37,7 @@ def test_the_ratio_is_that_of_the_two_times(monkeypatch):
     assert (result["grid"], result["batch"]) == (GRID, BATCH)
 
 
+@pytest.mark.slow
 def test_stacks_are_drawn_in_both_ways(monkeypatch):
     monkeypatch.setattr(sampling, "ROUNDS", 1)
     monkeypatch.setattr(sampling, "usual_prior", lambda grid: make_prior(grid, blocks=2))

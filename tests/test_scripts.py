@@ -9,7 +9,8 @@ import nibabel
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import (
+from PIL import Image
+from shared import (
     IMAGE_SIZE,
     LEVELS,
     assert_same_histories,
@@ -19,7 +20,6 @@ from conftest import (
     train,
     write_slices,
 )
-from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import dataset

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import matplotlib
 import numpy as np
 import pytest
-from conftest import contents, one_line, run_script
+from shared import contents, one_line, run_script
 from trainings import ROOT
 
 from evaluation import curves, plots

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 import pytest
-from conftest import LEVELS, STAGES, TINY, one_line, run_script, write_slices
 from PIL import Image
+from shared import LEVELS, STAGES, TINY, one_line, run_script, write_slices
 
 import modules
 import train

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 import pytest
-from conftest import STAGES, TINY, once_for_all_workers, one_line, run_script
+from shared import STAGES, TINY, once_for_all_workers, one_line, run_script
 
 import dataset
 from fitting import devices

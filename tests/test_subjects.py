@@ -6,7 +6,7 @@ import shlex
 import numpy as np
 import pytest
 import subjects
-from conftest import STAGES, TINY
+from shared import STAGES, TINY
 
 import train
 from sources.folder import Split, open_slices

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import load_models_once
+from shared import load_models_once
 
 from evaluation import reconstruction
 from fitting import checkpoints

@@ -5,9 +5,9 @@ import pytest
 import tensorflow as tf
 import training
 from common import in_turn
-from conftest import CODES, IMAGE_SIZE
 from contenders.keras_rivals import OneHotQuantizer
 from contenders.remote import Failure, Remote
+from shared import CODES, IMAGE_SIZE
 
 import modules
 
