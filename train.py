@@ -14,7 +14,7 @@ from fitting.run_directory import RunDirectory, claimed, read_config
 from fitting.settings import GROUPS, OF_NETWORKS, OLD_FLAGS, Settings, add_flags
 from sources.folder import find_slices, open_slices
 from sources.layout import MAX_SUBJECTS
-from utils import InputError, Parser, between, command_line, import_tensorflow, versions
+from utils import InputError, Parser, between, command_line, cores, import_tensorflow, versions
 
 
 def parse(arguments=None):
@@ -93,8 +93,10 @@ def main(args):
     found = {"frame": list(data.frame), "masked": slices.masked, "start_from": digest}
     settings = dataclasses.replace(settings, precision=precision, **found)
     config = {"settings": settings, "data": data.description(), "versions": versions()}
+    if devices.compute_device()[0] == "CPU":
+        config["cores"] = cores()  # on which the last bits depend
     lock = claimed(run, config) if is_chief else contextlib.nullcontext()
-    with devices.reporting_lost_worker(strategy), lock:
+    with devices.reporting_losses(strategy, settings), lock:
         if settings.choose_codes_again:
             devices.chief_does(strategy, start.keep_models, source_run, run)
         for stage in stages.plan(run, data, settings, source_run).values():

@@ -21,6 +21,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -30,6 +32,8 @@ from tqdm import tqdm
 
 # Keras imports these where they are installed, for functions that nothing here calls.
 UNUSED_BY_KERAS = ("matplotlib", "pandas", "sklearn")
+# Signals by which a cluster ends a job, but those that the system lacks.
+ENDINGS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 PARTIAL_FILES = ".*.partial-*"  # glob pattern of what `replacing` leaves behind when it is killed
 PROGRESS_DELAY = 5.0  # seconds; what is done sooner needs no bar
 MAX_JSON_BYTES = 2**24
@@ -67,8 +71,8 @@ def _closed_pipe_is_quiet():
 def command_line(main: Callable, *args) -> None:
     """Run a script's `main` and turn what goes wrong into one line on stderr.
 
-    An `InputError` and an error of the file system end the process with status 2, Ctrl-C with 130,
-    and SIGTERM with 143.
+    An `InputError`, an error of the file system and a lack of memory end the process with status 2,
+    a signal with 128 and its number: Ctrl-C with 130, SIGTERM with 143.
 
     Args:
         main: Function to run.
@@ -83,7 +87,7 @@ def command_line(main: Callable, *args) -> None:
         received.append(number)
         raise KeyboardInterrupt
 
-    for number in (signal.SIGINT, signal.SIGTERM):  # a job may have been told to ignore them
+    for number in (signal.SIGINT, *ENDINGS):  # a job may have been told to ignore them
         if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
             signal.signal(number, stop)
     try:
@@ -91,16 +95,24 @@ def command_line(main: Callable, *args) -> None:
     except (Exception, KeyboardInterrupt) as error:
         if received:  # then TensorFlow may have made another error of it
             signal.signal(signal.SIGINT, signal.SIG_IGN)
-            name = "Ctrl-C" if received[0] == signal.SIGINT else "SIGTERM"
+            name = signal.Signals(received[0]).name.replace("SIGINT", "Ctrl-C")
             message, status = f"stopped by {name}; what was finished is kept.", 128 + received[0]
         elif isinstance(error, InputError):
             message, status = error, 2
         elif isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
             reason, name = error.strerror or error, error.filename or "no file named"
             message, status = f"{reason}: {name}. Check the path, its rights and the disk.", 2
+        elif is_out_of_memory(error):
+            message, status = "out of memory: end other programs that use it, or ask for less.", 2
         else:
             raise
         sys.exit(_complain(message, status))
+
+
+def is_out_of_memory(error: Exception) -> bool | None:
+    """Whether memory ended, also that of a GPU. The disk may be full by the same error."""
+    text = f"{type(error).__name__} {error}"
+    return re.search("(Memory|Exhausted)Error|out of memory", text) and "space left" not in text
 
 
 def _complain(message, status=2):
@@ -208,7 +220,8 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.partial-{secrets.token_hex(8)}{path.suffix}")
-    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_WRONLY, 0o666))
+    no_link = getattr(os, "O_NOFOLLOW", 0)  # Windows lacks it
+    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | no_link, 0o666))
     try:
         yield temporary
         with open(temporary, "r+b") as file:
@@ -240,7 +253,10 @@ def replacing_results(folder: str | os.PathLike, owned: Iterable[str]) -> Iterat
             )
     is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    staging = folder / f".new-{secrets.token_hex(8)}"
+    for leftover in folder.glob(".new-*"):
+        if is_abandoned(leftover, leftover.name[len(".new-") :].rpartition("-")[0], 24 * 3600):
+            shutil.rmtree(leftover, ignore_errors=True)
+    staging = folder / f".new-{process_name()}-{secrets.token_hex(8)}"
     staging.mkdir()
     try:
         yield staging
@@ -248,7 +264,7 @@ def replacing_results(folder: str | os.PathLike, owned: Iterable[str]) -> Iterat
         new = [path for path in staging.rglob("*") if not path.is_dir()]
         moves = [(path, staging / secrets.token_hex(8)) for path in old]  # they go with it
         moves += [(path, folder / path.relative_to(staging)) for path in new]
-        with _signals_held():
+        with signals_held(signal.SIGINT, *ENDINGS):
             for source, target in moves:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(source, target)
@@ -259,15 +275,17 @@ def replacing_results(folder: str | os.PathLike, owned: Iterable[str]) -> Iterat
 
 
 @contextlib.contextmanager
-def _signals_held():
-    """Let Ctrl-C and a request to end wait until the block is through.
+def signals_held(*numbers: int) -> Iterator[list[int]]:
+    """Let signals wait until the block is through. Yield the list of those that came.
 
     To block them would not do: another thread would receive them, and this one would handle them.
     """
-    received, numbers = [], (signal.SIGINT, signal.SIGTERM)
+    received = []
+    if threading.current_thread() is not threading.main_thread():
+        numbers = ()  # no other thread may handle signals
     before = [signal.signal(number, lambda *came: received.append(came[0])) for number in numbers]
     try:
-        yield
+        yield received
     finally:
         for number, handler in zip(numbers, before):
             signal.signal(number, handler)
@@ -298,6 +316,8 @@ def reading(path: str | os.PathLike, remedy: str) -> Iterator[None]:
     except PermissionError:
         raise InputError(f"{path} may not be read: ask its owner for the right to.") from None
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         reason = (str(error).splitlines() or ["it ends too early"])[0]
         reason = f"it lacks {reason}" if isinstance(error, KeyError) else reason
         raise InputError(f"{path} cannot be read ({reason}): {remedy}.") from error
@@ -423,13 +443,34 @@ def command(arguments: Sequence[str]) -> str:
     return shlex.join(words)
 
 
+def cores() -> int:
+    """Number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def process_name() -> str:
+    """Name of this process among those of all machines: `HOST-NUMBER`."""
+    return f"{platform.node()}-{os.getpid()}"
+
+
+def is_abandoned(path: pathlib.Path, process: str, seconds: float) -> bool:
+    """Whether the process of that name ended, or did not touch a file for so many seconds."""
+    host, _, number = process.rpartition("-")
+    try:
+        if host == platform.node() and os.name == "posix":
+            os.kill(int(number), 0)
+        return not host or time.time() - path.stat().st_mtime > seconds
+    except (OSError, ValueError, OverflowError) as error:  # the process or the file is gone
+        return not isinstance(error, PermissionError)  # or it is another user's
+
+
 def _processor():
     """Name of the processor and the number of its cores that this process may use."""
     with contextlib.suppress(OSError):
         name = re.search(r"^model name\s*: (.*)", pathlib.Path("/proc/cpuinfo").read_text(), re.M)
         name = name[1].strip() if name else platform.machine()
-        return f"{name}, {len(os.sched_getaffinity(0))} cores"
-    return f"{platform.processor()}, {os.cpu_count()} cores"
+        return f"{name}, {cores()} cores"
+    return f"{platform.processor()}, {cores()} cores"
 
 
 def _from_root(path):

@@ -16,8 +16,9 @@ from collections.abc import Callable, Iterator
 import keras
 import tensorflow as tf
 
+from fitting.settings import Settings
 from networks import graph_function
-from utils import InputError, reading
+from utils import InputError, cores, is_out_of_memory, reading
 
 # A step ends with one of these when another machine does not answer, depending on what it did.
 LOST = (
@@ -36,7 +37,7 @@ def compute_device() -> tuple[str, str]:
     """`("GPU" or "CPU", name)` of what TensorFlow will compute on."""
     if tf.config.list_physical_devices("GPU"):
         return "GPU", _details_of_gpu().get("device_name", "GPU")
-    return "CPU", f"{os.cpu_count()} cores"
+    return "CPU", f"{cores()} cores"
 
 
 def describe(strategy: tf.distribute.Strategy, precision: str) -> str:
@@ -152,11 +153,11 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
 
 
 @contextlib.contextmanager
-def reporting_lost_worker(strategy: tf.distribute.Strategy) -> Iterator[None]:
-    """Say that a worker was lost, in place of what TensorFlow says.
+def reporting_losses(strategy: tf.distribute.Strategy, settings: Settings) -> Iterator[None]:
+    """Say that a worker was lost or memory ended, in place of what TensorFlow says.
 
     Raises:
-        InputError: Another worker does not answer.
+        InputError: Another worker does not answer, or there is not enough memory.
     """
     try:
         yield
@@ -168,6 +169,16 @@ def reporting_lost_worker(strategy: tf.distribute.Strategy) -> Iterator[None]:
         raise InputError(
             "a worker was lost: start all of them again with the same command, and they go on "
             f"from the last save ({reason:.300})."
+        ) from None
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        is_gpu = "GPU" in f"{error} {compute_device()}"
+        shared = " The GPU may be shared: nvidia-smi shows with whom." if is_gpu else ""
+        raise InputError(
+            f"out of memory at --batch-size {settings.batch_size}, --width {settings.width} and "
+            f"--prior-width {settings.prior_width}: train into a new --run with smaller ones, or "
+            f"end other programs and repeat the command.{shared}"
         ) from None
 
 

@@ -6,6 +6,7 @@ training that was killed goes on within an epoch, bit for bit, and several machi
 
 import functools
 import math
+import signal
 import sys
 import time
 
@@ -17,7 +18,7 @@ from fitting import checkpoints, devices
 from fitting.run_directory import RunDirectory, epochs_since_best, read_history, write_history
 from fitting.settings import Settings
 from fitting.stages import Stage, learning_rates, make_optimizer
-from utils import InputError
+from utils import ENDINGS, InputError, signals_held
 
 
 def fit(
@@ -51,8 +52,9 @@ def fit(
         print(f"{stage.name}: finished after {len(rows)} epochs.", flush=True)
         return
     fitting = _Fit(stage, run, settings, strategy, save_minutes)
-    fitting.restore(resuming)
-    fitting.run_epochs(rows)
+    with signals_held(*ENDINGS) as fitting.asked_to_end:
+        fitting.restore(resuming)
+        fitting.run_epochs(rows)
     if devices.is_chief(strategy):
         state.unlink()
     devices.wait_for_all(strategy)  # the next stage reads what the chief wrote
@@ -162,7 +164,9 @@ class _Fit:
             self.model.reset_metrics()
         saved = time.monotonic()
         for batch in self._training_batches(epoch, skip):
-            logs, since_save = self.train_step(batch, time.monotonic() - saved)
+            # An infinite number lets all workers save, and end, when one of them was asked to.
+            seconds = math.inf if self.asked_to_end else time.monotonic() - saved
+            logs, since_save = self.train_step(batch, seconds)
             self._check_finite("loss", logs["loss"])
             self.step += 1
             if self.step % self.epoch_steps and since_save >= 60 * self.save_minutes:
@@ -192,6 +196,9 @@ class _Fit:
             checkpoints.save_state(self.model, self.state, self.is_chief)
         except FloatingPointError:
             raise self._not_finite("state of the model") from None
+        if devices.wait_for_all(self.strategy, len(self.asked_to_end)):
+            self.asked_to_end.append(signal.SIGTERM)  # for workers that were not asked
+            raise KeyboardInterrupt  # the signal comes again when nobody holds it
 
     def _check_finite(self, what, value):
         if not math.isfinite(value):

@@ -3,15 +3,22 @@
 import contextlib
 import csv
 import dataclasses
+import errno
 import math
+import os
 import pathlib
+import threading
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import filelock
-
+import utils
 from fitting.settings import Settings
 from utils import PARTIAL_FILES, InputError, clean_name, read_json, reading, replacing, write_json
+
+# What the lock of a file system without locks answers. Those of clusters may have none.
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+BEAT = 20  # seconds; so often a training touches its lock file there
+DEAD = 180  # seconds without a beat
 
 # The stages of a training, and the name of the files of each.
 STAGES = {"vqvae": "vqvae", "first_prior": "draft", "prior": "prior", "texture": "texture"}
@@ -79,19 +86,60 @@ def claimed(run: RunDirectory, config: dict) -> Iterator[None]:
         if folder.exists() and not folder.is_dir():
             raise InputError(f"{folder} is a file: remove it, a folder is needed there.")
     path.mkdir(parents=True, exist_ok=True)
-    try:
-        lock = filelock.FileLock(path / ".lock").acquire(timeout=0)
-    except filelock.Timeout:
-        raise InputError(
-            f"{run} is held by another training: wait for its end, or name another --run directory."
-        ) from None
-    with lock:
+    with _locked(path):
         if run.config.exists():
             config = _with_new_texture(run, config)
         write_json(run.config, {**config, "settings": dataclasses.asdict(config["settings"])})
         for leftover in path.rglob(PARTIAL_FILES):  # of a process that was killed
             leftover.unlink()
         yield
+
+
+@contextlib.contextmanager
+def _locked(path):
+    """Hold the lock of a run, or a lock file where the file system has no locks."""
+    remedy = "wait for its end, or name another --run directory."
+    with open(path / ".lock", "a") as file, contextlib.ExitStack() as stack:
+        try:
+            import fcntl  # noqa: PLC0415  Windows lacks it
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"{path} is held by another training: {remedy}") from None
+        except (ImportError, OSError) as error:
+            if getattr(error, "errno", errno.ENOSYS) not in NO_LOCKS:
+                raise
+            print(f"WARNING: {path} is where files have no locks ({error}): .holder serves as one.")
+            stack.enter_context(_lock_file(path / ".holder", remedy))
+        yield
+
+
+@contextlib.contextmanager
+def _lock_file(file, remedy):
+    """Hold a file that names this process, and touch it as long as the process runs."""
+    if file.exists() and utils.is_abandoned(file, file.read_text() or "unknown-", DEAD):
+        file.unlink(missing_ok=True)
+    try:
+        with open(file, "x") as new:
+            new.write(utils.process_name())
+    except FileExistsError:
+        raise InputError(
+            f"{file.parent} is held by another training ({file.read_text()}): {remedy} "
+            f"If it was killed, its lock ends after {DEAD // 60} minutes."
+        ) from None
+    ended = threading.Event()
+
+    def beat():
+        while not ended.wait(BEAT):
+            with contextlib.suppress(OSError):
+                os.utime(file)
+
+    threading.Thread(target=beat, daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
+        file.unlink(missing_ok=True)
 
 
 def _is_empty_folder(path):
@@ -115,11 +163,16 @@ def _with_new_texture(run, config):
         f"{name} was {old[name]!r}, is {new[name]!r}" for name in new if old[name] != new[name]
     ]
     if differences:
+        was = old["precision"]
+        flag = f", with --precision {was}," if was != new["precision"] else ""
         raise InputError(
             f"{run} holds a run of other settings ({'; '.join(differences)}): "
-            "repeat its settings to continue it, or name another --run directory."
+            f"repeat its settings{flag} to continue it, or name another --run directory."
         )
-    return {**before, "settings": config["settings"]}
+    there, here = before.get("cores"), config.get("cores")
+    if there and here and there != here:
+        print(f"WARNING: {run} was on {there} cores, not {here}: last bits of its weights differ.")
+    return {**before, "settings": config["settings"], "cores": here}
 
 
 def read_config(run: RunDirectory) -> dict[str, Any]:

@@ -91,11 +91,14 @@ def allocate_images(count: int, size: int) -> np.ndarray:
     folder for temporary files (`TMPDIR`). The system reads and writes it as it has memory to spare.
     """
     num_bytes = count * size * size
-    if num_bytes <= MEMORY_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"):
+    sysconf = getattr(os, "sysconf", lambda name: 2**30)  # Windows moves memory to disk by itself
+    if num_bytes <= MEMORY_SHARE * sysconf("SC_PAGE_SIZE") * sysconf("SC_PHYS_PAGES"):
         memory = mmap.mmap(-1, num_bytes)
     else:
         with tempfile.TemporaryFile() as file:
-            os.posix_fallocate(file.fileno(), 0, num_bytes)  # a full disk is found here
+            file.truncate(num_bytes)
+            if hasattr(os, "posix_fallocate"):  # macOS lacks it
+                os.posix_fallocate(file.fileno(), 0, num_bytes)  # a full disk is found here
             memory = mmap.mmap(file.fileno(), num_bytes)
     return np.frombuffer(memory, "uint8").reshape(count, size, size)
 
