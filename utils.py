@@ -91,14 +91,14 @@ def command_line(main: Callable, *args) -> None:
         if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
             signal.signal(number, stop)
     try:
-        main(*args)
+        return main(*args)
     except (Exception, KeyboardInterrupt) as error:
         if received:  # then TensorFlow may have made another error of it
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             name = signal.Signals(received[0]).name.replace("SIGINT", "Ctrl-C")
             message, status = f"stopped by {name}; what was finished is kept.", 128 + received[0]
         elif isinstance(error, InputError):
-            message, status = error, 2
+            message, status = str(error), 2
         elif isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
             reason, name = error.strerror or error, error.filename or "no file named"
             message, status = f"{reason}: {name}. Check the path, its rights and the disk.", 2
@@ -106,7 +106,8 @@ def command_line(main: Callable, *args) -> None:
             message, status = "out of memory: end other programs that use it, or ask for less.", 2
         else:
             raise
-        sys.exit(_complain(message, status))
+    # Out of the block that holds the error, so that what TensorFlow still runs ends before Python.
+    sys.exit(_complain(message, status))
 
 
 def is_out_of_memory(error: Exception) -> bool | None:
