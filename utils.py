@@ -352,8 +352,11 @@ def read_arrays(path: str | os.PathLike, remedy: str) -> dict[str, np.ndarray]:
     """
     with reading(path, remedy):
         open_archive(path).close()
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+        except MemoryError as error:  # all that it unpacks to is small, so its header is wrong
+            raise ValueError(str(error)) from None
         if not all(isinstance(array, np.ndarray) for array in arrays.values()):
             raise ValueError("it holds something else than arrays")
         return arrays
