@@ -30,13 +30,14 @@ if __name__ == "__main__":
 
 import tensorflow as tf
 
-from networks.neighbours import NO_CODE, SLICES_BELOW
+from networks.neighbours import NO_CODE
 from networks.raster import mirrored_level
 from networks.texture import STEPS
 
 INTENSITY_RANGE = (0.0, 1.0)  # what the grey values 0 and 255 become
 RESIZED_AT_ONCE = 32  # slices
 AHEAD = 2  # batches made in advance
+SLICES_BELOW = 2  # of an example of the prior
 
 # Training leaves slices below out: the lower one for this share of the examples, and both for as
 # many. So one prior knows slices alone, whole brains, and brains that grow from a given slice.

@@ -28,7 +28,7 @@ from networks import check_range, graph_function, serializable
 from networks.frames import check_frame, cut, fill
 from networks.gated import GatedBlock, shift
 from networks.layers import convolution, full_precision, residual_blocks
-from networks.neighbours import NO_CODE, SLICES_BELOW, SlicesBelow
+from networks.neighbours import NO_CODE, NeighbourReader
 from networks.quantizer import VectorQuantizer
 from networks.raster import RasterPrior, plain_level
 from networks.texture import Texture
@@ -181,7 +181,7 @@ class VQVAE(keras.Model):
 
 @serializable
 class PixelCNN(RasterPrior):
-    """Gated PixelCNN over codes, given the level of the slice and the codes of the slices below.
+    """Gated PixelCNN over codes, given the level of the slice and the codes of its neighbours.
 
     Call and arguments are those of `RasterPrior`. `width` is that of each stack. The dilations of
     the blocks run through `DILATIONS`: eight blocks see 34 rows up and 34 columns aside, and every
@@ -192,73 +192,76 @@ class PixelCNN(RasterPrior):
     """
 
     DILATIONS = (1, 2, 1, 4, 1, 8, 1, 16)
-    REACH_BELOW = SlicesBelow.REACH
+    REACH = NeighbourReader.REACH
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        grid, width, blocks = (self.settings[name] for name in ("grid", "width", "blocks"))
+        width, blocks = self.settings["width"], self.settings["blocks"]
         codebook_size, policy = self.settings["codebook_size"], {"dtype": self.dtype_policy}
-        conditions = dict(output_dim=blocks * 4 * width, embeddings_initializer="zeros", **policy)
+        of_blocks = blocks * 4 * width
+        conditions = dict(output_dim=of_blocks, embeddings_initializer="zeros", **policy)
         self.embedding = layers.Embedding(codebook_size, width, **policy)
         self.conditions = layers.Embedding(self.settings["num_levels"], **conditions)
         self.mirror = layers.Embedding(2, **conditions)
         dilations = [self.DILATIONS[i % len(self.DILATIONS)] for i in range(blocks)]
+        more = dict(is_mirrored=self.settings["mirror"] != "none", **policy)
         self.blocks = [
-            GatedBlock(width, dilation, self.settings["dropout"], **policy)
-            for dilation in dilations
+            GatedBlock(width, dilation, self.settings["dropout"], **more) for dilation in dilations
         ]
-        self.slices_below = None
-        if self.settings["reads_below"]:
-            self.slices_below = SlicesBelow(codebook_size, width, blocks * 4 * width, **policy)
+        self.reader = None
+        if self.slots:
+            self.reader = NeighbourReader(codebook_size, self.slots, width, of_blocks, **policy)
         self.hidden = layers.Dense(2 * width, activation="relu", **policy)
         self.out = layers.Dense(codebook_size, dtype=full_precision(self.dtype_policy))
-        features = (None, *grid, width)
-        self.embedding.build((None, *grid))
+        features = (None, *self.scan, width)
+        self.embedding.build((None, *self.scan))
         self.conditions.build((None,))
         self.mirror.build((None,))
-        if self.slices_below:
-            self.slices_below.build((None, SLICES_BELOW, *grid))
+        if self.reader:
+            self.reader.build((None, self.slots, *self.scan))
         self.hidden.build(features)
         self.out.build((*features[:-1], 2 * width))
         for block in self.blocks:
             block.build(features)
         self.positions = self.add_weight(
-            shape=(*grid, width), initializer="random_normal", name="positions"
+            shape=(*self.scan, width), initializer="random_normal", name="positions"
         )
         self.built = True
 
-    def call(self, inputs, training=False):
-        codes = self.embedding(inputs["codes"])  # (B, H, W, C)
+    def forward(self, codes, levels, read, training=False):
+        codes = self.embedding(codes)  # (B, H, W, C)
         positions = ops.cast(self.positions, self.compute_dtype)
         # These shifts are mask A: no place knows its own code.
         vertical = shift(codes, rows=1) + positions
         horizontal = shift(codes, columns=1) + positions
-        features = self.read_below(inputs["below"] if self.slices_below else ())  # (B, H, W, C)
-        conditions = self._conditions(inputs["levels"], features)
+        conditions = self._of_blocks(self._condition(levels)[:, None, None], read)
         for block, condition in zip(self.blocks, conditions):
             vertical, horizontal = block(vertical, horizontal, condition, training=training)
         return self._logits(horizontal)
 
-    def _conditions(self, levels, features):
-        """What each block adds at h rows: a list of `(B, h, W, 4C)`, or `(B, 1, 1, 4C)`."""
+    def _condition(self, levels):
+        """What is the same for all places of a slice: a sum of embeddings, `(B, blocks 4C)`."""
         plain, mirrored = plain_level(levels, self.settings["num_levels"])
-        added = (self.conditions(plain) + self.mirror(mirrored))[:, None, None]
-        if self.slices_below:
-            added = added + self.slices_below.gates(features)
-        return ops.split(added, len(self.blocks), axis=-1)
+        return self.conditions(plain) + self.mirror(mirrored)
+
+    def _of_blocks(self, condition, read):
+        """What each block adds at h rows: a list of `(B, h, W, 4C)`, or `(B, 1, 1, 4C)`."""
+        if self.reader:
+            condition = condition + self.reader.gates(read)
+        return ops.split(condition, len(self.blocks), axis=-1)
 
     def _logits(self, horizontal):
         return self.out(self.hidden(ops.relu(horizontal)))
 
-    def read_below(self, below):
-        return self.slices_below(below) if self.slices_below else ()
+    def read_neighbours(self, codes, distances):
+        return self.reader(codes, distances) if self.reader else ()
 
-    def start(self, batch):
-        width = self.settings["width"]
-        _, columns = self.settings["grid"]
+    def start(self, levels):
+        width, (_, columns), batch = self.settings["width"], self.scan, tf.shape(levels)[0]
         zeros = functools.partial(tf.zeros, dtype=self.compute_dtype)
         reaches = [block.dilation for block in self.blocks]
         return {
+            "condition": self._condition(levels),
             "positions": ops.cast(self.positions, self.compute_dtype),
             # Inputs of each block: the last `dilation` rows, and the last `dilation` columns.
             "rows": tuple(zeros((batch, reach, columns, width)) for reach in reaches),
@@ -266,11 +269,11 @@ class PixelCNN(RasterPrior):
             "messages": tuple(zeros((columns, batch, 2 * width)) for _ in reaches),
         }
 
-    def start_row(self, state, above, levels, read, y):
+    def start_row(self, state, above, read, y):
         """The vertical stack needs earlier rows only, so a whole row of it is computed at once."""
         vertical = (self._embed(above) + tf.gather(state["positions"], y))[:, None]  # (B, 1, W, C)
         features = tf.nest.map_structure(lambda part: part[:, None], read)
-        conditions = self._conditions(levels, features)
+        conditions = self._of_blocks(state["condition"][:, None, None], features)
         goes_on = (y > 0)[:, None, None, None]
         rows, messages = [], []
         for block, condition, seen in zip(self.blocks, conditions, state["rows"]):

@@ -21,6 +21,8 @@ class GatedBlock(layers.Layer):
     - `horizontal_conv` is a 1 x 3 convolution under mask B. It sees columns x - dilation and x.
       Its column to the right is masked.
     - `vertical_to_horizontal` is the 1 x 1 convolution between the stacks.
+    - `mirror_to_horizontal` is the same of the flipped row, where slices are nearly mirror images
+      of themselves. The vertical stack knows earlier rows only, so it may be read at any column.
 
     Each is a plain product of what it sees. So the sampler calls the same methods for one row or
     one place, and no multiplication by zero is done.
@@ -32,12 +34,20 @@ class GatedBlock(layers.Layer):
         width: Channels C of each stack.
         dilation: Distance of the rows, and of the columns, that the convolutions see.
         dropout: Rate on the gated features of the horizontal stack.
+        is_mirrored: Whether rows hold both halves of slices that are nearly their mirror images.
 
     Reference:
         van den Oord et al. 2016, equation 2 and figure 2.
     """
 
-    def __init__(self, width: int, dilation: int = 1, dropout: float = 0.0, **kwargs):
+    def __init__(
+        self,
+        width: int,
+        dilation: int = 1,
+        dropout: float = 0.0,
+        is_mirrored: bool = False,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         self.width, self.dilation = width, dilation
         policy = {"dtype": self.dtype_policy}
@@ -46,6 +56,11 @@ class GatedBlock(layers.Layer):
         )
         self.horizontal_conv = layers.Dense(2 * width, **policy)
         self.vertical_to_horizontal = layers.Dense(2 * width, use_bias=False, **policy)
+        self.mirror_to_horizontal = None
+        if is_mirrored:
+            self.mirror_to_horizontal = layers.Dense(
+                2 * width, use_bias=False, kernel_initializer="zeros", **policy
+            )
         self.output_conv = layers.Dense(width, kernel_initializer="zeros", **policy)
         self.dropout = layers.Dropout(dropout, **policy)
 
@@ -54,6 +69,8 @@ class GatedBlock(layers.Layer):
         self.vertical_conv.build(pair)
         self.horizontal_conv.build(pair)
         self.vertical_to_horizontal.build(vertical_shape)
+        if self.mirror_to_horizontal:
+            self.mirror_to_horizontal.build(vertical_shape)
         self.output_conv.build(vertical_shape)
 
     def vertical(self, here: tf.Tensor, above: tf.Tensor, condition: tf.Tensor) -> tf.Tensor:
@@ -69,7 +86,10 @@ class GatedBlock(layers.Layer):
 
     def vertical_message(self, vertical: tf.Tensor, condition: tf.Tensor) -> tf.Tensor:
         """What the vertical stack and the condition add to the horizontal one, `(B, h, W, 2C)`."""
-        return self.vertical_to_horizontal(vertical) + condition[..., 2 * self.width :]
+        message = self.vertical_to_horizontal(vertical) + condition[..., 2 * self.width :]
+        if self.mirror_to_horizontal:
+            message = message + self.mirror_to_horizontal(ops.flip(vertical, axis=2))
+        return message
 
     def horizontal(
         self, here: tf.Tensor, left: tf.Tensor, vertical_message: tf.Tensor, training: bool = False

@@ -1,6 +1,7 @@
 """What follows from logits of codes: a code drawn or chosen, its bits, and its surprise."""
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -24,15 +25,26 @@ class Drawing(NamedTuple):
 AS_IT_IS = Drawing()
 
 
-def draw(
-    logits: tf.Tensor, seed: tf.Tensor, place: tf.Tensor, drawing: Drawing = AS_IT_IS
-) -> tf.Tensor:
-    """Draw codes `(B,)` from the categorical distribution of `logits`, by the Gumbel-max trick.
+def uniforms(seeds: tf.Tensor, shape: Sequence[int]) -> tf.Tensor:
+    """Random numbers of maps, float32 `(B, *shape)` in [0, 1): the same for the same seed.
 
     Args:
-        logits: float32 `(B, K)`.
-        seed: int32 scalar, or `(G,)` for G groups of B / G rows each.
-        place: int32, as `seed`. With the logits of a group, `seed` and `place` decide the draw.
+        seeds: Seed of each map, int32 `(B,)`.
+        shape: Rows and columns of a map.
+    """
+
+    def of(seed):
+        return tf.random.stateless_uniform(shape, tf.stack([seed, 0]))
+
+    return tf.map_fn(of, tf.cast(seeds, tf.int32), fn_output_signature=tf.float32)
+
+
+def draw(logits: tf.Tensor, uniform: tf.Tensor, drawing: Drawing = AS_IT_IS) -> tf.Tensor:
+    """Draw codes `(B,)` from the categorical distribution of `logits`, by inversion.
+
+    Args:
+        logits: `(B, K)`.
+        uniform: Random number of each row, `(B,)` in [0, 1). With the logits it decides the draw.
         drawing: How to draw.
     """
     temperature, top_k, top_p = drawing
@@ -45,13 +57,10 @@ def draw(
         likelier = tf.cumsum(tf.nn.softmax(ranked), axis=-1, exclusive=True)
         kept = tf.where(likelier < top_p, ranked, math.inf)
         logits = tf.where(logits < tf.reduce_min(kept, axis=-1, keepdims=True), -math.inf, logits)
-    keys = tf.unstack(tf.reshape(tf.stack([seed, place], axis=-1), (-1, 2)))
-    shape = (tf.shape(logits)[0] // len(keys), logits.shape[-1])
-    uniform = tf.concat(
-        [tf.random.stateless_uniform(shape, key, minval=1e-7, maxval=1.0) for key in keys], axis=0
-    )
-    gumbel = -tf.math.log(-tf.math.log(uniform))
-    return tf.argmax(logits + gumbel, axis=-1, output_type=tf.int32)
+    reached = tf.cumsum(tf.nn.softmax(logits), axis=-1)
+    # Of the sum, because rounding may leave it below 1: no impossible code is ever drawn.
+    goal = tf.cast(uniform, logits.dtype)[:, None] * reached[:, -1:]
+    return tf.reduce_sum(tf.cast(reached <= goal, tf.int32), axis=-1)
 
 
 def near_and_likely(distances: tf.Tensor, logits: tf.Tensor, price: tf.Tensor) -> tf.Tensor:

@@ -1,143 +1,135 @@
-"""The slices below: the layer that reads their codes, and the order in which stacks are drawn."""
+"""Neighbouring slices: the layer that reads their codes, and the loop's view of whole stacks."""
 
-import math
 from collections.abc import Sequence
 
 import tensorflow as tf
 from keras import layers, ops
 
-NO_CODE = -1  # stands where there is no code to the left or above, and for no slice below
+from networks.order import NO_SLICE, Neighbours
+
+NO_CODE = -1  # stands where there is no code to the left or above, and for no neighbour
 OUTSIDE = -2  # stands for codes beyond the first or last row of a map
-SLICES_BELOW = 2  # that a prior may read; a third was not tried
+FARTHEST = 32  # levels; neighbours that are farther away count as this far
 
 
-class SlicesBelow(layers.Layer):
-    """What the codes of the slices below say to each gated block at each place.
+class NeighbourReader(layers.Layer):
+    """What the codes of neighbouring slices say to each gated block at each place.
 
-    The slices below are known before a code of this slice is drawn. So nothing is masked: two 3 x 3
-    convolutions look around each place in all directions.
+    The neighbours are known before a code of this slice is drawn. So nothing is masked: two 3 x 3
+    convolutions look around each place in all directions. The distance of each neighbour is added
+    to its codes, and none is a distance too.
 
     Args:
         codebook_size: Number of codes K.
+        slots: Number S of neighbours.
         width: Channels C.
         outputs: Number of features for each place.
     """
 
     REACH = 2  # rows above and below a row that it depends on
 
-    def __init__(self, codebook_size: int, width: int, outputs: int, **kwargs):
+    def __init__(self, codebook_size: int, slots: int, width: int, outputs: int, **kwargs):
         super().__init__(**kwargs)
-        self.codebook_size, self.width, self.outputs = codebook_size, width, outputs
+        self.slots, self.width = slots, width
         policy = {"dtype": self.dtype_policy}
         # Its first row stands for `NO_CODE`.
-        self.embedding = layers.Embedding(codebook_size + 1, width, **policy)
-        around = {"padding": "same", "activation": "relu", **policy}
-        self.first_conv = layers.Conv2D(width, 3, **around)
-        self.second_conv = layers.Conv2D(width, 3, **around)
+        self.codes = layers.Embedding(codebook_size + 1, width, **policy)
+        # A table for each slot, one behind the other.
+        self.distances = layers.Embedding(slots * (FARTHEST + 1), width, **policy)
+        self.first_conv = layers.Conv2D(width, 3, activation="relu", **policy)
+        self.second_conv = layers.Conv2D(width, 3, activation="relu", **policy)
         self.gates = layers.Dense(outputs, use_bias=False, kernel_initializer="zeros", **policy)
 
     def build(self, codes_shape):
-        places = (None, *codes_shape[2:])
-        self.embedding.build(codes_shape)
-        self.first_conv.build((*places, SLICES_BELOW * self.width))
+        places = (None, None, None)
+        self.codes.build(codes_shape)
+        self.distances.build((None, self.slots))
+        self.first_conv.build((*places, self.slots * self.width))
         self.second_conv.build((*places, self.width))
         self.gates.build((*places, self.width))
 
-    def call(self, codes: tf.Tensor) -> tf.Tensor:
-        """Features of the slices below, `(B, H, W, C)`.
+    def call(self, codes: tf.Tensor, distances: tf.Tensor) -> tf.Tensor:
+        """Features of h rows, `(B, h, W, C)`.
 
         Args:
-            codes: Codes of the slices below, int32 `(B, SLICES_BELOW, H, W)`. Rows that are
-                `OUTSIDE` count as the padding of the convolutions.
+            codes: Codes of the neighbours, int32 `(B, S, h + 2 REACH, W)`, `OUTSIDE` in rows beyond
+                the map and `NO_CODE` where there is no neighbour.
+            distances: Their distances, int32 `(B, S)`; 0 where there is none.
         """
         is_inside = ops.cast(codes[:, 0] != OUTSIDE, self.compute_dtype)[..., None]
-        embedded = self.embedding(ops.maximum(codes, NO_CODE) - NO_CODE)  # (B, 2, H, W, C)
-        nearer, lower = ops.unstack(embedded, SLICES_BELOW, axis=1)
-        features = self.first_conv(ops.concatenate([nearer, lower], axis=-1) * is_inside)
-        return self.second_conv(features * is_inside)
+        tables = (FARTHEST + 1) * tf.range(self.slots)
+        far = self.distances(tables + ops.minimum(distances, FARTHEST))  # (B, S, C)
+        embedded = self.codes(ops.maximum(codes, NO_CODE) - NO_CODE) + far[:, :, None, None]
+        slots = ops.unstack(embedded, self.slots, axis=1)
+        x = ops.concatenate(slots, axis=-1) * is_inside  # (B, h + 4, W, S C)
+        x = self.first_conv(_with_edges(x)) * is_inside[:, 1:-1]
+        return self.second_conv(_with_edges(x))
+
+
+def _with_edges(features):
+    """Pad with zeros to the left and right, as much as a 3 x 3 convolution takes away."""
+    return tf.pad(features, [[0, 0], [0, 0], [1, 1], [0, 0]])
 
 
 class Wavefront:
-    """Order in which stacks of slices are drawn: many slices at once, each behind the one below.
+    """Which rows are drawn together: many slices at once, each behind its neighbours.
 
-    A row is drawn given its slices below up to `reach` rows further on, so each slice runs
-    `reach + 1` rows behind the slice below it. At each step every slice that is under way draws a
-    row. A slot is its place in the batch. A later slice takes the slot of one that is finished.
+    A row of a slice is drawn given its neighbours up to `reach` rows further on. So a slice starts
+    `reach + 1` rows behind the last of its neighbours that is drawn too. At each step every slice
+    that is under way draws a row. Slices without such neighbours all start at once.
 
-    The codes of all slices are kept as rows, int32 `(R, B, W)`: those of the slices below the
-    lowest, and then slice by slice, each between margins of `OUTSIDE`.
+    The codes of all slices are kept as rows, int32 `(R, W)`: first no slice, which is `NO_CODE`,
+    then the known slices, then the drawn ones, each between margins of `reach` rows of `OUTSIDE`.
 
     Args:
-        shape: That of the codes of the slices below the lowest, `(B, SLICES_BELOW, H, W)`.
-        count: Number S of slices in each stack.
+        neighbours: Neighbours of the N slices that are drawn.
+        shape: Rows and columns of a code map.
         reach: See above.
 
     Attributes:
-        batch: Number B of stacks.
-        slots: Number of slots of each stack.
-        steps: Number of steps in which all is drawn.
+        steps: Number of steps in which all is drawn, an int32 scalar.
     """
 
-    def __init__(self, shape: Sequence[int], count: int, reach: int):
-        self.batch, _, self.height, self.width = shape
-        self.count, self.reach = count, reach
-        self.lag = min(reach + 1, self.height)  # a slice that is finished is always enough
-        # That many slices are under way together. So slices n and n + slices_under_way share a
-        # slot.
-        self.slices_under_way = math.ceil(self.height / self.lag)
-        self.slots = min(count, self.slices_under_way)
-        self.steps = self.lag * (count - 1) + self.height
-        self.margin = reach + 1  # a row is asked for even above the first one
-        self.rows_per_slice = self.height + 2 * self.margin
+    def __init__(self, neighbours: Neighbours, shape: Sequence[int], reach: int):
+        self.height, self.width = shape
+        self.reach, self.rows_per_slice = reach, self.height + 2 * reach
+        self.sources = tf.cast(neighbours.sources, tf.int32)
+        self.count, self.known = self.sources.shape[0], neighbours.known
+        lag = min(reach + 1, self.height)  # a slice that is finished is always enough
+        self.starts = lag * tf.cast(neighbours.depths, tf.int32)
+        self.steps = tf.reduce_max(self.starts) + self.height
 
-    def first_rows(self, below: tf.Tensor) -> tf.Tensor:
-        """All rows before the first step. Those that are not drawn yet are `OUTSIDE`."""
-        known = tf.transpose(below[:, ::-1], (1, 2, 0, 3))  # the lower one first: (2, H, B, W)
-        margins = [[0, self.count], [self.margin, self.margin], [0, 0], [0, 0]]
-        slices = tf.pad(known, margins, constant_values=OUTSIDE)
-        return tf.reshape(slices, (-1, self.batch, self.width))
+    def first_rows(self) -> tf.Tensor:
+        """All rows before the first step. Those that are not drawn yet are `NO_CODE`."""
+        parts = [tf.fill((1, self.height, self.width), NO_CODE)]
+        if self.known is not None:
+            parts.append(tf.cast(self.known, tf.int32))
+        parts.append(tf.fill((self.count, self.height, self.width), NO_CODE))
+        margins = [[0, 0], [self.reach, self.reach], [0, 0]]
+        slices = tf.pad(tf.concat(parts, axis=0), margins, constant_values=OUTSIDE)
+        return tf.reshape(slices, (-1, self.width))
 
-    def slots_at(self, step: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        """What each slot draws at a step, `(slots,)` each.
+    def rows_at(self, step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Row of each slice at a step, and whether the slice is under way, `(N,)` each."""
+        y = step - self.starts
+        return tf.clip_by_value(y, 0, self.height - 1), (y >= 0) & (y < self.height)
 
-        They are number of the slice, row y in it, its place among all rows, and whether the slot
-        draws at all.
-        """
-        slots = tf.range(self.slots)
-        since, period = step - self.lag * slots, self.lag * self.slices_under_way
-        number, y = slots + self.slices_under_way * (since // period), since % period
-        is_drawn = (since >= 0) & (number < self.count) & (y < self.height)
-        number, y = tf.where(is_drawn, number, 0), tf.where(is_drawn, y, 0)
-        place = (SLICES_BELOW + number) * self.rows_per_slice + self.margin + y
-        return number, y, place, is_drawn
-
-    def above(self, rows: tf.Tensor, place: tf.Tensor) -> tf.Tensor:
-        """Codes of the rows above those at `place`, `(slots B, W)`, or `NO_CODE`."""
-        above = tf.reshape(tf.gather(rows, place - 1), (-1, self.width))
-        return tf.maximum(above, NO_CODE)
-
-    def below(self, rows: tf.Tensor, place: tf.Tensor) -> tf.Tensor:
-        """Windows of the slices below around those rows, `(slots B, SLICES_BELOW, h, W)`.
-
-        They hold `reach` rows to each side, so h is 2 reach + 1.
-        """
-        down = -self.rows_per_slice * tf.range(1, SLICES_BELOW + 1)[:, None]
-        aside = tf.range(-self.reach, self.reach + 1)
-        windows = tf.gather(rows, place[:, None, None] + down + aside)  # (slots, 2, h, B, W)
-        windows = tf.transpose(windows, (0, 3, 1, 2, 4))
-        shape = (self.slots * self.batch, SLICES_BELOW, 2 * self.reach + 1, self.width)
-        return tf.reshape(windows, shape)
+    def windows(self, rows: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+        """Codes of the neighbours around rows y: `(N, S, 2 reach + 1, W)`."""
+        first = self.rows_per_slice * (self.sources - NO_SLICE) + y[:, None]  # (N, S)
+        return tf.gather(rows, first[..., None] + tf.range(2 * self.reach + 1))
 
     def write(
-        self, rows: tf.Tensor, place: tf.Tensor, is_drawn: tf.Tensor, codes: tf.Tensor
+        self, rows: tf.Tensor, y: tf.Tensor, is_drawn: tf.Tensor, codes: tf.Tensor
     ) -> tf.Tensor:
-        """Rows with drawn codes, `(slots B, W)`, in their places."""
-        codes = tf.reshape(codes, (self.slots, self.batch, self.width))
-        places = tf.boolean_mask(place, is_drawn)[:, None]
+        """Rows with drawn codes, `(N, W)`, in their places."""
+        first = tf.shape(rows)[0] - self.rows_per_slice * self.count + self.reach
+        places = first + self.rows_per_slice * tf.range(self.count) + y
+        places = tf.boolean_mask(places, is_drawn)[:, None]
         return tf.tensor_scatter_nd_update(rows, places, tf.boolean_mask(codes, is_drawn))
 
     def maps(self, rows: tf.Tensor) -> tf.Tensor:
-        """Code maps of the stacks, `(B, S, H, W)`."""
-        slices = tf.reshape(rows, (-1, self.rows_per_slice, self.batch, self.width))
-        maps = slices[SLICES_BELOW:, self.margin : self.margin + self.height]
-        return tf.transpose(maps, (2, 0, 1, 3))
+        """Code maps of the drawn slices, `(N, H, W)`."""
+        drawn = rows[tf.shape(rows)[0] - self.rows_per_slice * self.count :]
+        slices = tf.reshape(drawn, (self.count, self.rows_per_slice, self.width))
+        return slices[:, self.reach : self.reach + self.height]

@@ -1,19 +1,25 @@
-"""Generation of code maps in raster order: the loop behind sampling, choosing and healing codes.
+"""Generation of code maps in scan order: the loop behind sampling, choosing and healing codes.
 
-A prior models the codes of a slice as p(codes | level, slices below). It is the product of
-p(code | earlier codes, level, slices below) in raster order, row by row and from left to right.
-Whatever a caller wants of the codes, the same loop goes through the places and a rule
-`choose(logits, y, x)` decides each code. Another prior, for instance a transformer, is another
-subclass of `RasterPrior`, whose docstring says what it must write.
+A prior models the codes of a slice as p(codes | level, neighbours). It is the product of
+p(code | earlier codes, level, neighbours) in the order of the scan. Whatever a caller wants of the
+codes, the same loop goes through the places and a rule `choose(logits, y, x)` decides each code.
+Another prior, for instance a transformer, is another subclass of `RasterPrior`, whose docstring
+says what it must write.
 
-Whole brains are drawn as a wavefront: `sample_upward` draws rows of many slices at once, each some
-rows behind the slice below it.
+Neighbours are known slices of the same stack below and above, any or none of them; see
+`networks.order`. They may be drawn in the same loop: each slice runs some rows behind its
+neighbours. So slices by themselves, gaps and whole brains are drawn alike, as one wavefront.
 
-Codes are int32 `(B, H, W)` in [0, K). A level is the number of a slice from bottom to top, in
-[0, L), and the mirror image of a slice has its level + L. So levels are int32 `(B,)` in [0, 2L).
-The slices below are those of the same case at levels k - 1 and k - 2, the nearer one first. Their
-codes are int32 `(B, SLICES_BELOW, H, W)`, and `NO_CODE` everywhere where there is no such slice. A
-mirror image has mirror images below it.
+The scan goes along lines, and from line to line. Where slices are nearly their own mirror images, a
+line holds both halves: it is a column of the code map where mirroring exchanges rows, and else a
+row. So whatever came before a code is known around its mirror place too, in the same lines. A
+mirror image is scanned backwards within each line, while the order of the lines stays. Who reads a
+slice and its mirror image, as healing does, so learns what follows on a line, and not what later
+lines hold. Where there are no mirror images ("none"), nobody may read one.
+
+Codes are int32 `(B, H, W)` in [0, K), as they lie in the image. A level is the number of a slice
+from bottom to top, in [0, L), and the mirror image of a slice has its level + L. So levels are
+int32 `(B,)` in [0, 2L). A mirror image has mirror images for neighbours.
 """
 
 import math
@@ -26,9 +32,11 @@ import tensorflow as tf
 from keras import ops
 
 from networks import check_range, graph_function, replicas
-from networks.logits import AS_IT_IS, Drawing, bits, draw, near_and_likely, surprise
-from networks.neighbours import NO_CODE, SLICES_BELOW, Wavefront
+from networks.logits import AS_IT_IS, Drawing, bits, draw, near_and_likely, surprise, uniforms
+from networks.neighbours import NO_CODE, OUTSIDE, Wavefront
+from networks.order import NO_SLICE, Neighbours
 
+MIRRORS = ("none", "rows", "columns")  # what a mirror image may exchange
 SEED_STRIDE = 7919  # a prime, so that streams of neighbouring seeds do not meet soon
 
 
@@ -52,20 +60,23 @@ def numbered_seed(seed: int, number: int | np.ndarray) -> tf.Tensor:
 
 
 class RasterPrior(keras.Model):
-    """p(codes | level, slices below) in raster order.
+    """p(codes | level, neighbours) in scan order.
 
     A prior is a subclass. Its constructor takes these arguments, hands them to this one, and builds
-    all weights. It must write `call` and `step`. If it needs more than the code to the left, it
-    also writes `start` and `start_row`, and if it reads the slices below, `read_below` and
-    `REACH_BELOW`. That is all. `step` must give the logits that `call` gives at that place for the
-    same earlier codes. AutoGraph is off: a branch on a tensor is `tf.cond`, a loop
-    `tf.while_loop`.
+    all weights. It must write `forward` and `step`. If it needs more than the code to the left, it
+    also writes `start` and `start_row`, and if it reads neighbours, `read_neighbours` and `REACH`.
+    That is all. These methods see maps as they are scanned: `self.scan` is their number of rows,
+    which are the lines of the scan, and of columns. `step` must give the logits that `forward`
+    gives at that place for the same earlier codes. AutoGraph is off: a branch on a tensor is
+    `tf.cond`, a loop `tf.while_loop`.
 
-    Call: `{"codes": (B, H, W), "levels": (B,), "below": (B, SLICES_BELOW, H, W)}`, all int32 ->
-    logits of all places, float32 `(B, H, W, K)`. The loss is bits per code.
+    Call: `{"codes": (B, H, W), "levels": (B,), "neighbours": (B, S, H, W), "distances": (B, S)}`,
+    all int32 -> logits of all places, float32 `(B, H, W, K)`. Where there is no neighbour, codes
+    are `NO_CODE` and the distance is 0. The loss is bits per code.
 
-    All methods take `levels`, int32 `(B,)` in [0, 2L), which `plain_level` splits, and `below`, the
-    codes of the slices below, int32 `(B, SLICES_BELOW, H, W)`, or None where no slice has any.
+    All methods take `levels`, int32 `(B,)` in [0, 2L), which `plain_level` splits, and
+    `neighbours`, a `Neighbours` of these slices, or None where no slice has any. Neighbours among
+    the slices themselves must come earlier; see `Neighbours.depths`.
 
     Args:
         grid: Rows H and columns W of the code map, 1 to 512. One number stands for both.
@@ -74,19 +85,24 @@ class RasterPrior(keras.Model):
         width: Channels C, 2 to 1024.
         blocks: Number of blocks, 1 to 64.
         dropout: Dropout rate within the blocks, 0 to 1.
-        reads_below: Whether it reads the slices below. If not, it models each slice by itself.
+        neighbours: Number of neighbours that it reads on each side, 0 to 4. With 0 it models each
+            slice by itself.
+        mirror: What a mirror image of a slice exchanges: "rows", "columns", or "none" where slices
+            are not nearly their own mirror images.
         rate_weight: Rate weight by which its codes were chosen; see `choose_codes`.
         vqvae: Fingerprint of the VQ-VAE whose codes it models. Networks ignore it. Loading compares
             it.
 
     Attributes:
         settings: These arguments by name.
+        slots: Number S of neighbours of a slice.
+        scan: Lines of the scan and places of a line.
 
     Raises:
         ValueError: A setting is out of range.
     """
 
-    REACH_BELOW = 0  # rows above and below a row on which `read_below` depends
+    REACH = 0  # lines before and after a line on which `read_neighbours` depends
 
     def __init__(
         self,
@@ -96,7 +112,8 @@ class RasterPrior(keras.Model):
         width: int = 128,
         blocks: int = 8,
         dropout: float = 0.1,
-        reads_below: bool = False,
+        neighbours: int = 0,
+        mirror: str = "none",
         rate_weight: float = 0.0,
         vqvae: str = "",
         **kwargs,
@@ -109,12 +126,18 @@ class RasterPrior(keras.Model):
         check_range("width", width, int, 2, 1024)
         check_range("blocks", blocks, int, 1, 64)
         check_range("dropout", dropout, float, 0, 1)
+        check_range("neighbours", neighbours, int, 0, 4)
         check_range("rate_weight", rate_weight, float, 0, 1e6)
+        if mirror not in MIRRORS:
+            raise ValueError(f"`mirror` must be one of {MIRRORS}. Received: mirror={mirror!r:.100}")
         self.settings = dict(
             grid=grid, codebook_size=codebook_size, num_levels=num_levels, width=width,
-            blocks=blocks, dropout=dropout, reads_below=reads_below, rate_weight=rate_weight,
-            vqvae=vqvae,
+            blocks=blocks, dropout=dropout, neighbours=neighbours, mirror=mirror,
+            rate_weight=rate_weight, vqvae=vqvae,
         )  # fmt: skip
+        self.slots = 2 * neighbours
+        self._is_turned = mirror == "rows"
+        self.scan = grid[::-1] if self._is_turned else grid
 
     def get_config(self):
         return {**super().get_config(), **self.settings}
@@ -123,10 +146,25 @@ class RasterPrior(keras.Model):
         """Mean bits a code."""
         return replicas.share_of_loss(ops.mean(bits(y_pred, y)))
 
+    # ---- what another prior writes ---------------------------------------------------------------
+
+    def forward(
+        self, codes: tf.Tensor, levels: tf.Tensor, read: Any, training: bool = False
+    ) -> tf.Tensor:
+        """Logits of all places at once, float32 `(B, *scan, K)`.
+
+        Args:
+            codes: int32 `(B, *scan)`.
+            levels: int32 `(B,)`.
+            read: What `read_neighbours` says of all rows.
+            training: Whether dropout acts.
+        """
+        raise NotImplementedError
+
     def step(
         self, state: Any, left: tf.Tensor, y: tf.Tensor, x: tf.Tensor
     ) -> tuple[tf.Tensor, Any]:
-        """Logits `(B, K)` of one place in each row, and the state after them.
+        """Logits `(B, K)` of one place in each map, and the state after them.
 
         Args:
             state: What `start_row` or the last `step` returned.
@@ -136,173 +174,173 @@ class RasterPrior(keras.Model):
         """
         raise NotImplementedError
 
-    def start(self, batch: int | tf.Tensor) -> Any:
-        """State of so many maps before their first row: any structure of tensors.
+    def start(self, levels: tf.Tensor) -> Any:
+        """State of maps at these levels before their first row: any structure of tensors.
 
         Shapes stay the same throughout, so a cache has its full size from the start.
         """
         return ()
 
-    def start_row(
-        self, state: Any, above: tf.Tensor, levels: tf.Tensor, read: Any, y: tf.Tensor
-    ) -> Any:
+    def start_row(self, state: Any, above: tf.Tensor, read: Any, y: tf.Tensor) -> Any:
         """State at the start of rows y, int32 `(B,)`.
 
-        Maps take turns in a state: where y is 0, nothing of an earlier one may stay. `above` has
-        the codes of the rows above, int32 `(B, W)`, or `NO_CODE` everywhere, and `read` what
-        `read_below` says of these rows.
+        A map may wait at its row 0: there, nothing of an earlier row may stay in its state. `above`
+        has the codes of the rows above, int32 `(B, W)`, or `NO_CODE` everywhere, and `read` what
+        `read_neighbours` says of these rows, `(B, W, ...)`.
         """
         return state
 
-    def read_below(self, below: tf.Tensor) -> Any:
-        """What codes of the slices below say: any structure of tensors `(B, h, W, ...)`.
+    def read_neighbours(self, codes: tf.Tensor, distances: tf.Tensor) -> Any:
+        """What the neighbours say of h rows: any structure of tensors `(B, h, W, ...)`.
 
-        `below` may be windows of h rows of these slices. Rows beyond the map are `OUTSIDE`. Where
-        in the map a window lies must not matter.
+        `codes` are those of the rows and of `REACH` rows to each side, int32 `(B, S, h + 2 REACH,
+        W)`. Rows beyond the map are `OUTSIDE`. Where in the map the rows lie must not matter.
         """
         return ()
 
-    def generate(
-        self, levels: tf.Tensor, choose: Callable, below: tf.Tensor | None = None
-    ) -> tf.Tensor:
-        """Code maps in raster order, int32 `(B, H, W)`. Each place is computed once.
+    # ---- all places at once ----------------------------------------------------------------------
 
-        `choose` is the rule `(logits (B, K), y, x) -> codes (B,)` that decides each code.
-        """
-        height, width = self.settings["grid"]
-        levels = tf.cast(levels, tf.int32)
-        read = self.read_below(self._codes_below(below, levels))
+    def call(self, inputs, training=False):
+        around = [[0, 0], [0, 0], [self.REACH, self.REACH], [0, 0]]
+        neighbours = tf.pad(self._scanned(inputs["neighbours"]), around, constant_values=OUTSIDE)
+        read = self.read_neighbours(neighbours, inputs["distances"])
+        codes = self._scanned(inputs["codes"])
+        logits = self.forward(codes, inputs["levels"], read, training=training)
+        return tf.transpose(logits, (0, 2, 1, 3)) if self._is_turned else logits
 
-        def line(y, state, above, rows):
-            row_read = tf.nest.map_structure(lambda part: part[:, y], read)
-            ys = tf.zeros_like(levels) + y
-            state = self.start_row(state, above, levels, row_read, ys)
-            codes, state = self._row(state, ys, lambda logits, x: choose(logits, y, x))
-            return y + 1, state, codes, rows.write(y, codes)
-
-        above = tf.fill((tf.shape(levels)[0], width), NO_CODE)
-        rows = tf.TensorArray(tf.int32, height, element_shape=(levels.shape[0], width))
-        first = (0, self.start(tf.shape(levels)[0]), above, rows)
-        rows = tf.while_loop(lambda y, *_: y < height, line, first)[-1]
-        return tf.transpose(rows.stack(), (1, 0, 2))  # (B, H, W)
-
-    def _row(self, state, y, choose):
-        """Codes of rows y by a rule `choose(logits, x)`, `(B, W)`, and the state after them."""
-        width = self.settings["grid"][1]
-
-        def place(x, state, left, row):
-            logits, state = self.step(state, left, y, x)
-            code = choose(logits, x)
-            return x + 1, state, code, row.write(x, code)
-
-        none = tf.zeros_like(y) + NO_CODE
-        row = tf.TensorArray(tf.int32, width, element_shape=y.shape)
-        loop = tf.while_loop(lambda x, *_: x < width, place, (0, state, none, row))
-        return tf.transpose(loop[-1].stack()), loop[1]
+    def _scanned(self, maps):
+        """Maps `(..., H, W)` as they are scanned, or scanned maps as they lie in the image."""
+        return tf.linalg.matrix_transpose(maps) if self._is_turned else maps
 
     def logits(
-        self, codes: tf.Tensor, levels: tf.Tensor, below: tf.Tensor | None = None
+        self, codes: tf.Tensor, levels: tf.Tensor, neighbours: Neighbours | None = None
     ) -> tf.Tensor:
         """Logits of all places at once, float32 `(B, H, W, K)`."""
-        below = self._codes_below(below, levels)
-        return self({"codes": codes, "levels": levels, "below": below})
+        codes = tf.cast(codes, tf.int32)
+        sources, distances, _, known = neighbours or self._alone(levels)
+        maps = [tf.fill((1, *self.settings["grid"]), NO_CODE), codes]
+        if known is not None:
+            maps.insert(1, tf.cast(known, tf.int32))
+        found = tf.gather(tf.concat(maps, axis=0), sources - NO_SLICE)  # (B, S, H, W)
+        inputs = {"codes": codes, "levels": levels, "neighbours": found, "distances": distances}
+        return self(inputs)
+
+    def _alone(self, levels):
+        """No neighbours."""
+        none = tf.fill((levels.shape[0], self.slots), NO_SLICE)
+        return Neighbours(none, tf.zeros_like(none), tf.zeros(levels.shape[0], tf.int32))
 
     @graph_function
     def bits(
-        self, codes: tf.Tensor, levels: tf.Tensor, below: tf.Tensor | None = None
+        self, codes: tf.Tensor, levels: tf.Tensor, neighbours: Neighbours | None = None
     ) -> tf.Tensor:
         """-log2 of each code's probability, float32 `(B, H, W)`."""
-        return bits(self.logits(codes, levels, below), codes)
+        return bits(self.logits(codes, levels, neighbours), codes)
 
     @graph_function
     def surprise(
-        self, codes: tf.Tensor, levels: tf.Tensor, below: tf.Tensor | None = None
+        self, codes: tf.Tensor, levels: tf.Tensor, neighbours: Neighbours | None = None
     ) -> tf.Tensor:
         """Surprise of each code after those before it, float32 `(B, H, W)`; see `surprise`."""
-        return surprise(self.logits(codes, levels, below), codes)
+        return surprise(self.logits(codes, levels, neighbours), codes)
+
+    # ---- place by place --------------------------------------------------------------------------
+
+    def generate(
+        self, levels: tf.Tensor, choose: Callable, neighbours: Neighbours | None = None
+    ) -> tf.Tensor:
+        """Code maps in scan order, int32 `(B, H, W)`. Each place is computed once.
+
+        Args:
+            levels: See above.
+            choose: Rule `(logits (B, K), y (B,), x (B,)) -> codes (B,)` that decides the code at
+                row y and column x of each map; see `at`. While a map waits for its neighbours, and
+                when it is finished, its place is (-1, -1) and its code counts for nothing.
+            neighbours: See above.
+        """
+        levels, neighbours = tf.cast(levels, tf.int32), neighbours or self._alone(levels)
+        distances = tf.cast(neighbours.distances, tf.int32)
+        if neighbours.known is not None:
+            neighbours = neighbours._replace(known=self._scanned(neighbours.known))
+        front = Wavefront(neighbours, self.scan, self.REACH)
+
+        def line(step, state, above, rows):
+            y, is_drawn = front.rows_at(step)
+            read = self.read_neighbours(front.windows(rows, y), distances)
+            read = tf.nest.map_structure(lambda part: part[:, 0], read)
+            above = tf.where(y[:, None] > 0, above, NO_CODE)
+            state = self.start_row(state, above, read, y)
+            codes, state = self._row(state, y, is_drawn, choose)
+            return step + 1, state, codes, front.write(rows, y, is_drawn, codes)
+
+        above = tf.fill((levels.shape[0], self.scan[1]), NO_CODE)
+        first = (0, self.start(levels), above, front.first_rows())
+        rows = tf.while_loop(lambda step, *_: step < front.steps, line, first)[-1]
+        return self._scanned(front.maps(rows))
+
+    def _row(self, state, y, is_drawn, choose):
+        """Codes of rows y, `(B, *scan[1:])`, and the state after them."""
+
+        def place(x, state, left, row):
+            logits, state = self.step(state, left, y, x)
+            here = tf.where(is_drawn, y, -1), tf.where(is_drawn, x, -1)
+            code = choose(logits, *(here[::-1] if self._is_turned else here))
+            return x + 1, state, code, row.write(x, code)
+
+        none = tf.zeros_like(y) + NO_CODE
+        row = tf.TensorArray(tf.int32, self.scan[1], element_shape=y.shape)
+        loop = tf.while_loop(lambda x, *_: x < self.scan[1], place, (0, state, none, row))
+        return tf.transpose(loop[-1].stack()), loop[1]
 
     @graph_function
     def sample(
         self,
         levels: tf.Tensor,
-        seed: tf.Tensor,
+        seeds: tf.Tensor,
         drawing: Drawing = AS_IT_IS,
         given: tf.Tensor | None = None,
-        rows: int = 0,
-        below: tf.Tensor | None = None,
+        neighbours: Neighbours | None = None,
     ) -> tf.Tensor:
         """Draw code maps, int32 `(B, H, W)`.
 
         Args:
-            levels: See above, as for `below`.
-            seed: int32 scalar tensor. The same seed gives the same codes.
+            levels: See above.
+            seeds: int32 `(B,)`. With its level and its neighbours, the seed of a map decides it,
+                whatever else is in the batch.
             drawing: How to draw.
-            given: Codes to begin from, int32 `(B, H, W)`, or None.
-            rows: Number of rows that are kept of `given`. The rest is drawn.
-            below: See above.
+            given: Codes that are kept, int32 `(B, H, W)`, `NO_CODE` where one is drawn, or None.
+                What is drawn knows the given codes before it only.
+            neighbours: See above.
         """
+        noise = uniforms(seeds, self.settings["grid"])
 
         def choose(logits, y, x):
-            code = draw(logits, seed, self._place(y, x), drawing)
-            return code if given is None else tf.where(y < rows, given[:, y, x], code)
+            code = draw(logits, at(noise, y, x), drawing)
+            if given is None:
+                return code
+            kept = at(given, y, x)
+            return tf.where(kept == NO_CODE, code, kept)
 
-        return self.generate(levels, choose, below)
-
-    @graph_function
-    def sample_upward(
-        self, below: tf.Tensor, level: tf.Tensor, seeds: tf.Tensor, drawing: Drawing = AS_IT_IS
-    ) -> tf.Tensor:
-        """Draw stacks of slices upward, each given those drawn below it: int32 `(B, S, H, W)`.
-
-        Row y of a slice needs the slices below up to row y + `REACH_BELOW` only. So a slice begins
-        as soon as these rows are drawn. When a slice is finished, a later one takes its place in
-        the batch. Up to rounding, the codes are those that `sample` draws slice by slice.
-
-        Args:
-            below: Codes of the slices below the lowest, int32 `(B, SLICES_BELOW, H, W)`.
-            level: Level of the lowest slice, int32 scalar.
-            seeds: Seed of each slice, int32 `(S,)`, for S slices in each stack.
-            drawing: How to draw.
-        """
-        below, level, seeds = (tf.cast(part, tf.int32) for part in (below, level, seeds))
-        front = Wavefront(below.shape, seeds.shape[0], self.REACH_BELOW)
-
-        def line(step, state, rows):
-            number, y, place, is_drawn = front.slots_at(step)
-            read = self.read_below(front.below(rows, place))
-            read = tf.nest.map_structure(lambda part: part[:, self.REACH_BELOW], read)
-            levels, ys = (tf.repeat(part, front.batch) for part in (level + number, y))
-            state = self.start_row(state, front.above(rows, place), levels, read, ys)
-            slot_seeds = tf.gather(seeds, number)
-
-            def choose(logits, x):
-                return draw(logits, slot_seeds, self._place(y, x), drawing)
-
-            codes, state = self._row(state, ys, choose)
-            return step + 1, state, front.write(rows, place, is_drawn, codes)
-
-        first = (0, self.start(front.slots * front.batch), front.first_rows(below))
-        rows = tf.while_loop(lambda step, *_: step < front.steps, line, first)[-1]
-        return front.maps(rows)
+        return self.generate(levels, choose, neighbours)
 
     def choose_codes(
         self,
         distances: tf.Tensor,
         levels: tf.Tensor,
         rate_weight: float | None = None,
-        below: tf.Tensor | None = None,
+        neighbours: Neighbours | None = None,
     ) -> tf.Tensor:
         """Codes that are near and likely, int32 `(B, H, W)`: least distance + rate_weight x bits.
 
-        The choice goes in raster order, so that the bits follow from the codes chosen before.
+        The choice goes in scan order, so that the bits follow from the codes chosen before.
 
         Args:
             distances: Distance of each latent to each code, float32 `(B, H, W, K)`, from
                 `VQVAE.distances`.
-            levels: See above, as for `below`.
+            levels: See above.
             rate_weight: Price lambda of one bit, in units of distance. 0 gives the nearest codes,
                 and None the prior's own.
-            below: See above.
+            neighbours: See above.
 
         Reference:
             Chou, Lookabaugh and Gray 1989, Entropy-Constrained Vector Quantization.
@@ -310,7 +348,7 @@ class RasterPrior(keras.Model):
         price = self.price(rate_weight)
         if not price.numpy():
             return tf.argmin(distances, axis=-1, output_type=tf.int32)
-        return self._choose_codes(distances, levels, price, self._codes_below(below, levels))
+        return self._choose_codes(distances, levels, price, neighbours)
 
     def price(self, rate_weight: float | None = None) -> tf.Tensor:
         """Price of one nat, a float32 scalar, for the price of one bit; see `choose_codes`."""
@@ -319,11 +357,11 @@ class RasterPrior(keras.Model):
         return tf.constant(rate_weight / math.log(2), tf.float32)
 
     @graph_function
-    def _choose_codes(self, distances, levels, price, below):
+    def _choose_codes(self, distances, levels, price, neighbours):
         def choose(logits, y, x):
-            return near_and_likely(distances[:, y, x], logits, price)
+            return near_and_likely(at(distances, y, x), logits, price)
 
-        return self.generate(levels, choose, below)
+        return self.generate(levels, choose, neighbours)
 
     @graph_function
     def heal(
@@ -331,17 +369,17 @@ class RasterPrior(keras.Model):
         codes: tf.Tensor,
         levels: tf.Tensor,
         limit: tf.Tensor | float,
-        seed: tf.Tensor,
-        below: tf.Tensor | None = None,
+        seeds: tf.Tensor,
+        neighbours: Neighbours | None = None,
     ) -> tf.Tensor:
         """Draw the surprising codes anew, each judged given the healed codes before it.
 
         Args:
             codes: int32 `(B, H, W)`.
-            levels: See above, as for `below`.
+            levels: See above.
             limit: `surprise` above which a code is drawn anew, one for all or `(B,)`.
-            seed: int32 scalar tensor.
-            below: See above.
+            seeds: See `sample`.
+            neighbours: See above.
 
         Returns:
             Codes, int32 `(B, H, W)`, equal to those given where these did not surprise.
@@ -350,19 +388,20 @@ class RasterPrior(keras.Model):
             Pinaya et al. 2022, Unsupervised brain imaging 3D anomaly detection and segmentation
             with transformers.
         """
+        noise = uniforms(seeds, self.settings["grid"])
 
         def choose(logits, y, x):
-            given = codes[:, y, x]
+            given = at(codes, y, x)
             is_surprising = surprise(logits, given) > limit
-            return tf.where(is_surprising, draw(logits, seed, self._place(y, x)), given)
+            return tf.where(is_surprising, draw(logits, at(noise, y, x)), given)
 
-        return self.generate(levels, choose, below)
+        return self.generate(levels, choose, neighbours)
 
-    def _codes_below(self, below, levels):
-        """Codes of the slices below; without them `NO_CODE` everywhere."""
-        if below is None:
-            return tf.fill((tf.shape(levels)[0], SLICES_BELOW, *self.settings["grid"]), NO_CODE)
-        return tf.cast(below, tf.int32)
 
-    def _place(self, y, x):
-        return y * self.settings["grid"][1] + x
+def at(maps: tf.Tensor, y: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
+    """Values of maps `(B, H, W, ...)` at row y and column x of each, `(B,)` -> `(B, ...)`.
+
+    A rule of `RasterPrior.generate` finds its place so; a map that is not drawn gives its first.
+    """
+    numbers = tf.range(tf.shape(y)[0])
+    return tf.gather_nd(maps, tf.stack([numbers, tf.maximum(y, 0), tf.maximum(x, 0)], axis=1))

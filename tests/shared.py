@@ -126,7 +126,7 @@ def vqvae():
     return make_vqvae()
 
 
-def make_prior(grid=8, reads_below=True, num_levels=LEVELS, blocks=6):
+def make_prior(grid=8, neighbours=1, num_levels=LEVELS, blocks=6, mirror="rows"):
     """A small prior in which nothing is zero, so that nothing that flows through it is hidden."""
     model = modules.PixelCNN(
         grid=grid,
@@ -135,7 +135,8 @@ def make_prior(grid=8, reads_below=True, num_levels=LEVELS, blocks=6):
         width=8,
         blocks=blocks,
         dropout=0.0,
-        reads_below=reads_below,
+        neighbours=neighbours,
+        mirror=mirror,
     )
     rng = np.random.default_rng(0)
     for variable in model.trainable_variables:

@@ -1,186 +1,200 @@
-"""The slice below: what a prior that reads it knows, draws, chooses and heals."""
+"""Neighbouring slices: what a prior knows of them, and what it draws, chooses and heals."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from shared import CODES, LEVELS, codes, make_prior
 
-import dataset
-from networks.logits import Drawing, draw
-from networks.neighbours import NO_CODE
-from sources.folder import NO_SLICE, make_split
+from networks.logits import Drawing, draw, uniforms
+from networks.neighbours import FARTHEST, NO_CODE, OUTSIDE, NeighbourReader, Wavefront
+from networks.order import arrange, beside
 
 LEVEL = np.array([1, 2, 3])
+# Distances of three slices to their neighbours below and above. The last one has none.
+FAR = {"both": (1, 2), "below": (3, 0), "above": (0, 1), "alone": (0, 0)}
+MIRRORS = ("rows", "columns", "none")
+GRID = (4, 5)
 
 
-def below():
-    """Codes of slices below. The second slice has one, the last has none."""
-    values = np.random.default_rng(9).integers(0, CODES, (3, 2, 8, 8)).astype("int32")
-    values[1, 1] = values[2] = NO_CODE
-    return values
+def known(*distances, grid=(8, 8), seed=9):
+    """Slices with known neighbours at these distances, one for each."""
+    maps = codes((len(distances), len(distances[0]), *grid), seed)
+    maps[np.array(distances) == 0] = NO_CODE
+    return beside(maps, distances)
 
 
-def naive(forward, choose):
-    """Code maps by one forward pass for each place."""
-    drawn = np.zeros((3, 8, 8), "int32")
-    for y, x in np.ndindex(8, 8):
-        logits = forward(drawn, LEVEL, below())[:, y, x]
-        drawn[:, y, x] = choose(logits, y, x)
-    return drawn
+def naive(prior, forward, levels, neighbours, choose):
+    """Code maps by one forward pass for each place, in the order of the depths."""
+    height, width = prior.settings["grid"]
+    places = list(np.ndindex(height, width))
+    if prior.settings["mirror"] == "rows":
+        places.sort(key=lambda place: place[::-1])
+    maps = np.zeros((len(levels), height, width), "int32")
+    for depth in range(np.max(neighbours.depths) + 1):
+        now = np.flatnonzero(neighbours.depths == depth)
+        for y, x in places:
+            chosen = choose(forward(maps, levels, neighbours)[:, y, x], y, x)
+            maps[now, y, x] = np.asarray(chosen)[now]
+    return maps
 
 
-@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("slot", [0, 1])
 @pytest.mark.parametrize("place", [(0, 0), (3, 4), (7, 7)])
-def test_each_slice_below_is_seen_from_all_sides(number, place, prior):
-    """A later place of the slice below may matter to an earlier place of this slice."""
-    data, level, under = codes((1, 8, 8)), np.array([2]), below()[:1]
-    changed = under.copy()
-    changed[0, number][place] = (changed[0, number][place] + 1) % CODES
-    before, after = (prior.logits(data, level, b).numpy()[0] for b in (under, changed))
+def test_each_neighbour_is_seen_from_all_sides(slot, place, prior):
+    """A later place of a neighbour may matter to an earlier place of this slice."""
+    data, level, beside_it = codes((1, 8, 8)), np.array([2]), known((1, 1))
+    changed = beside_it._replace(known=beside_it.known.copy())
+    changed.known[slot][place] = (changed.known[slot][place] + 1) % CODES
+    before, after = (prior.logits(data, level, n).numpy()[0] for n in (beside_it, changed))
     difference = np.abs(after - before).max(-1)
     assert difference[place] > 1e-4
-    earlier = max(0, place[0] - 1), max(0, place[1] - 1)
-    assert difference[earlier] > 1e-4
+    assert difference[max(0, place[0] - 1), max(0, place[1] - 1)] > 1e-4
 
 
-def test_no_slice_below_is_a_condition_of_its_own(prior):
-    data = codes()
-    alone = prior.logits(data, LEVEL)
-    np.testing.assert_array_equal(alone, prior.logits(data, LEVEL, np.full((3, 2, 8, 8), -1)))
-    zeros = prior.logits(data, LEVEL, np.zeros((3, 2, 8, 8), "int32"))
-    assert np.abs(alone - zeros).max() > 1e-3
-    np.testing.assert_array_equal(alone[2], prior.logits(data, LEVEL, below())[2])
+def test_distances_and_sides_are_conditions_and_so_is_none(prior):
+    data, level = codes((1, 8, 8)), np.array([2])
+    maps, none = codes((8, 8), 5), np.full((8, 8), NO_CODE)
+    far = [(1, 0), (2, 0), (FARTHEST, 0), (0, 1), (0, 2), (0, FARTHEST)]
+
+    def seen_from(distances):
+        pair = np.array([maps if distance else none for distance in distances])
+        return prior.logits(data, level, beside(pair[None], [distances])).numpy()
+
+    seen = [prior.logits(data, level), *map(seen_from, far)]
+    for number, one in enumerate(seen):
+        for other in seen[:number]:
+            assert np.abs(one - other).max() > 1e-3
+    np.testing.assert_array_equal(seen[-1], seen_from((0, FARTHEST + 7)))
+    np.testing.assert_array_equal(seen[0], prior.logits(data, level, known((0, 0))))
 
 
-def test_sampling_choosing_and_healing_equal_the_naive_loop():
-    prior, levels, seed = make_prior(blocks=3), tf.constant(LEVEL, tf.int32), tf.constant(5)
-    forward = tf.function(prior.logits, autograph=False)
-    drawn = prior.sample(levels, seed, below=below()).numpy()
-    expected = naive(forward, lambda logits, y, x: draw(logits, seed, y * 8 + x))
+def test_rows_are_read_alike_wherever_they_lie():
+    """Windows of a map, with rows beyond it, give the features of the whole map."""
+    reader, reach = NeighbourReader(CODES, 2, 8, 4), NeighbourReader.REACH
+    reader.build((None, 2, 6, 5))
+    for weight in reader.weights:
+        weight.assign(np.random.default_rng(1).normal(size=weight.shape))
+    maps, distances = codes((3, 2, 6, 5)), np.array([[1, 2], [0, 3], [40, 1]], "int32")
+    maps[1, 0] = NO_CODE
+    around = [[0, 0], [0, 0], [reach, reach], [0, 0]]
+    padded = np.pad(maps, around, constant_values=OUTSIDE)
+    whole = reader(padded, distances)
+    assert whole.shape == (3, 6, 5, 8)
+    for y in range(6):
+        row = reader(padded[:, :, y : y + 2 * reach + 1], distances)
+        np.testing.assert_allclose(row[:, 0], whole[:, y], atol=1e-4)
+
+
+# ---- the loop ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("distances", FAR.values(), ids=FAR)
+def test_sampling_choosing_and_healing_equal_the_naive_loop(distances):
+    prior = make_prior(GRID, blocks=3)
+    beside_them = known(distances, (1, 1), (0, 0), grid=GRID)
+    forward, seeds = tf.function(prior.logits, autograph=False), tf.constant([5, 7, 5])
+    noise = uniforms(seeds, GRID)
+    drawn = prior.sample(LEVEL, seeds, neighbours=beside_them).numpy()
+    options = prior, forward, LEVEL, beside_them
+    expected = naive(*options, lambda logits, y, x: draw(logits, noise[:, y, x]))
     np.testing.assert_array_equal(drawn, expected)
-    assert (drawn[:2] != prior.sample(levels, seed).numpy()[:2]).any()
-    assert (drawn != prior.sample(levels, tf.constant(6), below=below()).numpy()).any()
-    # A sample does not depend on those beside it.
-    alone = prior.sample(levels[:1], seed, below=below()[:1])
-    np.testing.assert_array_equal(drawn[:1], alone)
+    assert (drawn != prior.sample(LEVEL, seeds + 1, neighbours=beside_them).numpy()).any()
 
-    distances = np.random.default_rng(0).random((3, 8, 8, CODES)).astype("float32")
-    chosen = prior.choose_codes(distances, levels, 0.5, below()).numpy()
+    costs = np.random.default_rng(0).random((3, *GRID, CODES)).astype("float32")
+    chosen = prior.choose_codes(costs, LEVEL, 0.5, beside_them).numpy()
 
     def cheapest(logits, y, x):
-        return (distances[:, y, x] - 0.5 * np.log2(tf.nn.softmax(logits))).argmin(-1)
+        return (costs[:, y, x] - 0.5 * np.log2(tf.nn.softmax(logits))).argmin(-1)
 
-    np.testing.assert_array_equal(chosen, naive(forward, cheapest))
-    healed = prior.heal(codes(), levels, -1e6, seed, below()).numpy()
+    np.testing.assert_array_equal(chosen, naive(*options, cheapest))
+    healed = prior.heal(codes((3, *GRID)), LEVEL, -1e6, seeds, beside_them).numpy()
     np.testing.assert_array_equal(healed, drawn)
 
 
+STACKS = {  # known levels of two stacks, and all levels
+    "from nothing": (((), ()), range(6)),
+    "from a slice": (((0,), (5,)), range(6)),
+    "gaps": (((0, 3, 5), (2, 4)), range(6)),
+}
+
+
+@pytest.mark.parametrize("mirror", MIRRORS)
+@pytest.mark.parametrize("per_side", [1, 2])
+@pytest.mark.parametrize("known_levels, levels", STACKS.values(), ids=STACKS)
+def test_stacks_equal_the_naive_loop(known_levels, levels, per_side, mirror):
+    prior = make_prior(GRID, per_side, num_levels=6, blocks=2, mirror=mirror)
+    places = [(case, k) for case in (0, 1) for k in known_levels[case]]
+    first = len(places)
+    places += [(case, k) for case in (0, 1) for k in levels if k not in known_levels[case]]
+    cases, order_levels = np.array(places).T
+    beside_them = arrange(cases, order_levels, per_side, codes((first, *GRID)))
+    wanted = order_levels[first:].astype("int32")
+    seeds = tf.range(20, 20 + len(wanted))
+    drawn = prior.sample(wanted, seeds, Drawing(0.7, 9, 0.8), neighbours=beside_them).numpy()
+    forward, noise = tf.function(prior.logits, autograph=False), uniforms(seeds, GRID)
+
+    def choose(logits, y, x):
+        return draw(logits, noise[:, y, x], Drawing(0.7, 9, 0.8))
+
+    np.testing.assert_array_equal(drawn, naive(prior, forward, wanted, beside_them, choose))
+    assert len(np.unique(drawn.reshape(len(drawn), -1), axis=0)) == len(drawn)
+
+
+@pytest.mark.parametrize("grid, neighbours", [((13, 3), 1), ((2, 3), 1), ((13, 3), 0)])
+def test_a_wavefront_draws_what_is_drawn_one_after_the_other(grid, neighbours):
+    """Rows start before the slices beside them are finished, and wait long enough."""
+    prior = make_prior(grid, neighbours, num_levels=9, blocks=2, mirror="columns")
+    order = arrange([0] * 9, range(9), 1)
+    if not neighbours:
+        order = order._replace(sources=order.sources[:, :0], distances=order.distances[:, :0])
+    levels, seeds = np.arange(9, dtype="int32"), tf.range(9)
+    drawn = prior.sample(levels, seeds, neighbours=order).numpy()
+    maps = np.full((9, *grid), NO_CODE, "int32")
+    for depth in range(order.depths.max() + 1):
+        now = np.flatnonzero(order.depths == depth)
+        beside_it = beside(maps[order.sources[now]], order.distances[now])
+        maps[now] = prior.sample(levels[now], tf.gather(seeds, now), neighbours=beside_it)
+    np.testing.assert_array_equal(drawn, maps)
+
+
 @pytest.mark.parametrize(
-    "rows, count, lowest, reach, options",
-    [
-        (13, 7, 0, 2, ()),  # five slices have slots, and two wait
-        (13, 3, 2, 2, (0.7, 9, 0.8)),
-        (2, 4, 0, 2, ()),  # one slice after the other
-        (13, 7, 0, 0, ()),
-    ],
+    "cases, known_count, steps", [([0] * 32, 0, 51), ([0] * 32, 31, 36), (range(32), 0, 36)]
 )
-def test_a_wavefront_draws_what_is_drawn_slice_by_slice(rows, count, lowest, reach, options):
-    prior = make_prior((rows, 6), reads_below=reach > 0, num_levels=9, blocks=3)
-    prior.REACH_BELOW = reach
-    seeds, rng = tf.range(20, 20 + count), np.random.default_rng(3)
-    under = np.full((2, 2, rows, 6), NO_CODE, "int32")
-    under[1, 0] = rng.integers(0, CODES, (rows, 6))
-    drawn = prior.sample_upward(under, tf.constant(lowest), seeds, Drawing(*options)).numpy()
-    for number in range(count):
-        level = tf.fill((2,), lowest + number)
-        one = prior.sample(
-            level, seeds[number], Drawing(*options), below=tf.constant(under)
-        ).numpy()
-        np.testing.assert_array_equal(drawn[:, number], one)
-        under = np.stack([one, under[:, 0]], axis=1)
-    assert (drawn[0] != drawn[1]).any() and (drawn[0, 0] != drawn[0, -1]).any()
+def test_a_slice_starts_as_soon_as_it_may(cases, known_count, steps):
+    maps = np.zeros((known_count, 36, 28), "int32")
+    order = arrange(cases, [*range(31, 32), *range(31)], 1, maps)
+    front = Wavefront(order, (36, 28), 2)
+    assert front.steps == steps
+    for start, sources in zip(front.starts, order.sources - known_count):
+        before = front.starts.numpy()[sources[sources >= 0]]
+        assert start == max(before + 3, default=0)
 
 
-def test_bits_are_those_of_the_logits(prior):
-    data = codes()
-    log = np.log2(tf.nn.softmax(prior.logits(data, LEVEL, below())))
+def test_a_slice_does_not_depend_on_what_stands_beside_it_in_the_batch():
+    prior, seeds = make_prior(blocks=3), np.array([4, 1, 9])
+    beside_them = known((1, 1), (0, 2), (0, 0))
+    drawn = prior.sample(LEVEL, seeds, neighbours=beside_them).numpy()
+    order = np.array([2, 0, 1])
+    maps = beside_them.known.reshape(3, 2, 8, 8)
+    moved = beside(maps[order], beside_them.distances[order])
+    np.testing.assert_array_equal(
+        prior.sample(LEVEL[order], seeds[order], neighbours=moved), drawn[order]
+    )
+    one = prior.sample(LEVEL[:1], seeds[:1], neighbours=beside(maps[:1], [[1, 1]]))
+    np.testing.assert_array_equal(one, drawn[:1])
+    alone = prior.sample(LEVEL[2:], seeds[2:])
+    np.testing.assert_array_equal(alone, drawn[2:])
+
+
+def test_bits_are_those_of_the_logits_given_the_neighbours_in_the_stack(prior):
+    """Neighbours may be known, or be among the slices themselves."""
+    data, levels = codes((LEVELS, 8, 8)), np.arange(LEVELS)
+    order = arrange([0] * LEVELS, levels, 1)
+    bits = prior.bits(data, levels, order)
+    log = np.log2(tf.nn.softmax(prior.logits(data, levels, order)))
     expected = -np.take_along_axis(log, data[..., None], -1)[..., 0]
-    np.testing.assert_allclose(prior.bits(data, LEVEL, below()), expected, atol=1e-4)
-
-
-# ---- which slice is below ----------------------------------------------------------------------
-
-# Case 2 has a gap at level 2. Case 5 has one slice.
-PLACES = [(2, 0), (2, 1), (2, 3), (2, 4), (3, 1), (3, 2), (5, 0)]
-
-
-@pytest.fixture
-def split():
-    return make_split("test", [(case, level, f"{case} {level}") for case, level in PLACES], {})
-
-
-def test_the_slice_below_is_of_the_same_case_one_level_down(split):
-    none = NO_SLICE
-    np.testing.assert_array_equal(split.below, [none, 0, none, 2, none, 4, none])
-    maps = np.arange(7)[:, None, None] * np.ones((1, 2, 3), "uint16")
-    under = dataset.codes_below(maps, split.below, np.arange(7))
-    np.testing.assert_array_equal(under[:, 0, 0, 0], [-1, 0, -1, 2, -1, 4, -1])
-    np.testing.assert_array_equal(under[:, 1, 0, 0], [-1] * 7)
-    assert under.shape == (7, 2, 2, 3) and under.dtype == np.int32
-    three = make_split("test", [(1, level, f"{level}") for level in range(3)], {})
-    under = dataset.codes_below(maps, three.below, np.array([2, 1]))
-    np.testing.assert_array_equal(under[:, :, 0, 0], [[1, 0], [0, -1]])
-
-
-@pytest.mark.parametrize("batch_size", [1, 16])
-def test_the_way_up_reaches_every_slice_once_after_the_one_below(split, batch_size):
-    batches = split.upward(batch_size)
-    order = np.concatenate(batches)
-    assert sorted(order) == list(range(7)) and max(map(len, batches)) <= batch_size
-    number = {index: n for n, batch in enumerate(batches) for index in batch}
-    for index, under in enumerate(split.below):
-        assert under == NO_SLICE or number[under] < number[index]
-
-
-def test_stacks_are_cases_with_all_levels(split):
-    np.testing.assert_array_equal(split.stacks(range(0, 2)), [[0, 1]])
-    np.testing.assert_array_equal(split.stacks(range(1, 2)), [[1], [4]])
-    assert split.stacks(range(LEVELS + 9)).shape == (0, LEVELS + 9)
-
-
-def test_examples_of_the_prior_have_the_slice_below(split):
-    maps = np.arange(2 * 7 * 4).reshape(2, 7, 2, 2).astype("uint16")
-    example = dataset.code_examples(maps, split.levels, 5, split.below)
-    for mirror in (False, True):
-        inputs, target = example(tf.constant(3, tf.int64), tf.constant(mirror))
-        np.testing.assert_array_equal(inputs["codes"], maps[int(mirror), 3])
-        np.testing.assert_array_equal(target, maps[int(mirror), 3])
-        assert inputs["levels"] == 5 * mirror + split.levels[3]
-        np.testing.assert_array_equal(inputs["below"][0], maps[int(mirror), 2])
-        np.testing.assert_array_equal(inputs["below"][1], np.full((2, 2), NO_CODE))
-        inputs, _ = example(tf.constant(2, tf.int64), tf.constant(mirror))
-        np.testing.assert_array_equal(inputs["below"], np.full((2, 2, 2), NO_CODE))
-
-
-def test_training_leaves_slices_below_out():
-    """It leaves out the lower one or both, and the same ones at every run of an epoch."""
-    split = make_split("train", [(1, level, f"{level}") for level in range(3)], {})
-    maps = np.ones((2, 3, 2, 2), "uint16")
-    example = dataset.code_examples(maps, split.levels, 3, split.below)
-
-    def top_slice(index, *draws):
-        return example(tf.constant(2, tf.int64), *draws)[0]["below"][:, 0, 0]
-
-    def epoch(number):
-        batches = dataset.training_batches(top_slice, 4000, 4000, seed=0, epoch=number)
-        return next(batches.as_numpy_iterator())
-
-    seen, none = epoch(1), NO_CODE
-    shares = {tuple(row): n / 4000 for row, n in zip(*np.unique(seen, axis=0, return_counts=True))}
-    assert shares == {
-        (1, 1): pytest.approx(1 - 2 * dataset.LEFT_OUT, abs=0.02),
-        (1, none): pytest.approx(dataset.LEFT_OUT, abs=0.02),
-        (none, none): pytest.approx(dataset.LEFT_OUT, abs=0.02),
-    }
-    np.testing.assert_array_equal(seen, epoch(1))
-    assert (seen != epoch(2)).any()
+    np.testing.assert_allclose(bits, expected, atol=1e-4)
+    maps = np.where((order.sources < 0)[..., None, None], NO_CODE, data[order.sources])
+    beside_them = beside(maps, order.distances)
+    np.testing.assert_array_equal(bits, prior.bits(data, levels, beside_them))
+    assert (np.abs(bits - prior.bits(data, levels)).max((1, 2)) > 1e-3)[[0, 1, 3]].all()

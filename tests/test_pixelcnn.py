@@ -6,15 +6,32 @@ from shared import CODES, LEVELS, codes, make_prior
 
 from fitting import checkpoints
 from networks import raster, serializable
-from networks.logits import Drawing, draw, surprise
+from networks.gated import GatedBlock
+from networks.logits import Drawing, draw, surprise, uniforms
 from networks.neighbours import NO_CODE
+from networks.order import arrange
 from utils import InputError
+
+GRID = (6, 8)
+MIRRORS = ("rows", "columns", "none")
+
+
+def scanned(maps, mirror):
+    """Values of a map `(H, W, ...)` in scan order. A line holds both halves."""
+    turned = np.swapaxes(maps, 0, 1) if mirror == "rows" else maps
+    return turned.reshape(48, *maps.shape[2:])
+
+
+def inputs_of(data, levels, slots=2):
+    """Inputs of slices by themselves."""
+    none = np.zeros((len(data), slots), "int32")
+    neighbours = np.full((len(data), slots, *data.shape[1:]), NO_CODE)
+    return {"codes": data, "levels": levels, "neighbours": neighbours, "distances": none}
 
 
 def test_prior_learns_in_bits():
     prior, data = make_prior(blocks=1), np.tile(codes((1, 8, 8)), (4, 1, 1))
-    below = np.full((4, 2, 8, 8), NO_CODE)
-    inputs = {"codes": data, "levels": np.zeros(4, "int32"), "below": below}
+    inputs = inputs_of(data, np.zeros(4, "int32"))
     prior.compile(keras.optimizers.Adam(5e-2))
     first = prior.evaluate(inputs, data, verbose=0)
     np.testing.assert_allclose(first, np.mean(prior.bits(data, inputs["levels"])), rtol=1e-4)
@@ -23,26 +40,55 @@ def test_prior_learns_in_bits():
     assert prior.evaluate(inputs, data, verbose=0) < 0.3 * first
 
 
-@pytest.mark.parametrize("place", [(0, 0), (0, 7), (3, 4), (7, 7)])
-def test_no_logit_knows_its_own_or_a_later_code(prior, place):
-    data, levels = codes((1, 8, 8)), np.array([2])
+@pytest.mark.parametrize("mirror", MIRRORS)
+def test_no_logit_knows_its_own_or_a_later_code(mirror):
+    prior, data = make_prior(GRID, mirror=mirror), codes((1, *GRID))
+    before = scanned(prior.logits(data, np.array([2])).numpy()[0], mirror)
+    for place in ((0, 0), (0, 7), (3, 4), (5, 7)):
+        changed = data.copy()
+        changed[0][place] = (changed[0][place] + 1) % CODES
+        after = scanned(prior.logits(changed, np.array([2])).numpy()[0], mirror)
+        number = np.flatnonzero(scanned(changed[0] != data[0], mirror))[0]
+        np.testing.assert_array_equal(before[: number + 1], after[: number + 1])
+        assert number == 47 or np.abs(before[number + 1 :] - after[number + 1 :]).max() > 1e-4
+
+
+@pytest.mark.parametrize("mirror", MIRRORS)
+def test_no_blind_spot(mirror):
+    """The last logit feels every earlier code."""
+    prior, data = make_prior(GRID, mirror=mirror), codes((1, *GRID))
+    before = prior.logits(data, np.array([2])).numpy()[0, -1, -1]
+    many = np.repeat(data, 47, axis=0)
+    for place in range(47):
+        many[place].reshape(-1)[place] += 1
+    after = prior.logits(many % CODES, np.full(47, 2)).numpy()[:, -1, -1]
+    assert (np.abs(after - before).max(-1) > 0).all()
+
+
+@pytest.mark.parametrize("mirror", MIRRORS)
+def test_a_row_knows_what_came_before_around_its_mirror_places(mirror):
+    """Of one block, whose convolutions see one place to each side."""
+    prior, data, line = make_prior((6, 12), blocks=1, mirror=mirror), codes((1, 6, 12)), 2
+    place, here = ((1, line), (1, line + 2)) if mirror == "rows" else ((line, 2), (line + 2, 2))
+    there = (4, line + 2) if mirror == "rows" else (line + 2, 9)
     changed = data.copy()
     changed[0][place] = (changed[0][place] + 1) % CODES
-    before, after = (prior.logits(c, levels).numpy()[0].reshape(64, CODES) for c in (data, changed))
-    raster = place[0] * 8 + place[1]
-    np.testing.assert_array_equal(before[: raster + 1], after[: raster + 1])
-    assert raster == 63 or np.abs(before[raster + 1 :] - after[raster + 1 :]).max() > 1e-4
+    before, after = (prior.logits(maps, np.array([2])).numpy()[0] for maps in (data, changed))
+    moved = np.abs(before - after).max(-1) > 1e-5
+    assert moved[here] and moved[there] == (mirror != "none")
 
 
-def test_no_blind_spot(prior):
-    """The last logit feels every earlier code."""
-    data, levels = codes((1, 8, 8)), np.array([2])
-    before = prior.logits(data, levels).numpy()[0, 7, 7]
-    many = np.repeat(data, 63, axis=0)
-    for place in range(63):
-        many[place].reshape(-1)[place] += 1
-    after = prior.logits(many % CODES, np.repeat(levels, 63)).numpy()[:, 7, 7]
-    assert (np.abs(after - before).max(-1) > 0).all()
+def test_mirror_places_count_from_the_first_step_on():
+    """Their product starts at zero, which changes nothing, and a step moves it."""
+    block = GatedBlock(4, is_mirrored=True)
+    block.build((None, 3, 5, 4))
+    kernel = block.mirror_to_horizontal.kernel
+    assert not np.any(kernel)
+    x = np.random.default_rng(0).normal(size=(2, 3, 5, 4)).astype("float32")
+    block.output_conv.kernel.assign(np.eye(4))
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(block(x, x, np.zeros((2, 1, 1, 16), "float32"))[1] ** 2)
+    assert np.abs(tape.gradient(loss, kernel.value)).min() > 0
 
 
 def test_level_and_mirroring_are_conditions(prior):
@@ -54,12 +100,12 @@ def test_level_and_mirroring_are_conditions(prior):
     assert np.abs(one - mirrored).max() > 1e-3
 
 
+NOISE = uniforms([3], (20000,))[0]
+
+
 def shares(probability, **options):
     logits = tf.constant(np.tile(np.log([probability]), (20000, 1)), tf.float32)
-    return (
-        np.bincount(draw(logits, tf.constant(0), 0, Drawing(**options)), minlength=len(probability))
-        / 20000
-    )
+    return np.bincount(draw(logits, NOISE, Drawing(**options)), minlength=len(probability)) / 20000
 
 
 @pytest.mark.parametrize(
@@ -76,16 +122,23 @@ def test_draws_follow_the_distribution(options, expected):
     np.testing.assert_allclose(shares([0.5, 0.3, 0.2], **options), expected, atol=0.015)
 
 
+@pytest.mark.parametrize("logits, uniform", [([-99, 0, 0.2, -99], 0.0), ([0, 0.2, -99, -99], 1.0)])
+def test_no_impossible_code_is_drawn_at_the_ends(logits, uniform):
+    uniform = np.nextafter(np.float32(uniform), np.float32(0.5)) if uniform else uniform
+    drawn = draw(tf.constant([logits]), tf.constant([uniform], tf.float32), Drawing(top_k=2))
+    assert drawn[0] == 1
+
+
 def test_completion_keeps_what_is_given_and_draws_the_rest(prior):
-    given, levels, seed = codes((2, 8, 8)), tf.constant([0, 3]), tf.constant(1)
-    drawn = prior.sample(levels, seed, given=given, rows=tf.constant(5)).numpy()
-    np.testing.assert_array_equal(drawn[:, :5], given[:, :5])
-    logits = prior.logits(drawn, levels)
-    for y in range(5, 8):
-        for x in range(8):
-            np.testing.assert_array_equal(drawn[:, y, x], draw(logits[:, y, x], seed, y * 8 + x))
-    kept = prior.sample(levels, seed, given=given, rows=tf.constant(8))
-    np.testing.assert_array_equal(kept, given)
+    given, levels, seeds = codes((2, 8, 8)), np.array([0, 3]), np.array([1, 2])
+    is_kept = np.arange(8) < 5
+    begun = np.where(is_kept, given, NO_CODE)
+    drawn = prior.sample(levels, seeds, given=begun).numpy()
+    logits, noise = prior.logits(drawn, levels), uniforms(seeds, (8, 8))
+    for y, x in np.ndindex(8, 8):
+        expected = given[:, y, x] if is_kept[x] else draw(logits[:, y, x], noise[:, y, x])
+        np.testing.assert_array_equal(drawn[:, y, x], expected)
+    np.testing.assert_array_equal(prior.sample(levels, seeds, given=given), given)
 
 
 def test_rate_weight_buys_bits_with_distance(prior):
@@ -103,19 +156,19 @@ def test_rate_weight_buys_bits_with_distance(prior):
 
 
 def test_healing_redraws_what_is_unlikely_and_keeps_the_rest(prior):
-    data, levels, seed = codes((2, 8, 8)), np.array([0, 3]), tf.constant(1)
+    data, levels, seeds = codes((2, 8, 8)), np.array([0, 3]), np.array([1, 2])
     limit = np.median(prior.surprise(data, levels))
     kept, drawn, healed = (
-        prior.heal(data, levels, tf.constant(value, tf.float32), seed).numpy()
+        prior.heal(data, levels, tf.constant(value, tf.float32), seeds).numpy()
         for value in (1e6, -1e6, limit)
     )
     np.testing.assert_array_equal(kept, data)
-    np.testing.assert_array_equal(drawn, prior.sample(tf.constant(levels), seed))
-    logits = prior.logits(healed, levels).numpy()
+    np.testing.assert_array_equal(drawn, prior.sample(levels, seeds))
+    logits, noise = prior.logits(healed, levels).numpy(), uniforms(seeds, (8, 8))
     own = surprise(logits, data).numpy()
     np.testing.assert_array_equal(healed[own <= limit], data[own <= limit])
     for y, x in np.argwhere(own[0] > limit):
-        assert healed[0, y, x] == draw(logits[:, y, x], seed, y * 8 + x)[0]
+        assert healed[0, y, x] == draw(logits[:, y, x], noise[:, y, x])[0]
 
 
 def test_surprise_of_a_known_distribution():
@@ -142,8 +195,8 @@ class LeftNeighbour(raster.RasterPrior):
         self.table = self.add_weight(shape=(size + 1, size), name="table")
         self.built = True
 
-    def call(self, inputs, training=False):
-        left = tf.pad(inputs["codes"][:, :, :-1] + 1, [[0, 0], [0, 0], [1, 0]])
+    def forward(self, codes, levels, read, training=False):
+        left = tf.pad(codes[:, :, :-1] + 1, [[0, 0], [0, 0], [1, 0]])
         return tf.gather(self.table, left)
 
     def step(self, state, left, y, x):
@@ -157,33 +210,32 @@ def smallest():
     return prior
 
 
-def test_another_prior_writes_call_and_step_and_gets_the_rest(smallest):
-    prior, levels, seed = smallest, tf.constant([0, 3]), tf.constant(1)
-    drawn = prior.sample(levels, seed).numpy()
-    logits = prior.logits(drawn, levels)
+def test_another_prior_writes_forward_and_step_and_gets_the_rest(smallest):
+    prior, levels, seeds = smallest, np.array([0, 3]), np.array([1, 2])
+    drawn = prior.sample(levels, seeds).numpy()
+    logits, noise = prior.logits(drawn, levels), uniforms(seeds, (8, 8))
     for y, x in np.ndindex(8, 8):
-        expected = draw(logits[:, y, x], seed, y * 8 + x)
-        np.testing.assert_array_equal(drawn[:, y, x], expected)
+        np.testing.assert_array_equal(drawn[:, y, x], draw(logits[:, y, x], noise[:, y, x]))
     distances = np.random.default_rng(0).random((2, 8, 8, CODES)).astype("float32")
     nearest, chosen = distances.argmin(-1), prior.choose_codes(distances, levels)
     bits = [np.mean(prior.bits(codes, levels)) for codes in (nearest, chosen)]
     assert bits[1] < bits[0]
-    healed = prior.heal(drawn, levels, 1e6, seed)
+    healed = prior.heal(drawn, levels, 1e6, seeds)
     np.testing.assert_array_equal(healed, drawn)
-    stacks = prior.sample_upward(np.full((2, 2, 8, 8), NO_CODE), 0, np.array([1, 2]))
-    np.testing.assert_array_equal(stacks[:, 0], drawn)
+    stack = prior.sample(levels, seeds, neighbours=arrange([0, 0], levels, 0))
+    np.testing.assert_array_equal(stack, drawn)
 
 
 def test_another_prior_trains_and_comes_back_from_its_file(smallest, tmp_path):
-    inputs = {"codes": codes(), "levels": np.array([0, 1, 3])}
+    inputs, slices = inputs_of(codes(), np.array([0, 1, 3]), 0), (codes(), np.array([0, 1, 3]))
     smallest.compile(keras.optimizers.Adam(0.1))
     losses = [smallest.train_on_batch(inputs, inputs["codes"]) for _ in range(20)]
-    np.testing.assert_allclose(losses[-1], np.mean(smallest.bits(**inputs)), rtol=0.1)
+    np.testing.assert_allclose(losses[-1], np.mean(smallest.bits(*slices)), rtol=0.1)
     assert losses[-1] < 0.9 * losses[0]
     for name in ("draft", "prior"):
         checkpoints.save_model(smallest, tmp_path / f"{name}.keras")
         again = checkpoints.load_model(tmp_path / f"{name}.keras")
-        np.testing.assert_array_equal(smallest.bits(**inputs), again.bits(**inputs))
+        np.testing.assert_array_equal(smallest.bits(*slices), again.bits(*slices))
     checkpoints.save_model(smallest, tmp_path / "vqvae.keras")
     with pytest.raises(InputError, match="it holds no VQVAE"):
         checkpoints.load_model(tmp_path / "vqvae.keras")
@@ -194,6 +246,6 @@ def test_trains_under_xla():
     """A GPU compiles with XLA by default."""
     prior = make_prior(blocks=2)
     prior.compile("adam", jit_compile=True)
-    inputs = {"codes": codes(), "levels": np.arange(3), "below": codes((3, 2, 8, 8))}
+    inputs = inputs_of(codes(), np.arange(3))
     losses = [prior.train_on_batch(inputs, inputs["codes"]) for _ in range(5)]
     assert np.isfinite(losses).all() and losses[-1] < losses[0]
