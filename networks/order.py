@@ -58,7 +58,8 @@ def passes(known: Sequence[int], wanted: Sequence[int]) -> list[list[int]]:
 
     if left and not known:
         add([_middle(left, left[0], left[-1])])
-    add(sorted({end for end in left[:1] + left[-1:] if not known[0] < end < known[-1]}))
+    lowest = [level for level in left[:1] if level < known[0]]
+    add(lowest + [level for level in left[-1:] if level > known[-1]])
     while left:
         gaps = {}  # a level in the middle, and the length of its gap
         for low, high in itertools.pairwise(known):
