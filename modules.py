@@ -12,7 +12,6 @@ References:
     van den Oord et al. 2016, Conditional Image Generation with PixelCNN Decoders.
 """
 
-import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -257,41 +256,38 @@ class PixelCNN(RasterPrior):
         return self.reader(codes, distances) if self.reader else ()
 
     def start(self, levels):
-        width, (_, columns), batch = self.settings["width"], self.scan, tf.shape(levels)[0]
-        zeros = functools.partial(tf.zeros, dtype=self.compute_dtype)
-        reaches = [block.dilation for block in self.blocks]
-        return {
-            "condition": self._condition(levels),
-            "positions": ops.cast(self.positions, self.compute_dtype),
-            # Inputs of each block: the last `dilation` rows, and the last `dilation` columns.
-            "rows": tuple(zeros((batch, reach, columns, width)) for reach in reaches),
-            "columns": tuple(zeros((reach, batch, width)) for reach in reaches),
-            "messages": tuple(zeros((columns, batch, 2 * width)) for _ in reaches),
-        }
+        batch, columns, width = tf.shape(levels)[0], self.scan[1], self.settings["width"]
+        # Inputs of each block: the last `dilation` rows.
+        shapes = [(batch, block.dilation, columns, width) for block in self.blocks]
+        return {"levels": levels, "rows": self._zeros(shapes)}
 
     def start_row(self, state, above, read, y):
         """The vertical stack needs earlier rows only, so a whole row of it is computed at once."""
-        vertical = (self._embed(above) + tf.gather(state["positions"], y))[:, None]  # (B, 1, W, C)
+        positions = tf.gather(ops.cast(self.positions, self.compute_dtype), y)
+        vertical = (self._embed(above) + positions)[:, None]  # (A, 1, W, C)
         features = tf.nest.map_structure(lambda part: part[:, None], read)
-        conditions = self._of_blocks(state["condition"][:, None, None], features)
-        goes_on = (y > 0)[:, None, None, None]
-        rows, messages = [], []
+        condition = self._condition(state["levels"])[:, None, None]
+        conditions, rows, messages = self._of_blocks(condition, features), [], []
         for block, condition, seen in zip(self.blocks, conditions, state["rows"]):
-            seen = tf.where(goes_on, seen, tf.zeros_like(seen))
             rows.append(tf.concat([seen[:, 1:], vertical], axis=1))
             vertical = block.vertical(vertical, seen[:, :1], condition)
             message = block.vertical_message(vertical, condition)
-            messages.append(tf.transpose(message[:, 0], (1, 0, 2)))  # (W, B, 2C)
-        columns = tuple(tf.zeros_like(seen) for seen in state["columns"])
-        return {**state, "rows": tuple(rows), "columns": columns, "messages": tuple(messages)}
+            messages.append(tf.transpose(message[:, 0], (1, 0, 2)))  # (W, A, 2C)
+        # Inputs of each block: the last `dilation` columns.
+        shapes = [(b.dilation, tf.shape(y)[0], self.settings["width"]) for b in self.blocks]
+        within = {"columns": self._zeros(shapes), "messages": tuple(messages)}
+        return {**state, "rows": tuple(rows)}, within
 
-    def step(self, state, left, y, x):
-        horizontal = self._embed(left) + tf.gather(state["positions"][:, x], y)  # (B, C)
-        columns = []
-        for block, seen, message in zip(self.blocks, state["columns"], state["messages"]):
+    def step(self, within, left, y, x):
+        positions = tf.gather(ops.cast(self.positions, self.compute_dtype)[:, x], y)
+        horizontal, columns = self._embed(left) + positions, []  # (A, C)
+        for block, seen, message in zip(self.blocks, within["columns"], within["messages"]):
             columns.append(tf.concat([seen[1:], horizontal[None]], axis=0))
             horizontal = block.horizontal(horizontal, seen[0], message[x])
-        return self._logits(horizontal), {**state, "columns": tuple(columns)}
+        return self._logits(horizontal), {**within, "columns": tuple(columns)}
+
+    def _zeros(self, shapes):
+        return tuple(tf.zeros(shape, self.compute_dtype) for shape in shapes)
 
     def _embed(self, codes):
         """Embedding of codes, 0 where there is `NO_CODE`."""

@@ -87,6 +87,7 @@ class Wavefront:
         reach: See above.
 
     Attributes:
+        starts: First step of each slice, int32 `(N,)`.
         steps: Number of steps in which all is drawn, an int32 scalar.
     """
 
@@ -109,24 +110,25 @@ class Wavefront:
         slices = tf.pad(tf.concat(parts, axis=0), margins, constant_values=OUTSIDE)
         return tf.reshape(slices, (-1, self.width))
 
-    def rows_at(self, step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Row of each slice at a step, and whether the slice is under way, `(N,)` each."""
+    def under_way(self, step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Numbers of the slices that draw a row at a step, and that row y: int32 `(A,)` each."""
         y = step - self.starts
-        return tf.clip_by_value(y, 0, self.height - 1), (y >= 0) & (y < self.height)
+        numbers = tf.where((y >= 0) & (y < self.height))[:, 0]
+        return tf.cast(numbers, tf.int32), tf.gather(y, numbers)
 
-    def windows(self, rows: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
-        """Codes of the neighbours around rows y: `(N, S, 2 reach + 1, W)`."""
-        first = self.rows_per_slice * (self.sources - NO_SLICE) + y[:, None]  # (N, S)
+    def windows(self, rows: tf.Tensor, numbers: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+        """Codes of the neighbours around those rows: `(A, S, 2 reach + 1, W)`."""
+        sources = tf.gather(self.sources, numbers)
+        first = self.rows_per_slice * (sources - NO_SLICE) + y[:, None]  # (A, S)
         return tf.gather(rows, first[..., None] + tf.range(2 * self.reach + 1))
 
     def write(
-        self, rows: tf.Tensor, y: tf.Tensor, is_drawn: tf.Tensor, codes: tf.Tensor
+        self, rows: tf.Tensor, numbers: tf.Tensor, y: tf.Tensor, codes: tf.Tensor
     ) -> tf.Tensor:
-        """Rows with drawn codes, `(N, W)`, in their places."""
+        """Rows with drawn codes, `(A, W)`, in their places."""
         first = tf.shape(rows)[0] - self.rows_per_slice * self.count + self.reach
-        places = first + self.rows_per_slice * tf.range(self.count) + y
-        places = tf.boolean_mask(places, is_drawn)[:, None]
-        return tf.tensor_scatter_nd_update(rows, places, tf.boolean_mask(codes, is_drawn))
+        places = first + self.rows_per_slice * numbers + y
+        return tf.tensor_scatter_nd_update(rows, places[:, None], codes)
 
     def maps(self, rows: tf.Tensor) -> tf.Tensor:
         """Code maps of the drawn slices, `(N, H, W)`."""

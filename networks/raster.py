@@ -2,7 +2,7 @@
 
 A prior models the codes of a slice as p(codes | level, neighbours). It is the product of
 p(code | earlier codes, level, neighbours) in the order of the scan. Whatever a caller wants of the
-codes, the same loop goes through the places and a rule `choose(logits, y, x)` decides each code.
+codes, the same loop goes through the places and a rule `choose(logits, places)` decides each code.
 Another prior, for instance a transformer, is another subclass of `RasterPrior`, whose docstring
 says what it must write.
 
@@ -161,34 +161,38 @@ class RasterPrior(keras.Model):
         """
         raise NotImplementedError
 
-    def step(
-        self, state: Any, left: tf.Tensor, y: tf.Tensor, x: tf.Tensor
-    ) -> tuple[tf.Tensor, Any]:
-        """Logits `(B, K)` of one place in each map, and the state after them.
-
-        Args:
-            state: What `start_row` or the last `step` returned.
-            left: Code to the left, int32 `(B,)`, or `NO_CODE` at the start of a row.
-            y: Row of each map, int32 `(B,)`.
-            x: Column, a scalar.
-        """
-        raise NotImplementedError
-
     def start(self, levels: tf.Tensor) -> Any:
-        """State of maps at these levels before their first row: any structure of tensors.
+        """State of maps at these levels before their first row: a structure of tensors `(B, ...)`.
 
         Shapes stay the same throughout, so a cache has its full size from the start.
         """
         return ()
 
-    def start_row(self, state: Any, above: tf.Tensor, read: Any, y: tf.Tensor) -> Any:
-        """State at the start of rows y, int32 `(B,)`.
+    def start_row(self, state: Any, above: tf.Tensor, read: Any, y: tf.Tensor) -> tuple[Any, Any]:
+        """State after the rows above, and what `step` needs within rows y, of any structure.
 
-        A map may wait at its row 0: there, nothing of an earlier row may stay in its state. `above`
-        has the codes of the rows above, int32 `(B, W)`, or `NO_CODE` everywhere, and `read` what
-        `read_neighbours` says of these rows, `(B, W, ...)`.
+        Only maps of the batch that are under way come, A of them, each at a row of its own.
+
+        Args:
+            state: State of these maps, `(A, ...)`.
+            above: Codes of the rows above, int32 `(A, W)`, or `NO_CODE` everywhere.
+            read: What `read_neighbours` says of these rows, `(A, W, ...)`.
+            y: int32 `(A,)`.
         """
-        return state
+        return state, ()
+
+    def step(
+        self, within: Any, left: tf.Tensor, y: tf.Tensor, x: tf.Tensor
+    ) -> tuple[tf.Tensor, Any]:
+        """Logits `(A, K)` of one place in each map, and `within` after them.
+
+        Args:
+            within: What `start_row` or the last `step` returned.
+            left: Code to the left, int32 `(A,)`, or `NO_CODE` at the start of a row.
+            y: Row of each map, int32 `(A,)`.
+            x: Column, a scalar.
+        """
+        raise NotImplementedError
 
     def read_neighbours(self, codes: tf.Tensor, distances: tf.Tensor) -> Any:
         """What the neighbours say of h rows: any structure of tensors `(B, h, W, ...)`.
@@ -253,9 +257,9 @@ class RasterPrior(keras.Model):
 
         Args:
             levels: See above.
-            choose: Rule `(logits (B, K), y (B,), x (B,)) -> codes (B,)` that decides the code at
-                row y and column x of each map; see `at`. While a map waits for its neighbours, and
-                when it is finished, its place is (-1, -1) and its code counts for nothing.
+            choose: Rule `(logits (A, K), places (A, 3)) -> codes (A,)` that decides a code in each
+                of A maps. A place is the number of the map, row y and column x: `tf.gather_nd`
+                finds what lies there.
             neighbours: See above.
         """
         levels, neighbours = tf.cast(levels, tf.int32), neighbours or self._alone(levels)
@@ -264,33 +268,39 @@ class RasterPrior(keras.Model):
             neighbours = neighbours._replace(known=self._scanned(neighbours.known))
         front = Wavefront(neighbours, self.scan, self.REACH)
 
-        def line(step, state, above, rows):
-            y, is_drawn = front.rows_at(step)
-            read = self.read_neighbours(front.windows(rows, y), distances)
+        def line(step, kept, rows):
+            numbers, y = front.under_way(step)
+            state, above = tf.nest.map_structure(lambda part: tf.gather(part, numbers), kept)
+            windows = front.windows(rows, numbers, y)
+            read = self.read_neighbours(windows, tf.gather(distances, numbers))
             read = tf.nest.map_structure(lambda part: part[:, 0], read)
-            above = tf.where(y[:, None] > 0, above, NO_CODE)
-            state = self.start_row(state, above, read, y)
-            codes, state = self._row(state, y, is_drawn, choose)
-            return step + 1, state, codes, front.write(rows, y, is_drawn, codes)
+            state, within = self.start_row(state, above, read, y)
+            codes = self._row(within, numbers, y, choose)
+
+            def put_back(part, changed):
+                return tf.tensor_scatter_nd_update(part, numbers[:, None], changed)
+
+            kept = tf.nest.map_structure(put_back, kept, (state, codes))
+            return step + 1, kept, front.write(rows, numbers, y, codes)
 
         above = tf.fill((levels.shape[0], self.scan[1]), NO_CODE)
-        first = (0, self.start(levels), above, front.first_rows())
+        first = (0, (self.start(levels), above), front.first_rows())
         rows = tf.while_loop(lambda step, *_: step < front.steps, line, first)[-1]
         return self._scanned(front.maps(rows))
 
-    def _row(self, state, y, is_drawn, choose):
-        """Codes of rows y, `(B, *scan[1:])`, and the state after them."""
+    def _row(self, within, numbers, y, choose):
+        """Codes of rows y of some maps by a rule, `(A, W)`."""
 
-        def place(x, state, left, row):
-            logits, state = self.step(state, left, y, x)
-            here = tf.where(is_drawn, y, -1), tf.where(is_drawn, x, -1)
-            code = choose(logits, *(here[::-1] if self._is_turned else here))
-            return x + 1, state, code, row.write(x, code)
+        def place(x, within, left, row):
+            logits, within = self.step(within, left, y, x)
+            here = (tf.zeros_like(y) + x, y) if self._is_turned else (y, tf.zeros_like(y) + x)
+            code = choose(logits, tf.stack([numbers, *here], axis=1))
+            return x + 1, within, code, row.write(x, code)
 
         none = tf.zeros_like(y) + NO_CODE
         row = tf.TensorArray(tf.int32, self.scan[1], element_shape=y.shape)
-        loop = tf.while_loop(lambda x, *_: x < self.scan[1], place, (0, state, none, row))
-        return tf.transpose(loop[-1].stack()), loop[1]
+        loop = tf.while_loop(lambda x, *_: x < self.scan[1], place, (0, within, none, row))
+        return tf.transpose(loop[-1].stack())
 
     @graph_function
     def sample(
@@ -314,11 +324,11 @@ class RasterPrior(keras.Model):
         """
         noise = uniforms(seeds, self.settings["grid"])
 
-        def choose(logits, y, x):
-            code = draw(logits, at(noise, y, x), drawing)
+        def choose(logits, places):
+            code = draw(logits, tf.gather_nd(noise, places), drawing)
             if given is None:
                 return code
-            kept = at(given, y, x)
+            kept = tf.gather_nd(given, places)
             return tf.where(kept == NO_CODE, code, kept)
 
         return self.generate(levels, choose, neighbours)
@@ -358,8 +368,8 @@ class RasterPrior(keras.Model):
 
     @graph_function
     def _choose_codes(self, distances, levels, price, neighbours):
-        def choose(logits, y, x):
-            return near_and_likely(at(distances, y, x), logits, price)
+        def choose(logits, places):
+            return near_and_likely(tf.gather_nd(distances, places), logits, price)
 
         return self.generate(levels, choose, neighbours)
 
@@ -389,19 +399,11 @@ class RasterPrior(keras.Model):
             with transformers.
         """
         noise = uniforms(seeds, self.settings["grid"])
+        limits = tf.broadcast_to(limit, tf.shape(levels))
 
-        def choose(logits, y, x):
-            given = at(codes, y, x)
-            is_surprising = surprise(logits, given) > limit
-            return tf.where(is_surprising, draw(logits, at(noise, y, x)), given)
+        def choose(logits, places):
+            given, uniform = tf.gather_nd(codes, places), tf.gather_nd(noise, places)
+            is_surprising = surprise(logits, given) > tf.gather(limits, places[:, 0])
+            return tf.where(is_surprising, draw(logits, uniform), given)
 
         return self.generate(levels, choose, neighbours)
-
-
-def at(maps: tf.Tensor, y: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
-    """Values of maps `(B, H, W, ...)` at row y and column x of each, `(B,)` -> `(B, ...)`.
-
-    A rule of `RasterPrior.generate` finds its place so; a map that is not drawn gives its first.
-    """
-    numbers = tf.range(tf.shape(y)[0])
-    return tf.gather_nd(maps, tf.stack([numbers, tf.maximum(y, 0), tf.maximum(x, 0)], axis=1))

@@ -200,8 +200,8 @@ class LeftNeighbour(raster.RasterPrior):
         left = tf.pad(codes[:, :, :-1] + 1, [[0, 0], [0, 0], [1, 0]])
         return tf.gather(self.table, left)
 
-    def step(self, state, left, y, x):
-        return tf.gather(self.table, left + 1), state
+    def step(self, within, left, y, x):
+        return tf.gather(self.table, left + 1), within
 
 
 @pytest.fixture
