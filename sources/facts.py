@@ -96,8 +96,8 @@ class DataFacts:
         return self.cases.get(case, {}).get("subject", f"case {case:03d}")
 
     def as_json(self, of_a_run: bool = False) -> dict[str, Any]:
-        """The facts for a JSON file. A run keeps neither `cases` nor `settings`."""
-        left_out = ("cases", "settings") if of_a_run else ()
+        """The facts for a JSON file. A run keeps no `cases`."""
+        left_out = ("cases",) if of_a_run else ()
         names = (field.name for field in dataclasses.fields(self))
         return {name: getattr(self, name) for name in names if name not in left_out}
 
@@ -179,8 +179,7 @@ def read_facts(directory: str | os.PathLike) -> DataFacts:
         InputError: The file is damaged, or says what no folder can be.
     """
     directory = pathlib.Path(directory)
-    readers = {FACTS_FILE: _facts, COHORT_FILE: _of_cohort, CONVERSION_FILE: _of_conversion}
-    for name, read in readers.items():
+    for name, read in NOTES.items():
         path = directory / name
         if path.is_file():
             with reading(path, MAKE_AGAIN):
@@ -227,3 +226,7 @@ def _of_conversion(notes, name):
     name = name if settings.get("nifti") else "OASIS"
     name = clean_name(name) + (", brain-masked" if settings.get("masked") else "")
     return DataFacts(name, cases=cases, settings=settings)
+
+
+# Files that tell facts, and their readers: the present one, and those of former versions.
+NOTES = {FACTS_FILE: _facts, COHORT_FILE: _of_cohort, CONVERSION_FILE: _of_conversion}
