@@ -48,7 +48,7 @@ def read_slice(path: str | os.PathLike) -> tuple[np.ndarray, str]:
         with PngImageFile(io.BytesIO(content)) as image:
             pixels = np.asarray(image)
         # Pillow takes rows that are missing at the end for black ones.
-        if len(_unpack(content)) < UNPACKED_BYTES:
+        if len(unpack_png(content, UNPACKED_BYTES)) < UNPACKED_BYTES:
             raise ValueError("it lacks pixels")
     if not pixels.any():
         raise InputError(f"{path} is all black: restore or remove it.")
@@ -65,8 +65,8 @@ def _check_format(path, image, bits):
         raise InputError(f"{path} is {form}, not {SLICE_FORMAT} (8-bit grey): {advice}.")
 
 
-def _unpack(content):
-    """Filtered rows of a PNG whose chunks are whole, as many as a slice has."""
+def unpack_png(content: bytes, limit: int) -> bytes:
+    """The first bytes of the filtered rows of a PNG whose chunks are whole."""
     place, packed = 8, []
     while place < len(content):
         length, kind = struct.unpack(">I4s", content[place : place + 8])
@@ -75,7 +75,7 @@ def _unpack(content):
         place += length + 12
         if kind == b"IEND":
             break
-    return zlib.decompressobj().decompress(b"".join(packed), UNPACKED_BYTES)
+    return zlib.decompressobj().decompress(b"".join(packed), limit)
 
 
 def write_png(path: pathlib.Path, image) -> None:
