@@ -1,7 +1,7 @@
 """A folder of pictures or volumes -> a data folder of slices.
 
-`make_plan` finds out what is in a folder, puts every subject into one split, and decides on levels, size
-and scale. `convert` writes the slices of each scan. `sources.inputs` reads the files.
+`make_plan` finds out what is in a folder, puts every subject into one split, and decides on levels,
+size and scale. `convert` writes the slices of each scan. `sources.inputs` reads the files.
 """
 
 import collections
@@ -28,16 +28,17 @@ from sources.names import Rules
 from sources.scaling import (
     GreyRange,
     GreySample,
+    centre_square,
     contact_sheet,
     find_mirror,
     fit_square,
     grey_range,
-    square_affine,
+    share_lost,
     suspicious,
     to_grey_values,
 )
 from sources.splitting import FRACTIONS, complete_splits
-from sources.volumes import PLANES, scale_to_grey
+from sources.volumes import PLANES, moved_affine, scale_to_grey
 from utils import PARTIAL_FILES, InputError, spread
 
 REPEAT = 1000  # added to the case of a subject's second scan: OAS1_0061_MR2 is case 1061
@@ -45,6 +46,7 @@ SHARED_NUMBERS = (
     0.9  # share of all pairs of a scan and a level that are there, if levels are shared
 )
 SHOWN, SHOWN_IN_ALL = 4, 16  # cases of each class on the contact sheet at least; of all, if more
+CUT_OFF = 0.05  # share of a slice that is lost with a note
 MIRRORED = 64  # slices by which the mirror axis is found
 PREVIEW = "preview.png"
 # Settings that one more patient takes over from a set.
@@ -151,14 +153,17 @@ def make_plan(
     if not places:
         listed = f"{source}: nothing in it can be used. {' '.join(problems[:3])}"
         raise InputError(problems[0] if len(problems) == 1 else listed)
+    notes = list(inputs.understood.notes)
+    small = sum(n for size, n in inputs.sizes.items() if 2 * max(size) < found["side"])
+    if small and is_pictures:
+        notes.append(f"{small} images are enlarged more than twice")
     if len(places) == 1 and is_pictures and not like:
         one = f"{source} holds one image, {places[0].path}"
         raise InputError(f"{one}: training needs more; --like DATA makes it like a prepared set.")
-    notes = list(inputs.understood.notes)
     if is_pictures:
-        stacks = _with_levels(_stacks(places), found, notes)
+        stacks = _with_levels(_stacks(places, settings.resplit), found, notes)
     else:
-        stacks = {inputs.name_of(place): [(place, 0)] for place in places}
+        stacks = {(inputs.name_of(place),): [(place, 0)] for place in places}
         stacks = {name: stacks[name] for name in sorted(stacks)}
     scans, splits = _scans(stacks, settings, like)
     if found["scale"] is None:
@@ -186,18 +191,18 @@ def _refuse(problem):
     raise InputError(problem)
 
 
-def _stacks(places):
-    """Pictures by the scan that they belong to, from bottom to top. Without a level one is alone."""
+def _stacks(places, resplit):
+    """Pictures by the scan they belong to, from bottom to top. One without a level is alone."""
     stacks = collections.defaultdict(list)
     for place in sorted(places, key=lambda place: (place.level or 0, place.path)):
-        scan = f"{place.subject} {place.scan}".strip()
-        stacks[place.path if place.level is None else scan].append(place)
-    for name, stack in stacks.items():
+        scan = place.subject, place.scan, "" if resplit else place.split or ""
+        stacks[(place.path, "", "") if place.level is None else scan].append(place)
+    for stack in stacks.values():
         for one, other in itertools.pairwise(stack):
             if one.level == other.level:
-                twice = f"{one.path} and {other.path} are both level {one.level} of {name}"
+                twice = f"{one.path} and {other.path} are both level {one.level} of {one.subject}"
                 raise InputError(f"{twice}: tell them apart with --subject or --level.")
-    return {name: stacks[name] for name in sorted(stacks)}
+    return {key: stacks[key] for key in sorted(stacks)}
 
 
 def _with_levels(stacks, settings, notes):
@@ -234,8 +239,9 @@ def _with_levels(stacks, settings, notes):
 def _scans(stacks, settings, like):
     """The scans of stacks, numbered, each subject in one split, and how splits came about."""
     scans, given, classes = {}, collections.defaultdict(set), {}
-    for number, (name, stack) in enumerate(stacks.items(), 1):
+    for number, (key, stack) in enumerate(stacks.items(), 1):
         place, discs = stack[0][0], settings.kind == "oasis1"
+        name = " ".join(filter(None, key[:2]))
         case = int(name[5:9]) + REPEAT * (int(name[-1]) - 1) if discs else number
         if case in scans:  # then a subject could be in two splits
             both = f"{scans[case].name} and {name} would both become case {case}"
@@ -277,7 +283,7 @@ class Report:
 class _Slices(NamedTuple):
     """The slices of a scan as they were written, and what is known of them."""
 
-    images: list[np.ndarray]  # uint8 (S, S)
+    images: Sequence[np.ndarray]  # uint8 (S, S)
     digests: list[bytes]  # of what was read
     content: tuple[int, int, int, int]
     affine: np.ndarray | None
@@ -308,7 +314,9 @@ def convert(plan: Plan, out: str | os.PathLike, skip_bad: bool = False) -> Repor
         def write(scan):
             return _write_scan(plan, scan, out, ranges)
 
-        written = zip(plan.scans, in_threads(write, plan.scans, "slicing", "scan"))
+        written = zip(
+            plan.scans, in_threads(write, plan.scans, "slicing", "scan", plan.inputs.workers)
+        )
         return _finish(plan, out, written, skip_bad)
 
 
@@ -327,7 +335,7 @@ def _ranges(plan, skip_bad):
         return {"": GreyRange(*plan.settings["range"])}
     scans = [scan for scan in plan.scans if _group(plan, scan) is not None]
     samples = collections.defaultdict(GreySample)
-    stacks = in_threads(plan.inputs.read, scans, "reading", "scan")
+    stacks = in_threads(plan.inputs.read, scans, "reading", "scan", plan.inputs.workers)
     for scan, stack in zip(scans, stacks):
         if isinstance(stack, InputError):
             if not skip_bad:
@@ -344,24 +352,34 @@ def _write_scan(plan, scan, out, ranges):
     for image in stack.images:
         is_flat = image.min() == image.max()  # black slices are alike, and mean nothing
         digests.append(b"" if is_flat else hashlib.blake2b(image, digest_size=16).digest())
-    images, contents = [], []
-    for image in _grey(plan, stack, ranges.get(_group(plan, scan))):
-        square, content = fit_square(image, settings["side"], settings["fit"])
-        images.append(square)
-        contents.append(content)
-    if plan.inputs.unit == "volume" and not np.any(images):
+    side, fit = settings["side"], settings["fit"]
+    greys = _grey(plan, stack, ranges.get(_group(plan, scan)))
+    is_volume = plan.inputs.unit == "volume"  # its pixels have a size in millimetres
+    images, contents = zip(*(fit_square(grey, side, fit, not is_volume) for grey in greys))
+    if is_volume and not np.any(images):
         raise InputError(f"{plan.source}/{scan.name}: all of its slices are black: leave it out.")
     folder = split_folder(out, scan.split) if scan.split else out
     for level, image in zip(stack.levels, images):
         path = folder / slice_name(scan.case, level)
         if not path.is_file():
             write_png(path, image)
+    notes = [*stack.notes, *suspicious(greys, stack.images)]
     affine = stack.affine
     if affine is not None:
-        shape = stack.images[0].shape
-        affine = square_affine(affine, shape, settings["side"], settings["fit"])
-    notes = [*stack.notes, *suspicious(images, stack.images)]
+        kept = centre_square(greys[0], side) if fit == "crop" else greys[0]
+        affine = _moved(affine, greys[0].shape, kept.shape, contents[0])
+    if fit == "crop":
+        lost = max(share_lost(grey, centre_square(grey, side)) for grey in greys)
+        notes += [f"{lost:.0%} of a slice is cut off by --fit crop"] if lost > CUT_OFF else []
     return _Slices(images, digests, _union(contents), affine, stack.place, notes)
+
+
+def _moved(affine, shape, kept, content):
+    """Affine of slices `(H, W)` whose middle, of the shape `kept`, became the part `content`."""
+    first, last = np.reshape(content, (2, 2))
+    steps = np.divide(kept, last - first)
+    offset = np.subtract(shape, kept) // 2 + (0.5 - first) * steps - 0.5
+    return moved_affine(affine, (*offset, 0), (*steps, 1))
 
 
 def _grey(plan, stack, grey):
@@ -419,11 +437,12 @@ def _finish(plan, out, written, skip_bad):
     if not plan.like:
         contact_sheet(out / PREVIEW, *zip(*sheet))  # beside slices of one folder it would be one
     write_facts(out, facts)
-    return Report(facts, dict(counts), plan.notes + leaks.notes(), plan.problems)
+    return Report(facts, dict(counts), [*plan.notes, *leaks.notes()], plan.problems)
 
 
 def _entry(scan):
-    return {"subject": scan.subject, "split": scan.split, "scan": scan.name, **scan.attributes}
+    name = {} if scan.name == scan.subject else {"scan": scan.name}
+    return {"subject": scan.subject, "split": scan.split, **name, **scan.attributes}
 
 
 def _shown(plan):
@@ -540,7 +559,7 @@ def _clear(out, is_flat, is_new):
 def write_slices(
     volume: pathlib.Path,
     folder: pathlib.Path,
-    facts: DataFacts = DataFacts(),
+    facts: DataFacts,
     axcodes: str | None = None,
 ) -> dict[str, Any]:
     """Write the slices of one volume, like those of a set, as case 0.

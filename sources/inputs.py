@@ -73,7 +73,9 @@ class Scan:
     files: tuple[tuple[str, int], ...]
 
 
-def in_threads(function: Callable, items: Sequence, title: str, unit: str) -> Iterator:
+def in_threads(
+    function: Callable, items: Sequence, title: str, unit: str, workers: int = cores()
+) -> Iterator:
     """Yield what a function gives of each item, in order, or the `InputError` that it raised."""
 
     def guarded(item):
@@ -83,7 +85,7 @@ def in_threads(function: Callable, items: Sequence, title: str, unit: str) -> It
             return error
 
     with (
-        concurrent.futures.ThreadPoolExecutor(cores()) as pool,
+        concurrent.futures.ThreadPoolExecutor(workers) as pool,
         contextlib.closing(pool.map(guarded, items)) as results,  # no more is begun after an error
     ):
         yield from progress(results, title, len(items), unit)
@@ -99,6 +101,7 @@ class Input:
     """
 
     unit = "image"
+    workers = 4 * cores()  # they wait for the disk most of the time
 
     def __init__(self, folder: PictureFolder, understood: Understood):
         self.folder, self.understood = folder, understood
@@ -107,7 +110,9 @@ class Input:
     def look(self, report: Callable[[str], None]) -> list[Place]:
         """Look at all files. Report those that cannot be used, and return the others."""
         good, facts, places = [], [], self.understood.places
-        for place, found in zip(places, in_threads(self._look, places, "looking", self.unit)):
+        for place, found in zip(
+            places, in_threads(self._look, places, "looking", self.unit, self.workers)
+        ):
             if isinstance(found, InputError):
                 report(str(found))
                 continue
@@ -167,6 +172,7 @@ class Volumes(Input):
     """
 
     unit = "volume"
+    workers = cores()  # each has a volume in memory
 
     def __init__(self, source: str | os.PathLike, settings: dict[str, Any], rules: Rules):
         self.settings = settings

@@ -149,7 +149,7 @@ def common_side(sizes: Iterable[tuple[int, int]]) -> int:
 
 
 def fit_square(
-    image: np.ndarray, side: int, how: str = "pad"
+    image: np.ndarray, side: int, how: str = "pad", enlarge: bool = True
 ) -> tuple[np.ndarray, tuple[int, int, int, int]]:
     """Make an image square.
 
@@ -161,6 +161,7 @@ def fit_square(
         image: uint8 `(H, W)`.
         side: Pixels of a side of the result.
         how: "pad", "crop" or "stretch".
+        enlarge: Whether a smaller image is enlarged before it is padded.
 
     Returns:
         uint8 `(side, side)`, and the part that is no padding: first row, first column, and the row
@@ -169,7 +170,8 @@ def fit_square(
     if how == "crop":
         image = centre_square(image, side)
     longest = max(image.shape)
-    scale = 1.0 if 0 <= side - longest < SIDE_STEP else side / longest
+    tolerated = SIDE_STEP if enlarge else side
+    scale = 1.0 if 0 <= side - longest < tolerated else side / longest
     shape = tuple(max(1, round(length * scale)) for length in image.shape)
     height, width = (side, side) if how == "stretch" else shape
     if (height, width) != image.shape:  # bicubic, which makes no ripples on black
