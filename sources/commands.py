@@ -147,9 +147,6 @@ def _understood(plan: Plan) -> Iterator[str]:
     yield f"  levels     {settings['levels']}"
     yield f"  classes    {_counted(classes) if set(classes) != {None} else 'none'}"
     yield f"  splits     {plan.splits}"
-    if found.ignored:
-        listed = (f"{len(paths)} {why} ({paths[0]})" for why, paths in found.ignored.items())
-        yield f"  ignored    {', '.join(listed)}"
     for i in spread(len(found.places), EXAMPLES):
         yield f"  {found.places[i].path}: {_read(found.places[i])}"
     scale = {"subject": "each scan", "set": "the set", "slice": "each slice"}[settings["scale"]]

@@ -351,7 +351,7 @@ def _write_scan(plan, scan, out, ranges):
     stack, settings, digests = plan.inputs.read(scan), plan.settings, []
     for image in stack.images:
         is_flat = image.min() == image.max()  # black slices are alike, and mean nothing
-        digests.append(b"" if is_flat else hashlib.blake2b(image, digest_size=16).digest())
+        digests.append(b"" if is_flat else hashlib.blake2b(np.ascontiguousarray(image), digest_size=16).digest())
     side, fit = settings["side"], settings["fit"]
     greys = _grey(plan, stack, ranges.get(_group(plan, scan)))
     is_volume = plan.inputs.unit == "volume"  # its pixels have a size in millimetres
@@ -408,7 +408,7 @@ def _union(boxes):
 
 def _finish(plan, out, written, skip_bad):
     """Go through the slices of all scans, and write the facts of the set."""
-    cases, counts, contents, affines = {}, collections.Counter(), [], []
+    cases, counts, contents, affines, notes = {}, collections.Counter(), [], [], []
     shown, sheet, sample, leaks = _shown(plan), [], [], _Leaks()
     every, seen = max(1, sum(len(scan.files) for scan in plan.scans) // MIRRORED), 0
     for scan, slices in written:
@@ -423,11 +423,11 @@ def _finish(plan, out, written, skip_bad):
             affines.append(slices.affine)
         counts[scan.split] += len(slices.images)
         contents.append(slices.content)
-        plan.notes += [f"case {scan.case:03d} ({scan.name}): {note}" for note in slices.notes]
+        notes += [f"case {scan.case:03d} ({scan.name}): {note}" for note in slices.notes]
         leaks.add(scan, slices.digests)
         middle = slices.images[len(slices.images) // 2]
         if scan.case in shown:
-            sheet.append((middle, f"{scan.attributes.get('class', '')} {scan.subject}".strip()))
+            sheet.append((middle, f"{scan.case:03d} {scan.attributes.get('class', scan.subject)}"))
         if seen // every != (seen := seen + len(slices.images)) // every:
             sample.append(middle)
     if not cases:
@@ -437,7 +437,7 @@ def _finish(plan, out, written, skip_bad):
     if not plan.like:
         contact_sheet(out / PREVIEW, *zip(*sheet))  # beside slices of one folder it would be one
     write_facts(out, facts)
-    return Report(facts, dict(counts), [*plan.notes, *leaks.notes()], plan.problems)
+    return Report(facts, dict(counts), [*leaks.notes(), *notes], plan.problems)
 
 
 def _entry(scan):
