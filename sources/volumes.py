@@ -141,11 +141,10 @@ def load_volume(path: pathlib.Path, axcodes: str | None = None) -> Volume:
         raise ValueError("it holds colours, not one grey value a voxel")
     if math.prod(shape) * dtype.itemsize > MAX_BYTES:  # before it is unpacked
         raise ValueError(f"it unpacks to more than {MAX_BYTES} bytes")
-    voxels = image.dataobj[(..., *(0 for _ in further))]
     affine = image.affine if space else _affine_of(axcodes, shape, image.header.get_zooms())
     if not (np.isfinite(affine).all() and np.linalg.matrix_rank(affine) == 4):
         raise ValueError("its affine is no map of voxels to millimetres")
-    voxels, notes = _finite(voxels)
+    voxels, notes = _finite(image.dataobj[(..., *(0 for _ in further))])
     if math.prod(further) > 1:
         notes.append(f"of its {further[0]} volumes the first is taken")
     codes = [int(image.header.get(f"{form}_code", 0)) for form in ("qform", "sform")]
@@ -466,8 +465,7 @@ def _cut_off(held, levels):
 
 
 def interpolate_levels(volume: Volume, plane: str, spacing: float) -> Volume:
-    """Make levels of another spacing. Between thick slices they are made up, so nobody should
-    do this unasked.
+    """Make levels of another spacing. Between thick slices they are made up: only when asked.
 
     Args:
         volume: The volume.
