@@ -27,7 +27,6 @@ from sources.layout import SPLITS, slice_name, split_folder
 from sources.names import Rules
 from sources.scaling import (
     GreyRange,
-    GreySample,
     centre_square,
     contact_sheet,
     find_mirror,
@@ -46,7 +45,8 @@ SHARED_NUMBERS = (
     0.9  # share of all pairs of a scan and a level that are there, if levels are shared
 )
 SHOWN, SHOWN_IN_ALL = 4, 16  # cases of each class on the contact sheet at least; of all, if more
-CUT_OFF = 0.05  # share of a slice that is lost with a note
+LOST = 0.05  # share of a slice that is lost with a note
+MEASURED = 256  # scans of which a common range of grey values is found
 MIRRORED = 64  # slices by which the mirror axis is found
 PREVIEW = "preview.png"
 # Settings that one more patient takes over from a set.
@@ -330,20 +330,28 @@ def _group(plan, scan):
 
 
 def _ranges(plan, skip_bad):
-    """Range of grey values of each group of scans. Only what shares one is read for that."""
+    """Range of grey values of each group of scans, found in some of them."""
     if plan.settings["range"]:  # of the set that these become like
         return {"": GreyRange(*plan.settings["range"])}
-    scans = [scan for scan in plan.scans if _group(plan, scan) is not None]
-    samples = collections.defaultdict(GreySample)
-    stacks = in_threads(plan.inputs.read, scans, "reading", "scan", plan.inputs.workers)
-    for scan, stack in zip(scans, stacks):
-        if isinstance(stack, InputError):
-            if not skip_bad:
-                raise stack
-            continue  # it is reported when its slices are written
-        for image in stack.images:
-            samples[_group(plan, scan)].add(image)
-    return {name: sample.range() for name, sample in samples.items()}
+    groups, ranges = collections.defaultdict(list), {}
+    for scan in plan.scans:
+        groups[_group(plan, scan)].append(scan)
+    groups.pop(None, None)
+    for group, scans in groups.items():
+        chosen = [scans[i] for i in spread(len(scans), MEASURED)]
+        ranges[group] = grey_range(_images(plan, chosen, skip_bad))
+    if plan.settings["scale"] == "set":
+        plan.settings["range"] = list(ranges[""])
+    return ranges
+
+
+def _images(plan, scans, skip_bad):
+    """Yield the images of some scans. What cannot be read is reported when it is to be written."""
+    for stack in in_threads(plan.inputs.read, scans, "reading", "scan", plan.inputs.workers):
+        if not isinstance(stack, InputError):
+            yield from stack.images
+        elif not skip_bad:
+            raise stack
 
 
 def _write_scan(plan, scan, out, ranges):
@@ -351,9 +359,13 @@ def _write_scan(plan, scan, out, ranges):
     stack, settings, digests = plan.inputs.read(scan), plan.settings, []
     for image in stack.images:
         is_flat = image.min() == image.max()  # black slices are alike, and mean nothing
-        digests.append(b"" if is_flat else hashlib.blake2b(np.ascontiguousarray(image), digest_size=16).digest())
+        digests.append(
+            b""
+            if is_flat
+            else hashlib.blake2b(np.ascontiguousarray(image), digest_size=16).digest()
+        )
     side, fit = settings["side"], settings["fit"]
-    greys = _grey(plan, stack, ranges.get(_group(plan, scan)))
+    greys, notes = _grey(plan, stack, ranges.get(_group(plan, scan)))
     is_volume = plan.inputs.unit == "volume"  # its pixels have a size in millimetres
     images, contents = zip(*(fit_square(grey, side, fit, not is_volume) for grey in greys))
     if is_volume and not np.any(images):
@@ -363,14 +375,14 @@ def _write_scan(plan, scan, out, ranges):
         path = folder / slice_name(scan.case, level)
         if not path.is_file():
             write_png(path, image)
-    notes = [*stack.notes, *suspicious(greys, stack.images)]
+    notes = [*stack.notes, *notes, *suspicious(greys)]
     affine = stack.affine
     if affine is not None:
         kept = centre_square(greys[0], side) if fit == "crop" else greys[0]
         affine = _moved(affine, greys[0].shape, kept.shape, contents[0])
     if fit == "crop":
         lost = max(share_lost(grey, centre_square(grey, side)) for grey in greys)
-        notes += [f"{lost:.0%} of a slice is cut off by --fit crop"] if lost > CUT_OFF else []
+        notes += [f"{lost:.0%} of a slice is cut off by --fit crop"] if lost > LOST else []
     return _Slices(images, digests, _union(contents), affine, stack.place, notes)
 
 
@@ -383,18 +395,18 @@ def _moved(affine, shape, kept, content):
 
 
 def _grey(plan, stack, grey):
-    """Images of a stack as uint8, by a range that is given or their own."""
-    scale, is_oasis = plan.settings["scale"], plan.settings["space"] == "oasis"
-    if scale == "slice" and is_oasis and plan.inputs.unit == "volume":
-        return scale_to_grey(np.stack(stack.images))
+    """Images of a stack as uint8, by a range that is given or their own, and notes."""
+    scale, is_volume = plan.settings["scale"], plan.inputs.unit == "volume"
+    if scale == "slice" and is_volume and plan.settings["space"] == "oasis":
+        negative = np.mean(
+            [np.mean(image[image != 0] < 0) for image in stack.images if image.any()]
+        )
+        lost = f"{negative:.0%} of its voxels are negative and become black: --scale subject"
+        return scale_to_grey(np.stack(stack.images)), [lost] if negative > LOST else []
     if scale == "slice":
-        return [to_grey_values(image, grey_range(image)) for image in stack.images]
-    if grey is None:
-        sample = GreySample()
-        for image in stack.images:
-            sample.add(image)
-        grey = sample.range()
-    return [to_grey_values(image, grey) for image in stack.images]
+        return [to_grey_values(image, grey_range([image])) for image in stack.images], []
+    grey = grey or grey_range(stack.images)
+    return [to_grey_values(image, grey) for image in stack.images], []
 
 
 def _union(boxes):
@@ -427,7 +439,8 @@ def _finish(plan, out, written, skip_bad):
         leaks.add(scan, slices.digests)
         middle = slices.images[len(slices.images) // 2]
         if scan.case in shown:
-            sheet.append((middle, f"{scan.case:03d} {scan.attributes.get('class', scan.subject)}"))
+            label = f"{scan.case:03d} {scan.subject}\n{scan.attributes.get('class', '')}"
+            sheet.append((middle, label.strip()))
         if seen // every != (seen := seen + len(slices.images)) // every:
             sample.append(middle)
     if not cases:
@@ -472,7 +485,7 @@ class _Leaks:
             count, (first, second) = len(pairs), pairs[0]
             yield (
                 f"LEAK: {count} images of {other} are in {one} too, such as {first} and {second}: "
-                "figures of these splits flatter; --resplit makes splits by subject"
+                "remove the copies, or figures of these splits flatter"
             )
 
 

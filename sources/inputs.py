@@ -149,7 +149,7 @@ class Pictures(Input):
         return (height, width), mode
 
     def _settle(self, _places):
-        self.settings["side"] = self.settings["side"] or common_side(self.sizes)
+        self.settings["side"] = self.settings["side"] or common_side(self.sizes.elements())
 
     def read(self, scan: Scan) -> Stack:
         """Read the slices of a scan.
@@ -269,7 +269,7 @@ class Volumes(Input):
         sizes = collections.Counter(
             tuple(math.ceil(round(side / spacing, 2)) for side in extent) for extent in extents
         )
-        settings["side"] = settings["side"] or common_side(sizes)
+        settings["side"] = settings["side"] or common_side(sizes.elements())
         if not settings["spacing"]:  # coarse enough that slices need not shrink to their square
             (size, _), *_ = sizes.most_common(1)
             spacing *= max(1.0, max(size) / settings["side"])
