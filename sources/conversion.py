@@ -8,7 +8,6 @@ import collections
 import contextlib
 import dataclasses
 import hashlib
-import itertools
 import json
 import os
 import pathlib
@@ -48,6 +47,7 @@ SHOWN, SHOWN_IN_ALL = 4, 16  # cases of each class on the contact sheet at least
 LOST = 0.05  # share of a slice that is lost with a note
 MEASURED = 256  # scans of which a common range of grey values is found
 MIRRORED = 64  # slices by which the mirror axis is found
+FAST = 2  # compression of PNGs: half the time of the usual one, a tenth longer
 PREVIEW = "preview.png"
 # Settings that one more patient takes over from a set.
 OF_A_SET = (
@@ -147,7 +147,10 @@ def make_plan(
     found |= {"rules": list(settings.rules), "fractions": list(settings.fractions)}
     found |= _settings_of(like) if like else {}
     is_pictures = settings.kind == "images"
-    inputs = (Pictures if is_pictures else Volumes)(source, found, settings.rules)
+    if is_pictures:
+        inputs = Pictures(source, found, settings.rules, like is not None and found["levels"] != 1)
+    else:
+        inputs = Volumes(source, found, settings.rules)
     problems = []
     places = inputs.look(problems.append if skip_bad or not is_pictures else _refuse)
     if not places:
@@ -161,7 +164,7 @@ def make_plan(
         one = f"{source} holds one image, {places[0].path}"
         raise InputError(f"{one}: training needs more; --like DATA makes it like a prepared set.")
     if is_pictures:
-        stacks = _with_levels(_stacks(places, settings.resplit), found, notes)
+        stacks = _with_levels(_stacks(places), found, notes)
     else:
         stacks = {(inputs.name_of(place),): [(place, 0)] for place in places}
         stacks = {name: stacks[name] for name in sorted(stacks)}
@@ -191,18 +194,20 @@ def _refuse(problem):
     raise InputError(problem)
 
 
-def _stacks(places, resplit):
-    """Pictures by the scan they belong to, from bottom to top. One without a level is alone."""
-    stacks = collections.defaultdict(list)
+def _stacks(places):
+    """Pictures by the scan they belong to, from bottom to top. One without a level is alone.
+
+    A scan whose levels stand in two splits is one stack if each of them is there once.
+    """
+    groups, stacks = collections.defaultdict(list), collections.defaultdict(list)
     for place in sorted(places, key=lambda place: (place.level or 0, place.path)):
-        scan = place.subject, place.scan, "" if resplit else place.split or ""
-        stacks[(place.path, "", "") if place.level is None else scan].append(place)
-    for stack in stacks.values():
-        for one, other in itertools.pairwise(stack):
-            if one.level == other.level:
-                twice = f"{one.path} and {other.path} are both level {one.level} of {one.subject}"
-                raise InputError(f"{twice}: tell them apart with --subject or --level.")
-    return {key: stacks[key] for key in sorted(stacks)}
+        alone = place.level is None
+        groups[(place.path, "") if alone else (place.subject, place.scan)].append(place)
+    for scan in sorted(groups):
+        is_whole = len({place.level for place in groups[scan]}) == len(groups[scan])
+        for place in groups[scan]:
+            stacks[*scan, "" if is_whole else place.split].append(place)
+    return stacks
 
 
 def _with_levels(stacks, settings, notes):
@@ -213,25 +218,24 @@ def _with_levels(stacks, settings, notes):
     """
     numbers = settings["numbers"]  # of the set that these become like
     found = sorted({place.level for stack in stacks.values() for place in stack} - {None})
+    typical = statistics.median(map(len, stacks.values()))
     if numbers is None and settings["levels"] in (None, len(found) or 1):
-        filled = sum(map(len, stacks.values())) / (len(stacks) * max(1, len(found)))
-        numbers = found if not found or filled >= SHARED_NUMBERS else None
+        numbers = found if typical >= SHARED_NUMBERS * len(found) else None
     elif numbers is not None and not set(found) <= set(numbers):
         numbers = None
     if numbers is not None:
         settings |= {"numbers": numbers, "levels": len(numbers) or 1}
         index = {number: level for level, number in enumerate(numbers)} | {None: 0}
         return {name: [(p, index[p.level]) for p in stack] for name, stack in stacks.items()}
-    most = settings["levels"] = settings["levels"] or round(
-        statistics.median(map(len, stacks.values()))
-    )
+    most = settings["levels"] = settings["levels"] or round(typical)
     chosen = {}
     for name, stack in stacks.items():
         taken = relative_places(min(most, len(stack)), len(stack))
         levels = relative_places(len(taken), most)
         chosen[name] = [(stack[i], level) for i, level in zip(taken, levels)]
     left_out = sum(map(len, stacks.values())) - sum(map(len, chosen.values()))
-    how = f"numbers differ between stacks: slices take their relative place in {most} levels"
+    of = "those of the set" if settings["numbers"] else "one stack to the next"
+    how = f"numbers differ from {of}: slices take their relative place in {most} levels"
     notes.append(how + (f", and {left_out} slices are left out" if left_out else ""))
     return chosen
 
@@ -284,11 +288,12 @@ class _Slices(NamedTuple):
     """The slices of a scan as they were written, and what is known of them."""
 
     images: Sequence[np.ndarray]  # uint8 (S, S)
-    digests: list[bytes]  # of what was read
+    digests: list[tuple[bytes, str]]  # of what was read, and its file
     content: tuple[int, int, int, int]
     affine: np.ndarray | None
     place: dict[str, Any]
-    notes: list[str]
+    notes: Sequence[str]
+    problems: Sequence[str]
 
 
 def convert(plan: Plan, out: str | os.PathLike, skip_bad: bool = False) -> Report:
@@ -309,7 +314,7 @@ def convert(plan: Plan, out: str | os.PathLike, skip_bad: bool = False) -> Repor
     out = pathlib.Path(out)
     skip_bad = skip_bad or plan.inputs.unit == "volume"
     with _claimed(out, plan):
-        ranges = _ranges(plan, skip_bad)
+        ranges = _ranges(plan)
 
         def write(scan):
             return _write_scan(plan, scan, out, ranges)
@@ -329,7 +334,7 @@ def _group(plan, scan):
     return scan.subject if scale == "subject" and is_single else None
 
 
-def _ranges(plan, skip_bad):
+def _ranges(plan):
     """Range of grey values of each group of scans, found in some of them."""
     if plan.settings["range"]:  # of the set that these become like
         return {"": GreyRange(*plan.settings["range"])}
@@ -339,31 +344,25 @@ def _ranges(plan, skip_bad):
     groups.pop(None, None)
     for group, scans in groups.items():
         chosen = [scans[i] for i in spread(len(scans), MEASURED)]
-        ranges[group] = grey_range(_images(plan, chosen, skip_bad))
+        ranges[group] = grey_range(_images(plan, chosen))
     if plan.settings["scale"] == "set":
         plan.settings["range"] = list(ranges[""])
     return ranges
 
 
-def _images(plan, scans, skip_bad):
+def _images(plan, scans):
     """Yield the images of some scans. What cannot be read is reported when it is to be written."""
     for stack in in_threads(plan.inputs.read, scans, "reading", "scan", plan.inputs.workers):
-        if not isinstance(stack, InputError):
-            yield from stack.images
-        elif not skip_bad:
-            raise stack
+        yield from () if isinstance(stack, InputError) else stack.images
 
 
 def _write_scan(plan, scan, out, ranges):
     """Read a scan and write its slices."""
     stack, settings, digests = plan.inputs.read(scan), plan.settings, []
-    for image in stack.images:
+    for image, path in zip(stack.images, stack.paths):
         is_flat = image.min() == image.max()  # black slices are alike, and mean nothing
-        digests.append(
-            b""
-            if is_flat
-            else hashlib.blake2b(np.ascontiguousarray(image), digest_size=16).digest()
-        )
+        digest = hashlib.blake2b(np.ascontiguousarray(image), digest_size=16).digest()
+        digests.append((b"" if is_flat else digest, path))
     side, fit = settings["side"], settings["fit"]
     greys, notes = _grey(plan, stack, ranges.get(_group(plan, scan)))
     is_volume = plan.inputs.unit == "volume"  # its pixels have a size in millimetres
@@ -374,7 +373,7 @@ def _write_scan(plan, scan, out, ranges):
     for level, image in zip(stack.levels, images):
         path = folder / slice_name(scan.case, level)
         if not path.is_file():
-            write_png(path, image)
+            write_png(path, image, -1 if settings["space"] == "oasis" else FAST)
     notes = [*stack.notes, *notes, *suspicious(greys)]
     affine = stack.affine
     if affine is not None:
@@ -383,7 +382,7 @@ def _write_scan(plan, scan, out, ranges):
     if fit == "crop":
         lost = max(share_lost(grey, centre_square(grey, side)) for grey in greys)
         notes += [f"{lost:.0%} of a slice is cut off by --fit crop"] if lost > LOST else []
-    return _Slices(images, digests, _union(contents), affine, stack.place, notes)
+    return _Slices(images, digests, _union(contents), affine, stack.place, notes, stack.problems)
 
 
 def _moved(affine, shape, kept, content):
@@ -424,10 +423,12 @@ def _finish(plan, out, written, skip_bad):
     shown, sheet, sample, leaks = _shown(plan), [], [], _Leaks()
     every, seen = max(1, sum(len(scan.files) for scan in plan.scans) // MIRRORED), 0
     for scan, slices in written:
-        if isinstance(slices, InputError):
-            if not skip_bad:
-                raise slices
-            plan.problems.append(str(slices))
+        failed = isinstance(slices, InputError)
+        bad = [str(slices)] if failed else slices.problems
+        if bad and not skip_bad:
+            raise InputError(bad[0])
+        plan.problems.extend(bad)
+        if failed:
             continue
         case = cases[scan.case] = _entry(scan)
         if slices.affine is not None:
@@ -447,7 +448,7 @@ def _finish(plan, out, written, skip_bad):
         what = "volume" if plan.inputs.unit == "volume" else "image"
         raise InputError(f"{plan.source}: no {what} could be used. {' '.join(plan.problems[:3])}")
     facts = _facts(plan, out, cases, sample, _union(contents), affines)
-    if not plan.like:
+    if sheet and not plan.like:
         contact_sheet(out / PREVIEW, *zip(*sheet))  # beside slices of one folder it would be one
     write_facts(out, facts)
     return Report(facts, dict(counts), [*leaks.notes(), *notes], plan.problems)
@@ -474,7 +475,7 @@ class _Leaks:
         self.first, self.found = {}, collections.defaultdict(list)
 
     def add(self, scan, digests):
-        for digest, (path, _) in zip(digests, scan.files * len(digests)):
+        for digest, path in digests:
             split, other = self.first.setdefault(digest, (scan.split, path))
             if digest and split != scan.split:
                 splits = sorted((split, scan.split), key=SPLITS.index)
@@ -591,5 +592,5 @@ def write_slices(
     """
     plan = make_plan(volume, ConversionSettings("nifti", axcodes=axcodes), like=facts)
     (scan,) = plan.scans
-    slices = _write_scan(plan, dataclasses.replace(scan, case=0), folder, _ranges(plan, False))
+    slices = _write_scan(plan, dataclasses.replace(scan, case=0), folder, _ranges(plan))
     return {"affine": slices.affine.tolist(), "volume": slices.place}

@@ -79,10 +79,10 @@ def unpack_png(content: bytes, limit: int) -> bytes:
     return zlib.decompressobj().decompress(b"".join(packed), limit)
 
 
-def write_png(path: pathlib.Path, image) -> None:
+def write_png(path: pathlib.Path, image, compress_level: int = -1) -> None:
     """Write an image `(S, S)`, float in [0, 1] or uint8, as an 8-bit grey PNG."""
     with replacing(path) as temporary:
-        Image.fromarray(to_grey(image)).save(temporary)
+        Image.fromarray(to_grey(image)).save(temporary, compress_level=compress_level)
 
 
 def allocate_images(count: int, size: int) -> np.ndarray:

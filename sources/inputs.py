@@ -28,6 +28,7 @@ from utils import InputError, cores, progress, reading
 
 COARSEST = 2.0  # mm of a pixel, unless another spacing is asked for
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".zip")
+LAST_NUMBER = r"(\d+)[^/\d]*$"  # of a path
 MASKED = "masked_"  # in the names of brain-masked volumes
 AXES = {"R": 0, "L": 0, "A": 1, "P": 1, "S": 2, "I": 2}  # of a volume, by where one runs to
 # On the OASIS-1 discs a volume is an Analyze 7.5 pair; its header stands for it.
@@ -40,16 +41,20 @@ class Stack(NamedTuple):
     Attributes:
         images: `(H, W)` each, from bottom to top.
         levels: Level of each.
+        paths: File of each.
         affine: `(4, 4)`, voxel (row, column, level) -> millimetres. None: not known.
         place: What else is needed to lay a map over the scan.
-        notes: What was noticed.
+        notes: What was noticed, a line each.
+        problems: Files that are left out because they cannot be read, a line each.
     """
 
     images: Sequence[np.ndarray]
     levels: Sequence[int]
+    paths: Sequence[str]
     affine: np.ndarray | None = None
     place: dict[str, Any] = {}
     notes: Sequence[str] = ()
+    problems: Sequence[str] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,15 +138,26 @@ class Pictures(Input):
         source: Folder, `.zip` of a folder, or MedMNIST file.
         settings: Settings of the conversion. `side` is found by `look` if it is None.
         rules: How to read names.
+        with_levels: Whether these are slices like those of a set that has levels. A single stack
+            has but one number that varies, which would be taken for the subject.
     """
 
-    def __init__(self, source: str | os.PathLike, settings: dict[str, Any], rules: Rules):
+    def __init__(
+        self,
+        source: str | os.PathLike,
+        settings: dict[str, Any],
+        rules: Rules,
+        with_levels: bool = False,
+    ):
         self.settings, folder = settings, open_pictures(source)
         try:
-            super().__init__(folder, understand(folder.paths, rules))
+            understood = understand(folder.paths, rules)
+            if with_levels and all(place.level is None for place in understood.places):
+                understood = understand(folder.paths, rules._replace(level=LAST_NUMBER))
         except InputError:
             _refuse_dicom(folder)
             raise
+        super().__init__(folder, understood)
         self.understood.notes.extend(folder.notes)
 
     def _look(self, place):
@@ -155,10 +171,19 @@ class Pictures(Input):
         """Read the slices of a scan.
 
         Raises:
-            InputError: A file cannot be used.
+            InputError: None of its files can be used.
         """
-        images = [self.folder.read(path).pixels for path, _ in scan.files]
-        return Stack(images, [level for _, level in scan.files])
+        images, files, problems = [], [], []
+        for path, level in scan.files:
+            try:
+                images.append(self.folder.read(path).pixels)
+                files.append((path, level))
+            except InputError as error:
+                problems.append(str(error))
+        if not images:
+            raise InputError(problems[0])
+        paths, levels = zip(*files)
+        return Stack(images, levels, paths, problems=problems)
 
 
 class Volumes(Input):
@@ -297,7 +322,8 @@ class Volumes(Input):
         levels, notes = relative_places(count, most), [*volume.notes, *slices.notes]
         step = (count - 1) / (most - 1) if 1 < count < most else 1.0
         affine = volumes.moved_affine(slices.affine, (0, 0, -levels[0] * step), (1, 1, step))
-        return Stack(slices.images, levels, affine, {"file": path, **slices.place}, notes)
+        place = {"file": path, **slices.place}
+        return Stack(slices.images, levels, [path] * count, affine, place, notes)
 
 
 # How slices in the OASIS space are made.
