@@ -125,7 +125,7 @@ def main(args: argparse.Namespace) -> None:
     if args.dry_run:
         print(*listed(plan.problems), "nothing was written (--dry-run)", sep="\n")
         return
-    report = convert(plan, args.out, args.skip_bad)
+    report = convert(plan, args.out)
     print(*_written(report, args.out), sep="\n")
 
 
@@ -157,7 +157,7 @@ def _understood(plan: Plan) -> Iterator[str]:
         extent = "{:g} to {:g} % of the extent".format(*settings["slices"] or (0, 100))
         extent = extent if settings["slices"] else "what holds something"
         yield f"  slices     {settings['plane']}, {settings['spacing']:g} mm a pixel, {extent}"
-    yield from _shortened(plan.notes)
+    yield from _shortened(found.notes)
 
 
 def _read(place):

@@ -21,7 +21,7 @@ import numpy as np
 
 from sources.facts import FACTS_FILE, OASIS_AFFINE, DataFacts, read_facts, write_facts
 from sources.images import write_png
-from sources.inputs import OASIS_SLICES, Pictures, Scan, Volumes, in_threads, relative_places
+from sources.inputs import OASIS_SLICES, Pictures, Scan, Stack, Volumes, in_threads, relative_places
 from sources.layout import SPLITS, slice_name, split_folder
 from sources.names import Rules
 from sources.scaling import (
@@ -40,9 +40,7 @@ from sources.volumes import PLANES, moved_affine, scale_to_grey
 from utils import PARTIAL_FILES, InputError, spread
 
 REPEAT = 1000  # added to the case of a subject's second scan: OAS1_0061_MR2 is case 1061
-SHARED_NUMBERS = (
-    0.9  # share of all pairs of a scan and a level that are there, if levels are shared
-)
+SHARED_NUMBERS = 0.9  # share of all numbers that most scans have where scans share them
 SHOWN, SHOWN_IN_ALL = 4, 16  # cases of each class on the contact sheet at least; of all, if more
 LOST = 0.05  # share of a slice that is lost with a note
 MEASURED = 256  # scans of which a common range of grey values is found
@@ -99,7 +97,7 @@ class ConversionSettings:
     slices: Sequence[float] | None = None
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class Plan:
     """What a conversion will do.
 
@@ -107,21 +105,19 @@ class Plan:
         source: What is converted.
         inputs: Reads its files.
         scans: What becomes a case.
+        splits: How their splits came about.
         settings: Settings, with all that was found. They go into `dataset.json`.
         like: Facts of the set that slices become like, or None.
-        notes: What was noticed, a line each.
-        problems: Files that cannot be used, a line each.
-        splits: How the splits came about.
+        problems: Files that cannot be used, a line each. More may come when slices are written.
     """
 
-    source: str
+    source: pathlib.Path
     inputs: Pictures | Volumes
     scans: list[Scan]
+    splits: str
     settings: dict[str, Any]
     like: DataFacts | None
-    notes: list[str]
     problems: list[str]
-    splits: str
 
 
 def make_plan(
@@ -146,25 +142,22 @@ def make_plan(
     found = {**dataclasses.asdict(settings), "space": None, "numbers": None, "range": None}
     found |= {"rules": list(settings.rules), "fractions": list(settings.fractions)}
     found |= _settings_of(like) if like else {}
-    is_pictures = settings.kind == "images"
+    problems, is_pictures = [], settings.kind == "images"
     if is_pictures:
-        inputs = Pictures(source, found, settings.rules, like is not None and found["levels"] != 1)
+        report = problems.append if skip_bad else _refuse
+        with_levels = like is not None and found["levels"] != 1
+        inputs = Pictures(source, found, settings.rules, report, with_levels)
     else:
-        inputs = Volumes(source, found, settings.rules)
-    problems = []
-    places = inputs.look(problems.append if skip_bad or not is_pictures else _refuse)
+        inputs = Volumes(source, found, settings.rules, problems.append)
+    places = inputs.look()
     if not places:
         listed = f"{source}: nothing in it can be used. {' '.join(problems[:3])}"
         raise InputError(problems[0] if len(problems) == 1 else listed)
-    notes = list(inputs.understood.notes)
-    small = sum(n for size, n in inputs.sizes.items() if 2 * max(size) < found["side"])
-    if small and is_pictures:
-        notes.append(f"{small} images are enlarged more than twice")
     if len(places) == 1 and is_pictures and not like:
         one = f"{source} holds one image, {places[0].path}"
         raise InputError(f"{one}: training needs more; --like DATA makes it like a prepared set.")
     if is_pictures:
-        stacks = _with_levels(_stacks(places), found, notes)
+        stacks = _with_levels(_stacks(places, found["levels"]), found, inputs.understood.notes)
     else:
         stacks = {(inputs.name_of(place),): [(place, 0)] for place in places}
         stacks = {name: stacks[name] for name in sorted(stacks)}
@@ -172,7 +165,7 @@ def make_plan(
     if found["scale"] is None:
         is_single = is_pictures and found["levels"] == 1
         found["scale"] = "set" if is_single else "slice" if found["space"] == "oasis" else "subject"
-    return Plan(str(source), inputs, scans, found, like, notes, problems, splits)
+    return Plan(pathlib.Path(source), inputs, scans, splits, found, like, problems)
 
 
 def _settings_of(facts):
@@ -194,14 +187,14 @@ def _refuse(problem):
     raise InputError(problem)
 
 
-def _stacks(places):
+def _stacks(places, levels):
     """Pictures by the scan they belong to, from bottom to top. One without a level is alone.
 
     A scan whose levels stand in two splits is one stack if each of them is there once.
     """
     groups, stacks = collections.defaultdict(list), collections.defaultdict(list)
     for place in sorted(places, key=lambda place: (place.level or 0, place.path)):
-        alone = place.level is None
+        alone = place.level is None or levels == 1
         groups[(place.path, "") if alone else (place.subject, place.scan)].append(place)
     for scan in sorted(groups):
         is_whole = len({place.level for place in groups[scan]}) == len(groups[scan])
@@ -284,19 +277,7 @@ class Report:
     problems: list[str]
 
 
-class _Slices(NamedTuple):
-    """The slices of a scan as they were written, and what is known of them."""
-
-    images: Sequence[np.ndarray]  # uint8 (S, S)
-    digests: list[tuple[bytes, str]]  # of what was read, and its file
-    content: tuple[int, int, int, int]
-    affine: np.ndarray | None
-    place: dict[str, Any]
-    notes: Sequence[str]
-    problems: Sequence[str]
-
-
-def convert(plan: Plan, out: str | os.PathLike, skip_bad: bool = False) -> Report:
+def convert(plan: Plan, out: str | os.PathLike) -> Report:
     """Write the slices of a plan. Slices that are there already are kept.
 
     Slices are 8-bit grey PNG files, named as `sources.layout` says, and `dataset.json` tells what
@@ -305,24 +286,19 @@ def convert(plan: Plan, out: str | os.PathLike, skip_bad: bool = False) -> Repor
     Args:
         plan: What to do.
         out: Folder to write. It is new, empty, or from the same conversion.
-        skip_bad: As for `make_plan`.
 
     Raises:
         InputError: A file cannot be used, or `out` holds something else. What this call wrote is
             removed then, unless it continued another one.
     """
     out = pathlib.Path(out)
-    skip_bad = skip_bad or plan.inputs.unit == "volume"
     with _claimed(out, plan):
         ranges = _ranges(plan)
 
         def write(scan):
             return _write_scan(plan, scan, out, ranges)
 
-        written = zip(
-            plan.scans, in_threads(write, plan.scans, "slicing", "scan", plan.inputs.workers)
-        )
-        return _finish(plan, out, written, skip_bad)
+        return _finish(plan, out, in_threads(write, plan.scans, "slicing", plan.inputs))
 
 
 def _group(plan, scan):
@@ -351,22 +327,27 @@ def _ranges(plan):
 
 
 def _images(plan, scans):
-    """Yield the images of some scans. What cannot be read is reported when it is to be written."""
-    for stack in in_threads(plan.inputs.read, scans, "reading", "scan", plan.inputs.workers):
-        yield from () if isinstance(stack, InputError) else stack.images
+    for _, stack in in_threads(plan.inputs.read, scans, "reading", plan.inputs):
+        yield from stack.images
+
+
+class _Written(NamedTuple):
+    """What was written of a scan."""
+
+    stack: Stack  # images are uint8 (S, S), notes are those of the conversion too
+    digests: list[bytes]  # of the images as they were read; of flat ones there are none
+    content: tuple[int, int, int, int]  # see `DataFacts`
 
 
 def _write_scan(plan, scan, out, ranges):
-    """Read a scan and write its slices."""
-    stack, settings, digests = plan.inputs.read(scan), plan.settings, []
-    for image, path in zip(stack.images, stack.paths):
-        is_flat = image.min() == image.max()  # black slices are alike, and mean nothing
-        digest = hashlib.blake2b(np.ascontiguousarray(image), digest_size=16).digest()
-        digests.append((b"" if is_flat else digest, path))
-    side, fit = settings["side"], settings["fit"]
-    greys, notes = _grey(plan, stack, ranges.get(_group(plan, scan)))
-    is_volume = plan.inputs.unit == "volume"  # its pixels have a size in millimetres
-    images, contents = zip(*(fit_square(grey, side, fit, not is_volume) for grey in greys))
+    """Read a scan and write its slices. None: there are none."""
+    stack, settings = plan.inputs.read(scan), plan.settings
+    if not len(stack.images):
+        return None
+    side, fit, is_volume = settings["side"], settings["fit"], plan.inputs.unit == "volume"
+    greys = _grey(plan, stack.images, ranges.get(_group(plan, scan)))
+    # Pixels of volumes have a size in millimetres, so they are not enlarged.
+    images, boxes = zip(*(fit_square(grey, side, fit, enlarge=not is_volume) for grey in greys))
     if is_volume and not np.any(images):
         raise InputError(f"{plan.source}/{scan.name}: all of its slices are black: leave it out.")
     folder = split_folder(out, scan.split) if scan.split else out
@@ -374,15 +355,44 @@ def _write_scan(plan, scan, out, ranges):
         path = folder / slice_name(scan.case, level)
         if not path.is_file():
             write_png(path, image, -1 if settings["space"] == "oasis" else FAST)
-    notes = [*stack.notes, *notes, *suspicious(greys)]
-    affine = stack.affine
+    affine, notes = stack.affine, [*stack.notes, *suspicious(greys), *_lost(plan, stack, greys)]
     if affine is not None:
         kept = centre_square(greys[0], side) if fit == "crop" else greys[0]
-        affine = _moved(affine, greys[0].shape, kept.shape, contents[0])
-    if fit == "crop":
+        affine = _moved(affine, greys[0].shape, kept.shape, boxes[0])
+    tops, lefts, bottoms, rights = zip(*boxes)
+    content = min(tops), min(lefts), max(bottoms), max(rights)
+    digests = [
+        hashlib.blake2b(np.ascontiguousarray(image), digest_size=16).digest()
+        if image.min() < image.max()
+        else b""
+        for image in stack.images
+    ]
+    stack = stack._replace(images=images, affine=affine, notes=notes)
+    return _Written(stack, digests, content)
+
+
+def _grey(plan, images, grey):
+    """Images as uint8, by a range that is given or by their own."""
+    scale, is_oasis = plan.settings["scale"], plan.settings["space"] == "oasis"
+    if scale == "slice" and is_oasis and plan.inputs.unit == "volume":
+        return scale_to_grey(np.stack(images))
+    if scale == "slice":
+        return [to_grey_values(image, grey_range([image])) for image in images]
+    grey = grey or grey_range(images)
+    return [to_grey_values(image, grey) for image in images]
+
+
+def _lost(plan, stack, greys):
+    """Notes on what is lost of slices: what `--fit crop` cuts off, and negative values."""
+    side = plan.settings["side"]
+    if plan.settings["fit"] == "crop":
         lost = max(share_lost(grey, centre_square(grey, side)) for grey in greys)
-        notes += [f"{lost:.0%} of a slice is cut off by --fit crop"] if lost > LOST else []
-    return _Slices(images, digests, _union(contents), affine, stack.place, notes, stack.problems)
+        if lost > LOST:
+            yield f"up to {lost:.0%} of a slice is cut off by --fit crop"
+    if plan.settings["space"] == "oasis" and plan.settings["scale"] == "slice":
+        values = np.concatenate([image[image != 0] for image in stack.images])
+        if np.mean(values < 0) > LOST:
+            yield f"{np.mean(values < 0):.0%} of it is negative and becomes black: --scale subject"
 
 
 def _moved(affine, shape, kept, content):
@@ -393,65 +403,50 @@ def _moved(affine, shape, kept, content):
     return moved_affine(affine, (*offset, 0), (*steps, 1))
 
 
-def _grey(plan, stack, grey):
-    """Images of a stack as uint8, by a range that is given or their own, and notes."""
-    scale, is_volume = plan.settings["scale"], plan.inputs.unit == "volume"
-    if scale == "slice" and is_volume and plan.settings["space"] == "oasis":
-        negative = np.mean(
-            [np.mean(image[image != 0] < 0) for image in stack.images if image.any()]
-        )
-        lost = f"{negative:.0%} of its voxels are negative and become black: --scale subject"
-        return scale_to_grey(np.stack(stack.images)), [lost] if negative > LOST else []
-    if scale == "slice":
-        return [to_grey_values(image, grey_range([image])) for image in stack.images], []
-    grey = grey or grey_range(stack.images)
-    return [to_grey_values(image, grey) for image in stack.images], []
-
-
-def _union(boxes):
-    """The smallest box that holds all boxes: first row, first column, row and column after."""
-    tops, lefts, bottoms, rights = zip(*boxes)
-    return min(tops), min(lefts), max(bottoms), max(rights)
-
-
 # ---- the set -------------------------------------------------------------------------------------
 
 
-def _finish(plan, out, written, skip_bad):
-    """Go through the slices of all scans, and write the facts of the set."""
-    cases, counts, contents, affines, notes = {}, collections.Counter(), [], [], []
-    shown, sheet, sample, leaks = _shown(plan), [], [], _Leaks()
-    every, seen = max(1, sum(len(scan.files) for scan in plan.scans) // MIRRORED), 0
-    for scan, slices in written:
-        failed = isinstance(slices, InputError)
-        bad = [str(slices)] if failed else slices.problems
-        if bad and not skip_bad:
-            raise InputError(bad[0])
-        plan.problems.extend(bad)
-        if failed:
+def _finish(plan, out, written):
+    """Go through the slices of all scans as they are written, and write the facts of the set."""
+    cases, slices, boxes, affines, notes = {}, collections.Counter(), [], [], []
+    owners, leaks = {}, collections.defaultdict(list)
+    sheet, sample, wanted = [], [], _wanted(plan.scans)
+    for scan, done in written:
+        if done is None:
             continue
-        case = cases[scan.case] = _entry(scan)
-        if slices.affine is not None:
-            case |= {"affine": slices.affine.tolist(), "volume": slices.place}
-            affines.append(slices.affine)
-        counts[scan.split] += len(slices.images)
-        contents.append(slices.content)
-        notes += [f"case {scan.case:03d} ({scan.name}): {note}" for note in slices.notes]
-        leaks.add(scan, slices.digests)
-        middle = slices.images[len(slices.images) // 2]
-        if scan.case in shown:
+        stack = done.stack
+        cases[scan.case] = _entry(scan)
+        if stack.affine is not None:
+            cases[scan.case] |= {"affine": stack.affine.tolist(), "volume": stack.place}
+            affines.append(stack.affine)
+        slices[scan.split] += len(stack.images)
+        boxes.append(done.content)
+        notes += [f"case {scan.case:03d} ({scan.name}): {note}" for note in stack.notes]
+        for digest, path in zip(done.digests, stack.paths):
+            split, other = owners.setdefault(digest, (scan.split, path))
+            if digest and split != scan.split:
+                leaks[*sorted((split, scan.split), key=SPLITS.index)].append((other, path))
+        middle = stack.images[len(stack.images) // 2]
+        if scan.case in wanted["sheet"]:
             label = f"{scan.case:03d} {scan.subject}\n{scan.attributes.get('class', '')}"
             sheet.append((middle, label.strip()))
-        if seen // every != (seen := seen + len(slices.images)) // every:
+        if scan.case in wanted["sample"]:
             sample.append(middle)
     if not cases:
-        what = "volume" if plan.inputs.unit == "volume" else "image"
-        raise InputError(f"{plan.source}: no {what} could be used. {' '.join(plan.problems[:3])}")
-    facts = _facts(plan, out, cases, sample, _union(contents), affines)
-    if sheet and not plan.like:
-        contact_sheet(out / PREVIEW, *zip(*sheet))  # beside slices of one folder it would be one
+        raise InputError(f"{plan.source}: nothing could be used. {' '.join(plan.problems[:3])}")
+    tops, lefts, bottoms, rights = zip(*boxes)
+    content = min(tops), min(lefts), max(bottoms), max(rights)
+    facts = _facts(plan, out, cases, sample, content, affines)
+    if sheet and not plan.like:  # with `like` it would lie among slices
+        contact_sheet(out / PREVIEW, *zip(*sheet))
     write_facts(out, facts)
-    return Report(facts, dict(counts), [*leaks.notes(), *notes], plan.problems)
+    for (one, other), ((first, second), *more) in leaks.items():
+        notes.insert(
+            0,
+            f"LEAK: {1 + len(more)} images of {other} are in {one} too, such as {first} and "
+            f"{second}: remove the copies, or figures of these splits flatter",
+        )
+    return Report(facts, dict(slices), notes, sorted(set(plan.problems)))
 
 
 def _entry(scan):
@@ -459,35 +454,14 @@ def _entry(scan):
     return {"subject": scan.subject, "split": scan.split, **name, **scan.attributes}
 
 
-def _shown(plan):
-    """Cases for the contact sheet, some of each class."""
+def _wanted(scans):
+    """Cases to show, some of each class, and cases by which the mirror axis is found."""
     classes = collections.defaultdict(list)
-    for scan in plan.scans:
+    for scan in scans:
         classes[scan.attributes.get("class")].append(scan.case)
     each = max(SHOWN, SHOWN_IN_ALL // len(classes))
-    return {cases[i] for cases in classes.values() for i in spread(len(cases), each)}
-
-
-class _Leaks:
-    """Images that are in two splits."""
-
-    def __init__(self):
-        self.first, self.found = {}, collections.defaultdict(list)
-
-    def add(self, scan, digests):
-        for digest, path in digests:
-            split, other = self.first.setdefault(digest, (scan.split, path))
-            if digest and split != scan.split:
-                splits = sorted((split, scan.split), key=SPLITS.index)
-                self.found[tuple(splits)].append((other, path))
-
-    def notes(self):
-        for (one, other), pairs in self.found.items():
-            count, (first, second) = len(pairs), pairs[0]
-            yield (
-                f"LEAK: {count} images of {other} are in {one} too, such as {first} and {second}: "
-                "remove the copies, or figures of these splits flatter"
-            )
+    shown = {cases[i] for cases in classes.values() for i in spread(len(cases), each)}
+    return {"sheet": shown, "sample": {scans[i].case for i in spread(len(scans), MIRRORED)}}
 
 
 def _facts(plan, out, cases, sample, content, affines):
@@ -525,11 +499,11 @@ def _claimed(out, plan):
     Otherwise a subject could change its split when a conversion is continued. If nothing comes of
     a conversion, nothing stays that would be in the way of the next one.
     """
-    source, is_new = pathlib.Path(plan.source), not out.exists()
+    source, is_new = plan.source, not out.exists()
     if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
         raise InputError(f"{out} lies in {source}, which stays as it is: name another --out.")
-    files = [(scan.name, scan.subject, scan.split, scan.files) for scan in plan.scans]
-    plan.settings["files"] = hashlib.sha256(json.dumps(files).encode()).hexdigest()
+    scans = json.dumps([dataclasses.astuple(scan) for scan in plan.scans])
+    plan.settings["scans"] = hashlib.sha256(scans.encode()).hexdigest()
     if (out / FACTS_FILE).is_file():
         if _claim(read_facts(out).settings) != _claim(plan.settings):
             other = "a conversion of other files or with other settings"

@@ -9,7 +9,6 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import math
-import os
 import pathlib
 import re
 import shlex
@@ -21,7 +20,7 @@ import numpy as np
 
 from sources import volumes
 from sources.layout import NUM_LEVELS, SLICE_SIDE
-from sources.names import Place, Rules, Understood, understand
+from sources.names import Place, Understood, understand
 from sources.pictures import PictureFolder, open_pictures
 from sources.scaling import common_side
 from utils import InputError, cores, progress, reading
@@ -45,7 +44,6 @@ class Stack(NamedTuple):
         affine: `(4, 4)`, voxel (row, column, level) -> millimetres. None: not known.
         place: What else is needed to lay a map over the scan.
         notes: What was noticed, a line each.
-        problems: Files that are left out because they cannot be read, a line each.
     """
 
     images: Sequence[np.ndarray]
@@ -54,7 +52,6 @@ class Stack(NamedTuple):
     affine: np.ndarray | None = None
     place: dict[str, Any] = {}
     notes: Sequence[str] = ()
-    problems: Sequence[str] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,10 +75,11 @@ class Scan:
     files: tuple[tuple[str, int], ...]
 
 
-def in_threads(
-    function: Callable, items: Sequence, title: str, unit: str, workers: int = cores()
-) -> Iterator:
-    """Yield what a function gives of each item, in order, or the `InputError` that it raised."""
+def in_threads(function: Callable, items: Sequence, title: str, inputs: "Input") -> Iterator:
+    """Yield items, in order, with what a function gives of each, in the threads of an input.
+
+    An item of which it raises an `InputError` is reported and left out.
+    """
 
     def guarded(item):
         try:
@@ -90,45 +88,45 @@ def in_threads(
             return error
 
     with (
-        concurrent.futures.ThreadPoolExecutor(workers) as pool,
+        concurrent.futures.ThreadPoolExecutor(inputs.workers) as pool,
         contextlib.closing(pool.map(guarded, items)) as results,  # no more is begun after an error
     ):
-        yield from progress(results, title, len(items), unit)
+        for item, result in zip(items, progress(results, title, len(items), inputs.unit)):
+            if isinstance(result, InputError):
+                inputs.report(str(result))
+            else:
+                yield item, result
 
 
 class Input:
-    """A folder of files to convert.
+    """Files to convert.
 
     Attributes:
-        understood: What was read from the names of its files.
+        understood: What was read from their names.
         sizes: How many are of a size, once they were looked at.
         modes: How many are of a mode.
+        report: Takes a line about a file that cannot be used. It may raise.
     """
 
     unit = "image"
     workers = 4 * cores()  # they wait for the disk most of the time
 
-    def __init__(self, folder: PictureFolder, understood: Understood):
-        self.folder, self.understood = folder, understood
+    def __init__(self, folder: PictureFolder, understood: Understood, report: Callable):
+        self.folder, self.understood, self.report = folder, understood, report
         self.sizes, self.modes = collections.Counter(), collections.Counter()
 
-    def look(self, report: Callable[[str], None]) -> list[Place]:
-        """Look at all files. Report those that cannot be used, and return the others."""
-        good, facts, places = [], [], self.understood.places
-        for place, found in zip(
-            places, in_threads(self._look, places, "looking", self.unit, self.workers)
-        ):
-            if isinstance(found, InputError):
-                report(str(found))
-                continue
+    def look(self) -> list[Place]:
+        """Look at all files, and return those that can be used."""
+        places, facts = [], []
+        for place, found in in_threads(self._look, self.understood.places, "looking", self):
             size, mode, *more = found
             self.sizes[size] += 1
             self.modes[mode] += 1
-            good.append(place)
+            places.append(place)
             facts.append(more)
-        if good:
-            self._settle(good, *zip(*facts))
-        return good
+        if places:
+            self._settle(*zip(*facts))
+        return places
 
 
 class Pictures(Input):
@@ -138,17 +136,12 @@ class Pictures(Input):
         source: Folder, `.zip` of a folder, or MedMNIST file.
         settings: Settings of the conversion. `side` is found by `look` if it is None.
         rules: How to read names.
+        report: See `Input`.
         with_levels: Whether these are slices like those of a set that has levels. A single stack
             has but one number that varies, which would be taken for the subject.
     """
 
-    def __init__(
-        self,
-        source: str | os.PathLike,
-        settings: dict[str, Any],
-        rules: Rules,
-        with_levels: bool = False,
-    ):
+    def __init__(self, source, settings, rules, report, with_levels=False):
         self.settings, folder = settings, open_pictures(source)
         try:
             understood = understand(folder.paths, rules)
@@ -157,33 +150,33 @@ class Pictures(Input):
         except InputError:
             _refuse_dicom(folder)
             raise
-        super().__init__(folder, understood)
+        super().__init__(folder, understood, report)
         self.understood.notes.extend(folder.notes)
 
     def _look(self, place):
         height, width, mode = self.folder.size(place.path)
         return (height, width), mode
 
-    def _settle(self, _places):
-        self.settings["side"] = self.settings["side"] or common_side(self.sizes.elements())
+    def _settle(self):
+        side = self.settings["side"] = self.settings["side"] or common_side(self.sizes.elements())
+        small = sum(count for size, count in self.sizes.items() if 2 * max(size) < side)
+        if small:
+            self.understood.notes.append(f"{small} images are enlarged more than twice")
 
     def read(self, scan: Scan) -> Stack:
-        """Read the slices of a scan.
+        """Read the slices of a scan that can be used. There may be none.
 
         Raises:
-            InputError: None of its files can be used.
+            InputError: `report` raised.
         """
-        images, files, problems = [], [], []
+        images, files = [], []
         for path, level in scan.files:
             try:
                 images.append(self.folder.read(path).pixels)
                 files.append((path, level))
             except InputError as error:
-                problems.append(str(error))
-        if not images:
-            raise InputError(problems[0])
-        paths, levels = zip(*files)
-        return Stack(images, levels, paths, problems=problems)
+                self.report(str(error))
+        return Stack(images, [level for _, level in files], [path for path, _ in files])
 
 
 class Volumes(Input):
@@ -194,12 +187,13 @@ class Volumes(Input):
         settings: Settings of the conversion. What is None of `space`, `plane`, `spacing`, `levels`
             and `side` is found by `look`.
         rules: How to read names.
+        report: See `Input`.
     """
 
     unit = "volume"
     workers = cores()  # each has a volume in memory
 
-    def __init__(self, source: str | os.PathLike, settings: dict[str, Any], rules: Rules):
+    def __init__(self, source, settings, rules, report):
         self.settings = settings
         source = pathlib.Path(source)
         if not source.exists():
@@ -212,7 +206,7 @@ class Volumes(Input):
             [path for path in folder.paths if (MASKED in path.rpartition("/")[2]) == kind]
             for kind in kinds
         )
-        super().__init__(folder, self._understand(folder, wanted, rules))
+        super().__init__(folder, self._understand(folder, wanted, rules), report)
         with contextlib.suppress(InputError):  # there are no others
             found = self._understand(folder, others, rules), self.understood
             there, here = (
@@ -245,10 +239,10 @@ class Volumes(Input):
             raise InputError(_nothing_found(folder, self.settings))
         return understood
 
-    def look(self, report: Callable[[str], None]) -> list[Place]:
+    def look(self) -> list[Place]:
         """As for all inputs. Volumes of the discs are known, so no look is needed."""
         if self.settings["kind"] != "oasis1":
-            return super().look(report)
+            return super().look()
         self.modes["voxels of 1 x 1 x 1 mm"] = len(self.understood.places)
         self.settings |= OASIS_SLICES
         return self.understood.places
@@ -278,7 +272,7 @@ class Volumes(Input):
         mode = f"voxels of {' x '.join(f'{step:.3g}' for step in steps)} mm"
         return shape, mode, in_oasis_space, count, pixel, extent
 
-    def _settle(self, _places, in_oasis_space, counts, pixels, extents):
+    def _settle(self, in_oasis_space, counts, pixels, extents):
         """Find how to slice all volumes alike."""
         settings = self.settings
         if settings["space"]:
