@@ -149,10 +149,10 @@ def make_plan(
         inputs = Pictures(source, found, settings.rules, report, with_levels)
     else:
         inputs = Volumes(source, found, settings.rules, problems.append)
-    places = inputs.look()
-    if not places:
-        listed = f"{source}: nothing in it can be used. {' '.join(problems[:3])}"
-        raise InputError(problems[0] if len(problems) == 1 else listed)
+    usable, places = {place.path for place in inputs.look()}, inputs.understood.places
+    if not usable:
+        none = f"{source}: no {inputs.unit} could be used."
+        raise InputError(" ".join([none, *problems[:3]]))
     if len(places) == 1 and is_pictures and not like:
         one = f"{source} holds one image, {places[0].path}"
         raise InputError(f"{one}: training needs more; --like DATA makes it like a prepared set.")
@@ -161,7 +161,11 @@ def make_plan(
     else:
         stacks = {(inputs.name_of(place),): [(place, 0)] for place in places}
         stacks = {name: stacks[name] for name in sorted(stacks)}
+    # Files that cannot be used are counted too, so that nothing changes if one is repaired.
     scans, splits = _scans(stacks, settings, like)
+    as_json = json.dumps([dataclasses.astuple(scan) for scan in scans])
+    found["scans"] = hashlib.sha256(as_json.encode()).hexdigest()
+    scans = [scan for scan in scans if usable & {path for path, _ in scan.files}]
     if found["scale"] is None:
         is_single = is_pictures and found["levels"] == 1
         found["scale"] = "set" if is_single else "slice" if found["space"] == "oasis" else "subject"
@@ -433,7 +437,8 @@ def _finish(plan, out, written):
         if scan.case in wanted["sample"]:
             sample.append(middle)
     if not cases:
-        raise InputError(f"{plan.source}: nothing could be used. {' '.join(plan.problems[:3])}")
+        none = f"{plan.source}: no {plan.inputs.unit} could be used."
+        raise InputError(" ".join([none, *plan.problems[:3]]))
     tops, lefts, bottoms, rights = zip(*boxes)
     content = min(tops), min(lefts), max(bottoms), max(rights)
     facts = _facts(plan, out, cases, sample, content, affines)
@@ -499,11 +504,9 @@ def _claimed(out, plan):
     Otherwise a subject could change its split when a conversion is continued. If nothing comes of
     a conversion, nothing stays that would be in the way of the next one.
     """
-    source, is_new = plan.source, not out.exists()
-    if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
-        raise InputError(f"{out} lies in {source}, which stays as it is: name another --out.")
-    scans = json.dumps([dataclasses.astuple(scan) for scan in plan.scans])
-    plan.settings["scans"] = hashlib.sha256(scans.encode()).hexdigest()
+    is_new, inside = not out.exists(), out.resolve().is_relative_to(plan.source.resolve())
+    if inside and plan.inputs.unit == "image":
+        raise InputError(f"{out} lies in {plan.source}, and would be read too: name another --out.")
     if (out / FACTS_FILE).is_file():
         if _claim(read_facts(out).settings) != _claim(plan.settings):
             other = "a conversion of other files or with other settings"
@@ -566,5 +569,5 @@ def write_slices(
     """
     plan = make_plan(volume, ConversionSettings("nifti", axcodes=axcodes), like=facts)
     (scan,) = plan.scans
-    slices = _write_scan(plan, dataclasses.replace(scan, case=0), folder, _ranges(plan))
-    return {"affine": slices.affine.tolist(), "volume": slices.place}
+    written = _write_scan(plan, dataclasses.replace(scan, case=0), folder, _ranges(plan))
+    return {"affine": written.stack.affine.tolist(), "volume": written.stack.place}
