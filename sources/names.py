@@ -21,6 +21,8 @@ from utils import InputError
 FIT = 0.99  # share of the names that a pattern or a reading must fit
 MAX_CLASSES = 20
 MAX_LEVELS = 512
+MAX_LEVEL = 9999  # longer numbers are subjects, dates or the like
+MIN_STACK = 3  # slices of a typical stack, or else its numbers are no levels
 MAX_SPLIT_FOLDERS = 6
 MAX_EXAMPLES = 3
 MOSTLY = 0.9
@@ -30,12 +32,12 @@ MAX_TWICE = 0.25  # share of the numbers that occur twice in a stack
 MAX_OFFSET = 4  # levels of the set, in those of a typical stack
 RARE = 0.01  # share of the names
 DENSE = 0.7  # share of the numbers between the first and the last that are there
-MARGIN = 0.15  # of two dense numbers, the one that is denser by this is the level
+MARGIN = 0.05  # of two dense numbers, the one that is denser by this is the level
 
 _IMAGES = r"\.(?:png|jpe?g|jfif|tiff?|bmp|nii(?:\.gz)?)"
 _VOLUMES = r"\.(?:nii(?:\.gz)?|mg[zh]|hdr)"
 _ENDINGS = {False: re.compile(_IMAGES + "$", re.I), True: re.compile(_VOLUMES + "$", re.I)}
-_ANY_ENDING = re.compile(rf"(?:{_IMAGES}|{_VOLUMES})$", re.I)
+_ANY_ENDING = rf"(?:{_IMAGES}|{_VOLUMES})"
 _SYSTEM = re.compile(r"(?:^|/)(?:\.|__MACOSX/|(?:thumbs\.db|desktop\.ini|@eaDir)(?:$|/))", re.I)
 
 # Names of splits as directories have them, in one word: Training, valid, testset, imagesTr.
@@ -51,10 +53,12 @@ _CAMEL_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 # Words of files that lie beside images and show none.
 _LABELS = re.compile(
     r"(?:[a-z]*mask|label|lbl|annotation|contour|roi)(?:s|map|maps)?|[a-z]*seg(?:s|mentations?)?|gt"
-    r"|ground|groundtruth|[a-z]*parc|parcellations?|ribbon|pve|prob(?:s|map|maps|ability)?"
+    r"|ground|groundtruth|readers?|raters?|[a-z]*parc|parcellations?|ribbon|pve|prob(?:s|map|maps|ability)?"
 )
 _TISSUE = re.compile(r"(?:^|/)m?w?r?c[1-6](?=[a-z])[^/]*$", re.I)  # of SPM, as in c1sub-01_T1w.nii
-_DERIVED = re.compile(r"derivatives?|func|dwi|fmap|perf|bold")  # BIDS: no anatomical scans
+_DERIVED = re.compile(
+    r"derivatives?|desc|space|func|dwi|fmap|perf|bold"
+)  # BIDS: no anatomical scans
 # Words of processed copies. Of several copies of a scan the one with the fewest is taken.
 _PROCESSED = re.compile(
     r"[a-z]*(?:brain|norm|norm\w*linear|nu|mni\w*|restored?|aligned|warp(?:ed)?|regist\w+|reg"
@@ -63,7 +67,7 @@ _PROCESSED = re.compile(
 
 # Words that tell scans of one subject apart: contrast, side, plane, visit.
 _CONTRAST = (
-    r"(?:(?:t1|t2|pd)(?:w|wi|ce|c|gd|n|f|post|pre|km)?\+?"
+    r"(?:(?:c?t1|t2|pd)(?:w|wi|ce|c|gd|n|f|post|pre|km)?\+?"
     r"|flair|dwi|adc|swi|bold|mra|dti|asl|stir|dess|pet|ct)(?![^\W_])"
 )
 _KNOWN = (
@@ -279,8 +283,8 @@ def _set_aside(paths, volumes, ignored):
             ignored["other files"].append(path)
         else:
             *parts, stem = path[: ending.start()].split("/")
-            if parts and _ANY_ENDING.sub("", parts[-1]) == stem:
-                parts.pop()
+            if parts and re.fullmatch(re.escape(stem) + _ANY_ENDING, parts[-1], re.I):
+                parts.pop()  # case_004.nii/case_004.nii
             parts.append(stem)
             names.append(_Name(path, "/".join(parts), path[ending.start() :], parts))
     if not names:
@@ -369,8 +373,9 @@ def _take(name, role, match, group):
     text, places = match[group], [match.span(group)]
     if role == "subject":
         name.subject, name.number, name.is_said = text, _last_number(text), True
-        again = re.finditer(rf"(?<![^\W_]){re.escape(text)}(?![^\W_])", name.text)
-        places += [other.span() for other in again]
+        if not text.isdecimal() or len(text) > 3:  # or else it may be another number
+            again = re.finditer(rf"(?<![^\W_]){re.escape(text)}(?![^\W_])", name.text)
+            places += [other.span() for other in again]
     elif role == "class":
         name.class_ = text
     elif role == "split":
@@ -479,14 +484,16 @@ def _are_classes(place, folders):
     if len(by_split) > 1:  # a class stands in several splits, a subject in one
         fewest = min(by_split.values(), key=len)
         shared = [kind for kind in fewest if sum(kind in found for found in by_split.values()) > 1]
-        plain |= {kind for kind in kinds if not re.search(r"\d\d\d|(?<!\d)0\d", kind)}
-        return len(shared) >= len(fewest) / 2 and len(plain) >= len(kinds) / 2
+        if len(plain) < len(kinds) / 2:  # numbers are classes if all splits have the same few
+            shared = [] if any(re.match(r"0\d|.*\d\d\d", kind) for kind in kinds) else shared
+            return len(shared) >= FIT * len(kinds)
+        return len(shared) >= len(fewest) / 2
     if len(plain) < len(kinds) / 2:
         return False
     if any(map(_CLASS_WORD.search, kinds)) or next(iter(folders)).is_said:
         return True
     common, union = _common(rests.values()), set().union(*rests.values())
-    if len(common) < FIT * len(union):
+    if len(common) < FIT * len(union) or any("/" in rest for rest in common):
         return True
     if len({re.sub(r"\d", "", rest) for rest in common}) == len(common):
         return False  # Anna/T1.nii, Bob/T1.nii: all directories hold the same few files
@@ -553,12 +560,17 @@ def _read_form(names, always, is_rare, volumes):
         InputError: Two numbers can be the level.
     """
     columns, constant = _find_columns(names)
+    level = None
     if names[0].level is None and not volumes and not is_rare:
         level = _find_level(names, columns)
         if level is not None:
-            columns.remove(level)
             for name in names:
                 name.level = int(name.tokens[level.index].text)
+    if names[0].level is not None:
+        columns = [column for column in columns if column is not level]
+        stacks = [column for column in columns if column.count < len(names)]
+        if stacks or len({name.level for name in names}) == len(names):
+            columns = stacks  # without numbers that each file has of its own
     free = [column for column in columns if not _SCAN_LABEL.fullmatch(column.token.label)]
     if names[0].is_said:
         pass
@@ -631,6 +643,8 @@ def _find_level(names, columns):
     dense = [column for column in dense if column.token.depth == dense[-1].token.depth]
     if len(dense) > 1 and dense[-1].token.kind == "copy":  # S1 (2).jpg without S1.jpg
         dense = dense[-1:]
+    if len(dense) > 1 and not _is_glued(names[0], dense[-1].index):  # the subject in P01_12.png
+        dense = [c for c in dense if c is dense[-1] or not _is_glued(names[0], c.index)]
     best = max((density[column] for column in dense), default=0)
     dense = [column for column in dense if density[column] > best - MARGIN]
     if len(dense) > 1:
@@ -660,7 +674,9 @@ def _density(names, columns, column):
         others.append(_code(name.subject for name in names))
     if not others:
         return 0.0
-    values = np.array([int(name.tokens[column.index].text) for name in names], float)
+    values = np.array([int(name.tokens[column.index].text) for name in names])
+    if values.max() > MAX_LEVEL:
+        return 0.0
     stacks = _joint(*others, _code((name.contrast, name.scan) for name in names))
     context = _code((name.class_, name.split) for name in names)
     return max(_share(values, stacks), _share(values, _joint(stacks, context)))
@@ -681,7 +697,7 @@ def _share(values, stacks):
     steps = np.diff(values)[np.diff(stacks) == 0]
     sizes = np.unique(stacks, return_counts=True)[1]
     typical = np.median(sizes)
-    if len(sizes) < 2 or typical < 2 or np.mean(steps == 0) > MAX_TWICE:
+    if len(sizes) < 2 or typical < MIN_STACK or np.mean(steps == 0) > MAX_TWICE:
         return 0.0
     if len(np.unique(values)) > MAX_OFFSET * typical:
         return 0.0
@@ -702,18 +718,18 @@ def _first_of_many(columns):
 def _subject_text(name, index, told):
     """A subject's token with the word that is glued to it. Of a directory all, if it is all his."""
     token = name.tokens[index]
-    before = name.tokens[index - 1] if index else None
     if token.depth < len(name.parts) - 1 and token.depth not in told:
         return name.parts[token.depth]
     if token.kind == "copy":
         return token.text if name.is_copy else name.parts[-1]
-    is_glued = (
-        before
-        and before.depth == token.depth
-        and before.end == token.start
-        and before.kind == "word"
-    )
-    return name.parts[token.depth][before.start if is_glued else token.start : token.end]
+    start = name.tokens[index - 1].start if _is_glued(name, index) else token.start
+    return name.parts[token.depth][start : token.end]
+
+
+def _is_glued(name, index):
+    """Whether a word stands right before a token, as in P01."""
+    token = name.tokens[index]
+    return token.label != "" and name.tokens[index - 1].end == token.start
 
 
 def _code(values):
