@@ -28,6 +28,7 @@ MAX_EXAMPLES = 3
 MOSTLY = 0.9
 COUNTED = 0.9  # share of the numbers from the first to the last that a count has
 NUMBERS_RATHER = 0.3
+MANY = 0.4  # different tokens of the subject, in those of the place with the most
 MAX_TWICE = 0.25  # share of the numbers that occur twice in a stack
 MAX_OFFSET = 4  # levels of the set, in those of a typical stack
 RARE = 0.01  # share of the names
@@ -52,13 +53,13 @@ _CAMEL_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 
 # Words of files that lie beside images and show none.
 _LABELS = re.compile(
-    r"(?:[a-z]*mask|label|lbl|annotation|contour|roi)(?:s|map|maps)?|[a-z]*seg(?:s|mentations?)?|gt"
-    r"|ground|groundtruth|readers?|raters?|[a-z]*parc|parcellations?|ribbon|pve|prob(?:s|map|maps|ability)?"
+    r"(?:[a-z]*mask|label|lbl|annotation|contour|roi|prob|probability)(?:s|maps?)?"
+    r"|[a-z]*seg(?:s|mentations?)?|gt|ground|groundtruth|[a-z]*parc|parcellations?|ribbon|pve"
+    r"|readers?|raters?"
 )
 _TISSUE = re.compile(r"(?:^|/)m?w?r?c[1-6](?=[a-z])[^/]*$", re.I)  # of SPM, as in c1sub-01_T1w.nii
-_DERIVED = re.compile(
-    r"derivatives?|desc|space|func|dwi|fmap|perf|bold"
-)  # BIDS: no anatomical scans
+# Of BIDS: what was made of images, and images that are not anatomical.
+_DERIVED = re.compile(r"(?:^|/)(?:derivatives|func|dwi|fmap|perf)/|_(?:desc|space)-", re.I)
 # Words of processed copies. Of several copies of a scan the one with the fewest is taken.
 _PROCESSED = re.compile(
     r"[a-z]*(?:brain|norm|norm\w*linear|nu|mni\w*|restored?|aligned|warp(?:ed)?|regist\w+|reg"
@@ -93,7 +94,7 @@ PATTERNS = {
     "ADNI": r"(?<!\d)(?P<subject>\d{3}_S_\d{4})(?!\d)",
     "OASIS": r"(?P<subject>OAS\d_?\d{4})(?!\d)",
     "numbered subject": r"(?<![^\W\d_])(?P<subject>(?:case|sub|subj|subject|patient|pat|pt|person"
-    r"|participant|proband|id|volunteer)s?[-_ ]*(?:no|nr|id)?[-_. ]*\d+)",
+    r"|participant|proband|volunteer)s?[-_ ]*(?:no|nr|id)?[-_. ]*\d+)",
     "numbered level": r"(?<![^\W\d_])(?:slice|slc|sl|level|lvl|z|schicht|coupe|corte)s?[-_ =]*"
     r"(?:no|nr|id)?[-_. ]*(?P<level>\d+)",
 }
@@ -238,6 +239,9 @@ def understand(paths: Sequence[str], rules: Rules = NO_RULES, volumes: bool = Fa
     for form in forms.values():
         _read_form(form, always, len(form) < RARE * len(names), volumes)
     notes = []
+    spelling = {}
+    for name in names:
+        name.subject = spelling.setdefault(name.subject.lower(), name.subject)
     names = _settle_levels(names, ignored, notes)
     _qualify_restarted(names, "group")
     _find_unknown(names, forms.values())
@@ -274,7 +278,7 @@ def _examples(paths):
 
 def _set_aside(paths, volumes, ignored):
     """Names of images or volumes. All other paths go to `ignored`."""
-    names = []
+    names, spelling = [], {}
     for path in paths:
         ending = _ENDINGS[volumes].search(path)
         if _SYSTEM.search(path):
@@ -285,7 +289,7 @@ def _set_aside(paths, volumes, ignored):
             *parts, stem = path[: ending.start()].split("/")
             if parts and re.fullmatch(re.escape(stem) + _ANY_ENDING, parts[-1], re.I):
                 parts.pop()  # case_004.nii/case_004.nii
-            parts.append(stem)
+            parts = [spelling.setdefault(part.lower(), part) for part in parts] + [stem]
             names.append(_Name(path, "/".join(parts), path[ending.start() :], parts))
     if not names:
         kinds = (
@@ -296,18 +300,19 @@ def _set_aside(paths, volumes, ignored):
         )
     words = [_words(name.text) for name in names]
     telling = set().union(*words) - _common(words)  # a word that is everywhere tells nothing
-    labels, derived = ({w for w in telling if p.fullmatch(w)} for p in (_LABELS, _DERIVED))
-    images, beside = [], {"label maps and masks": [], "derivatives": []}
-    for name, found in zip(names, words):
-        if found & labels or (volumes and _TISSUE.search(name.text)):
-            beside["label maps and masks"].append(name.path)
-        elif found & derived:
-            beside["derivatives"].append(name.path)
-        else:
-            images.append(name)
-    if images:  # or else these words mean something else
-        ignored.update({reason: found for reason, found in beside.items() if found})
-    return images or names
+    labels = {word for word in telling if _LABELS.fullmatch(word)}
+    is_label = {
+        name: bool(found & labels) or (volumes and bool(_TISSUE.search(name.text)))
+        for name, found in zip(names, words)
+    }
+    is_derived = {name: bool(_DERIVED.search(name.text)) for name in names}
+    kinds = {"label maps and masks": is_label, "derivatives": is_derived}
+    for reason, is_beside in kinds.items():
+        images = [name for name in names if not is_beside[name]]
+        if 0 < len(images) < len(names):
+            ignored[reason] = [name.path for name in names if is_beside[name]]
+            names = images
+    return names
 
 
 def _words(text):
@@ -484,10 +489,11 @@ def _are_classes(place, folders):
     if len(by_split) > 1:  # a class stands in several splits, a subject in one
         fewest = min(by_split.values(), key=len)
         shared = [kind for kind in fewest if sum(kind in found for found in by_split.values()) > 1]
-        if len(plain) < len(kinds) / 2:  # numbers are classes if all splits have the same few
-            shared = [] if any(re.match(r"0\d|.*\d\d\d", kind) for kind in kinds) else shared
-            return len(shared) >= FIT * len(kinds)
-        return len(shared) >= len(fewest) / 2
+        if len(plain) >= len(kinds) / 2 and len(shared) >= len(fewest) / 2:
+            return True
+        # Numbers are classes if all splits have the same few.
+        if all(len(kind) < 3 and kind[0] != "0" or kind == "0" for kind in kinds):
+            return len(shared) == len(kinds)
     if len(plain) < len(kinds) / 2:
         return False
     if any(map(_CLASS_WORD.search, kinds)) or next(iter(folders)).is_said:
@@ -655,7 +661,22 @@ def _find_level(names, columns):
             f"{' and '.join(numbers)} can each be the subject or the level: say --subject REGEX "
             r"and --level REGEX, such as --level '(\d+)[^\d]*$'."
         )
-    return dense[0] if dense else None
+    return dense[0] if dense and _are_stacks(names, columns, dense[0]) else None
+
+
+def _are_stacks(names, columns, level):
+    """Whether levels belong to subjects, and not to mere words as in benign_1, malignant_1."""
+    others = [c for c in columns if c is not level]
+    telling = [c for c in others if c.token.kind != "word" or c.token.depth < level.token.depth]
+    if names[0].is_said or any(c.count < len(names) for c in telling):
+        return True
+    words = {name.tokens[c.index].text for c in others for name in names if c.token.kind == "word"}
+    if telling or any(map(_CLASS_WORD.search, words)):
+        return False
+    raise InputError(
+        f"{_examples(sorted(words))} in names as {names[0].path} can be subjects or classes: say "
+        r"--subject '([a-z]+)_\d+', or --class and --subject, or what fits."
+    )
 
 
 def _counts_persons(names, column):
@@ -712,7 +733,7 @@ def _first_of_many(columns):
     if numbers and max(column.count for column in numbers) >= NUMBERS_RATHER * most:
         columns = numbers
     most = max(column.count for column in columns)
-    return next(column for column in columns if column.count >= most / 2)
+    return next(column for column in columns if column.count >= MANY * most)
 
 
 def _subject_text(name, index, told):
