@@ -18,22 +18,25 @@ import numpy as np
 
 from utils import InputError
 
-FIT = 0.99  # share of the names that a pattern or a reading must fit
-MAX_CLASSES = 20
-MAX_LEVELS = 512
-MAX_LEVEL = 9999  # longer numbers are subjects, dates or the like
-MIN_STACK = 3  # slices of a typical stack, or else its numbers are no levels
+MAX_EXAMPLES = 3  # of names in a message
+# Shares of the names of a set.
+FIT = 0.99  # that a pattern or a reading must fit
+RARE = 0.01  # of a form from which no rule is told
+MOSTLY = 0.9  # of files that are the only one of their subject, where subjects are not known
+# Directories.
 MAX_SPLIT_FOLDERS = 6
-MAX_EXAMPLES = 3
-MOSTLY = 0.9
-COUNTED = 0.9  # share of the numbers from the first to the last that a count has
-NUMBERS_RATHER = 0.3
-MANY = 0.4  # different tokens of the subject, in those of the place with the most
-MAX_TWICE = 0.25  # share of the numbers that occur twice in a stack
-MAX_OFFSET = 4  # levels of the set, in those of a typical stack
-RARE = 0.01  # share of the names
-DENSE = 0.7  # share of the numbers between the first and the last that are there
+MAX_CLASSES = 20
+# Numbers that are levels.
+MAX_LEVEL = 9999  # longer numbers are subjects, dates or the like
+MAX_LEVELS = 512
+MIN_STACK = 3  # slices of a typical stack
+MAX_OFFSET = 4  # different levels of the set, in those of a typical stack
+MAX_TWICE = 0.25  # share of the slices of a stack that have the number of another
+DENSE = 0.7  # share of the numbers between the first and the last of a stack that are there
 MARGIN = 0.05  # of two dense numbers, the one that is denser by this is the level
+# Numbers that are subjects.
+COUNTED = 0.9  # share of the numbers from 1 to the last that are there, where subjects are counted
+MANY = 0.4  # different subjects, in different tokens of the place that has the most
 
 _IMAGES = r"\.(?:png|jpe?g|jfif|tiff?|bmp|nii(?:\.gz)?)"
 _VOLUMES = r"\.(?:nii(?:\.gz)?|mg[zh]|hdr)"
@@ -42,17 +45,23 @@ _ANY_ENDING = rf"(?:{_IMAGES}|{_VOLUMES})"
 _SYSTEM = re.compile(r"(?:^|/)(?:\.|__MACOSX/|(?:thumbs\.db|desktop\.ini|@eaDir)(?:$|/))", re.I)
 
 # Names of splits as directories have them, in one word: Training, valid, testset, imagesTr.
-ROLES = ("subject", "level", "split", "class")
+_ROLES = ("subject", "level", "split", "class")
 _SPLITS = {
     "train": re.compile(r"[Tt]r|(?i:trn|train|training)(?:data|sets?|images?)?"),
     "validate": re.compile(r"(?i:val|valid|validate|validation|dev)(?:data|sets?|images?)?"),
     "test": re.compile(r"[Tt]s|(?i:tst|test|testing)(?:data|sets?|images?)?"),
 }
-_WORD = re.compile(r"[^\W\d_]+")
 _CAMEL_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 
+
+def _words(pattern):
+    """A pattern for whole words, between other signs or inCamelCase."""
+    start = r"(?:(?<![^\W\d_])|(?<=[a-z])(?=[A-Z]))"
+    return re.compile(rf"{start}(?i:{pattern})(?![a-z])")
+
+
 # Words of files that lie beside images and show none.
-_LABELS = re.compile(
+_LABELS = _words(
     r"(?:[a-z]*mask|label|lbl|annotation|contour|roi|prob|probability)(?:s|maps?)?"
     r"|[a-z]*seg(?:s|mentations?)?|gt|ground|groundtruth|[a-z]*parc|parcellations?|ribbon|pve"
     r"|readers?|raters?"
@@ -61,9 +70,10 @@ _TISSUE = re.compile(r"(?:^|/)m?w?r?c[1-6](?=[a-z])[^/]*$", re.I)  # of SPM, as 
 # Of BIDS: what was made of images, and images that are not anatomical.
 _DERIVED = re.compile(r"(?:^|/)(?:derivatives|func|dwi|fmap|perf)/|_(?:desc|space)-", re.I)
 # Words of processed copies. Of several copies of a scan the one with the fewest is taken.
-_PROCESSED = re.compile(
-    r"[a-z]*(?:brain|norm|norm\w*linear|nu|mni\w*|restored?|aligned|warp(?:ed)?|regist\w+|reg"
-    r"|stripp?ed|bet|preproc\w*|correct\w*|smooth\w*|resampled?|rawavg|filled|wm|gm|csf|masked)"
+_PROCESSED = _words(
+    r"[a-z]*(?:brain|norm|norm[a-z]*linear|nu|mni[a-z]*|restored?|aligned|warp|warped|regist[a-z]+"
+    r"|reg|stripp?ed|bet|preproc[a-z]*|correct[a-z]*|smooth[a-z]*|resampled?|rawavg|filled|wm|gm"
+    r"|csf|masked)"
 )
 
 # Words that tell scans of one subject apart: contrast, side, plane, visit.
@@ -150,7 +160,7 @@ class Understood(NamedTuple):
     Attributes:
         places: One for each slice or volume, in the order of the paths.
         ignored: Paths of all other files, by the reason.
-        pattern: An example of the most frequent form of names, with what was read from it.
+        pattern: Names of the `PATTERNS` that fitted, or "general rule".
         notes: Sentences for the user.
     """
 
@@ -238,8 +248,7 @@ def understand(paths: Sequence[str], rules: Rules = NO_RULES, volumes: bool = Fa
         forms[_form(name)].append(name)
     for form in forms.values():
         _read_form(form, always, len(form) < RARE * len(names), volumes)
-    notes = []
-    spelling = {}
+    notes, spelling = [], {}
     for name in names:
         name.subject = spelling.setdefault(name.subject.lower(), name.subject)
     names = _settle_levels(names, ignored, notes)
@@ -292,38 +301,23 @@ def _set_aside(paths, volumes, ignored):
             parts = [spelling.setdefault(part.lower(), part) for part in parts] + [stem]
             names.append(_Name(path, "/".join(parts), path[ending.start() :], parts))
     if not names:
-        kinds = (
-            "volume (.nii, .nii.gz, .mgz, .hdr)" if volumes else "image (.png, .jpg, .tif, .nii)"
-        )
-        raise InputError(
-            f"no {kinds} is among the {len(paths)} files: {_examples(paths) or 'none'}."
-        )
-    words = [_words(name.text) for name in names]
-    telling = set().union(*words) - _common(words)  # a word that is everywhere tells nothing
-    labels = {word for word in telling if _LABELS.fullmatch(word)}
-    is_label = {
-        name: bool(found & labels) or (volumes and bool(_TISSUE.search(name.text)))
-        for name, found in zip(names, words)
-    }
-    is_derived = {name: bool(_DERIVED.search(name.text)) for name in names}
-    kinds = {"label maps and masks": is_label, "derivatives": is_derived}
-    for reason, is_beside in kinds.items():
-        images = [name for name in names if not is_beside[name]]
+        kind = "volume (.nii, .nii.gz, .mgz, .hdr)" if volumes else "image (.png, .jpg, .tif, .nii)"
+        found = _examples(paths) or "none"
+        raise InputError(f"no {kind} is among the {len(paths)} files: {found}.")
+    words = {name: {word.lower() for word in _LABELS.findall(name.text)} for name in names}
+    always = _common(words.values())  # a word that is everywhere tells nothing
+    for reason, is_beside in (
+        (
+            "label maps and masks",
+            lambda name: words[name] - always or volumes and _TISSUE.search(name.text),
+        ),
+        ("derivatives", lambda name: _DERIVED.search(name.text)),
+    ):
+        images = [name for name in names if not is_beside(name)]
         if 0 < len(images) < len(names):
-            ignored[reason] = [name.path for name in names if is_beside[name]]
+            ignored[reason] = [name.path for name in names if is_beside(name)]
             names = images
     return names
-
-
-def _words(text):
-    return set().union(*map(_words_of_part, text.split("/")))
-
-
-@functools.lru_cache(2**16)
-def _words_of_part(part):
-    """Words of a directory or file name in lower case, whole and cut as inCamelCase."""
-    words = set(_WORD.findall(part))
-    return {part.lower() for word in words for part in (word, *_CAMEL_WORD.findall(word))}
 
 
 # ---- rules and patterns ------------------------------------------------------------------------
@@ -331,7 +325,7 @@ def _words_of_part(part):
 
 def _apply_rules(names, rules, ignored):
     """Names that all rules of the user fit, with what these read."""
-    for role, rule in zip(ROLES, rules):
+    for role, rule in zip(_ROLES, rules):
         if rule is None:
             continue
         try:
@@ -354,7 +348,7 @@ def _apply_rules(names, rules, ignored):
 
 def _apply_patterns(names, rules, volumes):
     """Read what `PATTERNS` knows and no rule says. Returns the names of patterns that fit."""
-    fitting, taken = [], {role for role, rule in zip(ROLES, rules) if rule}
+    fitting, taken = [], {role for role, rule in zip(_ROLES, rules) if rule}
     if volumes:
         taken.add("level")
     for title, pattern in _PATTERNS.items():
@@ -600,10 +594,8 @@ def _read_form(names, always, is_rare, volumes):
             name.number = _last_number(name.tokens[first.index].text)
             name.group = " ".join(name.tokens[column.index].text for column in before)
     subjects = _code((name.subject, name.group) for name in names)
-    needed, key = (
-        set(),
-        _joint(subjects, _code((name.class_, name.split, name.level) for name in names)),
-    )
+    needed = set()
+    key = _joint(subjects, _code((name.class_, name.split, name.level) for name in names))
     for column in columns:
         more = _joint(key, column.codes)
         if not _tell(subjects, column) and (column not in free or _count(more) > _count(key)):
@@ -730,7 +722,7 @@ def _first_of_many(columns):
     """The first column with many different tokens, a number rather than a word: the subject."""
     most = max(column.count for column in columns)
     numbers = [column for column in columns if column.token.kind in ("number", "copy")]
-    if numbers and max(column.count for column in numbers) >= NUMBERS_RATHER * most:
+    if numbers and max(column.count for column in numbers) >= MANY * most:
         columns = numbers
     most = max(column.count for column in columns)
     return next(column for column in columns if column.count >= MANY * most)
@@ -866,8 +858,7 @@ def _choose_versions(names, ignored):
 
 def _processing(name):
     """How much a volume was processed, by its words; of two alike the shorter path comes first."""
-    words = [word.lower() for word in _WORD.findall(name.text)]
-    return sum(map(bool, map(_PROCESSED.fullmatch, words))), len(name.path), name.path
+    return len(_PROCESSED.findall(name.text)), len(name.path), name.path
 
 
 def _check_twice(names):
@@ -911,7 +902,7 @@ def _describe(names, ignored, volumes):
             f"Contrasts: {listed} subjects. Each is a scan of its subject; a --subject REGEX that "
             "fits the names of one contrast takes that alone."
         )
-    scans = Counter(subject for subject, *_ in {name.key()[:-1] for name in known})
+    scans = Counter(subject for subject, *_ in dict.fromkeys(n.key()[:-1] for n in known))
     several = [subject for subject, count in scans.items() if count > 1]
     if several:
         notes.append(

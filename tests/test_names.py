@@ -427,12 +427,12 @@ def test_a_rule_chooses_a_contrast():
     assert [len(found) for found in understood.ignored.values()] == [19]
 
 
-def test_fifty_thousand_names_take_seconds():
+def test_ten_thousand_names_take_seconds():
     paths = [
         f"AD_NC/{split}/{'AD' if i % 2 else 'NC'}/{218_000 + i}_{level}.jpeg"
-        for i, split in turns(range(2500), ("train", "test"))
+        for i, split in turns(range(500), ("train", "test"))
         for level in range(20)
     ]
     start = time.process_time()
-    assert len(understand(paths).places) == 50_000
-    assert time.process_time() - start < 12  # and 3 on an idle machine
+    assert len(understand(paths).places) == 10_000
+    assert time.process_time() - start < 5  # and less than one on an idle machine
