@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from utils import replacing, spread
 
 # Grey values
-SAMPLED_PIXELS = 2048  # of an image
+SAMPLED_PIXELS, SAMPLED_IMAGES = 2048, 1025  # of an image; one more than are kept at a time
 OUTLIERS = 0.5  # percent of the values at either end
 MARGIN = 0.2  # of the distance between the outliers; what lies beyond is cut
 BACKGROUND_SHARE = 0.1  # of the pixels; a value that more of them have is background
@@ -49,7 +49,7 @@ class GreyRange(NamedTuple):
     Attributes:
         low: Values up to this become 0.
         high: Values from this on become 255.
-        background: A value that becomes 0 although it is above `low`, or None.
+        background: A value, 0, that becomes 0 although it is above `low`, or None.
     """
 
     low: float
@@ -72,13 +72,19 @@ def grey_range(images: Iterable[np.ndarray]) -> GreyRange:
     images that were scaled already: they stay as they are.
 
     Args:
-        images: Arrays of any shape and at least one pixel. Of each `SAMPLED_PIXELS` are looked at,
-            so that ten thousand images need 80 MB, and hundreds that are spread over a large set
-            are enough. What is no finite number does not count.
+        images: Arrays of any shape and at least one pixel, in the unit of the files. Up to
+            `SAMPLED_PIXELS` of each are looked at, and of very many images every second, fourth
+            and so on, so that memory holds a few megabytes. What is no finite number does not
+            count.
     """
-    flat = (np.ravel(image) for image in images)
-    values = [np.float32(image[spread(image.size, SAMPLED_PIXELS)]) for image in flat]
-    values = np.concatenate([*values, [0.0]][: len(values) or 1])
+    samples, stride = [np.zeros(0, "float32")], 1
+    for number, image in enumerate(images):
+        if number % stride == 0:
+            flat = np.ravel(image)
+            samples.append(np.float32(flat[spread(flat.size, SAMPLED_PIXELS)]))
+        if len(samples) == SAMPLED_IMAGES:
+            samples, stride = samples[::2], 2 * stride
+    values = np.concatenate(samples)
     values = values[np.isfinite(values)]
     distinct, counts = np.unique(values, return_counts=True)
     if len(distinct) < 2:
@@ -102,12 +108,11 @@ def grey_range(images: Iterable[np.ndarray]) -> GreyRange:
 
 
 def to_grey_values(pixels: np.ndarray, grey: tuple) -> np.ndarray:
-    """Scale pixels of any shape by a `GreyRange`, or by `(low, high)`, to uint8."""
+    """Scale pixels of any shape by a `GreyRange`, or by `(low, high)`, to uint8. NaN becomes 0."""
     low, high, background = GreyRange(*grey)
-    pixels = np.nan_to_num(np.asarray(pixels, "float32"), nan=low, posinf=high, neginf=low)
+    pixels = np.asarray(pixels, "float32")
     values = np.clip((pixels - low) * (255.0 / max(high - low, 1e-30)), 0, 255)
-    if background is not None:
-        values[pixels == np.float32(background)] = 0
+    values[np.isnan(values) | (pixels == background)] = 0
     return np.rint(values).astype("uint8")
 
 

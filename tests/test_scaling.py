@@ -68,6 +68,8 @@ def test_the_range_keeps_the_contrast_of_what_is_no_background(name):
 def test_8_bit_images_stay_and_what_is_no_number_does_not_count():
     for values in (np.rint(HEAD / 4), 255 - np.rint(HEAD / 4), (HEAD > 500) * 255, BRAIN * 128):
         np.testing.assert_array_equal(to_grey_values(values, grey_range([values])), values)
+    many = grey_range(image for _ in range(1000) for image in HEAD)  # more than are kept
+    assert many == grey_range(HEAD)
     broken = np.where(HEAD > 990, np.nan, HEAD)
     assert grey_range(broken).low == 0 and 950 < grey_range(broken).high < 1000
     assert to_grey_values([np.nan, np.inf, -np.inf], (1, 2)).tolist() == [0, 255, 0]
