@@ -62,10 +62,16 @@ def test_written_slices_lie_over_the_scan(tmp_path, axes, zooms, degrees, plane)
     volume = load_volume(path)
     np.testing.assert_allclose(volume.affine, affine, atol=1e-4)
     inner, across = volumes.native_spacing(volume, plane)
-    for spacing, percent, levels in (inner, (0, 100), None), (2, (20, 70), None), (1, (0, 90), 7):
+    most = len(volumes.filled_levels(volume, plane, (0, 100)))
+    # All levels, every second one, and those that are nearest to their places
+    for spacing, percent, levels in (
+        (inner, (0, 100), most),
+        (2, (0, 100), most // 2),
+        (1, None, 13),
+    ):
         slices = plane_slices(volume, plane, spacing, percent, levels)
         assert slices.images.dtype == np.float32
-        assert len(slices.images) == (levels or len(slices.place["levels"]))
+        assert len(slices.images) == len(slices.place["levels"]) == levels
         # Slices are padded, and all but the first two are written.
         padded = np.pad(np.rint(slices.images).astype("uint8"), ((0, 0), (3, 1), (2, 5)))
         moved = volumes.moved_affine(slices.affine, (-3, -2, 0))
@@ -76,8 +82,7 @@ def test_written_slices_lie_over_the_scan(tmp_path, axes, zooms, degrees, plane)
             back.affine, np.moveaxis(np.indices(back.shape), 0, 3)
         )
         error = np.abs((places - middle) @ slope + 128 - np.asarray(back.dataobj))[5:-3, 4:-7]
-        # A number of levels takes the nearest there are; half a level of the steepest axis.
-        assert error.max() < 1 + (across if levels else 0)
+        assert error.max() < 1 + (across / 2 if percent is None else 0)
 
 
 UPRIGHT = {  # plane: where the first row, the first column and the first level lie
@@ -94,7 +99,9 @@ def test_planes_are_upright(plane):
         voxels = np.zeros((9, 10, 11), "uint8")
         along, end = sides[side]
         np.moveaxis(voxels, along, 0)[end] = 50
-        images = plane_slices(Volume(voxels, affine_of()), plane, 1.0, (0, 100)).images
+        volume = Volume(voxels, affine_of())
+        levels = len(volumes.filled_levels(volume, plane, (0, 100)))
+        images = plane_slices(volume, plane, 1.0, (0, 100), levels).images
         stack = np.moveaxis(images, 0, 2)  # (rows, columns, levels)
         assert (
             np.moveaxis(stack, axis, 0)[0].all() and np.count_nonzero(stack) == (voxels > 0).sum()
@@ -107,23 +114,35 @@ def test_levels_that_hold_something():
     for level in (voxels, voxels - 1000, voxels - 5):  # MR, CT, and normalised
         volume = Volume(level, np.eye(4))
         assert volumes.filled_levels(volume, "axial") == range(10, 90)
-        images, affine, place, _ = plane_slices(volume, "axial", 1.0)
-        assert len(images) == 40 and place["levels"][:2] == [10, 12] and affine[2, 2] == 2
-    assert len(plane_slices(volume, "axial", 1.0, (0, 100)).images) == 100
+    for levels, chosen in {  # whole steps where they leave out few levels
+        80: list(range(10, 90)),
+        76: list(range(12, 88)),
+        40: list(range(11, 90, 2)),
+        39: list(range(12, 89, 2)),
+        3: [24, 50, 76],
+        1: [50],
+    }.items():
+        slices = plane_slices(volume, "axial", 1.0, None, levels)
+        assert (
+            slices.place["levels"] == chosen and len(slices.images) == levels and not slices.notes
+        )
+        middle = slices.affine @ [0, 0, (levels - 1) / 2, 1]
+        np.testing.assert_allclose(middle[2], np.mean(chosen))
     halved = volumes.interpolate_levels(volume, "coronal", 0.5)
     assert halved.voxels.shape == (20, 40, 100) and halved.affine[1, 1] == 0.5
-    low = plane_slices(volume, "axial", 1.0, (0, 15))
+    low = plane_slices(volume, "axial", 1.0, (0, 15), 15)
     assert "levels 0 to 14 hold 33%" in low.notes[0]
+    assert "made-up detail" in plane_slices(volume, "axial", 0.4, None, 2).notes[0]
     for arguments, message in {
-        ("axial", 1.0, (50, 50.1)): "no slices there",
+        ("axial", 1.0, (50, 50.1), 1): "no slices there",
         ("axial", 1.0, None, 90): "it has 80 levels",
-        ("axial", 1e-4): "are too many",
-        ("axial", 5): "4 x 4 pixels",
+        ("axial", 1e-4, None, 80): "are too many",
+        ("axial", 5, None, 80): "4 x 4 pixels",
     }.items():
         with pytest.raises(ValueError, match=message):
             plane_slices(volume, *arguments)
     with pytest.raises(ValueError, match="the same"):
-        plane_slices(Volume(np.ones((5, 5, 5)), np.eye(4)), "axial", 1.0)
+        plane_slices(Volume(np.ones((5, 5, 5)), np.eye(4)), "axial", 1.0, None, 1)
 
 
 # ---- the space of OASIS ------------------------------------------------------------------------
