@@ -81,7 +81,7 @@ def _spoilt(slices):
     for split in slices.splits.values():
         for case in np.unique(split.cases).tolist():
             for note in suspicious(split.images[split.cases == case]):
-                yield f"case {case:03d} of {split.name} has {note}."
+                yield f"case {case:03d} of {split.name} has {note}"
 
 
 def _duplicates(rows):
