@@ -94,7 +94,7 @@ def brains(context: Context, count: int, begin: FirstSlice | None, walk: bool) -
     batches = decode(context.models, drawn, options)
     for number, brain in enumerate(itertools.chain.from_iterable(batches)):
         slices = [enlarge(image) for image in brain]
-        write_volume(folder / NAME.format(number), np.stack(slices), level)
+        write_volume(folder / NAME.format(number), np.stack(slices), level=level)
         for k, image in enumerate(slices, start=level):
             write_png(folder / SLICES / slice_name(number, k), image)
         shown += [brain] if number < SHOWN_BRAINS else []

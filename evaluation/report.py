@@ -171,7 +171,7 @@ def _write_case(folder, case, split, kinds, scores):
             volume = np.zeros((last - first + 1, SLICE_SIDE, SLICE_SIDE), "uint8")
             for i, level in zip(here, levels):  # a level that is missing stays black
                 volume[level - first] = enlarge(values[i])
-            write_volume(folder / f"case_{case:03d}_{kind}.nii.gz", volume, first)
+            write_volume(folder / f"case_{case:03d}_{kind}.nii.gz", volume, level=first)
     highest = here[scores[here].argmax()]
     place = {"case": case, "slices": len(here), "highest_level": int(split.levels[highest])}
     return {**place, "score": float(scores[highest])}
