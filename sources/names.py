@@ -21,6 +21,7 @@ from utils import InputError
 MAX_EXAMPLES = 3  # of names in a message
 # Shares of the names of a set.
 FIT = 0.99  # that a pattern or a reading must fit
+LEVELLED = 0.95  # that tell a level, where levels are levels
 RARE = 0.01  # of a form from which no rule is told
 MOSTLY = 0.9  # of files that are the only one of their subject, where subjects are not known
 # Directories.
@@ -41,7 +42,7 @@ MANY = 0.4  # different subjects, in different tokens of the place that has the 
 _IMAGES = r"\.(?:png|jpe?g|jfif|tiff?|bmp|nii(?:\.gz)?)"
 _VOLUMES = r"\.(?:nii(?:\.gz)?|mg[zh]|hdr)"
 _ENDINGS = {False: re.compile(_IMAGES + "$", re.I), True: re.compile(_VOLUMES + "$", re.I)}
-_ANY_ENDING = rf"(?:{_IMAGES}|{_VOLUMES})"
+_ENDING = re.compile(f"{_IMAGES}|{_VOLUMES}", re.I)
 _SYSTEM = re.compile(r"(?:^|/)(?:\.|__MACOSX/|(?:thumbs\.db|desktop\.ini|@eaDir)(?:$|/))", re.I)
 
 # Names of splits as directories have them, in one word: Training, valid, testset, imagesTr.
@@ -226,7 +227,7 @@ def understand(paths: Sequence[str], rules: Rules = NO_RULES, volumes: bool = Fa
         volumes: Whether volumes are looked for, which have no levels, and not slices.
 
     Returns:
-        What the names tell. A set has levels where 99 % of the names tell one. Subjects may stand
+        What the names tell. A set has levels where 95 % of the names tell one. Subjects may stand
         in two splits: the places show it.
 
     Raises:
@@ -296,7 +297,7 @@ def _set_aside(paths, volumes, ignored):
             ignored["other files"].append(path)
         else:
             *parts, stem = path[: ending.start()].split("/")
-            if parts and re.fullmatch(re.escape(stem) + _ANY_ENDING, parts[-1], re.I):
+            if parts and parts[-1].startswith(stem) and _ENDING.fullmatch(parts[-1], len(stem)):
                 parts.pop()  # case_004.nii/case_004.nii
             parts = [spelling.setdefault(part.lower(), part) for part in parts] + [stem]
             names.append(_Name(path, "/".join(parts), path[ending.start() :], parts))
@@ -497,6 +498,8 @@ def _are_classes(place, folders):
         return True
     if len({re.sub(r"\d", "", rest) for rest in common}) == len(common):
         return False  # Anna/T1.nii, Bob/T1.nii: all directories hold the same few files
+    if len(by_split) > 1:
+        return False
     raise InputError(
         f"the folders {_examples(sorted(kinds))} can be subjects or classes: say "
         "--subject '([^/]+)/[^/]+$' or --class '([^/]+)/[^/]+$', or what fits."
@@ -778,7 +781,7 @@ def _last_number(text):
 def _settle_levels(names, ignored, notes):
     """Names of the set: all have a level, or none has."""
     with_level = [name for name in names if name.level is not None]
-    if len(with_level) >= FIT * len(names):
+    if len(with_level) >= LEVELLED * len(names):
         without = [name.path for name in names if name.level is None]
         if without:
             ignored["names without a level"] += without

@@ -345,6 +345,21 @@ SETS = {
          (None, None, "OAS1_0002", None)}, 11, 11, (),
         {"other files": 22, "further versions of a scan": 11},
     ),
+    "subjects as words, below splits": Row(
+        [f"{split}/{name}/IMG_{k}.png" for split, name in
+         (("train", "Anna"), ("train", "Bob"), ("test", "Carl")) for k in range(9)],
+        {"test/Carl/IMG_3.png": ("test", None, "Carl", 3)}, 3, 3,
+    ),
+    "files that lie beside": Row(
+        [f"S{i:02d}/{k}.png" for i in range(1, 20) for k in range(10)] + ["preview.png", "a/b.png"],
+        {"S03/4.png": (None, None, "S03", 4)}, 19, 19, ("2 names without a level",),
+        {"names without a level": 2},
+    ),
+    "a test folder without classes": Row(
+        [f"train/{('AD', 'NC')[i % 2]}/{i}_{k}.png" for i in IDS[:12] for k in range(70, 80)]
+        + [f"test/{i}_{k}.png" for i in IDS[12:] for k in range(70, 80)],
+        {f"test/{IDS[20]}_73.png": ("test", None, str(IDS[20]), 73)}, 24, 24,
+    ),
     "one person": Row([f"slice_{k}.png" for k in range(9)],
                       {"slice_3.png": (None, None, "1", 3)}, 1, 1),
     "one level": Row([f"case_{i}.png" for i in range(9)],
