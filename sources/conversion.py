@@ -550,7 +550,7 @@ def _clear(out, is_flat, is_new):
 def write_slices(
     volume: pathlib.Path,
     folder: pathlib.Path,
-    facts: DataFacts,
+    facts: DataFacts | None = None,
     axcodes: str | None = None,
 ) -> dict[str, Any]:
     """Write the slices of one volume, like those of a set, as case 0.
@@ -558,7 +558,7 @@ def write_slices(
     Args:
         volume: File of the volume.
         folder: Folder to write to.
-        facts: What is known of the set.
+        facts: What is known of the set. None is OASIS as handed out.
         axcodes: See `ConversionSettings`.
 
     Returns:
@@ -567,7 +567,8 @@ def write_slices(
     Raises:
         InputError: The volume cannot be read or does not hold the slices.
     """
-    plan = make_plan(volume, ConversionSettings("nifti", axcodes=axcodes), like=facts)
+    settings = ConversionSettings("nifti", axcodes=axcodes)
+    plan = make_plan(volume, settings, like=facts or DataFacts())
     (scan,) = plan.scans
     written = _write_scan(plan, dataclasses.replace(scan, case=0), folder, _ranges(plan))
     return {"affine": written.stack.affine.tolist(), "volume": written.stack.place}

@@ -408,7 +408,7 @@ SETS = {
         "figures of the test split are worth nothing"),
     "gliomas": ([f"glioma_tumor/gg ({n}).jpg" for n in range(1, 8)]
         + [f"no_tumor/image({n}).jpg" for n in range(1, 8)],
-        14, 14, 1, (12, 1, 1), {"glioma_tumor", "no_tumor"}, "figures of the test split may flatter"),
+        14, 14, 1, (12, 1, 1), {"glioma_tumor", "no_tumor"}, "figures of the test split flatter"),
     "folders": ([f"P{n}/IMG_{k:03d}.png" for n in range(4) for k in range(12, 16)],
         4, 4, 4, (2, 1, 1), None, "levels     4"),
     "HipMRI": (hipmri(), 9, 18, 3, (5, 2, 2), None, "54 label maps and masks"),
@@ -419,7 +419,7 @@ SETS = {
     "a word": ([f"BraTS20_Training_{n:03d}/slice_{k}.png" for n in range(1, 5) for k in range(3)],
         4, 4, 3, (2, 1, 1), None, "made here by subject"),
     "a folder of its own name": ([f"{c}-parent/{c}/{n}.png" for c in ("AD", "CN") for n in range(6)],
-        12, 12, 1, (10, 1, 1), {"AD", "CN"}, "One person"),
+        12, 12, 1, (10, 1, 1), {"AD", "CN"}, "of one person"),
     "pneumonia": (pneumonia(), 20, 20, 1, (10, 4, 6), {"PNEUMONIA", "NORMAL"}, "person"),
 }  # fmt: skip
 
