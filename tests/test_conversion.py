@@ -418,7 +418,7 @@ SETS = {
     "masks": (with_masks(), 4, 4, 4, (2, 1, 1), None, "16 label maps and masks"),
     "a word": ([f"BraTS20_Training_{n:03d}/slice_{k}.png" for n in range(1, 5) for k in range(3)],
         4, 4, 3, (2, 1, 1), None, "made here by subject"),
-    "a folder of its own name": ([f"{c}-parent/{c}/{n}.png" for c in ("AD", "CN") for n in range(6)],
+    "a folder in itself": ([f"{c}-parent/{c}/{n}.png" for c in ("AD", "CN") for n in range(6)],
         12, 12, 1, (10, 1, 1), {"AD", "CN"}, "of one person"),
     "pneumonia": (pneumonia(), 20, 20, 1, (10, 4, 6), {"PNEUMONIA", "NORMAL"}, "person"),
 }  # fmt: skip
