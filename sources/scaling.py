@@ -112,7 +112,9 @@ def to_grey_values(pixels: np.ndarray, grey: tuple) -> np.ndarray:
     low, high, background = GreyRange(*grey)
     pixels = np.asarray(pixels, "float32")
     values = np.clip((pixels - low) * (255.0 / max(high - low, 1e-30)), 0, 255)
-    values[np.isnan(values) | (pixels == background)] = 0
+    values[np.isnan(values)] = 0
+    if background is not None:  # to compare with None would take most of the time
+        values[pixels == background] = 0
     return np.rint(values).astype("uint8")
 
 
