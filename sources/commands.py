@@ -9,6 +9,7 @@ import argparse
 import collections
 import dataclasses
 import pathlib
+import re
 from collections.abc import Iterator, Sequence
 
 from sources.check import check, listed
@@ -20,6 +21,7 @@ from sources.splitting import FRACTIONS
 from sources.volumes import PLANES
 from utils import InputError, Parser, between, spread
 
+COLOUR = re.compile("RGB|palette|CMYK|YCbCr|LAB|HSV")  # modes
 EXAMPLES = 3  # names that are shown with what was read from them
 LISTED, MOST_NOTES = 8, 20  # sizes, kinds or classes in a line; notes
 
@@ -136,17 +138,24 @@ def _understood(plan: Plan) -> Iterator[str]:
         " x ".join(map(str, size[::-1] if len(size) == 2 else size)): count  # width x height
         for size, count in plan.inputs.sizes.items()
     }
-    files = sum(len(scan.files) for scan in scans)
-    subjects = f"{len({scan.subject for scan in scans})}, with {len(scans)} scans"
-    classes = collections.Counter(place.attributes.get("class") for place in found.places)
+    subjects = {scan.subject: scan.split for scan in scans}
+    is_known = any(place.subject != place.path for place in found.places)
+    known = f"{len(subjects)}, with {len(scans)} scans" if is_known else "not known"
+    classes = collections.Counter(place.attributes.get("class", "none") for place in found.places)
+    shares = collections.Counter(subjects.values())
+    shares = ", ".join(f"{name} {shares[name]}" for name in SPLITS if name in shares)
+    kinds = _counted(plan.inputs.modes)
+    colours = "; colours become luminance" if COLOUR.search(kinds) else ""
     yield f"{plan.source}, as it is understood:"
-    yield f"  {plan.inputs.unit}s".ljust(13) + str(files)
+    yield f"  {plan.inputs.unit}s".ljust(13) + str(sum(len(scan.files) for scan in scans))
     yield f"  sizes      {_counted(sizes)}"
-    yield f"  kinds      {_counted(plan.inputs.modes)}"
-    yield f"  subjects   {subjects if all(p.subject for p in found.places) else 'not known'}"
-    yield f"  levels     {settings['levels']}"
-    yield f"  classes    {_counted(classes) if set(classes) != {None} else 'none'}"
-    yield f"  splits     {plan.splits}"
+    yield f"  kinds      {kinds}{colours}"
+    yield f"  subjects   {known}"
+    numbers = settings["numbers"]
+    numbered = f", by the numbers {numbers[0]} to {numbers[-1]}" if numbers else ""
+    yield f"  levels     {settings['levels']}{numbered}"
+    yield f"  classes    {_counted(classes)}"
+    yield f"  splits     {f'{shares} subjects; ' * bool(shares)}{plan.splits}"
     for i in spread(len(found.places), EXAMPLES):
         yield f"  {found.places[i].path}: {_read(found.places[i])}"
     scale = {"subject": "each scan", "set": "the set", "slice": "each slice"}[settings["scale"]]
@@ -172,7 +181,7 @@ def _counted(counts):
     ordered = sorted(counts.items(), key=lambda item: -item[1])
     if len(ordered) == 1:
         return ordered[0][0]
-    listed = ", ".join(f"{name or 'none'} ({count})" for name, count in ordered[:LISTED])
+    listed = ", ".join(f"{name} ({count})" for name, count in ordered[:LISTED])
     return listed + (f" and {len(ordered) - LISTED} more" if len(ordered) > LISTED else "")
 
 
