@@ -63,7 +63,7 @@ def load_images(split: Split, image_size: int) -> np.ndarray:
 
     def load(begin):
         batch = split.images[begin : begin + RESIZED_AT_ONCE]
-        if split.masked:
+        if split.masked and split.facts.residue:
             batch = np.stack([remove_residue(image) for image in batch])
         if image_size != batch.shape[1]:
             with tf.device("CPU"):

@@ -65,6 +65,7 @@ class TrainingData:
         """What `config.json` says about the data."""
         return {
             "name": self.slices.name,
+            "facts": self.slices.facts.as_json(of_a_run=True),
             "cohort": self.slices.cohort,
             "fingerprint": self.slices.fingerprint,
             "masked": self.slices.masked,

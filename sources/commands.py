@@ -18,7 +18,7 @@ import numpy as np
 from sources.conversion import FRACTIONS, ConversionSettings, convert
 from sources.folder import find_slices, fingerprint, open_slices
 from sources.layout import DEFAULT_DIRECTORY, SPLITS
-from sources.masking import frame_of, remove_residue, shows_scalp
+from sources.masking import frame_of, is_unmasked, remove_residue
 from utils import Parser, progress
 
 WIDEST_REDUCTION = 8  # pixels that share one code in the usual model
@@ -118,8 +118,10 @@ def _measure(slices):
         for path, image in progress(pairs, f"measuring {name}", len(split), "slice"):
             clean = remove_residue(image) if slices.masked else image
             lit, residue = np.count_nonzero(image), np.count_nonzero(image > clean)
-            pixels, mean = hashlib.sha256(image).digest(), image.sum() / lit
-            rows.append((path, pixels, image.max(), mean, shows_scalp(image), residue))
+            pixels, mean = hashlib.sha256(image).digest(), image.sum() / max(1, lit)
+            rows.append(
+                (path, pixels, image.max(), mean, is_unmasked(image, slices.facts), residue)
+            )
             if name == SPLITS[0]:
                 occupied |= clean > 0
     return rows, occupied
