@@ -10,7 +10,7 @@ import numpy as np
 from scipy import ndimage
 
 from evaluation.metrics import subject_interval
-from sources.facts import DataFacts
+from sources.facts import OASIS, DataFacts
 from sources.images import to_unit
 
 ANATOMY = ("brain_area", "ventricle_area", "symmetry", "white_over_grey")
@@ -68,7 +68,7 @@ def _symmetry(blurred, head, rows):
 
 
 def compare_anatomy(
-    sets: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]], facts: DataFacts = DataFacts()
+    sets: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]], facts: DataFacts = OASIS
 ) -> dict[str, Any]:
     """Compare the anatomy of drawn, real and other real slices, overall and by level.
 

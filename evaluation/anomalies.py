@@ -60,8 +60,8 @@ def analyse(models: Models, images: np.ndarray, split: Split, seed: int = 0) -> 
     Returns:
         dict of `restored` and `healed`, images `(N, S, S)`, of `surprise` `(N, S, S)` after
         `along_levels`, and of `maps` and `scores`. These hold for each of `METHODS` a map
-        `(N, S, S)`, 0 or more and 0 where the image is 0, and scores `(N,)`. `in_case` `(N,)` is what
-        `scores_in_case` says of healing.
+        `(N, S, S)`, 0 or more and 0 where the image is 0, and scores `(N,)`. `in_case` `(N,)` is
+        what `scores_in_case` says of healing.
     """
     reader, batches = Reader(models, split, seed), split.upward(BATCH)
     parts = [reader.read(images[batch], batch) for batch in progress(batches, "mapping anomalies")]

@@ -12,7 +12,7 @@ from evaluation import plots
 from evaluation.context import FIRST_BRAIN, Context, SamplingOptions
 from evaluation.reconstruction import BATCH
 from evaluation.samples import decode
-from evaluation.stacks import NOT_KNOWN, write_notes, write_slices, write_stack
+from evaluation.stacks import write_notes, write_slices, write_stack
 from networks.neighbours import NO_CODE, SLICES_BELOW
 from networks.raster import RasterPrior, numbered_seed
 from sources.images import to_unit
@@ -129,8 +129,7 @@ def _draw_cuts(context, shown, level):
         drawn = f"{len(shown)} generated {context.stack}s, not real ones"
     source = f" Beside them {context.source}." if real else ""
     middle = level + shown.shape[1] // 2
-    affine = NOT_KNOWN if context.facts.affine is None else np.array(context.facts.affine)
-    across, _, thickness = np.linalg.norm(affine[:3, :3], axis=0)  # mm
+    across, _, thickness = np.linalg.norm((context.facts.affine or np.eye(4))[:3], axis=0)[:3]  # mm
     if context.facts.brain:
         names = "axial", "sagittal", "coronal"
         cuts_are = (

@@ -23,7 +23,7 @@ from evaluation.samples import SHOWN_PAIRS, decode, draw_slice_codes, spread_lev
 from evaluation.two_sample import Rows, accuracy, features, nearest, two_sample
 from modules import Models
 from networks.frames import cut
-from sources.facts import DataFacts
+from sources.facts import OASIS, DataFacts
 from sources.folder import Split
 from sources.images import to_grey, to_unit
 from utils import clean_name, progress, spread
@@ -87,7 +87,7 @@ def equal_numbers(*sets: SliceSet) -> list[SliceSet]:
 
 
 def power(
-    one: SliceSet, other: SliceSet, facts: DataFacts = DataFacts()
+    one: SliceSet, other: SliceSet, facts: DataFacts = OASIS
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Say what the classifier can find: its accuracy when `SHARE` of real slices are damaged.
 
@@ -199,7 +199,7 @@ def compare(context: Context, count: int) -> dict[str, Any]:
 
 
 def compare_slices(
-    sets: dict[str, SliceSet], facts: DataFacts = DataFacts()
+    sets: dict[str, SliceSet], facts: DataFacts = OASIS
 ) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
     """Compute all figures of generated slices for `metrics.json`.
 

@@ -53,7 +53,7 @@ OWNED_ANOMALIES = (
 PRINTED_SCORES = 10
 
 
-def named_for(metrics: dict[str, Any], facts: DataFacts) -> dict[str, Any]:
+def named_for(metrics: Any, facts: DataFacts) -> Any:
     """The entries of `metrics.json` as they are called in a set.
 
     What is measured of the pixels that are not background is that of the brain, or of the

@@ -11,13 +11,13 @@ from sources.images import enlarge, write_png
 from sources.layout import slice_name
 from sources.volumes import write_volume
 
-NOT_KNOWN = np.eye(4)  # affine of voxels of 1 mm, for slices whose place nobody knows
-
 
 def write_stack(
     path: pathlib.Path, images: np.ndarray, facts: DataFacts, level: int = 0, case: int = -1
 ) -> None:
     """Write slices as a NIfTI volume that lies over their scan, or over the scans of the set.
+
+    Where the place of slices is not known, voxels are cubes of 1 mm.
 
     Args:
         path: File `.nii.gz` to write.
@@ -28,7 +28,7 @@ def write_stack(
     """
     affine = facts.cases.get(case, {}).get("affine") or facts.affine
     slices = np.stack([enlarge(image, facts.side) for image in images])
-    write_volume(path, slices, NOT_KNOWN if affine is None else np.array(affine), level)
+    write_volume(path, slices, affine, level)
 
 
 def write_slices(

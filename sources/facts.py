@@ -96,8 +96,8 @@ class DataFacts:
         return self.cases.get(case, {}).get("subject", f"case {case:03d}")
 
     def as_json(self, of_a_run: bool = False) -> dict[str, Any]:
-        """The facts for a JSON file. A run keeps neither `cases` nor `settings`."""
-        left_out = ("cases", "settings") if of_a_run else ()
+        """The facts for a JSON file. A run keeps no `cases`."""
+        left_out = ("cases",) if of_a_run else ()
         names = (field.name for field in dataclasses.fields(self))
         return {name: getattr(self, name) for name in names if name not in left_out}
 
@@ -197,7 +197,7 @@ def facts_of_run(data: dict[str, Any]) -> DataFacts:
         ValueError: A fact has another type or is out of range.
     """
     if "facts" in data:
-        return _facts(data["facts"], data["name"])
+        return _facts({**data["facts"], "name": data["name"]}, "")
     return DataFacts(data["name"], masked=data.get("masked"), cohort=data.get("cohort"))
 
 
