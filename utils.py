@@ -323,19 +323,18 @@ def reading(path: str | os.PathLike, remedy: str) -> Iterator[None]:
         raise InputError(f"{path} cannot be read ({reason}): {remedy}.") from error
 
 
-def open_archive(path: str | os.PathLike) -> zipfile.ZipFile:
+def open_archive(path: str | os.PathLike, limit: int = MAX_UNPACKED_BYTES) -> zipfile.ZipFile:
     """Open a zip archive, which `.npz` and `.keras` files are, before anything is unpacked.
 
     Raises:
-        ValueError: It declares to unpack to more than `MAX_UNPACKED_BYTES`, or two entries have
-            one name.
+        ValueError: It declares to unpack to more than `limit` bytes, or two entries have one name.
     """
     archive = zipfile.ZipFile(path)
     entries = archive.infolist()
     if len({entry.filename for entry in entries}) < len(entries):
         raise ValueError("it has two entries of one name")
-    if sum(entry.file_size for entry in entries) > MAX_UNPACKED_BYTES:
-        raise ValueError(f"it unpacks to more than {MAX_UNPACKED_BYTES} bytes")
+    if sum(entry.file_size for entry in entries) > limit:
+        raise ValueError(f"it unpacks to more than {limit} bytes")
     return archive
 
 

@@ -179,8 +179,7 @@ def read_facts(directory: str | os.PathLike) -> DataFacts:
         InputError: The file is damaged, or says what no folder can be.
     """
     directory = pathlib.Path(directory)
-    readers = {FACTS_FILE: _facts, COHORT_FILE: _of_cohort, CONVERSION_FILE: _of_conversion}
-    for name, read in readers.items():
+    for name, read in NOTES.items():
         path = directory / name
         if path.is_file():
             with reading(path, MAKE_AGAIN):
@@ -227,3 +226,7 @@ def _of_conversion(notes, name):
     name = name if settings.get("nifti") else "OASIS"
     name = clean_name(name) + (", brain-masked" if settings.get("masked") else "")
     return DataFacts(name, cases=cases, settings=settings)
+
+
+# Files that tell facts, and their readers: the present one, and those of former versions.
+NOTES = {FACTS_FILE: _facts, COHORT_FILE: _of_cohort, CONVERSION_FILE: _of_conversion}

@@ -11,12 +11,13 @@ import hashlib
 import itertools
 import os
 import pathlib
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
-from sources import synthetic
-from sources.facts import OASIS, DataFacts, read_facts
+from sources import synthetic, unprepared
+from sources.facts import NOTES, OASIS, DataFacts, read_facts
 from sources.images import allocate_images, read_slice
 from sources.layout import (
     DEFAULT_DIRECTORY,
@@ -27,9 +28,10 @@ from sources.layout import (
     split_folder,
 )
 from sources.masking import is_masked
-from utils import InputError, progress
+from utils import InputError, open_archive, progress, reading
 
 NO_SLICE = -1  # index where there is no slice
+MAX_DEPTH = 4  # folders above the splits, where an archive was unpacked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,35 +165,69 @@ class Slices:
 def find_slices(
     data: str | os.PathLike | None = None, subjects: int | None = None, seed: int = 0
 ) -> pathlib.Path:
-    """Find the directory of the slices to use.
+    """Find the slices to use.
 
-    That is `data`, else the default folder, else the synthetic cohort if its size is given.
+    They are in `data`, else in the default folder, else in the synthetic cohort if its size is
+    given.
 
     Args:
-        data: Folder that holds the three splits or a folder `keras_png_slices_data`, or None.
+        data: Folder that holds the splits, a folder that such an archive was unpacked into, or the
+            zip archive itself. Or None.
         subjects: Size of the synthetic cohort, at least 3, or None.
         seed: Seed of the synthetic cohort.
 
     Returns:
-        The directory. It is not checked yet.
+        The folder of the splits, or the archive. What it holds is not checked yet.
 
     Raises:
-        InputError: `data` is no folder, there is nothing to use, or the cohort cannot be made.
+        InputError: `data` is not there or is not prepared, there is nothing to use, or the cohort
+            cannot be made.
     """
+    if data is None and DEFAULT_DIRECTORY.is_dir():
+        data = DEFAULT_DIRECTORY
     if data is not None:
-        directory = pathlib.Path(data)
-        if not directory.is_dir():
+        path = pathlib.Path(data)
+        if not path.exists():
             raise InputError(f"{data} is no folder: give the one that holds {SPLIT_FORMS}.")
-        inner = directory / DEFAULT_DIRECTORY.name
-        return inner if inner.is_dir() else directory
-    if DEFAULT_DIRECTORY.is_dir():
-        return DEFAULT_DIRECTORY
+        found = _folder_of_splits(path) if path.is_dir() else _archive_of_splits(path)
+        if found is None:
+            raise InputError(unprepared.advice(path))
+        return found
     nothing = f"slices found (no --data, no {DEFAULT_DIRECTORY}):"
     if subjects is None:
         advice = "name the folder that holds the three splits with --data DIR"
         raise InputError(f"no {nothing} {advice}.")
     print(f"No OASIS {nothing} using the synthetic cohort of {subjects} subjects.", flush=True)
     return synthetic.write_cohort(subjects, seed)
+
+
+def _folder_of_splits(directory):
+    """A folder that holds splits: this one, or one in it of its name or alone in it. Or None."""
+    for _ in range(MAX_DEPTH):
+        if any(split_folder(directory, split).is_dir() for split in SPLITS):
+            return directory
+        inside = [path for path in directory.iterdir() if path.is_dir()]
+        inside = [path for path in inside if not path.name.startswith((".", "__"))]
+        names = (DEFAULT_DIRECTORY.name, directory.resolve().name)
+        inside = [path for path in inside if path.name in names] or inside
+        if len(inside) != 1:
+            return None
+        (directory,) = inside
+    return None
+
+
+def _is_of_splits(name):
+    """Whether a file in an archive belongs to a data folder."""
+    *folders, file = name.split("/")
+    folder = folders[-1] if folders else ""
+    is_split = any(folder == split_folder("", split).name for split in SPLITS)
+    return file in NOTES or is_split and file.lower().endswith(".png")
+
+
+def _archive_of_splits(path):
+    """The file if it is a zip archive of a data folder, or None."""
+    names = unprepared.file_names(path) if path.suffix.lower() == ".zip" else ()
+    return path if any("/" in name and _is_of_splits(name) for name in names) else None
 
 
 # ---- reading -----------------------------------------------------------------------------------
@@ -209,7 +245,7 @@ def open_slices(
     """Read a data folder.
 
     Args:
-        directory: Folder that holds the splits.
+        directory: Folder that holds the splits, or a zip archive of one.
         report: Is called with one line for each problem: a needed split is missing or empty, a file
             name has no case and level, `read_slice` refuses a file, a split is black throughout, or
             a subject is in two splits. If it returns, the file or split is left out.
@@ -220,10 +256,12 @@ def open_slices(
             or a JSON file of the folder is damaged.
     """
     directory = pathlib.Path(directory)
+    if directory.is_file():
+        return _open_archive(directory, report, needed)
     facts = read_facts(directory)
     folders = {split: split_folder(directory, split) for split in SPLITS}
     listed = [
-        _list_split(name, folder, facts, report)
+        _list_split(name, folder, facts, report, needed)
         for name, folder in folders.items()
         if name in needed or folder.is_dir() and any(_pngs(folder))
     ]
@@ -242,6 +280,34 @@ def open_slices(
     return Slices(splits[0].facts, {split.name: split for split in splits})
 
 
+def _open_archive(path, report, needed):
+    """Read a data folder in a zip archive.
+
+    It is unpacked into a temporary folder, which is gone once all slices are in memory. So all that
+    is known of folders holds for archives, and names never lead out of it.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        inside = pathlib.Path(temporary, path.stem)  # it may give the set its name
+        with reading(path, "pack it again, or unpack it and name the folder"):
+            with open_archive(path) as archive:
+                wanted = [name for name in archive.namelist() if _is_of_splits(name)]
+                archive.extractall(inside, wanted)
+
+        def plain(text):
+            return text.replace(str(inside), str(path))
+
+        try:
+            folder = _folder_of_splits(inside) or inside
+            slices = open_slices(folder, lambda problem: report(plain(problem)), needed)
+        except InputError as error:
+            raise InputError(plain(str(error))) from None
+    splits = {
+        name: dataclasses.replace(split, paths=tuple(map(plain, split.paths)))
+        for name, split in slices.splits.items()
+    }
+    return dataclasses.replace(slices, splits=splits)
+
+
 def open_folder(directory: str | os.PathLike, facts: DataFacts = OASIS) -> Split:
     """Read one folder of slices as a `Split` named like the folder.
 
@@ -257,7 +323,8 @@ def open_folder(directory: str | os.PathLike, facts: DataFacts = OASIS) -> Split
     if not directory.is_dir():
         raise InputError(f"{directory} is no folder: give one that holds {SLICE_FORM}.")
     facts = _facts_beside(directory, facts)
-    split = _list_split(directory.resolve().name, directory, facts, _refuse)
+    name = directory.resolve().name
+    split = _list_split(name, directory, facts, _refuse, (name,))
     return _read([split], facts)[0]
 
 
@@ -303,7 +370,7 @@ def _pngs(folder):
     return (path for path in names if path.suffix.lower() == ".png")
 
 
-def _list_split(name, folder, facts, report):
+def _list_split(name, folder, facts, report, needed):
     """The slices that the files of a folder are named after, or None. No file is read."""
     paths = {}
     for path in sorted(_pngs(folder)) if folder.is_dir() else ():
@@ -319,7 +386,7 @@ def _list_split(name, folder, facts, report):
             report(f"{first} and {path} are the same case and level: remove one.")
     if not paths:
         state = f"holds no {SLICE_FORM}" if folder.is_dir() else "is missing"
-        report(f"{folder} {state}: every split needs slices.")
+        report(f"{folder} {state}: slices are needed in {' and '.join(needed)}.")
         return None
     return make_split(name, [(*place, str(path)) for place, path in paths.items()], facts)
 
@@ -369,7 +436,7 @@ def _read_files(split, report):
     if not all(digests):
         split = split.pick([i for i, digest in enumerate(digests) if digest])
     if not len(split):
-        report(f"{folder} holds no readable slice: every split needs slices.")
+        report(f"{folder} holds no readable slice: restore its slices.")
     elif not split.images.any():
         report(f"{folder} is black throughout: restore its slices.")
     return split

@@ -49,7 +49,8 @@ def read_slice(path: str | os.PathLike, side: int = SLICE_SIDE) -> tuple[np.ndar
         with PngImageFile(io.BytesIO(content)) as image:
             pixels = np.asarray(image)
         # Pillow takes rows that are missing at the end for black ones.
-        if _unpacked_bytes(content, side) < side * (side + 1):  # each row begins with its filter
+        least = side * (side + 1)  # each row begins with its filter
+        if len(unpack_png(content, least)) < least:
             raise ValueError("it lacks pixels")
     return pixels, hashlib.sha256(content).hexdigest()
 
@@ -65,8 +66,8 @@ def _check_format(path, image, side, bits):
         raise InputError(f"{path} is {form}, not {needed} (8-bit grey): {advice}.")
 
 
-def _unpacked_bytes(content, side):
-    """Bytes of the filtered rows of a PNG whose chunks are whole, at most those of a slice."""
+def unpack_png(content: bytes, limit: int) -> bytes:
+    """The first bytes of the filtered rows of a PNG whose chunks are whole."""
     place, packed = 8, []
     while place < len(content):
         length, kind = struct.unpack(">I4s", content[place : place + 8])
@@ -75,7 +76,7 @@ def _unpacked_bytes(content, side):
         place += length + 12
         if kind == b"IEND":
             break
-    return len(zlib.decompressobj().decompress(b"".join(packed), side * (side + 1)))
+    return zlib.decompressobj().decompress(b"".join(packed), limit)
 
 
 def write_png(path: pathlib.Path, image) -> None:
