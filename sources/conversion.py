@@ -14,7 +14,7 @@ import numpy as np
 
 from sources.images import write_png
 from sources.layout import CONVERSION_FILE, NUM_LEVELS, SPLITS, slice_name, split_folder
-from sources.volumes import frame_slices, load_volume, scale_to_grey
+from sources.volumes import load_disc_volume, load_volume, oasis_slices, scale_to_grey
 from utils import PARTIAL_FILES, InputError, progress, read_json, reading, write_json
 
 FRACTIONS = (302.0, 35.0, 17.0)  # subjects of the splits in the set that this layout comes from
@@ -123,7 +123,8 @@ def write_slices(
         InputError: The volume cannot be read or does not hold the slices.
     """
     with reading(volume, "repair it or leave it out"):
-        images = scale_to_grey(frame_slices(*load_volume(volume), first_slice))
+        load = load_disc_volume if volume.suffix == ".hdr" else load_volume
+        images = scale_to_grey(oasis_slices(load(volume), first_slice).images)
         black = np.count_nonzero(~images.any((1, 2)))
         if black:  # training would refuse such slices
             raise ValueError(f"{black} of its slices are all black or no numbers")
