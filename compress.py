@@ -34,6 +34,8 @@ def parse(arguments=None):
         metavar="L",
         help="price of one bit when codes are chosen (default: that of the training)",
     )
+    axcodes = "where the axes of a volume run to that does not say it, such as RAS"
+    encoding.add_argument("--axcodes", metavar="XYZ", help=axcodes)
     decoding = commands.add_parser("decode", help="restore the slices of a file as PNGs")
     decoding.add_argument("source", metavar="IN", type=pathlib.Path, help="file to read")
     target = "new folder, or NIfTI volume (.nii.gz) of a single case"
@@ -48,7 +50,7 @@ def main(args):
     run = RunDirectory(args.run)
     facts = facts_of_run(read_config(run)["data"])
     if args.command == "encode":
-        encode(run, open_checked(args.source, facts), args)
+        encode(run, open_checked(args, facts), args)
     else:
         decode(run, read(args.source), args)
 
@@ -61,9 +63,9 @@ def load(run):
     return Codec(run)
 
 
-def open_checked(source, facts):
+def open_checked(args, facts):
     """The slices of a folder, or those that a volume is cut into, if they come back so named."""
-    split = open_scan(source, facts)
+    split = open_scan(args.source, facts, args.axcodes)
     for path, case, level in zip(split.paths, split.cases, split.levels):
         if pathlib.Path(path).name != slice_name(case, level):
             raise InputError(f"{path} would come back as {slice_name(case, level)}: rename it.")

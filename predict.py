@@ -79,6 +79,8 @@ def _add_anomaly_flags(parser):
     add("--anomaly", metavar="DIR", nargs="?", const="",
         help="instead of all else, map what is unusual in the slices of a folder or of a volume "
         "(.nii.gz), or without DIR in those of the split; --slice and --seed apply")
+    add("--axcodes", metavar="XYZ",
+        help="where the axes of a volume run to that does not say it, such as RAS")
 # fmt: on
 
 
@@ -89,7 +91,7 @@ def main(args):
     facts = facts_of_run(config["data"])
     if args.anomaly is not None:
         if args.anomaly:
-            split = open_scan(args.anomaly, facts)
+            split = open_scan(args.anomaly, facts, args.axcodes)
             name = split.name
         else:
             slices = find_data(args.data, facts, [args.split])

@@ -1,27 +1,37 @@
-"""One more scan: a folder of slices, or a volume that is sliced as the set of a run was."""
+"""One more scan for a run: a folder of slices, or a volume that is sliced as the set was."""
 
+import dataclasses
+import os
 import pathlib
 import tempfile
 
 from sources import conversion
 from sources.facts import DataFacts
 from sources.folder import Split, open_folder
+from sources.volumes import VOLUME_ENDINGS
 
-ENDINGS = (".nii", ".nii.gz", ".mgz", ".hdr", ".img")  # of volumes
 
-
-def open_scan(source: str, facts: DataFacts) -> Split:
+def open_scan(source: str, facts: DataFacts, axcodes: str | None = None) -> Split:
     """Read slices like those of a set.
 
     Args:
-        source: Folder of slices, or file of a volume. A volume becomes the case 0.
+        source: Folder of slices, or file of a volume, which becomes case 0 with a place of its own.
         facts: What is known of the set.
+        axcodes: Where the axes of a volume run to that does not say it, such as "RAS".
 
     Raises:
         InputError: It cannot be read.
     """
-    if not source.lower().endswith(ENDINGS):
+    if os.path.isdir(source) or not source.lower().endswith(VOLUME_ENDINGS):
         return open_folder(source, facts)
+    path = pathlib.Path(source)
     with tempfile.TemporaryDirectory() as folder:
-        conversion.write_slices(pathlib.Path(source), pathlib.Path(folder))
-        return open_folder(folder, facts)
+        about = conversion.write_slices(path, pathlib.Path(folder), facts, axcodes)
+        split = open_folder(folder, facts)
+    cases = {0: {**about, "subject": path.name, "split": None}}
+    return dataclasses.replace(
+        split,
+        name=path.name,
+        paths=tuple(pathlib.Path(slice_path).name for slice_path in split.paths),
+        facts=dataclasses.replace(split.facts, cases=cases),
+    )
