@@ -129,8 +129,9 @@ def _draw_cuts(context, shown, level):
         drawn = f"{len(shown)} generated {context.stack}s, not real ones"
     source = f" Beside them {context.source}." if real else ""
     middle = level + shown.shape[1] // 2
-    across, _, thickness = np.linalg.norm((context.facts.affine or np.eye(4))[:3], axis=0)[:3]  # mm
-    if context.facts.brain:
+    facts, affine = context.facts, context.facts.affine or np.eye(4)
+    across, _, thickness, _ = np.linalg.norm(affine[:3], axis=0)  # mm, in the size of the set
+    if facts.brain:
         names = "axial", "sagittal", "coronal"
         cuts_are = (
             f"axial cut (level {middle}), sagittal cut beside the midline, coronal cut; the nose "
@@ -147,7 +148,8 @@ def _draw_cuts(context, shown, level):
         f"{drawn}: each slice is given the two slices below it and {context.made}.{source} Rows: "
         f"{cuts_are}"
     )
-    generated, aspect = cuts(to_unit(shown), frame), thickness / across
+    aspect = thickness / (across * facts.side / shown.shape[-1])
+    generated = cuts(to_unit(shown), frame)
     context.draw(plots.brains, "brains.png", generated, real, frame, caption, names, aspect)
 
 

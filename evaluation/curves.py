@@ -104,7 +104,8 @@ def training(
     for (name, value), style in zip(baselines.items(), (":", "-.", "--")):
         bits.axhline(value, color="0.5", linestyle=style, label=f"{name}: {value:.2f}")
     # The two weaker baselines may lie above the panel.
-    bits.set_ylim(0.9 * min(prior["val_loss"]), 1.3 * baselines["position"])
+    highest = max(1.3 * baselines["position"], 1.1 * max(prior["val_loss"]))
+    bits.set_ylim(0.9 * min(prior["val_loss"]), highest)
     quality.legend(fontsize=8, loc="lower right")
     usage.legend(fontsize=8, loc="lower right")
     # Below the line of the position baseline, and above the curves.

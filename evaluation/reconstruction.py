@@ -222,7 +222,7 @@ def measures(
 def _rate(results, split, codebook_size, rate_weight):
     bits = results["bits"].sum((1, 2))  # (N,)
     prior_bits = float(bits.mean())
-    brain_bits = float(bits.sum()) / len(set(split.cases.tolist()))
+    case_bits = float(bits.sum()) / len(set(split.cases.tolist()))
     index_bits = results["codes"][0].size * float(np.log2(codebook_size))
     pixels = results["images"][0].size
     return {
@@ -232,7 +232,7 @@ def _rate(results, split, codebook_size, rate_weight):
         "bits_per_pixel": index_bits / pixels,
         "prior_bits_per_pixel": prior_bits / pixels,
         "prior_bytes": prior_bits / 8,
-        "brain_bytes": brain_bits / 8,
+        "brain_bytes" if split.facts.brain else "case_bytes": case_bits / 8,
     }
 
 

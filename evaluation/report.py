@@ -107,13 +107,13 @@ def _evaluation_lines(metrics, part):
         "detail, energy": f"{detail['gradient_ratio']:.3f} of the gradient, "
         f"{detail['spectrum_ratio']:.3f} of the fine spectrum",
         "detail, in phase": f"correlation {detail['fine_correlation']:.3f} of the fine spectrum",
-        f"SSIM, {part} only": f"{ssim[f'{part}_mean']:.4f}",
+        "SSIM, brain only" if part == "brain" else f"SSIM, {part}": f"{ssim[f'{part}_mean']:.4f}",
         "PSNR": f"{metrics['psnr']['mean']:.2f} dB",
         "codes used": f"{codebook['used']} of {codebook['size']}, "
         f"perplexity {codebook['perplexity']:.1f}",
         "bits per code": f"{prior['bits_per_code']:.3f}  "
         f"(unconditional {prior['bits_per_code_alone']:.3f}, by {', '.join(by_model)})",
-        f"  in the {part}": f"{prior[f'{part}_bits_per_code']:.3f}  "
+        f"  in the {part}"[:17]: f"{prior[f'{part}_bits_per_code']:.3f}  "
         f"(by position {prior[f'{part}_position_bits_per_code']:.3f})",
         "ideal bytes": f"{rate['prior_bytes']:.0f} a slice  "
         f"(as plain indices {rate['index_bits'] / 8:.0f})",
