@@ -13,7 +13,7 @@ from evaluation import curves, metrics, plots
 from evaluation.context import Context
 from evaluation.plots import GREY, GREY_SCALE
 from evaluation.stacks import write_notes, write_slices
-from evaluation.suitability import reach_out
+from evaluation.suitability import lost_pixels
 from modules import VQVAE, Models, Texture
 from networks import losses
 from networks.frames import cut, per_pixel
@@ -174,7 +174,7 @@ def describe_data(context: Context) -> dict[str, Any]:
         "subjects": len(set(split.subjects.tolist())),
         "image_size": images.shape[1],
         "frame": list(frame),
-        "outside_frame": int(reach_out(images, frame).sum()),
+        "outside_frame": int((lost_pixels(images, frame) > 0).sum()),
         "black": int((~images.any((1, 2))).sum()),
         "masked": slices.masked,
         "fingerprint": slices.fingerprint,

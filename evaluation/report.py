@@ -113,7 +113,9 @@ def _evaluation_lines(metrics, part):
         f"perplexity {codebook['perplexity']:.1f}",
         "bits per code": f"{prior['bits_per_code']:.3f}  "
         f"(unconditional {prior['bits_per_code_alone']:.3f}, by {', '.join(by_model)})",
-        f"  in the {part}"[:17]: f"{prior[f'{part}_bits_per_code']:.3f}  "
+        "  in the brain"
+        if part == "brain"
+        else f"  {part}": f"{prior[f'{part}_bits_per_code']:.3f}  "
         f"(by position {prior[f'{part}_position_bits_per_code']:.3f})",
         "ideal bytes": f"{rate['prior_bytes']:.0f} a slice  "
         f"(as plain indices {rate['index_bits'] / 8:.0f})",

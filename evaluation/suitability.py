@@ -22,6 +22,7 @@ LOOKED_AT = 16  # slices whose likelihood is measured, at most
 # with the nose to the other side 7.3 and 6.2, turned by 90 degrees 8.9 and 6.9. The limits are 5.4
 # and 5.6.
 OF_NO_CONTEXT, OF_VALIDATION = 0.9, 1.5
+MUCH = 0.01  # share of the pixels of a slice
 FEW = 0.5  # share of unlikely slices that is no reason to warn
 
 
@@ -68,12 +69,12 @@ def warn_of_strange_slices(
         split: The slices.
         images: uint8 `(N, S, S)`, the size of the networks.
     """
-    outside = reach_out(images, models.vqvae.frame)
-    if outside.any():
-        print(
-            f"  {outside.sum()} of {len(split)} slices reach out of the frame, which the model "
-            "sees.",
-            flush=True,
+    lost = lost_pixels(images, models.vqvae.frame)
+    cut_off = lost > MUCH
+    if cut_off.any():
+        _warn(
+            f"{cut_off.sum()} of {len(split)} slices reach out of the frame, which the model sees, "
+            f"with {lost[cut_off].mean():.1%} of their pixels."
         )
     shown = np.flatnonzero(not_black(images))
     chosen = shown[spread(len(shown), LOOKED_AT)]
@@ -83,10 +84,11 @@ def warn_of_strange_slices(
     warn_of_unlikely(run, counts, np.asarray(models.prior.bits(codes, levels)))
 
 
-def reach_out(images: np.ndarray, frame: tuple[int, int, int, int]) -> np.ndarray:
-    """Slices of `(N, S, S)` that are not black outside the frame, bool `(N,)`."""
+def lost_pixels(images: np.ndarray, frame: tuple[int, int, int, int]) -> np.ndarray:
+    """Share of the pixels of slices `(N, S, S)` above 0 that lie outside the frame, `(N,)`."""
     inside = np.count_nonzero(cut(images, frame), axis=(1, 2))
-    return np.count_nonzero(images, axis=(1, 2)) > inside
+    everywhere = np.count_nonzero(images, axis=(1, 2))
+    return (everywhere - inside) / np.maximum(everywhere, 1)
 
 
 def warn_of_unlikely(run: RunDirectory, counts: np.ndarray, bits: np.ndarray) -> None:
