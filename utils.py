@@ -36,7 +36,7 @@ UNUSED_BY_KERAS = ("matplotlib", "pandas", "sklearn")
 ENDINGS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 PARTIAL_FILES = ".*.partial-*"  # glob pattern of what `replacing` leaves behind when it is killed
 PROGRESS_DELAY = 5.0  # seconds; what is done sooner needs no bar
-MAX_JSON_BYTES = 2**24
+MAX_JSON_BYTES = 2**25
 MAX_UNPACKED_BYTES = 2**31  # of an archive
 MAX_NAME_LENGTH = 80
 ROOT = pathlib.Path(__file__).resolve().parent
@@ -91,14 +91,14 @@ def command_line(main: Callable, *args) -> None:
         if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
             signal.signal(number, stop)
     try:
-        main(*args)
+        return main(*args)
     except (Exception, KeyboardInterrupt) as error:
         if received:  # then TensorFlow may have made another error of it
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             name = signal.Signals(received[0]).name.replace("SIGINT", "Ctrl-C")
             message, status = f"stopped by {name}; what was finished is kept.", 128 + received[0]
         elif isinstance(error, InputError):
-            message, status = error, 2
+            message, status = str(error), 2
         elif isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
             reason, name = error.strerror or error, error.filename or "no file named"
             message, status = f"{reason}: {name}. Check the path, its rights and the disk.", 2
@@ -106,7 +106,8 @@ def command_line(main: Callable, *args) -> None:
             message, status = "out of memory: end other programs that use it, or ask for less.", 2
         else:
             raise
-        sys.exit(_complain(message, status))
+    # Out of the block that holds the error, so that what TensorFlow still runs ends before Python.
+    sys.exit(_complain(message, status))
 
 
 def is_out_of_memory(error: Exception) -> bool | None:
@@ -350,8 +351,11 @@ def read_arrays(path: str | os.PathLike, remedy: str) -> dict[str, np.ndarray]:
     """
     with reading(path, remedy):
         open_archive(path).close()
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+        except MemoryError as error:  # all that it unpacks to is small, so its header is wrong
+            raise ValueError(str(error)) from None
         if not all(isinstance(array, np.ndarray) for array in arrays.values()):
             raise ValueError("it holds something else than arrays")
         return arrays

@@ -196,7 +196,8 @@ class _Fit:
             checkpoints.save_state(self.model, self.state, self.is_chief)
         except FloatingPointError:
             raise self._not_finite("state of the model") from None
-        if devices.wait_for_all(self.strategy, len(self.asked_to_end)):
+        # Negative, because a worker with another --run may be where steps are compared.
+        if devices.wait_for_all(self.strategy, -len(self.asked_to_end)) < 0:
             self.asked_to_end.append(signal.SIGTERM)  # for workers that were not asked
             raise KeyboardInterrupt  # the signal comes again when nobody holds it
 

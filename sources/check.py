@@ -122,7 +122,7 @@ def _contents(slices):
         classes = collections.Counter(str(of["class"]) for of in known if "class" in of)
         counts = ", ".join(f"{name} {count}" for name, count in sorted(classes.items()))
         if classes:
-            yield f"  classes    {counts} cases of {split.name}"
+            yield f"  classes    {counts} (cases of {split.name})"
     for split in splits:
         yield f"  digest     {fingerprint(split)} {split.name}"
     yield f"  digest     {slices.fingerprint} all"

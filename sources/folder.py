@@ -221,7 +221,7 @@ def _is_of_splits(name):
     *folders, file = name.split("/")
     folder = folders[-1] if folders else ""
     is_split = any(folder == split_folder("", split).name for split in SPLITS)
-    return file in NOTES or is_split and file.lower().endswith(".png")
+    return ".." not in folders and (file in NOTES or is_split and file.lower().endswith(".png"))
 
 
 def _archive_of_splits(path):

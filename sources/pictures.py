@@ -1,8 +1,7 @@
 """Image files of any origin -> grey pixels.
 
-`open_pictures` opens a folder, a `.zip` of a folder or a MedMNIST file. What is read may come from
-a stranger: sizes are known from headers before memory is taken, and nothing is unpacked to disk by
-a name that an archive gives.
+`open_pictures` opens a folder, a `.zip` of a folder or a MedMNIST file. All may come from a
+stranger: headers say what memory will be taken, and nothing is unpacked under a name of an archive.
 """
 
 import contextlib
@@ -26,25 +25,20 @@ from sources.images import unpack_png
 from utils import InputError, open_archive, reading
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP")  # as Pillow names them
-NIFTI_ENDINGS = (".nii", ".nii.gz")
-MODES = {  # what Pillow calls a kind of pixels -> what messages call it
+MODES = {  # the first four letters of Pillow's name of a kind of pixels -> what messages call it
     "1": "1-bit",
     "L": "8-bit grey",
-    "LA": "8-bit grey with transparency",
+    "LA": "grey with transparency",
     "P": "palette",
-    "PA": "palette with transparency",
     "I;16": "16-bit grey",
     "I": "integer grey",
     "F": "float grey",
 }
-DEEP_MODES = ("I", "F")  # first letter of modes of more than 8 bits
-
+NIFTI_ENDINGS = (".nii", ".nii.gz")
+NIFTI_HEADER_BYTES = 540  # of the longer kind, NIfTI-2
 MAX_PIXELS = 2**26  # of an image
 MAX_FILE_BYTES = 2**28  # of an image, packed or unpacked
-MAX_ARCHIVE_BYTES = 2**36  # that an archive unpacks to
-MAX_RATIO, RATIO_COUNTS_FROM = 200, 2**28  # unpacked bytes of an archive a byte, and from how many
-NIFTI_HEADER_BYTES = 540  # of the longer kind, NIfTI-2
-
+MAX_ARCHIVE_BYTES, MAX_RATIO = 2**36, 200  # of an archive, unpacked; the ratio counts in large ones
 REMEDY = "repair it, remove it, or leave it out with --skip-bad"
 
 warnings.filterwarnings("ignore", module=r"PIL\.")  # notes about metadata, which nobody uses here
@@ -55,7 +49,7 @@ class Picture(NamedTuple):
 
     Attributes:
         pixels: Grey values in the unit of the file, float32 `(H, W)`, all finite.
-        mode: Kind of its pixels in the file, such as "8-bit grey", "RGB" or "16-bit grey".
+        mode: Kind of its pixels in the file, such as "8-bit grey", "RGB" or "NIfTI".
     """
 
     pixels: np.ndarray
@@ -63,27 +57,27 @@ class Picture(NamedTuple):
 
 
 class PictureFolder:
-    """A folder whose files are read as pictures. Methods may be called by several threads.
+    """A folder whose files are read as pictures, by several threads if need be.
 
     Links are followed, also those that leave the folder.
 
     Attributes:
-        paths: Names of all files below the folder, whatever they are, with `/` and sorted.
+        paths: Names of all files below the folder, whatever they are, with `/`, sorted.
         notes: What of the source is not among the pictures, a line each.
     """
 
     def __init__(self, source: str | os.PathLike):
-        self.source = pathlib.Path(source)
-        self.notes = []
-        self.paths = sorted(self._list())
+        self.source, self.notes = pathlib.Path(source), []
+        with reading(source, "repair it, or name another folder, .zip or MedMNIST .npz"):
+            self.paths = sorted(self._list())
 
     def read(self, path: str) -> Picture:
         """Read one of `paths`.
 
-        Colours become luminance (ITU-R 601, 0.299 R + 0.587 G + 0.114 B), what is transparent
-        becomes black. An image that says by EXIF how it is to be turned is turned: viewers show it
-        so, and readers of TIFF turn it unasked, so that anything else would mix both in one set.
-        NIfTI voxel `(i, j)` is row i and column j, with the slope and intercept of the header.
+        Colours become luminance (ITU-R 601), what is transparent becomes black, and what is no
+        finite number takes the least or greatest value. NIfTI voxel `(i, j)` is row i and column j.
+        An image that is to be turned, as EXIF says, is turned: viewers show it so, and readers of
+        TIFF turn it unasked.
 
         Raises:
             InputError: The file is damaged, absurdly large, animated, of several pages or slices,
@@ -94,30 +88,29 @@ class PictureFolder:
             if len(content) > MAX_FILE_BYTES:
                 raise ValueError(f"it has more than {MAX_FILE_BYTES} bytes")
             if path.lower().endswith(NIFTI_ENDINGS):
-                return _finite(_read_nifti(content), "NIfTI")
+                return Picture(_finite(_read_nifti(content)), "NIfTI")
             with _open_image(io.BytesIO(content)) as image:
-                mode = MODES.get(image.mode, image.mode)
-                _check_png(content, image)
-                return _finite(_to_luminance(ImageOps.exif_transpose(image)), mode)
+                mode = MODES.get(image.mode[:4], image.mode)
+                if image.format == "PNG":
+                    _check_png(content, image)
+                return Picture(_finite(_to_grey(ImageOps.exif_transpose(image))), mode)
 
     def size(self, path: str) -> tuple[int, int, str]:
-        """Height, width and mode of one of `paths`, from its header alone.
+        """Height, width and mode of one of `paths`. Only its header is read.
 
         Raises:
             InputError: As for `read`, as far as the header shows it.
         """
         with self._reading(path) as file:
             if path.lower().endswith(NIFTI_ENDINGS):
-                shape, *_ = _nifti_header(file.read(NIFTI_HEADER_BYTES * 2))
-                return *shape, "NIfTI"
+                return *_nifti_header(file.read(2 * NIFTI_HEADER_BYTES))[0], "NIfTI"
             with _open_image(file) as image:
-                width, height = image.size
                 is_turned = image.format != "TIFF" and image.getexif().get(0x0112, 1) >= 5
-                size = (width, height) if is_turned else (height, width)
-                return *size, MODES.get(image.mode, image.mode)
+                sides = image.size if is_turned else image.size[::-1]
+                return *sides, MODES.get(image.mode[:4], image.mode)
 
     def is_dicom(self, path: str) -> bool:
-        """Whether a file, whatever its name is, is a DICOM file."""
+        """Whether one of `paths` is a DICOM file, whatever its name is."""
         with self._reading(path) as file:
             return file.read(132)[128:] == b"DICM"
 
@@ -132,135 +125,134 @@ class PictureFolder:
         return open(self.source / path, "rb")
 
     def _list(self):
+        def refuse(error):
+            raise InputError(f"{error.filename} cannot be listed: ask its owner for the right to.")
+
         visited = set()  # links may lead in a circle
-        for folder, subfolders, files in os.walk(
-            self.source, onerror=_refuse_folder, followlinks=True
-        ):
+        for folder, inner, files in os.walk(self.source, onerror=refuse, followlinks=True):
             status = os.stat(folder)
             if (status.st_dev, status.st_ino) in visited:
-                subfolders.clear()
+                inner.clear()
                 continue
             visited.add((status.st_dev, status.st_ino))
-            subfolders.sort()
-            inside = pathlib.Path(folder).relative_to(self.source)
-            yield from ((inside / name).as_posix() for name in files)
+            inner.sort()
+            for name in files:
+                yield (pathlib.Path(folder) / name).relative_to(self.source).as_posix()
 
 
 class _ZippedFolder(PictureFolder):
     """The files of a `.zip` archive. Each is unpacked in memory when it is read."""
 
     def _list(self):
-        with reading(self.source, "download it again, or unpack it and name the folder"):
-            self.archive = _open_archive(self.source)
-            entries = [entry for entry in self.archive.infolist() if not entry.is_dir()]
-            # Archives of Windows may have backslashes.
-            self.entries = {entry.filename.replace("\\", "/"): entry for entry in entries}
-            for name in self.entries:
-                if name.startswith("/") or ".." in name.split("/"):
-                    raise ValueError(f"{name} leads out of it")
+        self.archive = _open_archive(self.source)
+        entries = [entry for entry in self.archive.infolist() if not entry.is_dir()]
+        # Some archives made on Windows have backslashes.
+        self.entries = {entry.filename.replace("\\", "/"): entry for entry in entries}
+        for name in self.entries:
+            if name.startswith("/") or ".." in name.split("/"):
+                raise ValueError(f"{name} leads out of it")
         return self.entries
 
     def _open(self, path):
-        entry = self.entries[path]
-        if entry.file_size > MAX_FILE_BYTES:
-            raise ValueError(f"it unpacks to {entry.file_size} bytes")
-        return self.archive.open(entry)
+        if self.entries[path].file_size > MAX_FILE_BYTES:
+            raise ValueError(f"it unpacks to more than {MAX_FILE_BYTES} bytes")
+        return self.archive.open(self.entries[path])
 
 
 class _MedMNIST(PictureFolder):
     """Images of a MedMNIST file (Yang et al. 2023, doi:10.1038/s41597-022-01721-8).
 
     It holds `train_images`, `val_images` and `test_images`, uint8 `(N, H, W)` or `(N, H, W, 3)`,
-    and `train_labels` ..., `(N, 1)`. Image 12 of class 3 is called `train/class_3/image (12).png`.
+    and `train_labels` ..., `(N, 1)`. Image 12 of class 3 is called `train/class_3/image (12).bmp`.
     """
 
     def _list(self):
         self.images = {}
-        with reading(self.source, "download it again"), _open_archive(self.source) as archive:
+        with _open_archive(self.source) as archive:
             for split in ("train", "val", "test"):
                 images = self.images[split] = _map_array(archive, f"{split}_images.npy")
                 if images.ndim - (images.shape[-1] == 3) != 3 or images.dtype != np.uint8:
-                    raise ValueError(f"its {split} images are {images.dtype} {images.shape}")
+                    raise ValueError(f"its {split}_images are {images.dtype} {images.shape}")
                 labels = _map_array(archive, f"{split}_labels.npy").reshape(len(images), -1)
-                is_class = labels.shape[1] == 1  # else an image may have several labels, or none
-                if not is_class:
-                    count = f"{labels.shape[1]} labels an image"
-                    self.notes.append(f"{split}: {count} make no classes and are left out.")
-                for number, label in enumerate(labels[:, 0].tolist()):
-                    yield split + (f"/class_{label}" if is_class else "") + f"/image ({number}).png"
+                several = f"{split}: an image has {labels.shape[1]} labels, which make no class."
+                self.notes += [several] if labels.shape[1] > 1 else []
+                for number, (label, *more) in enumerate(labels.tolist()):
+                    place = split if more else f"{split}/class_{label}"
+                    yield f"{place}/image ({number}).bmp"
 
-    def read(self, path):
-        pixels = self._find(path)
-        image = Image.fromarray(pixels)
-        return Picture(_to_luminance(image), MODES.get(image.mode, image.mode))
-
-    def size(self, path):
-        pixels = self._find(path)
-        return *pixels.shape[:2], "RGB" if pixels.ndim == 3 else "8-bit grey"
-
-    def is_dicom(self, path):
-        return False
-
-    def _find(self, path):
-        return self.images[path.split("/")[0]][int(path.rpartition("(")[2].partition(")")[0])]
+    def _open(self, path):
+        number = int(path[path.rindex("(") + 1 : path.rindex(")")])
+        file = io.BytesIO()
+        Image.fromarray(self.images[path.split("/")[0]][number]).save(file, "BMP")
+        file.seek(0)
+        return file
 
 
 def open_pictures(source: str | os.PathLike) -> PictureFolder:
     """Open a folder, a `.zip` archive of a folder, or a MedMNIST `.npz` file.
 
     Raises:
-        InputError: `source` is none of these, damaged, unpacks to an absurd size, or has names
+        InputError: `source` is none of these, is damaged, unpacks to an absurd size, or has names
             that lead out of it.
     """
     source = pathlib.Path(source)
     if source.is_dir():
         return PictureFolder(source)
     kinds = {".zip": _ZippedFolder, ".npz": _MedMNIST}
-    if not source.is_file() or source.suffix.lower() not in kinds:
+    if source.suffix.lower() not in kinds or not source.is_file():
         state = "is none" if source.exists() else "is not there"
         raise InputError(f"{source} {state}: give a folder of images, a .zip or a MedMNIST .npz.")
     return kinds[source.suffix.lower()](source)
 
 
-# ---- one file ----------------------------------------------------------------------------------
-
-
-def _refuse_folder(error):
-    raise InputError(f"{error.filename} cannot be listed ({error.strerror}): ask for the right to.")
+# ---- archives ----------------------------------------------------------------------------------
 
 
 def _open_archive(path):
     archive = open_archive(path, MAX_ARCHIVE_BYTES)
     packed, unpacked = path.stat().st_size, sum(entry.file_size for entry in archive.infolist())
-    if unpacked > max(RATIO_COUNTS_FROM, MAX_RATIO * packed):
+    if unpacked > max(MAX_FILE_BYTES, MAX_RATIO * packed):
         raise ValueError(f"its {packed} bytes unpack to {unpacked}")
     return archive
 
 
+def _map_array(archive, name):
+    """An array of an `.npz` file as a map of a temporary file: memory holds what is in use."""
+    if name not in archive.namelist():
+        raise ValueError(f"it is no MedMNIST file, {name} is missing")
+    with tempfile.TemporaryFile() as file, archive.open(name) as packed:
+        shutil.copyfileobj(packed, file, 2**20)
+        file.seek(0)
+        if np.lib.format.read_magic(file) != (1, 0):
+            raise ValueError(f"{name} is no array")
+        shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(file)
+        return np.memmap(file, dtype, "r", file.tell(), shape, "F" if is_fortran else "C")
+
+
+# ---- one file ----------------------------------------------------------------------------------
+
+
 def _open_image(file):
-    """Open what Pillow reads, as far as the header."""
+    """Open what Pillow reads. The pixels are not read yet."""
     try:
         image = Image.open(file, formats=FORMATS)
     except UnidentifiedImageError:
         file.seek(0)
         start = file.read(132)
-        known = ", ".join(FORMATS)
-        reason = f"it is no {known} or NIfTI image of a known kind" if start else "it is empty"
-        if start[128:] == b"DICM":
-            reason = "it is DICOM, of which dcm2niix makes volumes"
-        raise ValueError(reason) from None
+        reason = f"it is no {', '.join(FORMATS)} or NIfTI image, or of an unusual kind"
+        reason = reason if start else "it is empty"
+        is_dicom = start[128:] == b"DICM"
+        raise ValueError("it is DICOM, dcm2niix makes volumes" if is_dicom else reason) from None
     if image.width * image.height > MAX_PIXELS:
         raise ValueError(f"it declares {image.width} x {image.height} pixels")
     # A second frame of MPO, which is JPEG of a camera, is a preview.
     if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
-        raise ValueError(f"it has {image.n_frames} pages or frames, not one")
+        raise ValueError(f"it has {image.n_frames} pages or frames")
     return image
 
 
 def _check_png(content, image):
-    """Refuse a PNG whose checksums are wrong, or that lacks rows: Pillow would make them black."""
-    if image.format != "PNG":
-        return
+    """Refuse wrong checksums, and rows that are missing, which Pillow would make black."""
     with _open_image(io.BytesIO(content)) as again:
         again.verify()
     bits, colours, is_interlaced = content[24], content[25], content[28]
@@ -270,77 +262,57 @@ def _check_png(content, image):
         raise ValueError("it lacks pixels")
 
 
-def _to_luminance(image):
-    if image.mode.startswith(DEEP_MODES):
-        return np.asarray(image).astype("float32")
+def _to_grey(image):
+    if image.mode[0] in "IF":  # more than 8 bits
+        return np.asarray(image)
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        opacity = np.asarray(image.getchannel("A"), "float32") / 255
-        return np.rint(np.asarray(image.convert("L")) * opacity)
-    if image.mode == "LAB":
-        return np.asarray(image.getchannel("L"), "float32")
-    return np.asarray(image.convert("L"), "float32")
+        return np.rint(np.asarray(image.convert("L")) * (np.asarray(image.getchannel("A")) / 255))
+    return np.asarray(image.getchannel("L") if image.mode == "LAB" else image.convert("L"))
+
+
+def _finite(pixels):
+    with np.errstate(over="ignore"):
+        pixels = pixels.astype("float32")
+    finite = np.isfinite(pixels)
+    if finite.all():
+        return pixels
+    if not finite.any():
+        raise ValueError("it holds no numbers")
+    least, most = pixels[finite].min(), pixels[finite].max()
+    return np.nan_to_num(pixels, nan=least, neginf=least, posinf=most)
 
 
 def _nifti_header(content):
     """Height and width, type, offset, slope and intercept of a NIfTI file of one slice."""
-    start = _unpacked(content, NIFTI_HEADER_BYTES)[0]
+    start = _unpack(content, NIFTI_HEADER_BYTES)[0]
     kinds = (nibabel.Nifti1Header, nibabel.Nifti2Header)
     kind = next((kind for kind in kinds if kind.may_contain_header(start)), None)
     if kind is None:
         raise ValueError("it is no NIfTI file" if start else "it is empty")
     header = kind(start[: kind.sizeof_hdr], check=False)
-    shape, dtype = header.get_data_shape(), header.get_data_dtype()
-    sides = tuple(int(length) for length in shape if length != 1)
+    dtype, sides = header.get_data_dtype(), [int(n) for n in header.get_data_shape() if n != 1]
+    form = f"{' x '.join(map(str, sides))} voxels of {dtype}"
     if len(sides) != 2:
-        form = " x ".join(map(str, shape))
-        raise ValueError(f"it has {form} voxels, not one slice; from-nifti takes volumes")
+        raise ValueError(f"it has {form}, not one slice; from-nifti takes volumes")
     if math.prod(sides) > MAX_PIXELS or dtype.kind not in "iuf":
-        raise ValueError(f"it declares {' x '.join(map(str, sides))} pixels of {dtype}")
+        raise ValueError(f"it declares {form}")
     slope, intercept = header.get_slope_inter()
     return sides, dtype, int(header["vox_offset"]), slope or 1.0, intercept or 0.0
 
 
 def _read_nifti(content):
     sides, dtype, offset, slope, intercept = _nifti_header(content)
-    content, is_whole = _unpacked(content, MAX_FILE_BYTES)
+    content, is_whole = _unpack(content, MAX_FILE_BYTES)
     if not is_whole:
         raise ValueError("it ends too early, or never")
     voxels = np.frombuffer(content, dtype, math.prod(sides), offset)
     return voxels.reshape(sides, order="F").astype("float64") * slope + intercept
 
 
-def _unpacked(content, limit):
+def _unpack(content, limit):
     """The first bytes of a file that may be packed by gzip, and whether these are all."""
     if content[:2] != b"\x1f\x8b":
         return content[:limit], len(content) <= limit
     unpacker = zlib.decompressobj(wbits=31)  # gzip
     return unpacker.decompress(content, limit), unpacker.eof
-
-
-def _finite(pixels, mode):
-    """A picture whose values that are no finite numbers became the least or greatest that are."""
-    with np.errstate(over="ignore"):
-        pixels = pixels.astype("float32")
-    finite = np.isfinite(pixels)
-    if not finite.all():
-        if not finite.any():
-            raise ValueError("it holds no numbers")
-        least, most = pixels[finite].min(), pixels[finite].max()
-        pixels = np.nan_to_num(pixels, nan=least, neginf=least, posinf=most)
-    return Picture(pixels, mode)
-
-
-def _map_array(archive, name):
-    """An array of an `.npz` file as a map of a temporary file: memory holds what is in use."""
-    if name not in archive.namelist():
-        raise ValueError(f"{name} is missing: it is no MedMNIST file")
-    with tempfile.TemporaryFile() as file, archive.open(name) as packed:
-        shutil.copyfileobj(packed, file, 2**20)
-        file.seek(0)
-        version = np.lib.format.read_magic(file)
-        if version != (1, 0):
-            raise ValueError(f"{name} is of version {version}")
-        shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(file)
-        order = "F" if is_fortran else "C"
-        return np.memmap(file, dtype, "r", file.tell(), shape, order)

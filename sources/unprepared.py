@@ -49,7 +49,7 @@ def advice(data: pathlib.Path) -> str:
         return f"{looks} slices without splits: name the folder above, or give it to --anomaly."
     if kind == "images":
         formats = sorted({FORMATS[name.rpartition(".")[2].lower()] for name in names})
-        kind = f"{' and '.join(formats)} images"
+        kind = f"{' and '.join(formats)} images{_in_folders(files)}"
     elif kind == "volumes" and _is_flat(data / files[0]):
         kind = "two-dimensional NIfTI images"
     elif kind == "volumes":
@@ -63,7 +63,7 @@ def advice(data: pathlib.Path) -> str:
     elif data.is_dir():  # MedMNIST files: each is a set
         source = data / files[0]
     command += f" {shlex.quote(str(source))} --out {shlex.quote(str(out))}"
-    return f"{looks} {kind}{_in_folders(files)}. Prepare it with: {command}"
+    return f"{looks} {kind}. Prepare it with: {command}"
 
 
 def file_names(data: pathlib.Path) -> list[str]:

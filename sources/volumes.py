@@ -7,9 +7,12 @@ OASIS-1 is Marcus et al. 2007, doi:10.1162/jocn.2007.19.9.1498. Its T88_111 volu
 space. They have 176 x 208 x 176 voxels of 1 mm and come as Analyze 7.5 pairs.
 """
 
+import contextlib
 import gzip
+import logging
 import math
 import pathlib
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -17,9 +20,8 @@ import nibabel
 import numpy as np
 from nibabel.affines import voxel_sizes
 from nibabel.fileholders import FileHolder
-from nibabel.imageglobals import LoggingOutputSuppressor
 from nibabel.openers import ImageOpener
-from nibabel.orientations import axcodes2ornt, inv_ornt_aff, ornt_transform
+from nibabel.orientations import aff2axcodes, axcodes2ornt, inv_ornt_aff, ornt_transform
 from nibabel.spatialimages import SpatialImage
 from scipy.ndimage import gaussian_filter
 
@@ -56,15 +58,20 @@ FRAME_ORIGIN = (128, 147)  # row and column of the atlas origin
 
 # Where rows, columns and levels of slices run to. Axial slices lie as those of OASIS, the nose to
 # the right. Coronal and sagittal ones lie as radiologists hang them: the head up, the right of the
-# body or the nose to the left.
+# body or the nose to the left. Left and right change places when the rows of axial slices or the
+# columns of coronal ones are mirrored.
 PLANES = {"axial": "RAS", "coronal": "ILA", "sagittal": "IPR"}
-MIRRORS = {"axial": "rows", "coronal": "columns", "sagittal": "none"}  # exchanges left and right
 
 VOLUME_ENDINGS = (".nii", ".nii.gz", ".mgz", ".hdr")  # in any case; `.img` goes with `.hdr`
 MAX_BYTES = 2**31  # of a volume; a file that declares more is damaged, or no scan
+SMALLEST_SIDE = 8  # pixels of a slice
 MOST_LEVELS = 64  # of a scan, unless more are asked for
 TEMPLATE_SIZE = (200, 240, 240)  # mm; brains in standard spaces come in boxes of this size at most
 SCANNER, TALAIRACH = 1, 3  # codes of NIfTI for the space of a volume; 0 is not known
+STATISTICS, LABELS = range(2, 25), (1002, 1005)  # codes of NIfTI for what values are
+AXCODES = re.compile("(?=.*[LR])(?=.*[PA])(?=.*[IS])[LRPAIS]{3}")  # where three axes run to
+
+logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # header fields that it mends
 
 
 class Volume(NamedTuple):
@@ -77,14 +84,14 @@ class Volume(NamedTuple):
         space: What the millimetres refer to, by the codes of NIfTI: 0 where it was not known and
             the centre of the volume is the origin, 1 for a scanner, 2 for another scan, 3 and 4
             for a standard brain.
-        intent: What the header says the values are, by the names of NIfTI. "none" is an image.
+        intent: What the header says the values are if they are no image, else "".
         notes: What a user should know, one line each.
     """
 
     voxels: np.ndarray
     affine: np.ndarray
     space: int = 2
-    intent: str = "none"
+    intent: str = ""
     notes: Sequence[str] = ()
 
 
@@ -124,31 +131,33 @@ def load_volume(path: pathlib.Path, axcodes: str | None = None) -> Volume:
         ValueError: It is no volume of one grey value a voxel, it is too large, or its orientation
             is not known. For a damaged file nibabel may raise anything.
     """
-    with LoggingOutputSuppressor():  # of remarks on header fields that nibabel mends
-        image, space = _open(path)
-        shape, further = image.shape[:3], image.shape[3:]
+    image, space = _open(path)
+    shape, further = image.shape[:3], image.shape[3:]
+    if len(shape) < 3 or sorted(shape)[1] < 2 or math.prod(further[1:]) != 1:
         listed = " x ".join(map(str, image.shape))
-        intent = image.header.get_intent()[0] if hasattr(image.header, "get_intent") else "none"
-        if len(shape) < 3 or sorted(shape)[1] < 2 or math.prod(further[1:]) != 1:
-            raise ValueError(f"it has {listed} voxels: an image, a surface or vectors, no volume")
-        dtype = image.get_data_dtype()
-        if dtype.kind not in "biufc":
-            raise ValueError("it holds colours, not one grey value a voxel")
-        if math.prod(shape) * dtype.itemsize > MAX_BYTES:  # before it is unpacked
-            raise ValueError(f"it unpacks to more than {MAX_BYTES} bytes")
-        first = (0,) * len(further)
-        voxels = np.asanyarray(image.dataobj[(..., *first)] if further else image.dataobj)
-        affine = image.affine if space else _affine_of(axcodes, shape, image.header.get_zooms())
+        raise ValueError(f"it has {listed} voxels: an image, a surface or vectors, no volume")
+    dtype = image.get_data_dtype()
+    if dtype.kind not in "biufc":
+        raise ValueError("it holds colours, not one grey value a voxel")
+    if math.prod(shape) * dtype.itemsize > MAX_BYTES:  # before it is unpacked
+        raise ValueError(f"it unpacks to more than {MAX_BYTES} bytes")
+    affine = image.affine if space else _affine_of(axcodes, shape, image.header.get_zooms())
     if not (np.isfinite(affine).all() and np.linalg.matrix_rank(affine) == 4):
         raise ValueError("its affine is no map of voxels to millimetres")
-    voxels, notes = _finite(voxels)
+    voxels, notes = _finite(image.dataobj[(..., *(0 for _ in further))])
     if math.prod(further) > 1:
-        notes = [f"of its {further[0]} volumes the first is taken", *notes]
+        notes.append(f"of its {further[0]} volumes the first is taken")
+    codes = [int(image.header.get(f"{form}_code", 0)) for form in ("qform", "sform")]
+    with contextlib.suppress(ValueError):  # of a quaternion that is none
+        if all(codes) and aff2axcodes(image.get_qform()) != aff2axcodes(image.get_sform()):
+            notes.append("qform and sform name different sides: those of sform are taken")
     upright = nibabel.as_closest_canonical(SpatialImage(voxels, affine))
-    affine = upright.affine
-    if not space and upright.shape in STANDARD_GRIDS and _is_upright(affine):
-        affine[:3, 3], space = np.negative(STANDARD_GRIDS[upright.shape]), TALAIRACH
-    return Volume(np.asanyarray(upright.dataobj), affine, space, intent, notes)
+    voxels, affine = np.asanyarray(upright.dataobj), upright.affine
+    if not space and voxels.shape in STANDARD_GRIDS and _is_upright(affine):
+        affine[:3, 3], space = np.negative(STANDARD_GRIDS[voxels.shape]), TALAIRACH
+    code = int(image.header.get("intent_code", 0))
+    intent = image.header.get_intent()[0] if code in (*STATISTICS, *LABELS) else ""
+    return Volume(voxels, affine, space, intent, notes)
 
 
 def _is_upright(affine):
@@ -174,48 +183,40 @@ def _open(path):
     `nibabel.load` finds no files with mixed case in their endings, and takes an Analyze header for
     one of SPM, which has a scale.
     """
-    if not path.name.lower().endswith(VOLUME_ENDINGS):
+    name = path.name.lower()
+    if not name.endswith(VOLUME_ENDINGS):
         raise ValueError(f"it is no volume, which ends in {', '.join(VOLUME_ENDINGS)}")
     with ImageOpener(path) as file:
         start = file.read(540)  # as long as the header of NIfTI-2
     files, kinds = {"image": FileHolder(path)}, (nibabel.Nifti1Image, nibabel.Nifti2Image)
-    if path.name.lower().endswith(".mgz"):
-        kinds = (nibabel.MGHImage,)
-    elif path.name.lower().endswith(".hdr"):
+    if name.endswith(".mgz"):
+        knows = any(start[28:30])  # goodRASFlag
+        return nibabel.MGHImage.from_file_map(files), SCANNER if knows else 0
+    if name.endswith(".hdr"):
         kinds = (nibabel.Nifti1Pair, nibabel.Nifti2Pair, nibabel.AnalyzeImage)
-        partner = f"{path.stem}.img"
-        pixels = [other for other in path.parent.iterdir() if other.name.lower() == partner.lower()]
-        if not pixels:
-            raise ValueError(f"{partner} is missing")
-        files = {"header": files["image"], "image": FileHolder(pixels[0])}
-    fitting = [kind for kind in kinds if _fits(kind, start)]
+        pixels = [path.with_suffix(suffix) for suffix in (".img", ".IMG", ".Img")]
+        there = [path for path in pixels if path.is_file()]
+        if not there:
+            raise ValueError(f"{pixels[0].name} is missing")
+        files = {"header": FileHolder(path), "image": FileHolder(there[0])}
+    fitting = [kind for kind in kinds if kind.header_class.may_contain_header(start)]
     if not fitting:
         raise ValueError("its header is none of a volume")
     image = fitting[0].from_file_map(files)
-    if fitting[0] is nibabel.MGHImage:
-        space = SCANNER * bool(int.from_bytes(start[28:30], "big"))  # goodRASFlag
-    elif fitting[0] is nibabel.AnalyzeImage:
-        space = 0
-    else:
-        space = int(image.header["sform_code"]) or int(image.header["qform_code"])
-    return image, space
-
-
-def _fits(kind, start):
-    return kind is nibabel.MGHImage or kind.header_class.may_contain_header(start)
+    return image, int(image.header.get("sform_code", 0) or image.header.get("qform_code", 0))
 
 
 def _affine_of(axcodes, shape, zooms):
     """Affine of a volume that says only how large its voxels are. Its centre is the origin."""
     if axcodes is None:
         raise ValueError(
-            "its header gives no place and no sides (qform_code and sform_code are 0): say where "
+            "its header gives no place and no sides (as qform_code and sform_code 0 do): say where "
             "its axes run to, such as --axcodes RAS"
         )
-    sides = axcodes2ornt(axcodes)  # (3, 2): axis of the body, direction
-    affine = np.eye(4)
-    affine[:3, :3] = 0
-    for axis, (along, direction) in enumerate(sides):
+    if not AXCODES.fullmatch(axcodes):
+        raise ValueError(f"--axcodes {axcodes} are no three sides such as RAS or LPS")
+    affine = np.diag([0.0, 0, 0, 1])
+    for axis, (along, direction) in enumerate(axcodes2ornt(axcodes)):
         affine[int(along), axis] = direction * zooms[axis]
     affine[:3, 3] = affine[:3, :3] @ (np.subtract(1, shape) / 2)
     return affine
@@ -244,24 +245,24 @@ def _finite(voxels):
 def looks_like_labels(volume: Volume) -> str | None:
     """Say what a volume is if it is clearly no image: a mask, a label map, a probability map.
 
-    It is a label map by content if its values are few small integers that fill regions, and a
-    probability map if much of what is not 0 is 1. Noise is in no region and seldom at the maximum.
+    By content it is a label map if its values are small integers, or many, that fill regions, and
+    a probability map if much of what is not 0 is 1. Images have noise, and a maximum of few voxels.
     """
-    if volume.intent not in ("none", "estimate", "symmetric matrix", "dimensionless"):
-        return f"its header says {volume.intent}"
+    if volume.intent:
+        return f"values that its header calls {volume.intent}"
     voxels = volume.voxels[:, :, spread(volume.voxels.shape[2], 24)]
     values, counts = np.unique(voxels, return_counts=True)
     if len(values) < 2 or values[0] < 0:
         return None
-    inside = voxels != values[counts.argmax()]
+    inside, count, highest = voxels != values[counts.argmax()], len(values), values[-1]
     if np.mod(values, 1).any():
         at_one = np.mean(voxels[inside] > 0.99)
-        return "a probability map" if values[-1] <= 1.001 and at_one > 0.25 else None
-    if len(values) == 2 and values[-1] in (1, 255):
+        return "a probability map" if highest <= 1.001 and at_one > 0.25 else None
+    if count == 2 and highest in (1, 255):
         return "a mask"
     pairs = inside[1:] & inside[:-1]
     in_regions = pairs.any() and np.mean((voxels[1:] == voxels[:-1])[pairs]) > 0.7
-    return "a label map" if in_regions and values[-1] <= 20 * len(values) else None
+    return "a label map" if in_regions and (highest <= 20 * count or count > 30) else None
 
 
 def native_spacing(volume: Volume, plane: str) -> tuple[float, float]:
@@ -270,17 +271,22 @@ def native_spacing(volume: Volume, plane: str) -> tuple[float, float]:
     return float(max(row, column)), float(level)
 
 
-def foreground(voxels: np.ndarray) -> np.ndarray:
-    """Where a volume holds something, `(X, Y, Z)`: where it differs from its background.
+def background_of(voxels: np.ndarray) -> tuple[float, float]:
+    """The commonest value of a volume, and how far from it values are no background any more.
 
-    Background is the commonest value: 0, air, the mean of a normalised volume, or whatever it is.
+    That is 0, air, the mean of a normalised volume, or whatever it is.
     """
     sample = voxels[tuple(slice(None, None, max(1, length // 64)) for length in voxels.shape)]
     low, high = (float(value) for value in np.percentile(sample, (0.5, 99.5)))
-    counts, edges = np.histogram(sample, 256, (low, high) if low < high else None)
-    fullest = counts.argmax()
-    tolerance = (high - low) / 10
-    background = low if low == high else (edges[fullest] + edges[fullest + 1]) / 2
+    if low == high:
+        return low, 0.0
+    counts, edges = np.histogram(sample, 256, (low, high))
+    return float(edges[counts.argmax() : counts.argmax() + 2].mean()), (high - low) / 10
+
+
+def _foreground(voxels):
+    """Where a volume holds something, `(X, Y, Z)`."""
+    background, tolerance = background_of(voxels)
     return (voxels < background - tolerance) | (voxels > background + tolerance)
 
 
@@ -297,7 +303,7 @@ def filled_levels(volume: Volume, plane: str, percent: Sequence[float] | None = 
     """
     voxels, _ = _in_plane(volume, plane)
     if percent is None:
-        counts = foreground(voxels).sum((0, 1))
+        counts = _foreground(voxels).sum((0, 1))
         inside = np.flatnonzero(counts > counts.max() / 20)
     else:
         middles = (np.arange(voxels.shape[2]) + 0.5) * 100 / voxels.shape[2]
@@ -346,14 +352,21 @@ def plane_slices(
     cut = moved_affine(affine, (0, 0, offset), (1, 1, step))
     sizes = spacing, spacing, voxel_sizes(cut)[2]
     stack, resampled = _resample(voxels[..., np.asarray(chosen)], cut, sizes)
+    if min(stack.shape[:2]) < SMALLEST_SIDE:
+        rows, columns = stack.shape[:2]
+        advice = "choose another --plane or a smaller --spacing"
+        raise ValueError(f"its slices have {rows} x {columns} pixels: {advice}")
     place = {
         "axes": PLANES[plane],
         "shape": list(voxels.shape),
         "levels": [int(level) for level in chosen],
     }
-    return VolumeSlices(
-        np.moveaxis(stack, 2, 0), resampled, place, _cut_off(foreground(voxels), chosen)
-    )
+    notes = _cut_off(_foreground(voxels), chosen) if percent else []
+    if native_spacing(volume, plane)[0] > 2 * spacing:
+        notes.append(
+            f"pixels of more than {2 * spacing:g} mm become {spacing:g} mm: made-up detail"
+        )
+    return VolumeSlices(np.moveaxis(stack, 2, 0), resampled, place, notes)
 
 
 def is_in_oasis_space(volume: Volume) -> bool:
@@ -393,11 +406,13 @@ def oasis_slices(volume: Volume, first_slice: int | None = None) -> VolumeSlices
     low, high = np.maximum(0, -offset), np.minimum(voxels.shape[:2], SLICE_SIDE - offset)
     levels = range(first, first + NUM_LEVELS)
     box = np.s_[low[0] : high[0], low[1] : high[1], first : first + NUM_LEVELS]
-    frame = np.zeros((NUM_LEVELS, SLICE_SIDE, SLICE_SIDE), "float32")
+    background, tolerance = background_of(voxels)
+    padding = background if background < -tolerance else 0  # the air of a CT
+    frame = np.full((NUM_LEVELS, SLICE_SIDE, SLICE_SIDE), padding, "float32")
     (top, left), (bottom, right) = offset + low, offset + high
     frame[:, top:bottom, left:right] = np.moveaxis(voxels[box], 2, 0)  # (rows, columns, K)
 
-    held = foreground(voxels)
+    held = _foreground(voxels)
     lost = 1 - float(held[box].sum() / max(1, held[..., levels].sum()))
     notes = _cut_off(held, levels)
     if lost > 0.02:
@@ -445,12 +460,12 @@ def _cut_off(held, levels):
     share = (sums[levels[-1] + 1] - sums[levels[0]]) / max(1, most)
     if share >= 0.75:
         return []
-    return [f"its slices hold {share:.0%} of what the fullest {span} levels hold: is it cut off?"]
+    place = f"levels {levels[0]} to {levels[-1]} hold {share:.0%}"
+    return [f"{place} of what the fullest {span} levels hold: a good part is cut off"]
 
 
 def interpolate_levels(volume: Volume, plane: str, spacing: float) -> Volume:
-    """Make levels of another spacing. Between thick slices they are made up, so nobody should
-    do this unasked.
+    """Make levels of another spacing. Between thick slices they are made up: only when asked.
 
     Args:
         volume: The volume.

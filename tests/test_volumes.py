@@ -99,8 +99,6 @@ def test_planes_are_upright(plane):
         assert (
             np.moveaxis(stack, axis, 0)[0].all() and np.count_nonzero(stack) == (voxels > 0).sum()
         )
-    axis = {"rows": 0, "columns": 1, "none": None}[volumes.MIRRORS[plane]]
-    assert axis == next((i for i, side in enumerate(UPRIGHT[plane][:2]) if side in "LR"), None)
 
 
 def test_levels_that_hold_something():
@@ -115,11 +113,12 @@ def test_levels_that_hold_something():
     halved = volumes.interpolate_levels(volume, "coronal", 0.5)
     assert halved.voxels.shape == (20, 40, 100) and halved.affine[1, 1] == 0.5
     low = plane_slices(volume, "axial", 1.0, (0, 15))
-    assert "its slices hold 33%" in low.notes[0]
+    assert "levels 0 to 14 hold 33%" in low.notes[0]
     for arguments, message in {
         ("axial", 1.0, (50, 50.1)): "no slices there",
         ("axial", 1.0, None, 90): "it has 80 levels",
         ("axial", 1e-4): "are too many",
+        ("axial", 5): "4 x 4 pixels",
     }.items():
         with pytest.raises(ValueError, match=message):
             plane_slices(volume, *arguments)
@@ -143,6 +142,22 @@ def test_volumes_that_are_too_large_or_lie_elsewhere():
             oasis_slices(Volume(voxels, affine_of(origin=np.add(affine[:3, 3], shift))))
     with pytest.raises(ValueError, match="upright 1 mm"):
         oasis_slices(Volume(voxels, affine_of((1, 1, 2))))
+
+
+def test_orders_of_axes_make_no_difference(tmp_path):
+    """Each level has a landmark at x = 30 (right), y = -50, z = K - 4."""
+    voxels, origin = np.full((90, 110, 70), 50, "float32"), np.array([-45, -70, -20])
+    for k in range(32):
+        voxels[(*np.array([30, -50]) - origin[:2], k - 4 - origin[2])] = 500 + k
+    for axes in ("RAS", "LAS", "LPI", "PSR", "IRP"):
+        volume = load_volume(save(tmp_path / "a.nii", voxels, affine_of(origin=origin), axes))
+        assert volumes.is_in_oasis_space(volume)
+        images, moved, place, notes = oasis_slices(volume)
+        np.testing.assert_array_equal(moved, OASIS_AFFINE)
+        assert place["lost"] == 0 and not notes
+        for k, image in enumerate(images):
+            assert np.argwhere(image == 500 + k).tolist() == [[128 + 30, 147 - 50]]
+            assert (image[83:173, 77:187] >= 50).all() and np.count_nonzero(image) == 90 * 110
 
 
 OASIS_SPACE = [  # shape, origin, codes (qform, sform), size of voxels, whether
@@ -288,6 +303,18 @@ def test_labels_are_no_images():
     for voxels, expected in cases:
         assert volumes.looks_like_labels(Volume(voxels, np.eye(4))) == expected
     assert "z score" in volumes.looks_like_labels(Volume(noisy, np.eye(4), intent="z score"))
+
+
+def test_a_frame_around_a_ct(tmp_path):
+    """Around the volume is air, and the two forms of the header name different sides."""
+    voxels = smooth_voxels() - 1000
+    image = nibabel.Nifti1Image(voxels, affine_of(origin=(-20, -22, -4)))
+    image.set_qform(np.diag([-1, 1, 1, 1]), 1)
+    nibabel.save(image, tmp_path / "ct.nii")
+    volume = load_volume(tmp_path / "ct.nii")
+    assert "different sides" in volume.notes[0] and volume.space == 2
+    images = oasis_slices(volume).images
+    assert images.shape == (32, 256, 256) and abs(images[0, 0, 0] + 1000) < 3
 
 
 def test_intensity():
