@@ -8,6 +8,7 @@ Nothing here opens a file.
 """
 
 import dataclasses
+import functools
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -38,6 +39,7 @@ _ANY_ENDING = re.compile(rf"(?:{_IMAGES}|{_VOLUMES})$", re.I)
 _SYSTEM = re.compile(r"(?:^|/)(?:\.|__MACOSX/|(?:thumbs\.db|desktop\.ini|@eaDir)(?:$|/))", re.I)
 
 # Names of splits as directories have them, in one word: Training, valid, testset, imagesTr.
+ROLES = ("subject", "level", "split", "class")
 _SPLITS = {
     "train": re.compile(r"[Tt]r|(?i:trn|train|training)(?:data|sets?|images?)?"),
     "validate": re.compile(r"(?i:val|valid|validate|validation|dev)(?:data|sets?|images?)?"),
@@ -52,7 +54,7 @@ _LABELS = re.compile(
     r"|ground|groundtruth|[a-z]*parc|parcellations?|ribbon|pve|prob(?:s|map|maps|ability)?"
 )
 _TISSUE = re.compile(r"(?:^|/)m?w?r?c[1-6](?=[a-z])[^/]*$", re.I)  # of SPM, as in c1sub-01_T1w.nii
-_OTHER = re.compile(r"derivatives?|func|dwi|fmap|perf|bold")  # BIDS: no anatomical scans
+_DERIVED = re.compile(r"derivatives?|func|dwi|fmap|perf|bold")  # BIDS: no anatomical scans
 # Words of processed copies. Of several copies of a scan the one with the fewest is taken.
 _PROCESSED = re.compile(
     r"[a-z]*(?:brain|norm|norm\w*linear|nu|mni\w*|restored?|aligned|warp(?:ed)?|regist\w+|reg"
@@ -96,7 +98,7 @@ _PATTERNS = {name: re.compile(pattern, re.I) for name, pattern in PATTERNS.items
 # Numbers in parentheses at the end count files that had one name: 26.jpg, 26 (2).jpg, 26 (3).jpg.
 _COPY = re.compile(r"\((\d+)\)$")
 _TOKEN = re.compile(
-    rf"(?P<slash>/)|\((?P<copy>\d+)\)$|(?<![^\W\d_])(?:(?P<contrast>(?i:{_CONTRAST}))|(?P<known>(?i:{_KNOWN})))"
+    rf"\((?P<copy>\d+)\)$|(?<![^\W\d_])(?:(?P<contrast>(?i:{_CONTRAST}))|(?P<scan>(?i:{_KNOWN})))"
     r"|(?<![^\W_])(?P<hash>(?=[0-9a-f]*\d[a-f]+\d)[0-9a-f]{8,}(?:-[0-9a-f]{4,})*)(?![^\W_])"
     r"|(?P<number>\d+)|(?P<word>[^\W\d_]+)"
 )
@@ -154,11 +156,12 @@ class Understood(NamedTuple):
 
 
 class _Token(NamedTuple):
-    kind: str  # "number", "word" or "copy"
+    kind: str  # "number", "copy", "word", "hash", "contrast" or "scan"
     text: str  # in lower case
     start: int
     end: int
     depth: int  # of its directory or file name, counted from 0
+    label: str  # the word before a number, or ""
 
 
 @dataclasses.dataclass(slots=True, eq=False)
@@ -166,23 +169,37 @@ class _Name:
     """A path and what is read from it, step by step."""
 
     path: str
-    text: str  # the path without its ending
-    parts: list[str]  # its directories
-    claims: dict[str, tuple[str, int, int]]  # text and place in the path, by role
+    text: str  # the path without ending, and without a directory of the file's own name
+    ending: str
+    parts: list[str] = dataclasses.field(default_factory=list)  # of `text`, but what was read
+    tokens: list[_Token] = dataclasses.field(default_factory=list)  # of `parts`
     split: str | None = None
-    own: set[int] = dataclasses.field(default_factory=set)  # depth of a folder of the file's name
-    taken: set[int] = dataclasses.field(default_factory=set)  # depths of split and class
     class_: str | None = None
-    tokens: list[_Token] = dataclasses.field(default_factory=list)
-    subject: str = ""
+    subject: str | None = None
+    number: int | None = None  # of the subject
+    group: str = ""  # what varies before the number of the subject
     contrast: str = ""
-    known: str = ""  # other words that tell scans of a subject apart
-    numbers: str = ""  # those that tell scans of a subject apart
+    scan: str = ""  # numbers, side, plane, visit
     version: str = ""  # all other words
     level: int | None = None
-    number: int | None = None  # of the subject
+    only: str | None = None  # the subject, if it is the only one
+    is_said: bool = False  # a pattern or a rule tells the subject
     is_known: bool = True  # or else the file is taken for a person
-    copies: bool = False  # the subject is the number of a copy
+    is_copy: bool = False  # the subject is the number of a copy
+
+    def key(self):
+        """What no two files of a split have in common."""
+        return self.subject, self.contrast, self.scan, self.version, self.level
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Column:
+    """The tokens of one place in all names of a form."""
+
+    index: int
+    token: _Token  # of the first name
+    codes: np.ndarray  # (N,) int: equal where the tokens are
+    count: int  # of different tokens
 
 
 def understand(paths: Sequence[str], rules: Rules = NO_RULES, volumes: bool = False) -> Understood:
@@ -194,31 +211,36 @@ def understand(paths: Sequence[str], rules: Rules = NO_RULES, volumes: bool = Fa
         volumes: Whether volumes are looked for, which have no levels, and not slices.
 
     Returns:
-        What the names tell. Levels that fewer than 99 % of the names have are no levels. Subjects
-        may stand in two splits: the places show it.
+        What the names tell. A set has levels where 99 % of the names tell one. Subjects may stand
+        in two splits: the places show it.
 
     Raises:
         InputError: No image is there, names can be read in two ways, one slice is named twice in
             a split, or a rule fits nothing.
     """
-    ignored, notes = defaultdict(list), []
-    names = _apply_rules(_set_aside(paths, volumes, ignored), rules, ignored)
-    names = _find_splits(names, rules, ignored)
-    _find_classes(names, rules)
+    ignored = defaultdict(list)
+    names = _set_aside(paths, volumes, ignored)
+    names = _apply_rules(names, rules, ignored)
+    patterns = _apply_patterns(names, rules, volumes)
+    if rules.split is None:
+        names = _find_splits(names, ignored)
+    if rules.class_ is None:
+        _find_classes(names)
     _split_into_tokens(names)
-    always = _shared_by_all({token.text for token in name.tokens} for name in names)
+    always = _common({token.text for token in name.tokens} for name in names)
     forms = defaultdict(list)
     for name in names:
         forms[_form(name)].append(name)
-    _apply_patterns(names, forms.values())
     for form in forms.values():
-        _Form(form, always, volumes, len(form) < RARE * len(names)).read()
-    names = _drop_rare_levels(names, ignored, notes)
+        _read_form(form, always, len(form) < RARE * len(names), volumes)
+    notes = []
+    names = _settle_levels(names, ignored, notes)
+    _qualify_restarted(names, "group")
     _find_unknown(names, forms.values())
+    _qualify_restarted(names, "class_")
+    _qualify_restarted(names, "split")
     if volumes:
         names = _choose_versions(names, ignored)
-    for attribute in ("class_", "split"):
-        _qualify_restarted(names, attribute)
     _check_twice(names)
     notes += _describe(names, ignored, volumes)
     places = [
@@ -226,18 +248,17 @@ def understand(paths: Sequence[str], rules: Rules = NO_RULES, volumes: bool = Fa
             name.path,
             name.split,
             name.subject,
-            " ".join(filter(None, (name.contrast, name.known, name.numbers, name.version))),
+            " ".join(filter(None, (name.contrast, name.scan, name.version))),
             name.level,
             {} if name.class_ is None else {"class": name.class_},
         )
         for name in names
     ]
-    largest = max(forms.values(), key=len)[0]
-    return Understood(places, dict(ignored), largest.path, notes)
+    return Understood(places, dict(ignored), ", ".join(patterns) or "general rule", notes)
 
 
-def _shared_by_all(sets):
-    return set.intersection(*sets)
+def _common(sets):
+    return set.intersection(*map(set, sets))
 
 
 def _examples(paths):
@@ -255,90 +276,122 @@ def _set_aside(paths, volumes, ignored):
         if _SYSTEM.search(path):
             ignored["system files"].append(path)
         elif ending is None:
-            ignored[
-                "volumes' second files"
-                if path.lower().endswith(".img") and volumes
-                else "other files"
-            ].append(path)
+            ignored["other files"].append(path)
         else:
-            text = path[: ending.start()]
-            *parts, stem = text.split("/")
-            own = {len(parts) - 1} if parts and _ANY_ENDING.sub("", parts[-1]) == stem else set()
-            names.append(_Name(path, text, parts, {}, own=own))
+            *parts, stem = path[: ending.start()].split("/")
+            if parts and _ANY_ENDING.sub("", parts[-1]) == stem:
+                parts.pop()
+            parts.append(stem)
+            names.append(_Name(path, "/".join(parts), path[ending.start() :], parts))
     if not names:
         kinds = (
-            "volume (.nii, .nii.gz, .mgz, .hdr)"
-            if volumes
-            else ("image (.png, .jpg, .tif, .bmp, .nii, .nii.gz)")
+            "volume (.nii, .nii.gz, .mgz, .hdr)" if volumes else "image (.png, .jpg, .tif, .nii)"
         )
-        found = f": it has {_examples(paths)}" if paths else ""
-        raise InputError(f"the folder holds no {kinds}{found}.")
+        raise InputError(
+            f"no {kinds} is among the {len(paths)} files: {_examples(paths) or 'none'}."
+        )
     words = [_words(name.text) for name in names]
-    always = _shared_by_all(words)
-    kept = []
-    reasons = {"label maps and masks": [], "derivatives": []}
+    telling = set().union(*words) - _common(words)  # a word that is everywhere tells nothing
+    labels, derived = ({w for w in telling if p.fullmatch(w)} for p in (_LABELS, _DERIVED))
+    images, beside = [], {"label maps and masks": [], "derivatives": []}
     for name, found in zip(names, words):
-        found = found - always
-        if any(map(_LABELS.fullmatch, found)) or _TISSUE.search(name.text):
-            reasons["label maps and masks"].append(name.path)
-        elif any(map(_OTHER.fullmatch, found)):
-            reasons["derivatives"].append(name.path)
+        if found & labels or (volumes and _TISSUE.search(name.text)):
+            beside["label maps and masks"].append(name.path)
+        elif found & derived:
+            beside["derivatives"].append(name.path)
         else:
-            kept.append(name)
-    if not kept:
-        return names
-    ignored.update({reason: found for reason, found in reasons.items() if found})
-    return kept
+            images.append(name)
+    if images:  # or else these words mean something else
+        ignored.update({reason: found for reason, found in beside.items() if found})
+    return images or names
 
 
 def _words(text):
-    """Words of a path in lower case: those between other signs, and their parts as inCamelCase."""
-    words = set()
-    for word in set(_WORD.findall(text)):
-        words.add(word.lower())
-        words.update(part.lower() for part in _CAMEL_WORD.findall(word))
-    return words
+    return set().union(*map(_words_of_part, text.split("/")))
 
 
-# ---- what the user says ------------------------------------------------------------------------
+@functools.lru_cache(2**16)
+def _words_of_part(part):
+    """Words of a directory or file name in lower case, whole and cut as inCamelCase."""
+    words = set(_WORD.findall(part))
+    return {part.lower() for word in words for part in (word, *_CAMEL_WORD.findall(word))}
+
+
+# ---- rules and patterns ------------------------------------------------------------------------
 
 
 def _apply_rules(names, rules, ignored):
-    """Names that all rules fit, with what the rules read there."""
-    for role, rule in zip(("subject", "level", "split", "class"), rules):
+    """Names that all rules of the user fit, with what these read."""
+    for role, rule in zip(ROLES, rules):
         if rule is None:
             continue
         try:
             pattern = re.compile(rule)
         except re.error as error:
             raise InputError(f"--{role} {rule} is no regular expression: {error}.") from error
-        fitting = []
+        group, fitting = min(1, pattern.groups), []
         for name in names:
-            match = pattern.search(name.path)
-            group = min(1, pattern.groups)
+            match = pattern.search(name.text + name.ending)
             if match and match[group]:
-                name.claims[role] = (match[group], *match.span(group))
+                _take(name, role, match, group)
                 fitting.append(name)
             else:
                 ignored[f"names that --{role} does not fit"].append(name.path)
         if not fitting:
-            raise InputError(
-                f"--{role} {rule} fits no name, as {_examples(name.path for name in names)}."
-            )
+            raise InputError(f"--{role} {rule} fits no name: {_examples(n.path for n in names)}.")
         names = fitting
-    for name in names:
-        if "level" in name.claims and not name.claims["level"][0].isdecimal():
-            raise InputError(
-                f"{name.path}: --level reads {name.claims['level'][0]!r}, which is no number."
-            )
     return names
+
+
+def _apply_patterns(names, rules, volumes):
+    """Read what `PATTERNS` knows and no rule says. Returns the names of patterns that fit."""
+    fitting, taken = [], {role for role, rule in zip(ROLES, rules) if rule}
+    if volumes:
+        taken.add("level")
+    for title, pattern in _PATTERNS.items():
+        matches = {name: pattern.search(name.text) for name in names}
+        fits = sum(map(bool, matches.values())) >= FIT * len(names)
+        for role in set(pattern.groupindex) - taken if fits else ():
+            values = {match[role].lower() for match in matches.values() if match}
+            if len(values) > 1:
+                taken.add(role)
+                fitting.append(title)
+            for name, match in matches.items():
+                if match and len(values) > 1:
+                    _take(name, role, match, role)
+                elif match and role == "subject":
+                    name.only = match[role]
+    return fitting
+
+
+def _take(name, role, match, group):
+    """Take what a match says of a name, and leave the rest of the name."""
+    text, places = match[group], [match.span(group)]
+    if role == "subject":
+        name.subject, name.number, name.is_said = text, _last_number(text), True
+        again = re.finditer(rf"(?<![^\W_]){re.escape(text)}(?![^\W_])", name.text)
+        places += [other.span() for other in again]
+    elif role == "class":
+        name.class_ = text
+    elif role == "split":
+        name.split = _split_named(text)
+        if name.split is None:
+            raise InputError(f"{name.path}: --split reads {text!r}, not train, validate or test.")
+    else:
+        if not text.isdecimal():
+            raise InputError(f"{name.path}: --level reads {text!r}, which is no number.")
+        name.level = int(text)
+    rest = "/".join(name.parts)
+    for start, end in places:
+        rest = rest[:start] + "\0" * (end - start) + rest[end:]
+    name.parts = rest[: len(name.text)].split("/")
 
 
 # ---- directories: splits and classes -----------------------------------------------------------
 
 
 def _split_named(word):
-    """The split that a directory is called by, or None."""
+    """The split that a word names, or None."""
     found = {
         split
         for part in _CAMEL_WORD.findall(word)
@@ -348,382 +401,319 @@ def _split_named(word):
     return found.pop() if len(found) == 1 else None
 
 
-def _find_splits(names, rules, ignored):
-    """Names with their splits. Without at least two splits there are none."""
-    if rules.split:
-        for name in names:
-            text = name.claims["split"][0]
-            name.split = _split_named(text)
-            if name.split is None:
-                raise InputError(
-                    f"{name.path}: --split reads {text!r}, and not train, validate or test."
-                )
-        return names
-    constant = _shared_by_all(set(name.parts) for name in names)
-    split_of = {
-        part: _split_named(part) for name in names for part in name.parts if part not in constant
-    }
-    used = set()
+def _find_splits(names, ignored):
+    """Names inside split folders, or all names where these are not at least two splits."""
+    constant = _common(name.parts[:-1] for name in names)
+    split_of = {part: _split_named(part) for name in names for part in name.parts[:-1]}
+    found = {}
     for name in names:
-        depths = [depth for depth, part in enumerate(name.parts) if split_of.get(part)]
-        if depths:
-            part = name.parts[depths[0]]
-            used.add(part)
-            name.split = split_of[part]
-            name.taken = {d for d in depths if split_of[name.parts[d]] == name.split}
-    inside = [name for name in names if name.split]
-    # A split's word inside names, as in BraTS20_Training_001, makes many directories.
-    if (
-        len({name.split for name in inside}) < 2
-        or len(used) > MAX_SPLIT_FOLDERS
-        or len(inside) < FIT * len(names)
-    ):
-        for name in names:
-            name.split, name.taken = None, set()
+        parts = [part for part in name.parts[:-1] if split_of[part] and part not in constant]
+        if parts:
+            found[name] = parts[0]
+    folders = set(found.values())
+    # A split's word inside the names of subjects, as in BraTS20_Training_001, has many folders.
+    if len(folders) > MAX_SPLIT_FOLDERS or len(found) < FIT * len(names):
         return names
-    outside = [name.path for name in names if not name.split]
-    if outside:
+    if len({split_of[part] for part in folders}) < 2:
+        return names
+    for name, folder in found.items():
+        name.split = split_of[folder]
+        name.parts[name.parts.index(folder)] = ""
+    if len(found) < len(names):
+        outside = [name.path for name in names if name not in found]
         ignored["outside the folders of the splits"] += outside
-    return inside
+    return list(found)
 
 
-def _find_classes(names, rules):
-    """Give names their classes: by directories that are words, above those of the subjects."""
-    if rules.class_:
-        for name in names:
-            name.class_ = name.claims["class"][0]
-        return
-    constant = _shared_by_all(set(name.parts) for name in names)
+def _find_classes(names):
+    """Give names their classes: directories that are words, above those of the subjects."""
+    constant = _common(name.parts[:-1] for name in names)
     free = {
         name: [
             depth
-            for depth, part in enumerate(name.parts)
-            if part not in constant and depth not in name.taken | name.own
+            for depth, part in enumerate(name.parts[:-1])
+            if part.strip("\0") and part not in constant
         ]
         for name in names
     }
-    found, position = [], 0
-    while True:
-        members = {
-            name: name.parts[depths[position]]
-            for name, depths in free.items()
-            if len(depths) > position and not _is_claimed(name, depths[position])
-        }
-        if len(members) < len(names) / 2:
+    found = []
+    for position in range(max(map(len, free.values()))):
+        place = {name: depths[position] for name, depths in free.items() if len(depths) > position}
+        folders = {name: name.parts[depth] for name, depth in place.items()}
+        if all(_SCAN_WORD.fullmatch(folder) for folder in set(folders.values())):
+            continue
+        splits = {name: name.split for name in place}
+        if len(set(splits.values())) > 1 and _tells(splits, folders):
+            continue  # train/train_images
+        if len(place) < len(names) / 2 or not _are_classes(place, folders):
             break
-        if not all(_SCAN_WORD.fullmatch(part) for part in set(members.values())):
-            if not _are_classes(members, position, free):
-                break
-            found.append(members)
-            for name in members:
-                name.taken = name.taken | {free[name][position]}
-        position += 1
+        found = [coarse for coarse in found if not _tells(folders, coarse)]  # AD-parent/AD
+        found.append(folders)
+        for name, depth in place.items():
+            name.parts[depth] = ""
     for name in names:
-        parts = [members[name] for members in found if name in members]
-        for i in reversed(range(len(parts) - 1)):  # AD-parent/AD
-            if _is_function(found[i], found[i + 1]):
-                del parts[i]
-        name.class_ = "/".join(parts) or None
+        name.class_ = "/".join(folders[name] for folders in found if name in folders) or None
 
 
-def _is_claimed(name, depth):
-    start = sum(len(part) + 1 for part in name.parts[:depth])
-    end = start + len(name.parts[depth])
-    return any(s < end and e > start for _, s, e in name.claims.values())
+def _tells(fine, coarse):
+    """Whether the folder of a name among `fine` tells that among `coarse`."""
+    return len({(fine[name], coarse.get(name)) for name in fine}) == len(set(fine.values()))
 
 
-def _are_classes(members, position, free):
-    """Whether the directories at a position are classes, and no subjects or scans.
+def _are_classes(place, folders):
+    """Whether directories are classes, and no subjects.
 
     Args:
-        members: Directory of each name at this position.
-        position: Number of the position among the `free` directories of each name.
-        free: Depths of the directories of each name that are no splits and not the same for all.
+        place: Depth of the directory, by name.
+        folders: The directory, by name.
     """
-    parts, rests, by_split = set(members.values()), defaultdict(set), defaultdict(set)
-    for name, part in members.items():
-        by_split[name.split].add(part)
-        rests[part].add("/".join(name.text.split("/")[free[name][position] + 1 :]))
-    if not 2 <= len(parts) <= MAX_CLASSES or any(map(_PATTERNS["BIDS"].search, parts)):
+    by_split, rests = defaultdict(set), defaultdict(set)
+    for name, folder in folders.items():
+        by_split[name.split].add(folder)
+        rests[folder].add("/".join(name.parts[place[name] + 1 :]))
+    kinds = set(rests)
+    if not 2 <= len(kinds) <= MAX_CLASSES:
         return False
-    wordy = [
-        part
-        for part in parts
-        if _CLASS_LABEL.match(part) or not re.search(r"\d", _SCAN_WORD.sub("", part))
-    ]
+    plain = {kind for kind in kinds if not re.search(r"\d", _SCAN_WORD.sub("", kind))}
+    plain |= {kind for kind in kinds if _CLASS_LABEL.match(kind)}
     if len(by_split) > 1:  # a class stands in several splits, a subject in one
         fewest = min(by_split.values(), key=len)
-        shared = [part for part in fewest if sum(part in other for other in by_split.values()) > 1]
-        short = [part for part in parts if not re.search(r"\d\d\d|(?<!\d)0\d", part)]
-        return len(shared) >= len(fewest) / 2 and len(short + wordy) >= len(parts) / 2
-    if len(wordy) < len(parts) / 2:
+        shared = [kind for kind in fewest if sum(kind in found for found in by_split.values()) > 1]
+        plain |= {kind for kind in kinds if not re.search(r"\d\d\d|(?<!\d)0\d", kind)}
+        return len(shared) >= len(fewest) / 2 and len(plain) >= len(kinds) / 2
+    if len(plain) < len(kinds) / 2:
         return False
-    common, union = _shared_by_all(rests.values()), set().union(*rests.values())
-    if len(common) < FIT * len(union) or any(map(_CLASS_WORD.search, parts)):
+    if any(map(_CLASS_WORD.search, kinds)) or next(iter(folders)).is_said:
+        return True
+    common, union = _common(rests.values()), set().union(*rests.values())
+    if len(common) < FIT * len(union):
         return True
     if len({re.sub(r"\d", "", rest) for rest in common}) == len(common):
-        return False  # Anna/T1.nii, Bob/T1.nii: every directory holds the same few files
-    if any(name.claims for name in members):
-        return True
+        return False  # Anna/T1.nii, Bob/T1.nii: all directories hold the same few files
     raise InputError(
-        f"the folders {_examples(sorted(parts))} can be subjects or classes: say "
-        "--subject '([^/]+)/[^/]+$' or --class '([^/]+)/[^/]+$', or what else fits."
+        f"the folders {_examples(sorted(kinds))} can be subjects or classes: say "
+        "--subject '([^/]+)/[^/]+$' or --class '([^/]+)/[^/]+$', or what fits."
     )
 
 
-def _is_function(coarse, fine):
-    """Whether the value of `fine` tells that of `coarse`; both are given for names."""
-    pairs = {(fine[name], coarse.get(name)) for name in fine}
-    return len(pairs) == len({value for value, _ in pairs})
-
-
-# ---- tokens and forms --------------------------------------------------------------------------
+# ---- names of one form -------------------------------------------------------------------------
 
 
 def _split_into_tokens(names):
-    """Cut names into numbers and words, without the directories that are split or class."""
+    """Cut what is left of the names into numbers and words."""
     copies = [_COPY.search(name.text) for name in names]
     originals = {name.text[: copy.start()].rstrip() for name, copy in zip(names, copies) if copy}
     for name in names:
-        depth, tokens = 0, []
-        for match in _TOKEN.finditer(name.text):
-            if match.lastgroup == "slash":
-                depth += 1
-                continue
-            text = match[match.lastgroup].lower()
-            if depth in name.taken | name.own:
-                continue
-            if match.lastgroup == "contrast":
-                name.contrast = text  # the last: T1w/T2w_acpc_dc.nii
-            elif match.lastgroup == "known":
-                name.known = f"{name.known} {text}".strip()
-            else:
-                tokens.append(_Token(match.lastgroup, text, *match.span(match.lastgroup), depth))
+        tokens = [token for i, part in enumerate(name.parts) for token in _cut(part, i)]
+        name.tokens = [token for token in tokens if token.kind not in ("contrast", "scan")]
+        name.scan = " ".join(token.text for token in tokens if token.kind == "scan")
+        contrasts = [token.text.upper() for token in tokens if token.kind == "contrast"]
+        name.contrast = contrasts[-1] if contrasts else ""  # T1w/T2w_acpc_dc.nii.gz
         if name.text in originals:  # 26.jpg is the first of 26 (2).jpg, 26 (3).jpg
-            tokens.append(_Token("copy", "1", len(name.text), len(name.text), depth))
-        name.tokens = tokens
-    for attribute in ("contrast", "known"):
+            end, depth = len(name.parts[-1]), len(name.parts) - 1
+            name.tokens.append(_Token("copy", "1", end, end, depth, ""))
+    for attribute in ("contrast", "scan"):
         if len({getattr(name, attribute) for name in names}) == 1:
             for name in names:
                 setattr(name, attribute, "")
 
 
+@functools.lru_cache(2**16)
+def _cut(part, depth):
+    """Tokens of a directory or file name."""
+    tokens, label = [], ""
+    for match in _TOKEN.finditer(part):
+        kind = match.lastgroup
+        text = match[kind].lower()
+        tokens.append(_Token(kind, text, *match.span(kind), depth, label))
+        label = text if kind == "word" else ""
+    return tokens
+
+
 def _form(name):
-    """Kinds of the tokens of a name, directory by directory."""
-    form, depth = [], -1
-    for token in name.tokens:
-        form.append(token.kind[0] if token.depth == depth else "/" + token.kind[0])
-        depth = token.depth
-    return "".join(form)
+    """Kinds of the tokens of a name, directory by directory, and what was read before."""
+    depths = [token.depth for token in name.tokens]
+    kinds = [
+        token.kind if depth == before else "/" + token.kind
+        for token, depth, before in zip(name.tokens, depths, [-1, *depths])
+    ]
+    return name.is_said, name.level is None, *kinds
 
 
-def _apply_patterns(names, forms):
-    """Read what `PATTERNS` knows, for each form of names that a pattern fits throughout."""
-    for pattern in _PATTERNS.values():
-        found = {name: pattern.search(name.text) for name in names}
-        values = {match[0].lower() for match in found.values() if match}
-        for role in pattern.groupindex:
-            for form in forms:
-                if role in form[0].claims or not all(found[name] for name in form):
-                    continue
-                for name in form:
-                    match = found[name]
-                    if len(values) > 1:
-                        name.claims[role] = (match[role], *match.span(role))
-                    elif role == "subject":  # the only one, unless something else varies
-                        name.subject = match[role]
+def _read_form(names, always, is_rare, volumes):
+    """Give all names of one form their subject, scan and level.
 
+    Args:
+        names: Names whose tokens have the same kinds.
+        always: Tokens that all names of the set have.
+        is_rare: Whether the form is too rare in the set to tell a rule from it.
+        volumes: Whether there are no levels.
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Column:
-    """The tokens of one place in all names of a form."""
-
-    index: int
-    kind: str
-    depth: int
-    label: str | None  # the word before a number
-    codes: np.ndarray  # (N,) int: equal where the tokens are
-    count: int  # of different tokens
-
-
-class _Form:
-    """All names whose tokens have the same kinds, and the one rule that reads them."""
-
-    def __init__(self, names, always, volumes, is_rare):
-        self.names = names
-        self.always = always
-        self.volumes = volumes
-        self.is_rare = is_rare
-        self.constant = set()
-        self.context = _code((name.class_, name.split) for name in names)
-        self.columns = self._varying_columns()
-
-    def _varying_columns(self):
-        columns = []
-        for index, first in enumerate(self.names[0].tokens):
-            tokens = [name.tokens[index] for name in self.names]
-            if any(
-                token.start < end and token.end > start
-                for name, token in zip(self.names, tokens)
-                for _, start, end in name.claims.values()
-            ):
-                continue
-            codes = _code(token.text for token in tokens)
-            before = self.names[0].tokens[index - 1] if index else first
-            label = before.text if before.kind == "word" and before.depth == first.depth else None
-            column = _Column(index, first.kind, first.depth, label, codes, int(codes.max()) + 1)
-            is_same = any(
-                earlier.count == column.count == _count(earlier.codes, codes) for earlier in columns
-            )
-            by_class = column.kind == "word" and self._is_told(column, self.context)
-            if column.count == 1:
-                self.constant.add(index)
-            if column.count > 1 and not is_same and not by_class:
-                columns.append(column)
-        return columns
-
-    def _is_told(self, column, codes):
-        """Whether `codes` tell the tokens of a column."""
-        return _count(codes, column.codes) == _count(codes)
-
-    def read(self):
-        """Give all names of the form their subject, scan and level."""
-        level = None
-        columns = list(self.columns)
-        if "level" in self.names[0].claims:
-            for name in self.names:
-                name.level = int(name.claims["level"][0])
-        elif not self.volumes:
-            level = self._find_level()
+    Raises:
+        InputError: Two numbers can be the level.
+    """
+    columns, constant = _find_columns(names)
+    if names[0].level is None and not volumes and not is_rare:
+        level = _find_level(names, columns)
         if level is not None:
             columns.remove(level)
-            for name in self.names:
+            for name in names:
                 name.level = int(name.tokens[level.index].text)
-        subject = self._read_subject(columns)
-        self._read_scans(columns, subject)
-
-    # -- level --
-
-    def _find_level(self):
-        """The number that runs densely where all else stands still, or None.
-
-        Raises:
-            InputError: Two numbers do.
-        """
-        density = {column: self._density(column) for column in self.columns}
-        dense = [column for column, share in density.items() if share >= DENSE]
-        dense = [column for column in dense if column.depth == max(c.depth for c in dense)]
-        if len(dense) > 1 and dense[-1].kind == "copy":
-            first_copies = [name.tokens[-1].end == name.tokens[-1].start for name in self.names]
-            dense = dense[:-1] if any(first_copies) else dense[-1:]
-        if len(dense) > 1:
-            best = max(density[column] for column in dense)
-            dense = [column for column in dense if density[column] > best - MARGIN]
-        if len(dense) > 1:
-            texts = " and ".join(self.names[0].tokens[column.index].text for column in dense)
-            raise InputError(
-                f"{_examples(name.path for name in self.names[:: len(self.names) // 3 or 1])}: "
-                f"each of the numbers {texts} can be the subject or the level: say --subject REGEX "
-                r"and --level REGEX, such as --level '(\d+)[^/\d]*$'."
-            )
-        return dense[0] if dense else None
-
-    def _density(self, column):
-        """Share of the numbers that are there, from the first to the last of each stack."""
-        if column.kind not in ("number", "copy") or column.count > MAX_LEVELS:
-            return 0.0
-        if column.label and _SCAN_LABEL.fullmatch(column.label):
-            return 0.0
-        values = np.array([int(name.tokens[column.index].text[:9]) for name in self.names])
-        claimed = (
-            [_code(name.claims["subject"][0] for name in self.names)]
-            if ("subject" in self.names[0].claims)
-            else []
-        )
-        if not claimed and len(self.columns) == 1:
-            return 0.0
-        others = [c.codes for c in self.columns if c is not column and c.count < len(self.names)]
-        scans = _code((name.contrast, name.known) for name in self.names)
-        stacks = _joint(scans, *claimed, *others)
-        return max(_density(values, stacks), _density(values, _joint(stacks, self.context)))
-
-    # -- subject and scan --
-
-    def _read_subject(self, columns):
-        """Give names their subjects, and return these as codes `(N,)`."""
-        names = self.names
-        if "subject" in names[0].claims:
-            for name in names:
-                name.subject = name.claims["subject"][0]
-                name.number = _last_number(name.subject)
-            return _code(name.subject for name in names)
-        free = [c for c in columns if not self._is_scan_number(c)]
-        if self.is_rare or (not free and len(names) == 1 and not names[0].subject):
-            for name in names:
-                name.subject, name.is_known = name.path, False
-            return np.arange(len(names))
-        if not free:
-            for name in names:
-                name.subject = name.subject or "1"
-            return np.zeros(len(names), int)
-        first = _first_of_many(free)
-        chosen = [c for c in free if c.index < first.index and self._counts_anew(first, c)]
-        chosen.append(first)
-        codes = _joint(*(c.codes for c in chosen))
+    free = [column for column in columns if not _SCAN_LABEL.fullmatch(column.token.label)]
+    if names[0].is_said:
+        pass
+    elif is_rare or (len(names) == 1 and not names[0].only):
         for name in names:
-            name.subject = "/".join(self._subject_text(name, c, columns, codes) for c in chosen)
+            name.subject, name.is_known = name.path, False
+    elif not free:  # one subject
+        for name in names:
+            name.subject, name.is_said = name.only or "1", True
+    else:
+        first = _first_of_many(free)
+        before = [column for column in free if column.index < first.index]
+        before = [column for column in before if not _tell(first.codes, column)]
+        columns = [column for column in columns if column not in before and column is not first]
+        told = {column.token.depth for column in columns if not _tell(first.codes, column)}
+        constant.discard(first.index - 1)  # the word before the number
+        is_copy = _counts_persons(names, first)
+        for name in names:
+            name.is_copy = is_copy
+            name.subject = _subject_text(name, first.index, told)
             name.number = _last_number(name.tokens[first.index].text)
-            name.copies = first.kind == "copy"
-        for column in chosen:
-            columns.remove(column)
-        return codes
+            name.group = " ".join(name.tokens[column.index].text for column in before)
+    subjects = _code((name.subject, name.group) for name in names)
+    needed, key = (
+        set(),
+        _joint(subjects, _code((name.class_, name.split, name.level) for name in names)),
+    )
+    for column in columns:
+        more = _joint(key, column.codes)
+        if not _tell(subjects, column) and (column not in free or _count(more) > _count(key)):
+            needed.add(column.index)
+            key = more
+    for name in names:
+        for index, token in enumerate(name.tokens):
+            if index in needed or (index in constant and token.text not in always):
+                if token.kind == "word":
+                    name.version = f"{name.version} {token.text}".strip()
+                else:
+                    name.scan = " ".join(filter(None, (name.scan, token.label, token.text)))
 
-    def _is_scan_number(self, column):
-        return column.label is not None and bool(_SCAN_LABEL.fullmatch(column.label))
 
-    def _counts_anew(self, numbers, groups):
-        """Whether the numbers of subjects are counted from one in each of some groups."""
-        if self._is_told(groups, numbers.codes) or numbers.kind == "word":
-            return False
-        values = [int(name.tokens[numbers.index].text) for name in self.names]
-        return _are_counted(zip(groups.codes.tolist(), values))
+def _find_columns(names):
+    """Places of tokens that vary and say something new, and indices of those that do not vary."""
+    context = _code((name.class_, name.split) for name in names)
+    told_by = [_code(name.subject for name in names)] if names[0].is_said else []
+    columns, constant = [], set()
+    for index, token in enumerate(names[0].tokens):
+        codes = _code(name.tokens[index].text for name in names)
+        column = _Column(index, token, codes, int(codes.max()) + 1)
+        if column.count == 1:
+            constant.add(index)
+            continue
+        if token.kind == "word" and _tell(context, column):
+            continue
+        if any(_tell(codes, earlier) and _tell(earlier.codes, column) for earlier in columns):
+            continue
+        if not any(_tell(codes, column) for codes in told_by):
+            columns.append(column)
+    return columns, constant
 
-    def _subject_text(self, name, column, columns, codes):
-        """A subject's token with the word it is glued to; of a directory all, if it is all his."""
-        start, end = name.tokens[column.index].start, name.tokens[column.index].end
-        own = [c for c in columns if c.depth == column.depth]
-        if column.depth < len(name.parts) and all(self._is_told(c, codes) for c in own):
-            return name.parts[column.depth]
-        before = name.tokens[column.index - 1] if column.index else None
-        if before and before.end == start and before.kind == "word":
-            start = before.start
-        return name.text[start:end] or "1"
 
-    def _read_scans(self, columns, subject):
-        """Give names what tells scans of a subject apart."""
-        claimed = (
-            [_code(name.level for name in self.names)] if self.names[0].level is not None else []
+def _find_level(names, columns):
+    """The number that runs densely where all else stands still, or None."""
+    if columns and _counts_persons(names, columns[-1]):
+        same = [c for c in columns[:-1] if c.token.depth == columns[-1].token.depth]
+        if len(same) == 1 and same[0].token.kind == "number":
+            return same[0]
+    density = {column: _density(names, columns, column) for column in columns}
+    dense = [column for column in columns if density[column] >= DENSE]
+    dense = [column for column in dense if column.token.depth == dense[-1].token.depth]
+    if len(dense) > 1 and dense[-1].token.kind == "copy":  # S1 (2).jpg without S1.jpg
+        dense = dense[-1:]
+    best = max((density[column] for column in dense), default=0)
+    dense = [column for column in dense if density[column] > best - MARGIN]
+    if len(dense) > 1:
+        shown = names[len(names) // 2]
+        numbers = [shown.tokens[column.index].text for column in dense]
+        raise InputError(
+            f"{_examples((names[0].path, names[-1].path, shown.path))}: in the last, "
+            f"{' and '.join(numbers)} can each be the subject or the level: say --subject REGEX "
+            r"and --level REGEX, such as --level '(\d+)[^\d]*$'."
         )
-        key = _joint(subject, self.context, *claimed)
-        told = {c.index for c in self.columns if self._is_told(c, subject)}
-        needed = set()
-        for column in columns:
-            more = _joint(key, column.codes)
-            if self._is_scan_number(column) or _count(more) > _count(key):
-                if column.index not in told:
-                    needed.add(column.index)
-                    key = more
-        for name in self.names:
-            rest = [
-                token
-                for index, token in enumerate(name.tokens)
-                if index in needed or (index in self.constant and token.text not in self.always)
-            ]
-            name.numbers = " ".join(token.text for token in rest if token.kind != "word")
-            name.version = " ".join(token.text for token in rest if token.kind == "word")
+    return dense[0] if dense else None
 
 
-# ---- codes and numbers -------------------------------------------------------------------------
+def _counts_persons(names, column):
+    """Whether a column counts files that had one name, such as 26.jpg and 26 (2).jpg."""
+    tokens = [name.tokens[column.index] for name in names]
+    return tokens[0].kind == "copy" and any(token.start == token.end for token in tokens)
+
+
+def _density(names, columns, column):
+    """How densely a column of numbers runs where all else stands still, 0 to 1."""
+    is_scan = _SCAN_LABEL.fullmatch(column.token.label)
+    if column.token.kind not in ("number", "copy") or is_scan or column.count > MAX_LEVELS:
+        return 0.0
+    others = [other.codes for other in columns if other is not column and other.count < len(names)]
+    if names[0].is_said:
+        others.append(_code(name.subject for name in names))
+    if not others:
+        return 0.0
+    values = np.array([int(name.tokens[column.index].text) for name in names], float)
+    stacks = _joint(*others, _code((name.contrast, name.scan) for name in names))
+    context = _code((name.class_, name.split) for name in names)
+    return max(_share(values, stacks), _share(values, _joint(stacks, context)))
+
+
+def _share(values, stacks):
+    """Share of the numbers between the first and the last of each stack that are there.
+
+    It is 0 where numbers are no levels: many occur twice in a stack, most stacks hold one, or
+    stacks have few of their numbers in common.
+
+    Args:
+        values: Numbers `(N,)`.
+        stacks: Codes `(N,)` of what they belong to.
+    """
+    order = np.lexsort((values, stacks))
+    values, stacks = values[order], stacks[order]
+    steps = np.diff(values)[np.diff(stacks) == 0]
+    sizes = np.unique(stacks, return_counts=True)[1]
+    typical = np.median(sizes)
+    if len(sizes) < 2 or typical < 2 or np.mean(steps == 0) > MAX_TWICE:
+        return 0.0
+    if len(np.unique(values)) > MAX_OFFSET * typical:
+        return 0.0
+    steps = steps[steps > 0].astype(int)
+    return (len(steps) + len(sizes)) / (steps.sum() / np.gcd.reduce(steps) + len(sizes))
+
+
+def _first_of_many(columns):
+    """The first column with many different tokens, a number rather than a word: the subject."""
+    most = max(column.count for column in columns)
+    numbers = [column for column in columns if column.token.kind in ("number", "copy")]
+    if numbers and max(column.count for column in numbers) >= NUMBERS_RATHER * most:
+        columns = numbers
+    most = max(column.count for column in columns)
+    return next(column for column in columns if column.count >= most / 2)
+
+
+def _subject_text(name, index, told):
+    """A subject's token with the word that is glued to it. Of a directory all, if it is all his."""
+    token = name.tokens[index]
+    before = name.tokens[index - 1] if index else None
+    if token.depth < len(name.parts) - 1 and token.depth not in told:
+        return name.parts[token.depth]
+    if token.kind == "copy":
+        return token.text if name.is_copy else name.parts[-1]
+    is_glued = (
+        before
+        and before.depth == token.depth
+        and before.end == token.start
+        and before.kind == "word"
+    )
+    return name.parts[token.depth][before.start if is_glued else token.start : token.end]
 
 
 def _code(values):
@@ -739,50 +729,13 @@ def _joint(first, *others):
     return first
 
 
-def _count(first, *others):
-    return len(np.unique(_joint(first, *others)))
+def _count(codes):
+    return int(codes.max()) + 1
 
 
-def _density(values, stacks):
-    """Share of the numbers between the first and the last of each stack that are there.
-
-    It is 0 where numbers are no levels: they occur twice in a stack, most stacks hold one, or
-    stacks have few of their numbers in common.
-
-    Args:
-        values: Numbers `(N,)`.
-        stacks: Codes `(N,)` of what they belong to.
-    """
-    order = np.lexsort((values, stacks))
-    values, stacks = values[order], stacks[order]
-    steps = np.diff(values)[np.diff(stacks) == 0]
-    if np.mean(steps == 0) > MAX_TWICE:
-        return 0.0
-    steps = steps[steps > 0]
-    sizes = np.unique(stacks, return_counts=True)[1]
-    typical = np.median(sizes)
-    if len(sizes) < 2 or typical < 2:
-        return 0.0
-    if len(np.unique(values)) > MAX_OFFSET * typical:
-        return 0.0
-    return (len(steps) + len(sizes)) / (steps.sum() / np.gcd.reduce(steps) + len(sizes))
-
-
-def _are_counted(pairs):
-    """Whether numbers are counted from 0 or 1 on in each of several groups.
-
-    Args:
-        pairs: Group and number, for each name.
-    """
-    numbers = defaultdict(set)
-    for group, number in pairs:
-        numbers[group].add(number)
-    return len(numbers) > 1 and all(
-        None not in found
-        and min(found) < 2
-        and len(found) >= COUNTED * (max(found) - min(found) + 1)
-        for found in numbers.values()
-    )
+def _tell(codes, column):
+    """Whether `codes` tell the tokens of a column."""
+    return _count(_joint(codes, column.codes)) == _count(_joint(codes, codes))
 
 
 def _last_number(text):
@@ -790,25 +743,15 @@ def _last_number(text):
     return int(numbers[-1]) if numbers else None
 
 
-def _first_of_many(columns):
-    """The first column with many different tokens, a number if there is one: the subject's."""
-    most = max(column.count for column in columns)
-    numbers = [column for column in columns if column.kind != "word"]
-    if numbers and max(column.count for column in numbers) >= NUMBERS_RATHER * most:
-        columns = numbers
-    most = max(column.count for column in columns)
-    return next(column for column in columns if column.count >= most / 2)
-
-
 # ---- the whole set -----------------------------------------------------------------------------
 
 
-def _drop_rare_levels(names, ignored, notes):
-    """Names whose levels are those of the set: all names have one, or none has."""
+def _settle_levels(names, ignored, notes):
+    """Names of the set: all have a level, or none has."""
     with_level = [name for name in names if name.level is not None]
     if len(with_level) >= FIT * len(names):
-        if len(with_level) < len(names):
-            without = [name.path for name in names if name.level is None]
+        without = [name.path for name in names if name.level is None]
+        if without:
             ignored["names without a level"] += without
         return with_level
     if with_level:
@@ -816,131 +759,127 @@ def _drop_rare_levels(names, ignored, notes):
             f"Only {len(with_level)} of {len(names)} names tell a level, as {with_level[0].path}: "
             "the set has one level."
         )
-        for name in with_level:
-            name.numbers = f"{name.numbers} {name.level}".strip()
-            name.level = None
+    for name in with_level:
+        name.scan, name.level = f"{name.scan} {name.level}".strip(), None
     return names
 
 
-def _choose_versions(names, ignored):
-    """Of volumes that differ in words that are no contrast, side or visit, one of each scan."""
-    groups = defaultdict(list)
+def _qualify_restarted(names, attribute):
+    """Name subjects after their group, class or split too, where each counts its subjects anew.
+
+    One person may stand in two groups. But where two groups have the same slices of the same
+    numbers, and each counts its subjects from 1 without gaps, these are different persons.
+    """
+    names = [name for name in names if name.is_known and getattr(name, attribute)]
+    groups, numbers = defaultdict(set), defaultdict(set)
     for name in names:
-        groups[name.split, name.subject].append(name)
-    chosen = set()
-    for group in groups.values():
-        scans = defaultdict(list)
-        contrasts = {name.contrast for name in group} - {""}
-        for name in group:
-            if name.contrast or not contrasts:
-                scans[name.contrast, name.known, name.numbers].append(name)
-        chosen.update(min(scan, key=_processing) for scan in scans.values())
-    left = [name.path for name in names if name not in chosen]
-    if left:
-        ignored["further versions of a scan"] += left
-    return [name for name in names if name in chosen]
+        groups[name.key()].add(getattr(name, attribute))
+        numbers[getattr(name, attribute)].add(name.number)
+    twice = {name for name in names if len(groups[name.key()]) > 1}
+    is_anew = twice and (
+        any(name.is_copy for name in twice) or all(map(_are_counted, numbers.values()))
+    )
+    for name in names:
+        if is_anew:
+            name.subject = f"{getattr(name, attribute)}/{name.subject}"
+        elif attribute == "group" or (attribute == "class_" and name in twice):
+            name.scan = f"{getattr(name, attribute)} {name.scan}".strip()
 
 
-def _processing(name):
-    words = [word.lower() for word in _WORD.findall(name.text)]
-    return sum(map(bool, map(_PROCESSED.fullmatch, words))), len(name.path), name.path
+def _are_counted(numbers):
+    """Whether a set of numbers is counted from 0 or 1 on, almost without gaps."""
+    return None not in numbers and min(numbers) < 2 and len(numbers) >= COUNTED * max(numbers)
 
 
 def _find_unknown(names, forms):
     """Say of which files the subject is not known. Each of them is taken for a person."""
     files = Counter((name.split, name.class_, name.subject) for name in names)
+    keys = Counter((name.split, name.class_, name.key()) for name in names)
     for form in forms:
-        if "subject" not in form[0].claims and form[0].level is None:
-            alone = [files[name.split, name.class_, name.subject] == 1 for name in form]
-            if np.mean(alone) > MOSTLY:
-                for name in form:
-                    name.is_known = False
+        if form[0].is_said or form[0].level is not None:
+            continue
+        alone = np.mean([files[n.split, n.class_, n.subject] == 1 for n in form])
+        for name in form:
+            is_twice = keys[name.split, name.class_, name.key()] > 1
+            name.is_known &= alone < MOSTLY and not is_twice
     unknown = [name for name in names if not name.is_known]
     if len({name.subject for name in unknown}) < len(unknown):
         for name in unknown:
-            name.subject, name.version = name.path, ""
+            name.subject, name.scan, name.version = name.path, "", ""
 
 
-def _qualify_restarted(names, attribute):
-    """Name subjects after their class or split too, where each counts its subjects from one.
-
-    One person may stand in two classes or splits. But where two classes have the same slices of the
-    same numbers, and these are counted without gaps in each, they are different persons.
-    """
-    groups, numbers = defaultdict(set), set()
+def _choose_versions(names, ignored):
+    """Of volumes that differ in words that are no contrast, side or visit, one of each scan."""
+    subjects, chosen = defaultdict(list), set()
     for name in names:
-        groups[_key(name)].add(getattr(name, attribute))
-        numbers.add((getattr(name, attribute), name.number))
-    twice = [name for name in names if len(groups[_key(name)]) > 1]
-    if not twice:
-        return
-    if twice[0].copies or _are_counted(numbers):
-        for name in names:
-            if name.is_known:
-                name.subject = f"{getattr(name, attribute)}/{name.subject}"
-    elif attribute == "class_":
-        for name in twice:
-            name.version = f"{name.version} {name.class_}".strip()
+        subjects[name.split, name.subject].append(name)
+    for versions in subjects.values():
+        scans, has_contrasts = defaultdict(list), any(name.contrast for name in versions)
+        for name in versions:
+            if name.contrast or not has_contrasts:
+                scans[name.contrast, name.scan].append(name)
+        chosen.update(min(scan, key=_processing) for scan in scans.values())
+    left = [name.path for name in names if name not in chosen]
+    if left:
+        ignored["further versions of a scan"] += left
+    for name in chosen:
+        name.version = ""
+    return [name for name in names if name in chosen]
 
 
-def _key(name):
-    return name.subject, name.contrast, name.known, name.numbers, name.version, name.level
+def _processing(name):
+    """How much a volume was processed, by its words; of two alike the shorter path comes first."""
+    words = [word.lower() for word in _WORD.findall(name.text)]
+    return sum(map(bool, map(_PROCESSED.fullmatch, words))), len(name.path), name.path
 
 
 def _check_twice(names):
     paths = {}
     for name in names:
-        earlier = paths.setdefault((name.split, *_key(name)), name.path)
+        earlier = paths.setdefault((name.split, name.key()), name.path)
         if earlier != name.path:
             level = "" if name.level is None else f", level {name.level}"
             raise InputError(
                 f"{earlier} and {name.path} are both subject {name.subject}{level}: take one out, "
-                "or say --subject REGEX or --level REGEX if that is misread."
+                "or say --subject REGEX and --level REGEX if that is misread."
             )
 
 
 def _describe(names, ignored, volumes):
     """Sentences for the user."""
-    notes = []
-    files = "volume" if volumes else "file"
+    notes, file = [], "volume" if volumes else "file"
+    known = [name for name in names if name.is_known]
     unknown = [name for name in names if not name.is_known]
-    if len(unknown) < len(names):
-        known = next(name for name in names if name.is_known)
-        notes.append(f"The subject of {known.path} is {known.subject!r}.")
+    if known:
+        notes.append(f"The subject of {known[0].path} is {known[0].subject!r}.")
     if unknown:
-        share = "every" if len(unknown) == len(names) else f"{len(unknown)} times, a"
+        share = f"{len(unknown)} times a" if known else "every"
         notes.append(
-            f"Subjects are not known: {share} {files} is taken for a person, as {unknown[0].path}. "
-            "One person may stand in two splits, so figures of the test split may flatter. "
-            "If the names tell the person, say --subject REGEX."
+            f"Subjects are not known: {share} {file} is taken for a person, as {unknown[0].path}. "
+            "Slices of one person may stand in two splits, so figures of the test split flatter. "
+            "If names tell the person, say --subject REGEX."
         )
-    splits = defaultdict(set)
-    for name in names:
-        splits[name.split].add(name.is_known)
-    if splits.get("test") and True in splits["test"] and splits.get("train") == {False}:
+    if {name.split for name in known} == {"test"}:
         notes.append(
-            "Only the test part tells subjects, and its people may stand in the training part too: "
-            "figures of the test split are worth nothing."
+            "The training part has no subjects in its names, and people of the test part may stand "
+            "in it: figures of the test split are worth nothing."
         )
-    contrasts = sorted({name.contrast for name in names} - {""})
+    contrasts = Counter(contrast for _, contrast in {(n.subject, n.contrast) for n in names})
+    del contrasts[""]
     if len(contrasts) > 1:
-        counts = Counter(
-            name.contrast for name in {(n.subject, n.contrast): n for n in names}.values()
+        listed = ", ".join(
+            f"{contrast} of {count}" for contrast, count in sorted(contrasts.items())
         )
-        listed = ", ".join(f"{contrast} ({counts[contrast]} subjects)" for contrast in contrasts)
         notes.append(
-            f"Contrasts: {listed}. Each is a scan of its subject; --subject REGEX that fits one "
-            "contrast alone takes that."
+            f"Contrasts: {listed} subjects. Each is a scan of its subject; a --subject REGEX that "
+            "fits the names of one contrast takes that alone."
         )
-    scans = defaultdict(set)
-    for name in names:
-        if name.is_known:
-            scans[name.subject].add(_key(name)[1:-1])
-    several = [subject for subject, found in scans.items() if len(found) > 1]
-    if several and not contrasts:
+    scans = Counter(subject for subject, *_ in {name.key()[:-1] for name in known})
+    several = [subject for subject, count in scans.items() if count > 1]
+    if several:
         notes.append(
-            f"{len(several)} of {len(scans)} subjects have several scans, as {several[0]!r}: all "
-            "scans of a subject belong to one split."
+            f"{len(several)} of {len(scans)} subjects have several scans, as {several[0]!r}: they "
+            "stay in one split."
         )
     for reason, found in ignored.items():
         notes.append(f"Ignored: {len(found)} {reason}, as {found[0]}.")
