@@ -58,7 +58,12 @@ class Codec:
         return content
 
     def warn(self, split: Split) -> None:
-        """Warn where slices are unlike those that the models know."""
+        """Warn where slices are unlike those that the models know.
+
+        Raises:
+            InputError: The prior does not know a level.
+        """
+        check_levels(self.run, self.prior, split)
         vqvae = self.vqvae
         warn_of_masking(vqvae.settings["masked"], split)
         counts = read_code_counts(self.run.code_counts, vqvae)

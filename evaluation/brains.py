@@ -65,7 +65,7 @@ def draw_brain_codes(
         start[0] = begin.codes
     levels = np.arange(begin.level if begin else 0, num_levels)
     drawn = levels[1:] if begin else levels
-    for batch in progress(range(0, count, BATCH), "drawing brains", unit="batch"):
+    for batch in progress(range(0, count, BATCH), "drawing stacks", unit="batch"):
         size, number = min(BATCH, count - batch), first + batch * num_levels
         below = np.tile(start, (size, 1, 1, 1))
         slices = [below[:, :1]] if begin else []

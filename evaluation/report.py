@@ -11,7 +11,7 @@ from evaluation import plots
 from evaluation.metrics import BASELINES
 from evaluation.reconstruction import SHOWN_SLICES, slice_titles
 from evaluation.stacks import write_stack
-from sources.facts import FACTS_FILE, DataFacts
+from sources.facts import FACTS_FILE, OASIS, DataFacts
 from sources.folder import Split
 from sources.images import to_grey, to_unit, write_png
 from utils import clean_name, write_json
@@ -67,10 +67,9 @@ def named_for(metrics: Any, facts: DataFacts) -> Any:
     }
 
 
-def print_table(metrics: dict[str, Any]) -> None:
-    """Print the main figures of `metrics.json`."""
-    part = "brain" if "brain_share" in metrics.get("prior", {}) else "foreground"
-    lines = _evaluation_lines(metrics, part) if "ssim" in metrics else {}
+def print_table(metrics: dict[str, Any], facts: DataFacts = OASIS) -> None:
+    """Print the main figures of `metrics.json`, named for a set."""
+    lines = _evaluation_lines(metrics, facts.brain) if "ssim" in metrics else {}
     if "texture" in metrics:
         bits = metrics["texture"]
         lines["bits a pixel"] = (
@@ -80,7 +79,8 @@ def print_table(metrics: dict[str, Any]) -> None:
         )
     for name in ("samples", "brains"):
         if name in metrics:
-            lines[name] = f"{metrics[name]['count']} in {metrics[name]['seconds']:.1f} s"
+            label = name if facts.brain else name.replace("brains", "stacks")
+            lines[label] = f"{metrics[name]['count']} in {metrics[name]['seconds']:.1f} s"
     for name, text in lines.items():
         print(f"  {name:<18}{text}")
     for name, value in metrics.get("generation", {}).items():
@@ -96,7 +96,9 @@ def print_table(metrics: dict[str, Any]) -> None:
         print(f"  {outside} of {images} slices reach out of the frame, which the model sees.")
 
 
-def _evaluation_lines(metrics, part):
+def _evaluation_lines(metrics, are_brains):
+    part = "brain" if are_brains else "foreground"
+    label, inside = ("brain only", "in the brain") if are_brains else (part, part)
     ssim, detail, data = metrics["ssim"], metrics["detail"], metrics["data"]
     prior, rate, codebook = metrics["prior"], metrics["rate"], metrics["codebook"]
     low, high = ssim["ci95"]
@@ -107,15 +109,13 @@ def _evaluation_lines(metrics, part):
         "detail, energy": f"{detail['gradient_ratio']:.3f} of the gradient, "
         f"{detail['spectrum_ratio']:.3f} of the fine spectrum",
         "detail, in phase": f"correlation {detail['fine_correlation']:.3f} of the fine spectrum",
-        "SSIM, brain only" if part == "brain" else f"SSIM, {part}": f"{ssim[f'{part}_mean']:.4f}",
+        f"SSIM, {label}": f"{ssim[f'{part}_mean']:.4f}",
         "PSNR": f"{metrics['psnr']['mean']:.2f} dB",
         "codes used": f"{codebook['used']} of {codebook['size']}, "
         f"perplexity {codebook['perplexity']:.1f}",
         "bits per code": f"{prior['bits_per_code']:.3f}  "
         f"(unconditional {prior['bits_per_code_alone']:.3f}, by {', '.join(by_model)})",
-        "  in the brain"
-        if part == "brain"
-        else f"  {part}": f"{prior[f'{part}_bits_per_code']:.3f}  "
+        f"  {inside}": f"{prior[f'{part}_bits_per_code']:.3f}  "
         f"(by position {prior[f'{part}_position_bits_per_code']:.3f})",
         "ideal bytes": f"{rate['prior_bytes']:.0f} a slice  "
         f"(as plain indices {rate['index_bits'] / 8:.0f})",

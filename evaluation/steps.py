@@ -70,9 +70,10 @@ def predict(
             complete(context)
         if args.evaluate_samples:
             metrics |= compare(context, args.evaluate_samples)
-        metrics = report.named_for(metrics, split.facts if split else facts)
+        shown = split.facts if split else facts
+        metrics = report.named_for(metrics, shown)
         write_json(folder / report.METRICS, metrics)
-    report.print_table(metrics)
+    report.print_table(metrics, shown)
     _draw_figures(out, context.figures)
     print(f"Figures and metrics.json are in {out}")
 

@@ -22,12 +22,13 @@ def open_scan(source: str, facts: DataFacts, axcodes: str | None = None) -> Spli
     Raises:
         InputError: It cannot be read.
     """
+    usual = dataclasses.replace(facts, levels=None)  # the prior says which levels it knows
     if os.path.isdir(source) or not source.lower().endswith(VOLUME_ENDINGS):
-        return open_folder(source, facts)
+        return open_folder(source, usual)
     path = pathlib.Path(source)
     with tempfile.TemporaryDirectory() as folder:
         about = conversion.write_slices(path, pathlib.Path(folder), facts, axcodes)
-        split = open_folder(folder, facts)
+        split = open_folder(folder, usual)
     cases = {0: {**about, "subject": path.name, "split": None}}
     return dataclasses.replace(
         split,
