@@ -75,7 +75,7 @@ def predict(
         write_json(folder / report.METRICS, metrics)
     report.print_table(metrics, shown)
     _draw_figures(out, context.figures)
-    print(f"Figures and metrics.json are in {out}")
+    print(f"Figures and metrics.json are in {out}{_of_unknown_place(facts)}")
 
 
 def _results(run, args):
@@ -131,7 +131,14 @@ def map_anomalies(
     scored, mapped = out / report.ANOMALIES, out / "anomaly"
     print(
         f"{seconds:.2f} s a slice. Scores are in {scored}, most unusual first, images in {mapped}"
+        + _of_unknown_place(split.facts)
     )
+
+
+def _of_unknown_place(facts):
+    """What to add where volumes cannot lie over the scans."""
+    is_known = facts.affine or any("affine" in case for case in facts.cases.values())
+    return "" if is_known or facts.levels == 1 else ". Volumes have voxels of 1 mm, as the place of slices is not known."
 
 
 def _draw_figures(folder, figures):
