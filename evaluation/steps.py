@@ -138,7 +138,9 @@ def map_anomalies(
 def _of_unknown_place(facts):
     """What to add where volumes cannot lie over the scans."""
     is_known = facts.affine or any("affine" in case for case in facts.cases.values())
-    return "" if is_known or facts.levels == 1 else ". Volumes have voxels of 1 mm, as the place of slices is not known."
+    if is_known or facts.levels == 1:  # of one level there are no volumes
+        return ""
+    return ". Volumes have voxels of 1 mm, because the place of slices is not known."
 
 
 def _draw_figures(folder, figures):
