@@ -196,7 +196,7 @@ def facts_of_run(data: dict[str, Any]) -> DataFacts:
         ValueError: A fact has another type or is out of range.
     """
     if "facts" in data:
-        return _facts(data["facts"], data["name"])
+        return _facts({**data["facts"], "name": data["name"]}, "")
     return DataFacts(data["name"], masked=data.get("masked"), cohort=data.get("cohort"))
 
 
