@@ -1,25 +1,24 @@
-"""Compress brain slices to one small file with a trained VQ-VAE and its prior, and restore them.
+"""Compress slices to one small file with a trained VQ-VAE and its prior, and restore them.
 
 python compress.py encode FOLDER OUT.bvq --run RUN     slices as PNGs, or one NIfTI volume
-python compress.py decode IN.bvq FOLDER --run RUN
+python compress.py decode IN.bvq FOLDER --run RUN      as PNGs, or OUT.nii.gz for a volume
 
 The slices come back as the models see them, not as they were: this is no archive. The models know
 slices like those of their training. At a high rate weight, what is rare gives way to what is usual;
 --rate-weight 0 keeps most.
 """
 
-import contextlib
 import pathlib
 import tempfile
 
 from fitting.run_directory import RunDirectory, read_config
-from sources import conversion
-from sources.folder import open_folder
+from sources.facts import facts_of_run
 from sources.layout import slice_name
+from sources.scans import open_scan
 from utils import InputError, Parser, between, command_line, import_tensorflow, replacing
 
 MAX_FILE_BYTES = 2**28
-VOLUMES = (".nii", ".nii.gz")
+VOLUME = ".nii.gz"
 
 
 def parse(arguments=None):
@@ -35,9 +34,12 @@ def parse(arguments=None):
         metavar="L",
         help="price of one bit when codes are chosen (default: that of the training)",
     )
+    axcodes = "where the axes of a volume run to that does not say it, such as RAS"
+    encoding.add_argument("--axcodes", metavar="XYZ", help=axcodes)
     decoding = commands.add_parser("decode", help="restore the slices of a file as PNGs")
     decoding.add_argument("source", metavar="IN", type=pathlib.Path, help="file to read")
-    decoding.add_argument("target", metavar="FOLDER", type=pathlib.Path, help="new folder")
+    target = "new folder, or NIfTI volume (.nii.gz) of a single case"
+    decoding.add_argument("target", metavar="FOLDER", type=pathlib.Path, help=target)
     for command in (encoding, decoding):
         command.add_argument("--run", metavar="DIR", required=True, help="run of train.py")
     return parser.parse_args(arguments)
@@ -46,10 +48,9 @@ def parse(arguments=None):
 def main(args):
     """Encode or decode."""
     run = RunDirectory(args.run)
-    read_config(run)
+    facts = facts_of_run(read_config(run)["data"])
     if args.command == "encode":
-        with slices_of(args.source) as split:
-            encode(run, split, args)
+        encode(run, open_checked(args, facts), args)
     else:
         decode(run, read(args.source), args)
 
@@ -62,24 +63,19 @@ def load(run):
     return Codec(run)
 
 
-@contextlib.contextmanager
-def slices_of(source):
-    """Check the slices of a folder, or those that a volume is cut into, and list them."""
-    if not source.endswith(VOLUMES):
-        split = open_folder(source)
-        for path, case, level in zip(split.paths, split.cases, split.levels):
-            if pathlib.Path(path).name != slice_name(case, level):
-                raise InputError(f"{path} would come back as {slice_name(case, level)}: rename it.")
-        yield split
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        conversion.write_slices(pathlib.Path(source), pathlib.Path(folder))
-        yield open_folder(folder)
+def open_checked(args, facts):
+    """The slices of a folder, or those that a volume is cut into, if they come back so named."""
+    split = open_scan(args.source, facts, args.axcodes)
+    for path, case, level in zip(split.paths, split.cases, split.levels):
+        if pathlib.Path(path).name != slice_name(case, level):
+            raise InputError(f"{path} would come back as {slice_name(case, level)}: rename it.")
+    return split
 
 
 def encode(run, split, args):
     """Write the slices of a split as one file, once it was decoded again."""
     codec = load(run)
+    codec.warn(split)
     content = codec.encode(split, args.rate_weight)
     with replacing(args.target) as temporary:
         temporary.write_bytes(content)
@@ -96,6 +92,12 @@ def decode(run, content, args):
         raise InputError(f"{args.target} is not empty: name a new folder.")
     codec = load(run)
     split, codes = codec.decode(content, str(args.source))
+    if args.target.name.endswith(VOLUME):
+        if len(set(split.cases.tolist())) > 1:
+            raise InputError(f"{args.source} holds several cases: name a new folder, no volume.")
+        codec.write_volume(args.target, split, codes)
+        print(f"{args.target}: a volume of {len(split)} slices restored.")
+        return
     args.target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=args.target.parent, prefix=".") as staging:
         folder = pathlib.Path(staging, "slices")

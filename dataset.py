@@ -3,10 +3,11 @@
 `image_examples`, `code_examples` and `texture_examples` make the examples of a stage from slices
 that `sources.folder` has read, and `training_batches` and `evaluation_batches` batch them.
 
-As a script, this file checks data folders and makes them from brain volumes:
+As a script, this file checks data folders and makes them from images or volumes:
 
+    python dataset.py from-images DIR --out DATA     write slices of images of any kind
+    python dataset.py from-nifti DIR --out DATA      write slices of volumes
     python dataset.py from-oasis1 DIR [--masked]     write the slices of the OASIS-1 discs
-    python dataset.py from-nifti DIR                 write the slices of NIfTI volumes
     python dataset.py check DIR                      say what a data folder holds and what is wrong
 """
 
@@ -17,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from sources.facts import MIRRORS
 from sources.folder import NO_SLICE, Split
 from sources.images import allocate_images
 from sources.masking import remove_residue
@@ -64,7 +66,7 @@ def load_images(split: Split, image_size: int) -> np.ndarray:
 
     def load(begin):
         batch = split.images[begin : begin + RESIZED_AT_ONCE]
-        if split.masked:
+        if split.masked and split.facts.residue:
             batch = np.stack([remove_residue(image) for image in batch])
         if image_size != batch.shape[1]:
             with tf.device("CPU"):
@@ -126,13 +128,16 @@ def image_examples(source: ImageSource, frame: Sequence[int] | None = None) -> E
 
     Returns:
         Function: index, mirror, chance -> image, image, float32 `(h, w, 1)` in `INTENSITY_RANGE`.
-        A mirror image exchanges left and right, which are rows, because the nose is to the right.
+        The facts of the split say what a mirror image is, and whether there are any.
     """
     top, left, bottom, right = frame or (0, 0, source.image_size, source.image_size)
+    axis = MIRRORS[source.split.facts.mirror]
 
     def example(index, mirror, _chance=None):
         image = source(index)
-        image = tf.cond(mirror, lambda: tf.reverse(image, [0]), lambda: image)
+        if axis is not None:
+            flip = [axis + 2]  # of an image (S, S, 1)
+            image = tf.cond(mirror, lambda: tf.reverse(image, flip), lambda: image)
         image = image[top:bottom, left:right]
         image = _normalise(tf.cast(image, tf.float32))
         return image, image
@@ -151,7 +156,8 @@ def code_examples(
     """Make the examples of the prior: it predicts the codes of a slice.
 
     Args:
-        codes: Codes `(2, N, H, W)` of the slices and of their mirror images.
+        codes: Codes `(2, N, H, W)` of the slices and of their mirror images, or `(1, N, H, W)`
+            where there are no mirror images. Then no example is mirrored.
         levels: Level of each slice, int32 `(N,)` in [0, num_levels).
         num_levels: Number of slice levels.
         below: Index of the slice below each slice, `(N,)`, or `NO_SLICE`.
@@ -161,11 +167,12 @@ def code_examples(
         `{"codes": (H, W), "levels": (), "below": (SLICES_BELOW, H, W)}`. `chance` decides how many
         slices below are `NO_CODE`, the lowest first. Evaluation leaves none out.
     """
+    sides = len(codes)
     codes, below = tf.constant(codes), tf.constant(_chain(below))
     levels = tf.constant(np.stack([levels, mirrored_level(levels, num_levels)]))  # (2, N)
 
     def example(index, mirror, chance=None):
-        side = tf.cast(mirror, index.dtype)
+        side = tf.cast(mirror, index.dtype) * (sides - 1)
         code = tf.cast(codes[side, index], tf.int32)
         places = below[index]  # (SLICES_BELOW,)
         under = tf.cast(tf.gather(codes[side], tf.maximum(places, 0)), tf.int32)
@@ -330,5 +337,6 @@ def upward_images(
         Indices of the slices `(B,)`, and their images, float32 `(B, S, S, 1)`.
     """
     for batch in progress(source.split.upward(batch_size), title):
-        images = source.images[batch, ::-1] if mirror else source.images[batch]
+        images = source.images[batch]
+        images = source.split.facts.mirrored(images) if mirror else images
         yield batch, _normalise(images[..., None].astype("float32"))

@@ -5,8 +5,10 @@ python predict.py --run DIR --data DIR --samples 32 --brains 4 --seed 7
 """
 
 from fitting.run_directory import RunDirectory, read_config
-from sources.folder import find_slices, open_folder, open_slices
-from sources.layout import DEFAULT_DIRECTORY, MAX_SUBJECTS, SPLITS
+from sources.facts import facts_of_run
+from sources.folder import find_slices, open_slices
+from sources.layout import DEFAULT_DIRECTORY, SPLITS
+from sources.scans import open_scan
 from sources.synthetic import write_cohort
 from utils import InputError, Parser, between, command_line, import_tensorflow
 
@@ -30,9 +32,12 @@ def _add_evaluation_flags(parser):
     add = parser.add_argument_group("evaluation").add_argument
     add("--run", metavar="DIR", default="runs/default",
         help="run directory of train.py (default: %(default)s)")
+    add("--out", metavar="DIR",
+        help="folder for the results, for instance of a run that may not be written to "
+        "(default: predict in the run)")
     add("--data", metavar="DIR",
-        help="folder with the three splits (default: the synthetic cohort if the run was trained "
-        "on it, else data/keras_png_slices_data)")
+        help="folder with the split, or a .zip archive of it (default: the synthetic cohort if the "
+        "run was trained on it, else data/keras_png_slices_data)")
     add("--split", choices=SPLITS, default="test", help="(default: %(default)s)")
     add("--rate-weight", type=between(float, 0, 1e6), metavar="L",
         help="price of one bit when codes are chosen: code minimises distance + L x bits; "
@@ -60,7 +65,7 @@ def _add_sample_flags(parser):
     add("--complete", action="store_true",
         help="draw the missing half of slices of the split, several times: completions.png")
     add("--brains", type=between(int, 0, 10**4), metavar="N",
-        help="number of whole brains to generate, from bottom to top "
+        help="number of whole brains, or stacks of other slices, to generate, from bottom to top "
         "(default: 1 if the prior reads the slices below)")
     add("--from-slice", metavar="FILE",
         help="grow the brains up from this slice; its file name says its level, or --slice does")
@@ -72,8 +77,10 @@ def _add_sample_flags(parser):
 def _add_anomaly_flags(parser):
     add = parser.add_argument_group("anomalies").add_argument
     add("--anomaly", metavar="DIR", nargs="?", const="",
-        help="instead of all else, map what is unusual in the slices of a folder, or without DIR "
-        "in those of the split; --slice and --seed apply")
+        help="instead of all else, map what is unusual in the slices of a folder or of a volume "
+        "(.nii.gz), or without DIR in those of the split; --slice and --seed apply")
+    add("--axcodes", metavar="XYZ",
+        help="where the axes of a volume run to that does not say it, such as RAS")
 # fmt: on
 
 
@@ -81,20 +88,22 @@ def main(args):
     """Map what is unusual, or evaluate and draw."""
     run = RunDirectory(args.run)
     config = read_config(run)
-    cohort = config["data"].get("cohort")
+    facts = facts_of_run(config["data"])
     if args.anomaly is not None:
         if args.anomaly:
-            split = open_folder(args.anomaly)
+            split = open_scan(args.anomaly, facts, args.axcodes)
             name = split.name
         else:
-            slices = find_data(args.data, cohort)
+            slices = find_data(args.data, facts, [args.split])
             split, name = slices.splits[args.split], f"{slices.name}, {args.split} split"
-        import_steps().map_anomalies(args, run, config["data"]["name"], split, name)
+        import_steps().map_anomalies(args, run, config, split, name)
         return
     needs_slices = args.write_reconstructions or args.evaluate_samples or args.complete
     slices = None
-    if args.data or cohort or needs_slices or DEFAULT_DIRECTORY.is_dir():
-        slices = find_data(args.data, cohort)
+    is_there = facts.cohort or (facts.brain and DEFAULT_DIRECTORY.is_dir())
+    if args.data or is_there or needs_slices:
+        needed = SPLITS if args.evaluate_samples else [args.split]
+        slices = find_data(args.data, facts, needed)
     if args.evaluate_samples:
         check_comparison(slices, args.split, run, config["data"]["fingerprint"])
     import_steps().predict(args, run, config, slices)
@@ -124,21 +133,15 @@ def check_comparison(slices, split, run, fingerprint):
             )
 
 
-def find_data(folder, cohort):
+def find_data(folder, facts, needed):
     """Open the slices of a folder, else of the run's synthetic cohort, else of the default folder.
 
     Raises:
-        InputError: There are none, or the cohort that the run names cannot be made.
+        InputError: There are none, a needed split is missing, or the cohort cannot be made.
     """
-    if folder or not cohort:
-        return open_slices(find_slices(folder))
-    limits = {"subjects": MAX_SUBJECTS, "seed": MAX_SEED}
-    numbers = [cohort.get(name) if isinstance(cohort, dict) else None for name in limits]
-    if not all(isinstance(n, int) and 0 <= n <= most for n, most in zip(numbers, limits.values())):
-        raise InputError(
-            f"the run's config.json asks for a cohort of {cohort}: name the slices with --data DIR."
-        )
-    return open_slices(write_cohort(*numbers))
+    if folder or not facts.cohort:
+        return open_slices(find_slices(folder), needed=needed)
+    return open_slices(write_cohort(facts.cohort["subjects"], facts.cohort["seed"]), needed=needed)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import sys
 from fitting.run_directory import RunDirectory, claimed, read_config
 from fitting.settings import GROUPS, OF_NETWORKS, OLD_FLAGS, Settings, add_flags
 from sources.folder import find_slices, open_slices
-from sources.layout import MAX_SUBJECTS
+from sources.layout import FITTED_SPLITS, MAX_SUBJECTS
 from utils import InputError, Parser, between, command_line, cores, import_tensorflow, versions
 
 
@@ -33,7 +33,8 @@ def parse(arguments=None):
 # fmt: off
 def _add_flags_of_no_setting(groups):
     add = groups["data"].add_argument
-    add("--data", metavar="DIR", help="folder with keras_png_slices_{train,validate,test}")
+    add("--data", metavar="DIR",
+        help="folder with keras_png_slices_{train,validate,test}, or a .zip archive of it")
     add("--subjects", type=between(int, 3, MAX_SUBJECTS), default=60, metavar="N",
         help="size of the synthetic cohort (default: %(default)s)")
     add = groups["run"].add_argument
@@ -63,7 +64,7 @@ def _renamed(argument):
 def main(args):
     """Fit all stages, each from where it stands in the run directory."""
     directory = find_slices(args.data, args.subjects, args.seed)
-    slices = open_slices(directory)
+    slices = open_slices(directory, needed=FITTED_SPLITS)
     settings = resolve(args, slices)
     import_tensorflow()  # takes seconds, so only now that all flags and files are checked
     import keras  # noqa: PLC0415
@@ -117,6 +118,8 @@ def resolve(args, slices):
     if args.start_from:
         source = read_config(RunDirectory(args.start_from))["settings"]
         given = {name: getattr(source, name) for name in OF_NETWORKS} | given
+    if slices.num_levels == 1:
+        given.setdefault("slices_alone", True)  # no slice has one below
     settings = Settings.for_data(bool(slices.cohort), **given)
     count = len(slices.splits["train"])
     if settings.choose_codes_again and not settings.rate_weight:

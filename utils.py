@@ -36,7 +36,7 @@ UNUSED_BY_KERAS = ("matplotlib", "pandas", "sklearn")
 ENDINGS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 PARTIAL_FILES = ".*.partial-*"  # glob pattern of what `replacing` leaves behind when it is killed
 PROGRESS_DELAY = 5.0  # seconds; what is done sooner needs no bar
-MAX_JSON_BYTES = 2**24
+MAX_JSON_BYTES = 2**25
 MAX_UNPACKED_BYTES = 2**31  # of an archive
 MAX_NAME_LENGTH = 80
 ROOT = pathlib.Path(__file__).resolve().parent
@@ -324,19 +324,18 @@ def reading(path: str | os.PathLike, remedy: str) -> Iterator[None]:
         raise InputError(f"{path} cannot be read ({reason}): {remedy}.") from error
 
 
-def open_archive(path: str | os.PathLike) -> zipfile.ZipFile:
+def open_archive(path: str | os.PathLike, limit: int = MAX_UNPACKED_BYTES) -> zipfile.ZipFile:
     """Open a zip archive, which `.npz` and `.keras` files are, before anything is unpacked.
 
     Raises:
-        ValueError: It declares to unpack to more than `MAX_UNPACKED_BYTES`, or two entries have
-            one name.
+        ValueError: It declares to unpack to more than `limit` bytes, or two entries have one name.
     """
     archive = zipfile.ZipFile(path)
     entries = archive.infolist()
     if len({entry.filename for entry in entries}) < len(entries):
         raise ValueError("it has two entries of one name")
-    if sum(entry.file_size for entry in entries) > MAX_UNPACKED_BYTES:
-        raise ValueError(f"it unpacks to more than {MAX_UNPACKED_BYTES} bytes")
+    if sum(entry.file_size for entry in entries) > limit:
+        raise ValueError(f"it unpacks to more than {limit} bytes")
     return archive
 
 

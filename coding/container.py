@@ -57,7 +57,7 @@ def split_of(stacks: Sequence[Stack]) -> Split:
         for case, first, count in stacks
         for level in range(first, first + count)
     ]
-    return make_split("decoded", places, {})
+    return make_split("decoded", places)
 
 
 def digest(*fingerprints: str) -> bytes:

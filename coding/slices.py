@@ -6,14 +6,18 @@ import numpy as np
 
 from coding import container
 from coding.entropy import Coder, RangeEncoder, opened, shortest
-from dataset import ImageSource, codes_below, upward_images
-from evaluation.reconstruction import check_levels
+from dataset import ImageSource, codes_below, load_images, upward_images
+from evaluation.reconstruction import read_code_counts
+from evaluation.stacks import write_notes, write_slices, write_stack
+from evaluation.suitability import check_levels, warn_of_masking, warn_of_strange_slices
 from fitting.checkpoints import fingerprint, load_models
-from fitting.run_directory import RunDirectory
+from fitting.run_directory import RunDirectory, read_config
+from modules import Models
 from networks.layers import exact
+from sources.facts import facts_of_run
 from sources.folder import Split
-from sources.images import to_grey, write_png
-from utils import InputError, progress
+from sources.images import to_grey
+from utils import InputError, progress, spread
 
 BATCH = 16  # slices that go through the networks together; bytes do not depend on it
 
@@ -24,11 +28,15 @@ class Codec:
     Args:
         run: A finished run.
 
+    Attributes:
+        facts: What is known of the data of the run.
+
     Raises:
         InputError: Its models cannot be loaded.
     """
 
     def __init__(self, run: RunDirectory):
+        self.facts = facts_of_run(read_config(run)["data"])
         self.run, (vqvae, prior, _) = run, load_models(run)
         self.digest = container.digest(fingerprint(vqvae), fingerprint(prior))
         self.vqvae, self.prior = exact(vqvae), exact(prior)
@@ -48,6 +56,20 @@ class Codec:
         content = container.pack(self.digest, check, stacks, streams, num_levels)
         self.decode(content, "what was written")
         return content
+
+    def warn(self, split: Split) -> None:
+        """Warn where slices are unlike those that the models know.
+
+        Raises:
+            InputError: The prior does not know a level.
+        """
+        check_levels(self.run, self.prior, split)
+        vqvae = self.vqvae
+        warn_of_masking(vqvae.settings["masked"], split)
+        counts = read_code_counts(self.run.code_counts, vqvae)
+        few = split.pick(spread(len(split), BATCH))
+        images = load_images(few, vqvae.settings["image_size"])
+        warn_of_strange_slices(self.run, Models(vqvae, self.prior), counts, few, images)
 
     def write_streams(
         self, split: Split, numbers: np.ndarray, rate_weight: float | None = None
@@ -108,10 +130,24 @@ class Codec:
         return split, codes
 
     def write(self, folder: pathlib.Path, split: Split, codes: np.ndarray) -> None:
-        """Write the PNG of every slice to a new folder. `split` has file names for paths."""
+        """Write the PNG of every slice to a new folder, in the size of the set of the run."""
         folder.mkdir()
+        places = list(zip(split.cases.tolist(), split.levels.tolist()))
         for first in progress(range(0, len(split), BATCH), "restoring"):
             batch = slice(first, first + BATCH)
-            restored = to_grey(self.vqvae.decode(codes[batch]))[..., 0]
-            for name, image in zip(split.paths[batch], restored):
-                write_png(folder / name, image)
+            write_slices(folder, self._restored(codes[batch]), places[batch], self.facts)
+        write_notes(folder, self.facts)
+
+    def write_volume(self, path: pathlib.Path, split: Split, codes: np.ndarray) -> None:
+        """Write slices of one case as a NIfTI volume that lies over the scans of the set.
+
+        A level that is missing between them stays black.
+        """
+        first, size = split.levels.min(), self.vqvae.settings["image_size"]
+        stack = np.zeros((split.levels.max() - first + 1, size, size), "uint8")
+        for batch in progress(split.upward(BATCH), "restoring"):
+            stack[split.levels[batch] - first] = self._restored(codes[batch])
+        write_stack(path, stack, self.facts, int(first))
+
+    def _restored(self, codes):
+        return to_grey(self.vqvae.decode(codes))[..., 0]

@@ -1,6 +1,6 @@
 """Anatomy of slices: areas of brain and ventricles, symmetry, contrast, level by level.
 
-Images are uint8 or float `(N, S, S)`, 0 to 255 or 0 to 1, the nose to the right.
+Images are uint8 or float `(N, S, S)`, 0 to 255 or 0 to 1. Brains have the nose to the right.
 """
 
 import functools
@@ -10,12 +10,20 @@ import numpy as np
 from scipy import ndimage
 
 from evaluation.metrics import subject_interval
+from sources.facts import OASIS, DataFacts
 from sources.images import to_unit
 
 ANATOMY = ("brain_area", "ventricle_area", "symmetry", "white_over_grey")
 # Shares of the image's 95th percentile: fluid is darker than the first, the head is brighter than
 # the second.
 DARK, TISSUE = 0.35, 0.15
+
+
+def measured(facts: DataFacts) -> tuple[str, ...]:
+    """Those of `ANATOMY` that mean something in a set."""
+    if facts.brain:
+        return ANATOMY
+    return () if facts.mirror == "none" else ("symmetry",)
 
 
 def anatomy(images: np.ndarray) -> dict[str, np.ndarray]:
@@ -59,24 +67,30 @@ def _symmetry(blurred, head, rows):
     return np.corrcoef(blurred[both], blurred[mirror][both])[0, 1]
 
 
-def compare_anatomy(sets: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]) -> dict[str, Any]:
+def compare_anatomy(
+    sets: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]], facts: DataFacts = OASIS
+) -> dict[str, Any]:
     """Compare the anatomy of drawn, real and other real slices, overall and by level.
 
     Args:
         sets: Images, levels and groups of `samples`, of `real`, and of `validation`, which are
-            real slices of other people. A group is a person or a drawn brain.
+            real slices of other people. A group is a person or a drawn stack.
+        facts: What is known of the real slices.
 
     Returns:
-        `anatomy` of `metrics.json`: `levels`, which are those that all sets have, and for each of
-        `ANATOMY` the mean of each set, and its means by level with a 95 % bootstrap over groups.
+        `anatomy` of `metrics.json`: `levels`, which are those that all sets have, and for each
+        `measured` figure the mean of each set, and its means by level with a 95 % bootstrap over
+        groups.
     """
     shared = functools.reduce(np.intersect1d, [levels for _, levels, _ in sets.values()])
-    report = {"levels": shared.tolist(), **{figure: {} for figure in ANATOMY}}
+    report = {"levels": shared.tolist(), **{figure: {} for figure in measured(facts)}}
     for name, (images, levels, groups) in sets.items():
         kept = np.isin(levels, shared)
         levels, groups = levels[kept], groups[kept]
         by_level = [levels == level for level in shared]
-        for figure, values in anatomy(images[kept]).items():
+        images = images.swapaxes(1, 2) if facts.mirror == "columns" else images
+        found = anatomy(images[kept])
+        for figure, values in ((figure, found[figure]) for figure in measured(facts)):
             report[figure] |= {
                 name: float(values.mean()),
                 f"{name}_by_level": [float(values[here].mean()) for here in by_level],

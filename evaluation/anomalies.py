@@ -1,6 +1,6 @@
 """Anomaly maps: what in a slice a model of the training slices would not have put there.
 
-Images are float32 `(N, S, S)` in [0, 1], 0 outside the brain.
+Images are float32 `(N, S, S)` in [0, 1], 0 where they show nothing.
 
 Reference:
     Pinaya et al. 2022, Unsupervised brain imaging 3D anomaly detection and segmentation with
@@ -46,7 +46,7 @@ def analyse(models: Models, images: np.ndarray, split: Split, seed: int = 0) -> 
     version, and no slice below. It is then smoothed along the levels of the case.
 
     The prior knows only what comes before a code in raster order. So every slice is read twice: as
-    it is, and as its mirror image, from the other side.
+    it is and, where the set has mirror images, as its mirror image, from the other side.
 
     Residuals of both methods are divided by the gradient of the image, so that steep edges do not
     hide lesions. They are smoothed with their sign, so that displaced edges cancel.
@@ -60,8 +60,8 @@ def analyse(models: Models, images: np.ndarray, split: Split, seed: int = 0) -> 
     Returns:
         dict of `restored` and `healed`, images `(N, S, S)`, of `surprise` `(N, S, S)` after
         `along_levels`, and of `maps` and `scores`. These hold for each of `METHODS` a map
-        `(N, S, S)`, 0 or more and 0 outside the brain, and scores `(N,)`. `in_case` `(N,)` is what
-        `scores_in_case` says of healing.
+        `(N, S, S)`, 0 or more and 0 where the image is 0, and scores `(N,)`. `in_case` `(N,)` is
+        what `scores_in_case` says of healing.
     """
     reader, batches = Reader(models, split, seed), split.upward(BATCH)
     parts = [reader.read(images[batch], batch) for batch in progress(batches, "mapping anomalies")]
@@ -120,7 +120,7 @@ def along_levels(values: np.ndarray, split: Split) -> np.ndarray:
 
 
 class Reader:
-    """Reads slices and their mirror images, from bottom to top.
+    """Reads slices and their mirror images, if the set has any, from bottom to top.
 
     It says how surprising they are, and what it would put there instead. It remembers what it
     healed, because that lies below the next slices.
@@ -134,17 +134,20 @@ class Reader:
         seed: Seed of the draws.
 
     Attributes:
-        healed: Codes of the healed versions, one for each of `LIMITS`, int32 `(versions, 2, N, H,
-            W)`. The second axis is for slices and mirror images. Each version goes up the brain by
-            itself.
+        healed: Codes of the healed versions, one for each of `LIMITS`, int32 `(versions, sides, N,
+            H, W)`. The second axis is for slices and mirror images. Each version goes up the stack
+            by itself.
     """
 
     def __init__(self, models: Models, split: Split, seed: int):
         self.vqvae, self.prior, _ = models
         self.seed, self.below = seed, split.below
         mirrored = mirrored_level(split.levels, self.prior.settings["num_levels"])
-        self.levels = np.stack([split.levels, mirrored]).astype("int32")  # (2, N)
-        self.healed = np.empty((len(LIMITS), 2, len(split), *self.vqvae.grid), "int32")
+        self.levels = np.stack([split.levels, mirrored]).astype("int32")  # (sides, N)
+        self.sides = [np.asarray, split.facts.mirrored]
+        if split.facts.mirror == "none":
+            self.sides, self.levels = self.sides[:1], self.levels[:1]
+        self.healed = np.empty((len(LIMITS), *self.levels.shape, *self.vqvae.grid), "int32")
 
     def read(self, images: np.ndarray, batch: np.ndarray) -> dict[str, np.ndarray]:
         """Read some slices, those below them having been read before.
@@ -158,7 +161,7 @@ class Reader:
             all readings and of the healed versions, and `restored` from the nearest codes.
         """
         versions, sides, _, *grid = self.healed.shape
-        both = np.concatenate([images, images[:, ::-1]])  # (2 B, S, S)
+        both = np.concatenate([side(images) for side in self.sides])  # (sides B, S, S)
         levels = self.levels[:, batch].ravel()
         healed = self.healed.reshape(versions * sides, -1, *grid)
         below = np.concatenate([codes_below(codes, self.below, batch) for codes in healed])
@@ -175,8 +178,8 @@ class Reader:
         decoded = [_decode(self.vqvae, codes) for codes in np.split(drawn, versions)]
         surprise = per_pixel(surprise, self.vqvae.frame, images.shape[1])
         return {
-            "surprise": _both_sides(surprise),
-            "healed": _both_sides(np.mean(decoded, axis=0)),
+            "surprise": self._upright(surprise),
+            "healed": self._upright(np.mean(decoded, axis=0)),
             "restored": _decode(self.vqvae, nearest[: len(images)]),
         }
 
@@ -195,11 +198,10 @@ class Reader:
         ]
         return np.mean(readings, axis=0)
 
-
-def _both_sides(maps):
-    """Mean of maps of slices and of their mirror images, `(2 B, S, S)` -> `(B, S, S)`."""
-    straight, mirrored = np.split(maps, 2)
-    return (straight + mirrored[:, ::-1]) / 2
+    def _upright(self, maps):
+        """Mean of maps of slices and of their mirror images, `(sides B, S, S)` -> `(B, S, S)`."""
+        parts = np.split(maps, len(self.sides))
+        return sum(side(part) for side, part in zip(self.sides, parts)) / len(parts)
 
 
 def _decode(vqvae, codes):

@@ -55,21 +55,27 @@ def compare(context: Context, training_images: np.ndarray) -> dict[str, Any]:
         "training": training_images[training_cases],
     }
     textured = decoded(options) if options.texture else None
-    report = compare_brains(sets, models.vqvae.frame, textured)
+    report = compare_brains(sets, models.vqvae.frame, textured, context.slices.facts.brain)
+    if "ventricles" in report:
+        _draw_ventricles(context, report["ventricles"])
+    return report
+
+
+def _draw_ventricles(context, found):
     caption = (
         f"Mean area of the ventricles by level, from bottom to top. Generated: brains "
-        f"{options.drawn}, decoded by the {context.model}, without texture. Real: brains of "
+        f"{context.drawn}, decoded by the {context.model}, without texture. Real: brains of "
         f"{context.source}. Training: those that the models learned from."
     )
-    areas = {name: np.array(found["by_level"]) for name, found in report["ventricles"].items()}
+    areas = {name: np.array(of["by_level"]) for name, of in found.items()}
     context.draw(curves.ventricles, "ventricles.png", areas, caption)
-    return report
 
 
 def compare_brains(
     sets: dict[str, np.ndarray],
     frame: tuple[int, int, int, int],
     textured: np.ndarray | None = None,
+    has_ventricles: bool = True,
 ) -> dict[str, Any]:
     """Compute all figures of generated brains for `metrics.json`.
 
@@ -79,16 +85,19 @@ def compare_brains(
             are few, so their ventricles stand beside those that the prior learned from.
         frame: Part of the slices that is not empty.
         textured: The generated brains with texture, or None.
+        has_ventricles: Whether they are brains indeed, and no stacks of other slices.
     """
-    areas = progress(sets.items(), "measuring ventricles", len(sets), "set")
-    volumes = {name: ventricles(brains) for name, brains in areas}
+    volumes = {}
+    if has_ventricles:
+        areas = progress(sets.items(), "measuring ventricles", len(sets), "set")
+        volumes = {"ventricles": {name: ventricles(brains) for name, brains in areas}}
     training = sets["training"]
     compared = {name: brains for name, brains in sets.items() if name != "training"}
     near = {name: nearest(b, training, NEAREST_SIDE)[0] for name, b in compared.items()}
     return {
         "count": len(sets["generated"]),
         "neighbour_ssim": {name: _by_level(neighbour_ssim(b)) for name, b in compared.items()},
-        "ventricles": volumes,
+        **volumes,
         **two_sample(_cut_pairs(compared, textured, frame)),
         "diversity": {name: _diversity(brains) for name, brains in compared.items()},
         "nearest": {

@@ -1,4 +1,4 @@
-"""Whole brains: stacks of slices drawn from bottom to top, each given the slices below it."""
+"""Whole brains, or stacks of other slices: drawn from bottom to top, each given those below it."""
 
 import itertools
 import time
@@ -12,11 +12,10 @@ from evaluation import plots
 from evaluation.context import FIRST_BRAIN, Context, SamplingOptions
 from evaluation.reconstruction import BATCH
 from evaluation.samples import decode
+from evaluation.stacks import write_notes, write_slices, write_stack
 from networks.neighbours import NO_CODE, SLICES_BELOW
 from networks.raster import RasterPrior, numbered_seed
-from sources.images import enlarge, to_unit, write_png
-from sources.layout import slice_name
-from sources.volumes import write_volume
+from sources.images import to_unit
 from utils import progress, spread
 
 SLICES, NAME = "slices", "brain_{:04d}.nii.gz"
@@ -34,6 +33,11 @@ class FirstSlice(NamedTuple):
 
     level: int
     codes: np.ndarray
+
+
+def draws_stacks(prior: RasterPrior) -> bool:
+    """Whether a prior draws stacks of slices: it reads those below, and knows several levels."""
+    return prior.settings["reads_below"] and prior.settings["num_levels"] > 1
 
 
 def draw_brain_codes(
@@ -61,7 +65,7 @@ def draw_brain_codes(
         start[0] = begin.codes
     levels = np.arange(begin.level if begin else 0, num_levels)
     drawn = levels[1:] if begin else levels
-    for batch in progress(range(0, count, BATCH), "drawing brains", unit="batch"):
+    for batch in progress(range(0, count, BATCH), "drawing stacks", unit="batch"):
         size, number = min(BATCH, count - batch), first + batch * num_levels
         below = np.tile(start, (size, 1, 1, 1))
         slices = [below[:, :1]] if begin else []
@@ -77,7 +81,7 @@ def brains(context: Context, count: int, begin: FirstSlice | None, walk: bool) -
     """Draw and write brains, and show some, beside real brains where there are any.
 
     A brain becomes `brain_0000.nii.gz` and `slices/case_000_slice_0.nii.png` and so on, in the
-    layout of a data folder. Both have voxels of 1 mm, so smaller images are enlarged.
+    layout of a data folder. Both lie over the scans of the set, so smaller images are enlarged.
 
     Args:
         context: The run, and what was evaluated.
@@ -90,20 +94,21 @@ def brains(context: Context, count: int, begin: FirstSlice | None, walk: bool) -
     """
     start, level = time.perf_counter(), begin.level if begin else 0
     folder, options, shown = context.folder / "brains", context.sampling, []
+    facts = context.facts
     drawn = draw_brain_codes(context.models.prior, count, options, begin)
     batches = decode(context.models, drawn, options)
     for number, brain in enumerate(itertools.chain.from_iterable(batches)):
-        slices = [enlarge(image) for image in brain]
-        write_volume(folder / NAME.format(number), np.stack(slices), level)
-        for k, image in enumerate(slices, start=level):
-            write_png(folder / SLICES / slice_name(number, k), image)
+        write_stack(folder / NAME.format(number), brain, facts, level)
+        places = [(number, k) for k in range(level, level + len(brain))]
+        write_slices(folder / SLICES, brain, places, facts)
         shown += [brain] if number < SHOWN_BRAINS else []
+    write_notes(folder / SLICES, facts)
     seconds, shown = time.perf_counter() - start, np.stack(shown)  # (N, K, S, S)
     _draw_cuts(context, shown, level)
     if walk:
         caption = (
-            "Generated slices, not real ones: one brain from bottom to top. Each slice is given "
-            f"the two slices below it and {context.made}."
+            f"Generated slices, not real ones: one {context.stack} from bottom to top. Each slice "
+            f"is given the two slices below it and {context.made}."
         )
         levels = np.arange(level, level + shown.shape[1])
         context.draw(plots.samples, "walk.png", to_unit(shown[0]), levels, caption)
@@ -119,18 +124,33 @@ def _draw_cuts(context, shown, level):
         if len(stacks):
             beside = stacks[spread(len(stacks), len(shown))]
             real = cuts(to_unit(context.results["images"][beside]), frame)
-    drawn = "A generated brain, not a real one"
+    drawn = f"A generated {context.stack}, not a real one"
     if len(shown) > 1:
-        drawn = f"{len(shown)} generated brains, not real ones"
+        drawn = f"{len(shown)} generated {context.stack}s, not real ones"
     source = f" Beside them {context.source}." if real else ""
+    middle = level + shown.shape[1] // 2
+    facts, affine = context.facts, context.facts.affine or np.eye(4)
+    across, _, thickness, _ = np.linalg.norm(affine[:3], axis=0)  # mm, in the size of the set
+    if facts.brain:
+        names = "axial", "sagittal", "coronal"
+        cuts_are = (
+            f"axial cut (level {middle}), sagittal cut beside the midline, coronal cut; the nose "
+            f"is to the right, and one row of a cut is one slice of {thickness:.3g} mm. Each slice "
+            "has a grey scale of its own, in real brains too, which makes the bands."
+        )
+    else:
+        names = "slice", "along rows", "along columns"
+        cuts_are = (
+            f"slice at level {middle}, cut along the rows, cut along the columns, with the lowest "
+            "level at the bottom."
+        )
     caption = (
         f"{drawn}: each slice is given the two slices below it and {context.made}.{source} Rows: "
-        f"axial cut (level {level + shown.shape[1] // 2}), sagittal cut beside the midline, "
-        "coronal cut; the nose is to the right, and one row of a cut is one slice of 1 mm. Each "
-        "slice has a grey scale of its own, in real brains too, which makes the bands."
+        f"{cuts_are}"
     )
+    aspect = thickness / (across * facts.side / shown.shape[-1])
     generated = cuts(to_unit(shown), frame)
-    context.draw(plots.brains, "brains.png", generated, real, frame, caption)
+    context.draw(plots.brains, "brains.png", generated, real, frame, caption, names, aspect)
 
 
 def cuts(brains: np.ndarray, frame: Sequence[int]) -> dict[str, np.ndarray]:

@@ -1,6 +1,6 @@
 """Generated slices beside real ones: can they be distinguished, are they diverse, are they copies?
 
-Images are uint8 or float `(N, S, S)`, 0 to 255 or 0 to 1, the nose to the right.
+Images are uint8 or float `(N, S, S)`, 0 to 255 or 0 to 1.
 """
 
 import dataclasses
@@ -13,15 +13,17 @@ from scipy import ndimage
 
 from dataset import load_images
 from evaluation import brain_comparison, curves, plots
-from evaluation.anatomy import compare_anatomy
-from evaluation.brains import draw_brain_codes
+from evaluation.anatomy import compare_anatomy, measured
+from evaluation.brains import draw_brain_codes, draws_stacks
 from evaluation.context import FIRST_COMPARED, Context, SamplingOptions
-from evaluation.metrics import diversity, inner_brain, quality
+from evaluation.metrics import content_box, diversity, inner_brain, not_black, quality
 from evaluation.plots import GREY_SCALE
 from evaluation.reconstruction import draw_textures
 from evaluation.samples import SHOWN_PAIRS, decode, draw_slice_codes, spread_levels
 from evaluation.two_sample import Rows, accuracy, features, nearest, two_sample
 from modules import Models
+from networks.frames import cut
+from sources.facts import OASIS, DataFacts
 from sources.folder import Split
 from sources.images import to_grey, to_unit
 from utils import clean_name, progress, spread
@@ -43,7 +45,7 @@ class SliceSet(NamedTuple):
     Attributes:
         images: uint8 `(N, S, S)`.
         levels: Level of each slice, `(N,)`.
-        groups: Subject, drawn brain or drawn slice of each, str `(N,)`.
+        groups: Subject, drawn stack or drawn slice of each, str `(N,)`.
     """
 
     images: np.ndarray
@@ -84,12 +86,15 @@ def equal_numbers(*sets: SliceSet) -> list[SliceSet]:
     ]
 
 
-def power(one: SliceSet, other: SliceSet) -> dict[str, dict[str, dict[str, float]]]:
+def power(
+    one: SliceSet, other: SliceSet, facts: DataFacts = OASIS
+) -> dict[str, dict[str, dict[str, float]]]:
     """Say what the classifier can find: its accuracy when `SHARE` of real slices are damaged.
 
     Args:
         one: Real slices, of which some are damaged.
         other: Real slices to compare with.
+        facts: What is known of the slices. They are mirrored only where that makes others of them.
 
     Returns:
         Accuracy by `pyramid` or `pyramid_inside`, damage and share.
@@ -98,17 +103,15 @@ def power(one: SliceSet, other: SliceSet) -> dict[str, dict[str, dict[str, float
     count = len(one.images)
     chosen = np.random.default_rng(0).permutation(count)[: round(SHARE * count)]
     report = {f"pyramid{part}": {} for part in PARTS}
-    for part, damage in progress(list(itertools.product(PARTS, DAMAGES)), "measuring power"):
+    mirrored = {} if facts.mirror == "none" else {"mirrored": facts.mirrored}
+    damages = {**mirrored, **DAMAGES}
+    for part, damage in progress(list(itertools.product(PARTS, damages)), "measuring power"):
         images = one.images.copy()
-        images[chosen] = DAMAGES[damage](one.images)[chosen]
+        images[chosen] = damages[damage](one.images)[chosen]
         damaged = slice_rows(one._replace(images=images), part)
         value = accuracy(damaged, slice_rows(other, part))
         report[f"pyramid{part}"][damage] = {str(SHARE): value}
     return report
-
-
-def _mirrored(images):
-    return images[:, ::-1]  # left and right are rows, because the nose is to the right
 
 
 def _of_two_slices(images):
@@ -121,7 +124,7 @@ def _blurred(images):
     return to_grey(ndimage.gaussian_filter(to_unit(images), (0, 0.5, 0.5)))
 
 
-DAMAGES = {"mirrored": _mirrored, "lower_half_of_another": _of_two_slices, "blurred": _blurred}
+DAMAGES = {"lower_half_of_another": _of_two_slices, "blurred": _blurred}
 
 
 # ---- the comparison ----------------------------------------------------------------------------
@@ -130,7 +133,7 @@ DAMAGES = {"mirrored": _mirrored, "lower_half_of_another": _of_two_slices, "blur
 def draw(
     models: Models, count: int, known: np.ndarray, options: SamplingOptions
 ) -> tuple[SliceSet, SliceSet]:
-    """Draw slices at all levels: those of whole brains, if the prior draws any.
+    """Draw slices at all levels: those of whole stacks, if the prior draws any.
 
     Args:
         models: The networks.
@@ -142,7 +145,7 @@ def draw(
         The slices with texture, where it is wanted and the run has one, and without.
     """
     prior = models.prior
-    if prior.settings["reads_below"]:
+    if draws_stacks(prior):
         number = math.ceil(count / len(known))
         levels = np.tile(np.arange(prior.settings["num_levels"]), (number, 1))
         drawn = draw_brain_codes(prior, number, options, first=FIRST_COMPARED)
@@ -163,7 +166,7 @@ def draw(
 
 
 def compare(context: Context, count: int) -> dict[str, Any]:
-    """Draw slices, and brains where the prior draws any, and compare them with real ones.
+    """Draw slices, and stacks where the prior draws any, and compare them with real ones.
 
     Args:
         context: The run, and what was evaluated; its slices are those of the training.
@@ -186,16 +189,18 @@ def compare(context: Context, count: int) -> dict[str, Any]:
     if models.texture:
         drawn = draw_textures(models.texture, results["restored"], split, context.sampling.seed)
         sets["textured_reconstructions"] = SliceSet.of(drawn, split)
-    report, distances, which = compare_slices(sets)
+    report, distances, which = compare_slices(sets, context.slices.facts)
     _draw_closest(context, sets, distances, which, report)
-    if report["anatomy"]["levels"]:
+    if report.get("anatomy", {}).get("levels"):
         _draw_anatomy(context, report)
-    if models.prior.settings["reads_below"]:
+    if draws_stacks(models.prior):
         report["brains"] = brain_comparison.compare(context, sets["training"].images)
     return {"generation": report}
 
 
-def compare_slices(sets: dict[str, SliceSet]) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
+def compare_slices(
+    sets: dict[str, SliceSet], facts: DataFacts = OASIS
+) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
     """Compute all figures of generated slices for `metrics.json`.
 
     Args:
@@ -203,6 +208,7 @@ def compare_slices(sets: dict[str, SliceSet]) -> tuple[dict[str, Any], np.ndarra
             `real` slices that the models have not seen, their `reconstructions`, and
             `textured_reconstructions` where there are any; `training` slices; and `validation`,
             real slices of other people, which say how far real sets are apart.
+        facts: What is known of the real slices.
 
     Returns:
         The report, and what `nearest` says of samples among the training slices.
@@ -218,7 +224,7 @@ def compare_slices(sets: dict[str, SliceSet]) -> tuple[dict[str, Any], np.ndarra
     report = {
         "samples": len(samples.images),
         **two_sample(rows),
-        "power": power(validation, real),
+        "power": power(validation, real, facts),
         "diversity": diversity(samples.images, samples.levels),
         "diversity_real": diversity(real.images, real.levels),
         "diversity_validation": diversity(validation.images, validation.levels),
@@ -226,8 +232,14 @@ def compare_slices(sets: dict[str, SliceSet]) -> tuple[dict[str, Any], np.ndarra
         "nearest_mean": float(distances.mean()),
         "nearest_real_p1": float(np.percentile(real_distances, 1)),
         "nearest_real_mean": float(real_distances.mean()),
-        "anatomy": compare_anatomy({"samples": samples, "real": real, "validation": validation}),
-        "quality": {name: quality(real.images, some.images) for name, some in restored.items()},
+    }
+    if measured(facts):
+        compared = {"samples": samples, "real": real, "validation": validation}
+        report["anatomy"] = compare_anatomy(compared, facts)
+    box, shown = content_box(facts, real.images.shape[1]), not_black(real.images)
+    report["quality"] = {
+        name: quality(*(cut(images[shown], box) for images in (real.images, some.images)))
+        for name, some in restored.items()
     }
     return report, distances, which
 
@@ -259,6 +271,6 @@ def _draw_anatomy(context, report):
     caption = (
         f"Anatomy by level. Samples: {report['samples']:,} generated slices, {context.made}. "
         f"Real: slices of {context.source}. Validation: real slices of other people. Areas are "
-        "shares of the image. Means, with a 95 % bootstrap over people or drawn brains."
+        f"shares of the image. Means, with a 95 % bootstrap over people or drawn {context.stack}s."
     )
     context.draw(curves.anatomy, "anatomy.png", report["anatomy"], caption)

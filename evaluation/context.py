@@ -8,6 +8,7 @@ import numpy as np
 
 from modules import Models
 from networks.logits import Drawing
+from sources.facts import DataFacts
 from sources.folder import Slices, Split
 from utils import clean_name
 
@@ -43,13 +44,13 @@ class SamplingOptions:
         return Drawing(self.temperature, self.top_k, self.top_p)
 
     @property
-    def drawn(self) -> str:
-        """How samples were drawn: the seed, and every option that is not the usual one."""
+    def listed(self) -> str:
+        """The seed, and every option that is not the usual one."""
         options = [f"seed {self.seed}"]
         options += [f"temperature {self.temperature}"] if self.temperature != 1 else []
         options += [f"top-k {self.top_k}"] if self.top_k else []
         options += [f"top-p {self.top_p}"] if self.top_p != 1 else []
-        return f"drawn from the PixelCNN with {', '.join(options)}"
+        return ", ".join(options)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Context:
 
     Attributes:
         models: The networks.
-        trained_on: Name of the data that they learned from.
+        facts: What is known of the data that they learned from, and so of what they draw.
         sampling: How codes and textures are drawn.
         folder: Folder for all files.
         slices: The data. None where there are no slices, and so are the two below.
@@ -68,7 +69,7 @@ class Context:
     """
 
     models: Models
-    trained_on: str
+    facts: DataFacts
     sampling: SamplingOptions
     folder: pathlib.Path
     slices: Slices | None = None
@@ -79,6 +80,21 @@ class Context:
     def draw(self, function: Callable, name: str, *args, **options) -> None:
         """Draw a figure later, by a function of `plots` or `curves`, which takes a path first."""
         self.figures[name] = lambda path: function(path, *args, **options)
+
+    @property
+    def stack(self) -> str:
+        """What captions call all slices of a case, or of a drawing, from bottom to top."""
+        return "brain" if self.facts.brain else "stack"
+
+    @property
+    def prior(self) -> str:
+        """The kind of prior."""
+        return type(self.models.prior).__name__
+
+    @property
+    def drawn(self) -> str:
+        """How samples were drawn."""
+        return f"drawn from the {self.prior} with {self.sampling.listed}"
 
     @property
     def source(self) -> str:
@@ -99,4 +115,4 @@ class Context:
         """Where samples come from."""
         texture = ", with the texture drawn" if self.sampling.texture else ""
         decoded = f"decoded by the {self.model}{texture}"
-        return f"{self.sampling.drawn}, {decoded}; trained on {self.trained_on}"
+        return f"{self.drawn}, {decoded}; trained on {clean_name(self.facts.name)}"

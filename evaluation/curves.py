@@ -10,8 +10,16 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from evaluation.anatomy import ANATOMY
-from evaluation.plots import BLUE, GREEN, GREY, GREY_SCALE, ORANGE, our_style, save_figure
+from evaluation.plots import (
+    BLUE,
+    GREEN,
+    GREY,
+    GREY_SCALE,
+    ORANGE,
+    WIDTHS,
+    our_style,
+    save_figure,
+)
 
 
 @our_style()
@@ -96,7 +104,8 @@ def training(
     for (name, value), style in zip(baselines.items(), (":", "-.", "--")):
         bits.axhline(value, color="0.5", linestyle=style, label=f"{name}: {value:.2f}")
     # The two weaker baselines may lie above the panel.
-    bits.set_ylim(0.9 * min(prior["val_loss"]), 1.3 * baselines["position"])
+    highest = max(1.3 * baselines["position"], 1.1 * max(prior["val_loss"]))
+    bits.set_ylim(0.9 * min(prior["val_loss"]), highest)
     quality.legend(fontsize=8, loc="lower right")
     usage.legend(fontsize=8, loc="lower right")
     # Below the line of the position baseline, and above the curves.
@@ -149,10 +158,11 @@ def anatomy(path: pathlib.Path, report: dict[str, Any], caption: str) -> None:
         report: What `evaluation.anatomy.compare_anatomy` returned.
         caption: What the figure shows.
     """
-    figure = Figure((3.2 * len(ANATOMY), 2.7), layout="constrained")
-    axes = figure.subplots(1, len(ANATOMY))
+    names = [name for name in report if name != "levels"]
+    figure = Figure((max(3.2 * len(names), WIDTHS[0]), 2.7), layout="constrained")
+    axes = figure.subplots(1, len(names), squeeze=False)[0]
     levels = report["levels"]
-    for axis, name in zip(axes, ANATOMY):
+    for axis, name in zip(axes, names):
         for source, colour in (("real", BLUE), ("validation", GREEN), ("samples", ORANGE)):
             ranges = np.transpose(report[name][f"{source}_by_level_ci95"])
             axis.plot(levels, report[name][f"{source}_by_level"], color=colour, label=source)

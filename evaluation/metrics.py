@@ -16,8 +16,9 @@ import tensorflow as tf
 from scipy import ndimage
 
 from networks.frames import cut
-from networks.losses import SSIM_BORDER, ssim_map
+from networks.losses import SSIM_BORDER, SSIM_WINDOW, ssim_map
 from networks.quantizer import CodebookUsage
+from sources.facts import DataFacts
 from sources.images import to_unit
 
 FINE_DETAIL = (1 / 8, 1 / 3)  # cycles a pixel: the band of spatial frequencies that `detail` sums
@@ -27,6 +28,31 @@ MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang et al. 2003
 DIVERSITY_PAIRS = 20  # random ones of a level, at most
 RESAMPLES = 2000  # of a bootstrap
 BATCH = 32  # images that are measured together
+
+
+def content_box(facts: DataFacts, image_size: int) -> tuple[int, int, int, int]:
+    """Part of images that is not padding, as a frame; at least as large as the window of SSIM.
+
+    Args:
+        facts: What is known of the set.
+        image_size: Pixels S of a side, to which its slices were brought.
+    """
+    top, left, bottom, right = facts.content or (0, 0, facts.side, facts.side)
+    scale, edges = image_size / facts.side, []
+    for first, last in ((top, bottom), (left, right)):
+        first = max(0, min(math.floor(first * scale), image_size - SSIM_WINDOW))
+        edges.append((first, max(math.ceil(last * scale), first + SSIM_WINDOW)))
+    (top, bottom), (left, right) = edges
+    return top, left, bottom, right
+
+
+def not_black(images: np.ndarray) -> np.ndarray:
+    """Slices that show something, bool `(N,)`: all of them if none does. Images are `(N, S, S)`.
+
+    Any model restores a black slice, so that measures of restored images leave it out.
+    """
+    shown = images.any((1, 2))
+    return shown if shown.any() else ~shown
 
 
 def brain_ssim(images, maps) -> np.ndarray:

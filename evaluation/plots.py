@@ -218,6 +218,8 @@ def brains(
     real: dict[str, np.ndarray],
     frame: Sequence[int],
     caption: str,
+    names: Sequence[str] = ("axial", "sagittal", "coronal"),
+    aspect: float = 1.0,
 ) -> None:
     """Draw three cuts of each brain, one column a brain, generated ones first.
 
@@ -228,6 +230,8 @@ def brains(
         real: The same of real brains, or an empty dict.
         frame: Part of the slices to show.
         caption: What the figure shows.
+        names: Names of the three rows.
+        aspect: Thickness of a slice, in pixels of a slice.
     """
     top, left, bottom, right = frame
     boxes = {
@@ -237,7 +241,7 @@ def brains(
     }
     sources = {"generated": generated, "real": real} if real else {"generated": generated}
     columns = sum(len(planes["axial"]) for planes in sources.values())
-    height, slices = bottom - top, generated["coronal"].shape[1]
+    height, slices = bottom - top, aspect * generated["coronal"].shape[1]
     width = min(max(columns * PANEL_WIDTH, WIDTHS[0]), WIDTHS[1])
     share = (height + 2 * slices) / (right - left)
     figure = Figure((width, width / columns * share + 0.3), layout="constrained")
@@ -246,10 +250,11 @@ def brains(
     first = 0
     for source, planes in sources.items():
         last = first + len(planes["axial"])
-        for row, (name, box) in zip(axes, boxes.items()):
-            _show_row(row[first:last], planes[name], box)
+        for row, label, (name, box) in zip(axes, names, boxes.items()):
+            scale = GREY if name == "axial" else {**GREY, "aspect": aspect}
+            _show_row(row[first:last], planes[name], box, scale=scale)
             if first == 0:  # cuts are too low for a name that runs upwards
-                row[0].set_ylabel(name, rotation="horizontal", ha="right", va="center")
+                row[0].set_ylabel(label, rotation="horizontal", ha="right", va="center")
         _set_titles(axes[0, first:last], [source] * (last - first))
         first = last
     save_figure(figure, path, f"{caption} {GREY_SCALE}")

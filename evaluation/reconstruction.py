@@ -1,6 +1,5 @@
 """Codes, reconstructions and likelihoods of all slices of a split, and their summary."""
 
-import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -13,32 +12,20 @@ from dataset import ImageSource, codes_below, upward_images
 from evaluation import curves, metrics, plots
 from evaluation.context import Context
 from evaluation.plots import GREY, GREY_SCALE
+from evaluation.stacks import write_notes, write_slices
+from evaluation.suitability import lost_pixels
 from modules import VQVAE, Models, Texture
 from networks import losses
 from networks.frames import cut, per_pixel
 from networks.layers import exact
-from networks.raster import RasterPrior, numbered_seed
+from networks.raster import numbered_seed
 from sources.folder import NO_SLICE, Split
-from sources.images import to_grey, to_unit, write_png
-from utils import InputError, clean_name, progress, read_arrays, reading, spread
+from sources.images import to_grey, to_unit
+from utils import clean_name, progress, read_arrays, reading, spread
 
 BATCH = 16  # slices that go through the networks together
 SHOWN_SLICES = 6  # in figures with one column a slice
 DIFFERENCE_LIMIT = 0.3  # value of a difference at which its colours end
-
-
-def check_levels(run: os.PathLike | str, prior: RasterPrior, split: Split) -> None:
-    """Check that the prior of a run knows every level of a split.
-
-    Raises:
-        InputError: It does not.
-    """
-    known = prior.settings["num_levels"]
-    if split.levels.max() >= known:
-        raise InputError(
-            f"there are slices up to number {split.levels.max()}, and the prior of {run} knows "
-            f"0 to {known - 1}: train a run on such data."
-        )
 
 
 def evaluate(
@@ -56,26 +43,31 @@ def evaluate(
         models: The networks, of which the prior chooses codes and counts their bits.
         split: The slices, N of them.
         rate_weight: Price of one bit when codes are chosen; see `RasterPrior.choose_codes`.
-        folder: Folder for the PNG of every reconstruction, or None for no PNGs.
+        folder: Data folder to write every reconstruction to, or None for none.
 
     Returns:
-        dict of `ssim`, `brain_ssim`, `psnr` and `brain_psnr` `(N,)`, `bits` and `codes`
-        `(N, H, W)`, and `images` and `restored`, uint8 `(N, S, S)`. `alone_bits` `(N, H, W)` are
-        the bits of the same codes to a prior that is not told the slices below.
+        dict of `ssim`, `brain_ssim`, `psnr` and `brain_psnr` `(N,)`, of all that is not padding,
+        `bits` and `codes` `(N, H, W)`, and `images` and `restored`, uint8 `(N, S, S)`.
+        `alone_bits` `(N, H, W)` are the bits of the same codes to a prior that is not told the
+        slices below.
     """
     vqvae, prior = exact(models.vqvae), exact(models.prior)
-    source = ImageSource(split, vqvae.settings["image_size"])
+    size = vqvae.settings["image_size"]
+    source, content = ImageSource(split, size), metrics.content_box(split.facts, size)
     codes = np.empty((len(split), *vqvae.grid), "int32")
     parts, order = [], []
     for batch, images in upward_images(source, BATCH, f"evaluating {split.name}"):
         below = codes_below(codes, split.below, batch)
-        part = _evaluate_batch(vqvae, prior, images, split.levels[batch], below, rate_weight)
+        chosen_by = split.levels[batch], below, rate_weight
+        part = _evaluate_batch(vqvae, prior, images, *chosen_by, content)
         codes[batch] = part["codes"]
         parts.append(part)
         order.append(batch)
-        for i, image in zip(batch, part["restored"]) if folder else ():
-            name = pathlib.Path(split.paths[i]).name.replace(".nii", "")
-            write_png(folder / name, image)
+        if folder:
+            places = zip(split.cases[batch], split.levels[batch])
+            write_slices(folder, part["restored"], list(places), split.facts)
+    if folder:
+        write_notes(folder, split.facts)
     return join(parts, order)
 
 
@@ -85,15 +77,16 @@ def join(parts: Sequence[dict[str, np.ndarray]], batches: Sequence[np.ndarray]) 
     return {name: np.concatenate([part[name] for part in parts])[places] for name in parts[0]}
 
 
-def _evaluate_batch(vqvae, prior, images, levels, below, rate_weight):
+def _evaluate_batch(vqvae, prior, images, levels, below, rate_weight, content):
     codes = prior.choose_codes(vqvae.distances(images), levels, rate_weight, below)  # (B, H, W)
     restored = tf.cast(vqvae.decode(codes), tf.float32)  # (B, S, S, 1)
-    maps = losses.ssim_map(images, restored)
+    pair = cut(images, content), cut(restored, content)
+    maps = losses.ssim_map(*pair)
     return {
         "ssim": np.asarray(tf.reduce_mean(maps, (1, 2))),
-        "brain_ssim": metrics.brain_ssim(images, maps),
-        "psnr": metrics.psnr(images, restored),
-        "brain_psnr": metrics.brain_psnr(images, restored),
+        "brain_ssim": metrics.brain_ssim(pair[0], maps),
+        "psnr": metrics.psnr(*pair),
+        "brain_psnr": metrics.brain_psnr(*pair),
         "bits": np.asarray(prior.bits(codes, levels, below), "float32"),
         "alone_bits": np.asarray(prior.bits(codes, levels), "float32"),
         "codes": np.asarray(codes),
@@ -174,8 +167,6 @@ def describe_data(context: Context) -> dict[str, Any]:
     """Say what was evaluated, as `data` of `metrics.json`."""
     slices, split, images = context.slices, context.split, context.results["images"]
     frame = context.models.vqvae.frame
-    inside = cut(images, frame)
-    outside = np.count_nonzero(images, axis=(1, 2)) > np.count_nonzero(inside, axis=(1, 2))
     return {
         "name": slices.name,
         "split": split.name,
@@ -183,7 +174,8 @@ def describe_data(context: Context) -> dict[str, Any]:
         "subjects": len(set(split.subjects.tolist())),
         "image_size": images.shape[1],
         "frame": list(frame),
-        "outside_frame": int(outside.sum()),
+        "outside_frame": int((lost_pixels(images, frame) > 0).sum()),
+        "black": int((~images.any((1, 2))).sum()),
         "masked": slices.masked,
         "fingerprint": slices.fingerprint,
     }
@@ -206,17 +198,18 @@ def measures(
         frame: Part of the slices that the codes describe.
     """
     codebook_size = code_counts.shape[-1]
-    ssim, codes = results["ssim"], results["codes"]
+    shown, codes = metrics.not_black(results["images"]), results["codes"]
+    ssim, psnr = results["ssim"][shown], results["psnr"][shown]
     used, perplexity = metrics.usage(codes, codebook_size)
     return {
         "ssim": {
             "mean": float(ssim.mean()),
-            "ci95": metrics.subject_interval(ssim, split.subjects),
+            "ci95": metrics.subject_interval(ssim, split.subjects[shown]),
             "min": float(ssim.min()),
             "brain_mean": float(np.nanmean(results["brain_ssim"])),
         },
         "psnr": {
-            "mean": float(results["psnr"].mean()),
+            "mean": float(psnr.mean()),
             "brain_mean": float(np.nanmean(results["brain_psnr"])),
         },
         "detail": metrics.detail(results["images"], results["restored"]),
@@ -229,7 +222,7 @@ def measures(
 def _rate(results, split, codebook_size, rate_weight):
     bits = results["bits"].sum((1, 2))  # (N,)
     prior_bits = float(bits.mean())
-    brain_bits = float(bits.sum()) / len(set(split.cases.tolist()))
+    case_bits = float(bits.sum()) / len(set(split.cases.tolist()))
     index_bits = results["codes"][0].size * float(np.log2(codebook_size))
     pixels = results["images"][0].size
     return {
@@ -239,7 +232,7 @@ def _rate(results, split, codebook_size, rate_weight):
         "bits_per_pixel": index_bits / pixels,
         "prior_bits_per_pixel": prior_bits / pixels,
         "prior_bytes": prior_bits / 8,
-        "brain_bytes": brain_bits / 8,
+        "brain_bytes" if split.facts.brain else "case_bytes": case_bits / 8,
     }
 
 
@@ -283,7 +276,7 @@ def read_code_counts(path: pathlib.Path, vqvae: VQVAE) -> np.ndarray:
 
 
 def shown_slices(count: int) -> np.ndarray:
-    """Choose the slices that figures show, spread evenly. Ends of the brain show little."""
+    """Choose the slices that figures show, spread evenly. Ends of a stack show little."""
     return spread(count, SHOWN_SLICES + 2)[1:-1] if count > SHOWN_SLICES else np.arange(count)
 
 
@@ -323,9 +316,9 @@ def summarise(
     _draw_codes(context, code_counts, report["codebook"])
     if histories:
         caption = (
-            f"Trained on {context.trained_on}. {context.model}, then a gated PixelCNN. Grey lines: "
-            f"models without context, on the {clean_name(context.split.name)} split of "
-            f"{clean_name(context.slices.name)}."
+            f"Trained on {clean_name(context.facts.name)}. {context.model}, then a "
+            f"{context.prior}. Grey lines: models without context, on the "
+            f"{clean_name(context.split.name)} split of {clean_name(context.slices.name)}."
         )
         baselines = {name: report["prior"][f"{name}_bits_per_code"] for name in metrics.BASELINES}
         given = {**histories, "baselines": baselines, "caption": caption}

@@ -2,6 +2,7 @@
 
 import math
 import pathlib
+import re
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,10 @@ import numpy as np
 from evaluation import plots
 from evaluation.metrics import BASELINES
 from evaluation.reconstruction import SHOWN_SLICES, slice_titles
+from evaluation.stacks import write_stack
+from sources.facts import FACTS_FILE, OASIS, DataFacts
 from sources.folder import Split
-from sources.images import enlarge, to_grey, to_unit, write_png
-from sources.layout import SLICE_SIDE
-from sources.volumes import write_volume
+from sources.images import to_grey, to_unit, write_png
 from utils import clean_name, write_json
 
 METRICS, ANOMALIES = "metrics.json", "anomaly.json"
@@ -38,7 +39,9 @@ OWNED = (
     "samples/sample_*_slice_*.png",
     "brains/brain_*.nii.gz",
     "brains/slices/case_*_slice_*.png",
+    f"brains/slices/{FACTS_FILE}",
     "reconstructions/case_*_slice_*.png",
+    f"reconstructions/{FACTS_FILE}",
 )
 OWNED_ANOMALIES = (
     ANOMALIES,
@@ -50,9 +53,23 @@ OWNED_ANOMALIES = (
 PRINTED_SCORES = 10
 
 
-def print_table(metrics: dict[str, Any]) -> None:
-    """Print the main figures of `metrics.json`."""
-    lines = _evaluation_lines(metrics) if "ssim" in metrics else {}
+def named_for(metrics: Any, facts: DataFacts) -> Any:
+    """The entries of `metrics.json` as they are called in a set.
+
+    What is measured of the pixels that are not background is that of the brain, or of the
+    `foreground` where slices show no brains.
+    """
+    if facts.brain or not isinstance(metrics, dict):
+        return metrics
+    return {
+        re.sub("(^|_)brain_", r"\1foreground_", name): named_for(value, facts)
+        for name, value in metrics.items()
+    }
+
+
+def print_table(metrics: dict[str, Any], facts: DataFacts = OASIS) -> None:
+    """Print the main figures of `metrics.json`, named for a set."""
+    lines = _evaluation_lines(metrics, facts.brain) if "ssim" in metrics else {}
     if "texture" in metrics:
         bits = metrics["texture"]
         lines["bits a pixel"] = (
@@ -62,7 +79,8 @@ def print_table(metrics: dict[str, Any]) -> None:
         )
     for name in ("samples", "brains"):
         if name in metrics:
-            lines[name] = f"{metrics[name]['count']} in {metrics[name]['seconds']:.1f} s"
+            label = name if facts.brain else name.replace("brains", "stacks")
+            lines[label] = f"{metrics[name]['count']} in {metrics[name]['seconds']:.1f} s"
     for name, text in lines.items():
         print(f"  {name:<18}{text}")
     for name, value in metrics.get("generation", {}).items():
@@ -78,7 +96,9 @@ def print_table(metrics: dict[str, Any]) -> None:
         print(f"  {outside} of {images} slices reach out of the frame, which the model sees.")
 
 
-def _evaluation_lines(metrics):
+def _evaluation_lines(metrics, are_brains):
+    part = "brain" if are_brains else "foreground"
+    label, inside = ("brain only", "in the brain") if are_brains else (part, part)
     ssim, detail, data = metrics["ssim"], metrics["detail"], metrics["data"]
     prior, rate, codebook = metrics["prior"], metrics["rate"], metrics["codebook"]
     low, high = ssim["ci95"]
@@ -89,14 +109,14 @@ def _evaluation_lines(metrics):
         "detail, energy": f"{detail['gradient_ratio']:.3f} of the gradient, "
         f"{detail['spectrum_ratio']:.3f} of the fine spectrum",
         "detail, in phase": f"correlation {detail['fine_correlation']:.3f} of the fine spectrum",
-        "SSIM, brain only": f"{ssim['brain_mean']:.4f}",
+        f"SSIM, {label}": f"{ssim[f'{part}_mean']:.4f}",
         "PSNR": f"{metrics['psnr']['mean']:.2f} dB",
         "codes used": f"{codebook['used']} of {codebook['size']}, "
         f"perplexity {codebook['perplexity']:.1f}",
         "bits per code": f"{prior['bits_per_code']:.3f}  "
         f"(unconditional {prior['bits_per_code_alone']:.3f}, by {', '.join(by_model)})",
-        "  in the brain": f"{prior['brain_bits_per_code']:.3f}  "
-        f"(by position {prior['brain_position_bits_per_code']:.3f})",
+        f"  {inside}": f"{prior[f'{part}_bits_per_code']:.3f}  "
+        f"(by position {prior[f'{part}_position_bits_per_code']:.3f})",
         "ideal bytes": f"{rate['prior_bytes']:.0f} a slice  "
         f"(as plain indices {rate['index_bits'] / 8:.0f})",
     }
@@ -115,8 +135,8 @@ def write_anomalies(
 ) -> tuple[dict[str, Any], dict]:
     """Write `anomaly.json`, and original, healed version and map as images.
 
-    Every slice gets three PNGs, and every case of several slices three volumes, so that a viewer
-    lays the map over the scan.
+    Every slice gets three PNGs, and every case of several slices three volumes, which a viewer lays
+    over the scan.
 
     Args:
         folder: Folder to write into.
@@ -168,10 +188,10 @@ def _write_case(folder, case, split, kinds, scores):
     first, last = int(levels.min()), int(levels.max())
     if len(here) > 1:
         for kind, values in kinds.items():
-            volume = np.zeros((last - first + 1, SLICE_SIDE, SLICE_SIDE), "uint8")
-            for i, level in zip(here, levels):  # a level that is missing stays black
-                volume[level - first] = enlarge(values[i])
-            write_volume(folder / f"case_{case:03d}_{kind}.nii.gz", volume, first)
+            volume = np.zeros((last - first + 1, *values.shape[1:]), "uint8")
+            volume[levels - first] = values[here]  # a level that is missing stays black
+            path = folder / f"case_{case:03d}_{kind}.nii.gz"
+            write_stack(path, volume, split.facts, first, case)
     highest = here[scores[here].argmax()]
     place = {"case": case, "slices": len(here), "highest_level": int(split.levels[highest])}
     return {**place, "score": float(scores[highest])}

@@ -189,7 +189,7 @@ def complete(context: Context) -> None:
         panels.append(plots.Row(images, f"drawing {number + 1}", line=edge))
     caption = (
         f"{context.source}. {context.model}: the codes of the upper half are given, those of the "
-        f"lower half are {options.drawn}, {COMPLETIONS} times. The line separates what was given "
+        f"lower half are {context.drawn}, {COMPLETIONS} times. The line separates what was given "
         f"from what was drawn. {GREY_SCALE}"
     )
     titles = slice_titles(context.split, shown)

@@ -1,21 +1,25 @@
 """What predict.py does once its flags are checked: a list of steps, and the anomaly maps."""
 
 import argparse
+import dataclasses
+import pathlib
 import time
 from typing import Any
 
 import numpy as np
 
 from dataset import load_images
-from evaluation import anomalies, report
-from evaluation.brains import FirstSlice, brains
+from evaluation import anomalies, report, suitability
+from evaluation.brains import FirstSlice, brains, draws_stacks
 from evaluation.comparison import compare
 from evaluation.context import Context, SamplingOptions
-from evaluation.reconstruction import check_levels, evaluate, read_code_counts, summarise
+from evaluation.reconstruction import evaluate, read_code_counts, summarise
 from evaluation.samples import complete, sample, spread_levels
+from evaluation.suitability import check_levels
 from fitting import checkpoints, devices
 from fitting.run_directory import RunDirectory, read_history
 from modules import VQVAE, Models
+from sources.facts import facts_of_run
 from sources.folder import Slices, Split, open_slice
 from sources.images import to_unit
 from utils import InputError, provenance, replacing_results, write_json
@@ -43,18 +47,19 @@ def predict(
     texture = bool(models.texture) and not args.no_texture
     sampling = SamplingOptions(args.seed, args.temperature, args.top_k, args.top_p, texture)
     levels = _sample_levels(run, models, split, args)
-    num_brains, begin = _plan_brains(run, models, args)
-    trained_on, data = config["data"]["name"], config["data"]["fingerprint"]
-    same_data = bool(slices) and slices.fingerprint == data
+    facts, out = facts_of_run(config["data"]), _results(run, args)
+    num_brains, begin = _plan_brains(run, models, args, facts)
+    same_data = bool(slices) and slices.fingerprint == config["data"]["fingerprint"]
     counts = read_code_counts(run.code_counts, models.vqvae) if split else None
     histories = _read_curves(run) if split else None
-    _announce(models.vqvae, trained_on, same_data, slices, split)
+    _announce(models.vqvae, facts, same_data, slices, split)
 
-    with replacing_results(run.predictions, report.OWNED) as folder:
+    with replacing_results(out, report.OWNED) as folder:
         images = folder / "reconstructions" if args.write_reconstructions else None
         results = evaluate(models, split, args.rate_weight, images) if split else None
-        context = Context(models, trained_on, sampling, folder, slices, split, results)
+        context = Context(models, facts, sampling, folder, slices, split, results)
         if split:
+            suitability.warn_of_unlikely(run, counts, results["alone_bits"])
             metrics = summarise(context, counts, histories, args.rate_weight, same_data)
         else:
             metrics = _describe(models.vqvae)
@@ -65,21 +70,28 @@ def predict(
             complete(context)
         if args.evaluate_samples:
             metrics |= compare(context, args.evaluate_samples)
+        shown = split.facts if split else facts
+        metrics = report.named_for(metrics, shown)
         write_json(folder / report.METRICS, metrics)
-    report.print_table(metrics)
-    _draw_figures(run.predictions, context.figures)
-    print(f"Figures and metrics.json are in {run.predictions}")
+    report.print_table(metrics, shown)
+    _draw_figures(out, context.figures)
+    print(f"Figures and metrics.json are in {out}{_of_unknown_place(facts)}")
+
+
+def _results(run, args):
+    """Folder of the results."""
+    return pathlib.Path(args.out) if args.out else run.predictions
 
 
 def map_anomalies(
-    args: argparse.Namespace, run: RunDirectory, trained_on: str, split: Split, name: str
+    args: argparse.Namespace, run: RunDirectory, config: dict[str, Any], split: Split, name: str
 ) -> None:
     """Map and score what is unusual in slices, and report the most unusual first.
 
     Args:
         args: Flags of predict.py.
         run: The run.
-        trained_on: Name of the data that it learned from.
+        config: Its `config.json`.
         split: The slices.
         name: Name of these slices.
 
@@ -88,12 +100,17 @@ def map_anomalies(
     """
     made, models = provenance(), checkpoints.load_models(run)
     check_levels(run, models.prior, split)
-    split = _at_level(split, args.slice)
-    images = to_unit(load_images(split, models.vqvae.settings["image_size"]))
+    facts, out = facts_of_run(config["data"]), _results(run, args)
+    split, counts = _at_level(split, args.slice), read_code_counts(run.code_counts, models.vqvae)
+    # What the prior knows of mirror images counts.
+    split = dataclasses.replace(split, facts=dataclasses.replace(split.facts, mirror=facts.mirror))
+    grey = load_images(split, models.vqvae.settings["image_size"])
+    images = to_unit(grey)
     kind, _ = devices.compute_device()
     print(f"{name}: {len(split)} slices on the {kind}.", flush=True)
-    _warn_of_masking(models.vqvae, split)
-    with replacing_results(run.predictions, report.OWNED_ANOMALIES) as folder:
+    suitability.warn_of_masking(models.vqvae.settings["masked"], split)
+    suitability.warn_of_strange_slices(run, models, counts, split, grey)
+    with replacing_results(out, report.OWNED_ANOMALIES) as folder:
         begin = time.perf_counter()
         results = anomalies.analyse(models, images, split, args.seed)
         seconds = (time.perf_counter() - begin) / len(split)
@@ -102,19 +119,28 @@ def map_anomalies(
             "data": name,
             "runs": [str(run)],
             "methods": list(anomalies.METHODS),
-            "draws": 2 * len(anomalies.LIMITS),  # of a slice and of its mirror image
+            # of a slice, and of its mirror image where it has one
+            "draws": (1 if facts.mirror == "none" else 2) * len(anomalies.LIMITS),
             "limits": list(anomalies.LIMITS),
             "seed": args.seed,
             "seconds_a_slice": seconds,
         }
-        scores, figures = report.write_anomalies(folder, header, trained_on, split, images, results)
+        scores, figures = report.write_anomalies(folder, header, facts.name, split, images, results)
     report.print_scores(scores)
-    _draw_figures(run.predictions, figures)
-    out = run.predictions
+    _draw_figures(out, figures)
     scored, mapped = out / report.ANOMALIES, out / "anomaly"
     print(
         f"{seconds:.2f} s a slice. Scores are in {scored}, most unusual first, images in {mapped}"
+        + _of_unknown_place(split.facts)
     )
+
+
+def _of_unknown_place(facts):
+    """What to add where volumes cannot lie over the scans."""
+    is_known = facts.affine or any("affine" in case for case in facts.cases.values())
+    if is_known or facts.levels == 1:  # of one level there are no volumes
+        return ""
+    return ". Volumes have voxels of 1 mm, because the place of slices is not known."
 
 
 def _draw_figures(folder, figures):
@@ -144,20 +170,21 @@ def _sample_levels(run, models: Models, split, args):
     return spread_levels(args.samples, args.slice, known)
 
 
-def _plan_brains(run, models: Models, args):
+def _plan_brains(run, models: Models, args, facts):
     """Number of brains to draw, and what all of them begin with, or None."""
     vqvae, prior, _ = models
-    if not prior.settings["reads_below"]:
+    if not draws_stacks(prior):
         if args.brains or args.from_slice or args.walk:
-            raise InputError(
-                f"the prior of {run} does not read the slices below, so it draws single slices: "
-                "leave out --brains, --from-slice and --walk, or train without --slices-alone."
-            )
+            reason = "does not read the slices below, so it draws single slices"
+            remedy = "leave out --brains, --from-slice and --walk, or train without --slices-alone"
+            if prior.settings["num_levels"] == 1:
+                reason, remedy = "knows one level", remedy.partition(", or")[0]
+            raise InputError(f"the prior of {run} {reason}: {remedy}.")
         return 0, None
     count = 1 if args.brains is None else max(args.brains, int(args.walk))
     if not args.from_slice:
         return count, None
-    first = open_slice(args.from_slice, args.slice)
+    first = open_slice(args.from_slice, args.slice, facts)
     check_levels(run, prior, first)
     images = to_unit(load_images(first, vqvae.settings["image_size"]))[..., None]
     codes = prior.choose_codes(vqvae.distances(images), first.levels)
@@ -197,29 +224,23 @@ def _describe(vqvae: VQVAE):
     return {"data": data, "codebook": {"size": vqvae.settings["codebook_size"]}}
 
 
-def _announce(vqvae, trained_on, same_data, slices, split):
+def _announce(vqvae, facts, same_data, slices, split):
     """Say what is evaluated, and on which device."""
     kind, _ = devices.compute_device()
     if split is None:
         print(
-            "No slices found: samples and a brain are drawn, and nothing is evaluated. Evaluation "
-            f"needs the slices of {trained_on}: name their folder with --data DIR "
+            "No slices found: samples are drawn, and nothing is evaluated. Evaluation "
+            f"needs the slices of {facts.name}: name their folder with --data DIR "
             f"(docs/data.md says how to get them). On the {kind}.",
             flush=True,
         )
         return
-    other = "" if same_data else f" The run was trained on other data: {trained_on}."
+    other = "" if same_data else f" The run was trained on other data: {facts.name}."
     print(f"{slices.name}, {split.name} split, on the {kind}.{other}", flush=True)
-    _warn_of_masking(vqvae, split)
-
-
-def _warn_of_masking(vqvae, split):
-    """Warn where a model of brain-masked slices gets slices with scalp, or the other way round."""
-    kinds = {True: "brain-masked slices", False: "slices with scalp"}
-    learned = vqvae.settings["masked"]
-    if learned is not None and learned != split.masked:
+    if not slices.facts.brain:
         print(
-            f"WARNING: the model learned from {kinds[learned]} and gets {kinds[split.masked]}: "
-            "its figures and maps say little.",
+            f"{slices.name} shows no brains, so their measures are left out (ventricles, area of "
+            "the brain, white over grey).",
             flush=True,
         )
+    suitability.warn_of_masking(vqvae.settings["masked"], split)

@@ -13,6 +13,7 @@ from typing import Any
 
 import utils
 from fitting.settings import Settings
+from sources.facts import facts_of_run
 from utils import PARTIAL_FILES, InputError, clean_name, read_json, reading, replacing, write_json
 
 # What the lock of a file system without locks answers. Those of clusters may have none.
@@ -192,6 +193,7 @@ def read_config(run: RunDirectory) -> dict[str, Any]:
         if not isinstance(data["fingerprint"], str):
             raise TypeError("its fingerprint is no text")
         data["name"] = clean_name(data["name"])
+        facts_of_run(data)  # or they are damaged
         settings = Settings.from_config(config["settings"], bool(data.get("cohort")))
         return {**config, "settings": settings}
 

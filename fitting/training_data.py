@@ -50,7 +50,8 @@ class TrainingData:
         self.slices, self.image_size = slices, image_size
         splits = slices.splits
         self.sources = {name: ImageSource(splits[name], image_size) for name in FITTED_SPLITS}
-        self.frame = frame_of(self.sources["train"].images.any(axis=0), reduction)
+        occupied = self.sources["train"].images.any(axis=0)
+        self.frame = frame_of(occupied, reduction, slices.facts)
 
     def describe_frame(self) -> str:
         """Say what of the slices is computed."""
@@ -65,6 +66,7 @@ class TrainingData:
         """What `config.json` says about the data."""
         return {
             "name": self.slices.name,
+            "facts": self.slices.facts.as_json(of_a_run=True),
             "cohort": self.slices.cohort,
             "fingerprint": self.slices.fingerprint,
             "masked": self.slices.masked,
@@ -78,7 +80,7 @@ class TrainingData:
         return Examples(dataset.image_examples(source, self.frame), len(source))
 
     def codes(self, name: str, codes: np.ndarray) -> Examples:
-        """Codes `(2, N, H, W)` of a split with its levels, on which a prior learns."""
+        """Codes of a split, as of `read_codes`, with its levels, on which a prior learns."""
         split, num_levels = self.slices.splits[name], self.slices.num_levels
         example = dataset.code_examples(codes, split.levels, num_levels, split.below)
         return Examples(example, len(split))
@@ -96,7 +98,7 @@ class TrainingData:
 def write_codes(
     run: RunDirectory, data: TrainingData, path: pathlib.Path, rate_weight: float
 ) -> None:
-    """Write the codes of all slices and of their mirror images.
+    """Write the codes of all slices, and of their mirror images where there are any.
 
     With a rate weight they are near and, to the first prior, likely. Without one they are the
     nearest. A file that was made of the same models and slices is kept.
@@ -140,11 +142,11 @@ def _codes_of_splits(vqvae, data, choose, title):
     """
     distance_bytes = 4 * math.prod(vqvae.grid) * vqvae.settings["codebook_size"]
     batch_size = max(1, min(MAX_BATCH, MAX_DISTANCE_BYTES // distance_bytes))
-    codes = {}
+    codes, sides = {}, (False,) if data.slices.facts.mirror == "none" else (False, True)
     for name in FITTED_SPLITS:
         source = data.sources[name]
-        codes[name] = np.empty((2, len(source), *vqvae.grid), "uint16")
-        for chosen, mirror in zip(codes[name], (False, True)):
+        codes[name] = np.empty((len(sides), len(source), *vqvae.grid), "uint16")
+        for chosen, mirror in zip(codes[name], sides):
             levels = source.split.levels
             if mirror:
                 levels = mirrored_level(levels, data.slices.num_levels)
@@ -156,10 +158,11 @@ def _codes_of_splits(vqvae, data, choose, title):
 
 
 def read_codes(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """Codes of the slices of each fitted split and of their mirror images.
+    """Codes of the slices of each fitted split, and of their mirror images where there are any.
 
     Returns:
-        uint16 `(2, N, H, W)` by split: `[0]` the slices, `[1]` their mirror images.
+        uint16 `(2, N, H, W)` by split: `[0]` the slices, `[1]` their mirror images. Without mirror
+        images `(1, N, H, W)`.
     """
     remedy = "remove it and repeat the train.py command"
     arrays = read_arrays(path, remedy)

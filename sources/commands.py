@@ -1,27 +1,29 @@
-"""Check a data folder, or make one from brain volumes.
+"""Make a data folder from pictures or volumes, or check one.
 
-A data folder holds keras_png_slices_train, _validate and _test. A slice in them is an 8-bit grey
-PNG of 256 x 256 pixels, called case_NNN_slice_K.nii.png. NNN is the number of the scan, K the level
-of the slice, from bottom to top.
+A data folder holds keras_png_slices_train, _validate and _test. A slice in them is a square 8-bit
+grey PNG, called case_NNN_slice_K.nii.png. NNN is the number of the scan, K the level of the slice,
+from bottom to top. dataset.json says what else is known of the slices.
 """
 
 import argparse
 import collections
 import dataclasses
-import hashlib
 import pathlib
-import sys
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 
-import numpy as np
-
-from sources.conversion import FRACTIONS, ConversionSettings, convert
-from sources.folder import find_slices, fingerprint, open_slices
+from sources.check import check, listed
+from sources.conversion import ConversionSettings, Plan, Report, convert, make_plan
+from sources.facts import MAX_LEVELS, MAX_SIDE, read_facts
 from sources.layout import DEFAULT_DIRECTORY, SPLITS
-from sources.masking import frame_of, remove_residue, shows_scalp
-from utils import Parser, progress
+from sources.names import Rules
+from sources.splitting import FRACTIONS
+from sources.volumes import PLANES
+from utils import InputError, Parser, between, spread
 
-WIDEST_REDUCTION = 8  # pixels that share one code in the usual model
+COLOUR = re.compile("RGB|palette|CMYK|YCbCr|LAB|HSV")  # modes
+EXAMPLES = 3  # names that are shown with what was read from them
+LISTED, MOST_NOTES = 8, 20  # sizes, kinds or classes in a line; notes
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -32,33 +34,74 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """
     parser = Parser(__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    options = {"parents": [_conversion_options()]}
-    commands.add_parser("from-oasis1", **options, help="slice the volumes of OASIS-1 discs")
-    from_nifti = "slice NIfTI volumes of 1 mm in a standard space"
-    commands.add_parser("from-nifti", **options, help=from_nifti).set_defaults(nifti=True)
-    check = commands.add_parser(
+    helps = {
+        "from-images": "slices from pictures: PNG, JPEG, TIFF, BMP, flat NIfTI, MedMNIST",
+        "from-nifti": "slices from volumes: NIfTI, MGZ, Analyze",
+        "from-oasis1": "slices from the volumes of the OASIS-1 discs",
+    }
+    for command, text in helps.items():
+        kind = command.removeprefix("from-")
+        options = commands.add_parser(command, help=text, description=text)
+        options.set_defaults(kind=kind)
+        _add_options(options.add_argument, kind)
+    checking = commands.add_parser(
         "check",
         help="say what a data folder holds and what is wrong with it; status 1 if something is",
     )
-    check.add_argument("directory", metavar="DIR", help="data folder")
+    checking.add_argument("directory", metavar="DIR", help="data folder, or a .zip archive of it")
     return parser.parse_args(arguments)
 
 
-def _conversion_options():
-    options = argparse.ArgumentParser(add_help=False)
-    add = options.add_argument
-    add("directory", metavar="DIR", help="folder with the volumes, or with the unpacked discs")
+def _add_options(add, kind):
+    add("directory", metavar="FOLDER", help="folder to convert; it stays as it is")
     out = "data folder to write (default: %(default)s)"
-    add("--out", type=pathlib.Path, default=DEFAULT_DIRECTORY, help=out)
-    masked = "take the brain-masked volumes (masked_ in their name), not those with scalp"
-    add("--masked", action="store_true", help=masked)
-    fractions = "shares of the subjects in train, validate and test (default: 302 35 17)"
+    add("--out", metavar="DIR", type=pathlib.Path, default=DEFAULT_DIRECTORY, help=out)
+    add("--name", help="what figures and reports call the set (default: the name of DIR)")
+    add("--dry-run", action="store_true", help="say what was understood, and write nothing")
+    add("--skip-bad", action="store_true", help="list files that cannot be used and skip them")
     shares = {"nargs": len(SPLITS), "type": float, "default": FRACTIONS, "metavar": "F"}
+    fractions = "shares of the subjects in train, validate and test (default: 302 35 17)"
     add("--fractions", **shares, help=fractions)
     add("--seed", type=int, default=0, help="seed of the split (default: %(default)s)")
-    first = "voxel level of slice 0, counted from 0 at the bottom (default: as published)"
-    add("--first-slice", type=int, metavar="VOXEL", help=first)
-    return options
+    if kind != "images":
+        masked = "take the volumes with masked_ in their name, not those without"
+        add("--masked", action="store_true", help=masked)
+        first = "voxel level of slice 0 in the OASIS space, from 0 at the bottom"
+        add("--first-slice", type=int, metavar="VOXEL", help=f"{first} (default: as published)")
+    if kind == "oasis1":
+        return
+    add("--like", metavar="DATA", help="make slices like those of this data folder, in no split")
+    add("--resplit", action="store_true", help="make splits anew, by subject")
+    for name in ("subject", "level", "split", "class"):
+        options = {"dest": name + "_" * (name == "class"), "metavar": "REGEX"}
+        text = f"what in the path of a file is its {name}: the first group, else all that matches"
+        add(f"--{name}", **options, help=text)
+    side = {"type": between(int, 16, MAX_SIDE, 8), "metavar": "S", "dest": "side"}
+    add("--image-size", **side, help="pixels of a side (default: the most common, at most 256)")
+    fits = "make slices square by black bars, by cutting, or by stretching (default: %(default)s)"
+    add("--fit", choices=("pad", "crop", "stretch"), default="pad", help=fits)
+    scale = (
+        "what shares a range of grey values: the scan of a subject, the set, or each slice alone"
+    )
+    add("--scale", choices=("subject", "set", "slice"), help=scale)
+    levels = {"type": between(int, 1, MAX_LEVELS), "metavar": "L"}
+    add("--levels", **levels, help="number of levels (default: found)")
+    if kind == "nifti":
+        axcodes = "where the axes of volumes run to whose headers do not say it, such as RAS"
+        add("--axcodes", type=_axcodes, help=axcodes)
+        add("--plane", choices=tuple(PLANES), help="plane of the slices (default: axial)")
+        spacing = "millimetres of a pixel (default: the coarsest of the set, at most 2)"
+        add("--spacing", type=between(float, 0.01, 100), metavar="MM", help=spacing)
+        percent = {"nargs": 2, "type": between(float, 0, 100), "metavar": ("FIRST", "LAST")}
+        extent = "part of the extent to slice, in percent (default: what holds something)"
+        add("--slices", **percent, help=extent)
+
+
+def _axcodes(text):
+    pairs = (set("LR"), set("AP"), set("SI"))
+    if len(text) != 3 or any(len(pair & set(text.upper())) != 1 for pair in pairs):
+        raise argparse.ArgumentTypeError(f"must be three letters such as RAS. Received: {text}")
+    return text.upper()
 
 
 def main(args: argparse.Namespace) -> None:
@@ -69,113 +112,97 @@ def main(args: argparse.Namespace) -> None:
         SystemExit: A data folder was checked. Its status is 1 if something is wrong with it.
     """
     if args.command == "check":
-        _check(args.directory)
-    else:
-        _convert(args)
-
-
-def _convert(args):
+        check(args.directory)
+        return
     names = {field.name for field in dataclasses.fields(ConversionSettings)}
-    settings = {name: value for name, value in vars(args).items() if name in names}
-    scans, problems = convert(args.directory, args.out, ConversionSettings(**settings))
-    for name in SPLITS:
-        inside = [scan for scan in scans if scan.split == name]
-        subjects = {scan.subject for scan in inside}
-        print(f"  {name:<9}{len(inside):>5} scans of {len(subjects):>4} subjects")
+    given = {name: value for name, value in vars(args).items() if name in names}
+    if "split" in vars(args):
+        given["rules"] = Rules(args.subject, args.level, args.split, args.class_)
+    like = getattr(args, "like", None)
+    if like and not pathlib.Path(like).is_dir():
+        raise InputError(f"{like} is no folder: give --like a prepared data folder.")
+    facts = read_facts(like) if like else None
+    plan = make_plan(args.directory, ConversionSettings(**given), facts, args.skip_bad)
+    print(*_understood(plan), sep="\n", flush=True)
+    if args.dry_run:
+        print(*listed(plan.problems), "nothing was written (--dry-run)", sep="\n")
+        return
+    report = convert(plan, args.out)
+    print(*_written(report, args.out), sep="\n")
+
+
+def _understood(plan: Plan) -> Iterator[str]:
+    """Lines that say what was understood of a folder."""
+    found, scans, settings = plan.inputs.understood, plan.scans, plan.settings
+    sizes = {
+        " x ".join(map(str, size[::-1] if len(size) == 2 else size)): count  # width x height
+        for size, count in plan.inputs.sizes.items()
+    }
+    subjects = {scan.subject: scan.split for scan in scans}
+    is_known = any(place.subject != place.path for place in found.places)
+    known = f"{len(subjects)}, with {len(scans)} scans" if is_known else "not known"
+    classes = collections.Counter(place.attributes.get("class", "none") for place in found.places)
+    shares = collections.Counter(subjects.values())
+    shares = ", ".join(f"{name} {shares[name]}" for name in SPLITS if name in shares)
+    kinds = _counted(plan.inputs.modes)
+    colours = "; colours become luminance" if COLOUR.search(kinds) else ""
+    yield f"{plan.source}, as it is understood:"
+    yield f"  {plan.inputs.unit}s".ljust(13) + str(sum(len(scan.files) for scan in scans))
+    yield f"  sizes      {_counted(sizes)}"
+    yield f"  kinds      {kinds}{colours}"
+    yield f"  subjects   {known}"
+    numbers = settings["numbers"]
+    numbered = f", by the numbers {numbers[0]} to {numbers[-1]}" if numbers else ""
+    yield f"  levels     {settings['levels']}{numbered}"
+    yield f"  classes    {_counted(classes)}"
+    yield f"  splits     {f'{shares} subjects; ' * bool(shares)}{plan.splits}"
+    for i in spread(len(found.places), EXAMPLES):
+        yield f"  {found.places[i].path}: {_read(found.places[i])}"
+    scale = {"subject": "each scan", "set": "the set", "slice": "each slice"}[settings["scale"]]
+    yield f"  becomes    {settings['side']} x {settings['side']} pixels, grey by {scale}"
+    if settings["space"] == "oasis":
+        yield "  slices     at the levels and in the place of OASIS"
+    elif settings["space"]:
+        extent = "{:g} to {:g} % of the extent".format(*settings["slices"] or (0, 100))
+        extent = extent if settings["slices"] else "what holds something"
+        yield f"  slices     {settings['plane']}, {settings['spacing']:g} mm a pixel, {extent}"
+    yield from _shortened(found.notes)
+
+
+def _read(place):
+    """What was read from a name."""
+    parts = {"split": place.split, **place.attributes, "subject": place.subject}
+    parts |= {"scan": place.scan, "level": place.level}
+    return ", ".join(f"{name} {value}" for name, value in parts.items() if value not in (None, ""))
+
+
+def _counted(counts):
+    """Numbers of things, the most common first. One thing needs no number."""
+    ordered = sorted(counts.items(), key=lambda item: -item[1])
+    if len(ordered) == 1:
+        return ordered[0][0]
+    listed = ", ".join(f"{name} ({count})" for name, count in ordered[:LISTED])
+    return listed + (f" and {len(ordered) - LISTED} more" if len(ordered) > LISTED else "")
+
+
+def _shortened(notes):
+    yield from (f"  note: {note}" for note in notes[:MOST_NOTES])
+    if len(notes) > MOST_NOTES:
+        yield f"  and {len(notes) - MOST_NOTES} more notes"
+
+
+def _written(report: Report, out: pathlib.Path) -> Iterator[str]:
+    """Lines that say what was written."""
+    problems, cases = list(report.problems), report.facts.cases
+    for name in SPLITS if set(report.slices) != {None} else ():
+        inside = [case for case in cases.values() if case["split"] == name]
+        subjects = len({case["subject"] for case in inside})
+        counts = f"{report.slices.get(name, 0):>6} slices, {len(inside):>5} scans"
+        yield f"  {name:<9}{counts} of {subjects:>4} subjects"
         if not inside:
             problems.append(f"{name} is empty: training needs all three splits.")
-    print(f"{len(scans)} scans in {args.out}", *_listed(problems), sep="\n")
-
-
-def _listed(problems):
-    if not problems:
-        return ["no problems"]
-    return [f"{len(problems)} problems:", *(f"  {' '.join(line.split())}" for line in problems)]
-
-
-# ---- check ---------------------------------------------------------------------------------------
-
-
-def _check(directory):
-    """Open a folder as for a training, but go on after a problem, and look closer."""
-    directory, problems = find_slices(directory), []
-    slices = open_slices(directory, problems.append)
-    rows, occupied = _measure(slices)
-    problems += [*_missing_levels(slices), *_duplicates(rows)]
-    print(directory, *_facts(slices, rows, occupied), *_listed(problems), sep="\n")
-    sys.exit(bool(problems))
-
-
-def _measure(slices):
-    """A row for each slice, and the pixels that training slices occupy.
-
-    A row holds the path, a hash of the pixels, the brightest grey value, the mean of those above 0,
-    whether it shows scalp, and the number of pixels of residue.
-    """
-    rows, occupied = [], False
-    for name, split in slices.splits.items():
-        pairs = zip(split.paths, split.images)
-        for path, image in progress(pairs, f"measuring {name}", len(split), "slice"):
-            clean = remove_residue(image) if slices.masked else image
-            lit, residue = np.count_nonzero(image), np.count_nonzero(image > clean)
-            pixels, mean = hashlib.sha256(image).digest(), image.sum() / lit
-            rows.append((path, pixels, image.max(), mean, shows_scalp(image), residue))
-            if name == SPLITS[0]:
-                occupied |= clean > 0
-    return rows, occupied
-
-
-def _missing_levels(slices):
-    for split in slices.splits.values():
-        for case in np.unique(split.cases).tolist():
-            levels = set(split.levels[split.cases == case].tolist())
-            missing = sorted(set(range(slices.num_levels)) - levels)
-            if missing:
-                listed = ", ".join(map(str, missing))
-                yield f"case {case:03d} of {split.name} lacks slices {listed}."
-
-
-def _duplicates(rows):
-    groups = collections.defaultdict(list)
-    for path, pixels, *_ in rows:
-        groups[pixels].append(pathlib.Path(path))
-    for paths in groups.values():
-        if len(paths) > 1:
-            leak = "leak, " if len({path.parent for path in paths}) > 1 else ""
-            listed = ", ".join("/".join(path.parts[-2:]) for path in paths)
-            yield f"{leak}duplicates: {listed} are one image."
-
-
-def _facts(slices, rows, occupied):
-    """Lines that say what a folder holds, and what a training will do with brain-masked slices."""
-    splits, count = slices.splits.values(), len(rows)
-    peaks, means, with_scalp, residue = map(np.array, list(zip(*rows))[2:])
-    cases = len(np.unique(np.concatenate([split.cases for split in splits])))
-    subjects = len(np.unique(np.concatenate([split.subjects for split in splits])))
-    yield from slices.summary()
-    yield f"  subjects   {subjects}, with {cases} cases of up to {slices.num_levels} slices"
-    for split in splits:
-        yield f"  digest     {fingerprint(split)} {split.name}"
-    yield f"  digest     {slices.fingerprint} all"
-    yield (
-        f"  intensity  brightest pixel of a slice {peaks.min()}-{peaks.max()}, "
-        f"255 in {np.count_nonzero(peaks == 255)} of {count} slices; "
-        f"mean without background {means.min():.0f}-{means.max():.0f}"
-    )
-    mixed = "with scalp" if with_scalp.mean() > 0.5 else "mixed, brain-masked and with scalp"
-    yield (
-        f"  looks {'brain-masked' if slices.masked else mixed} ({np.count_nonzero(with_scalp)} of "
-        f"{count} slices have more than noise outside the rows and columns of the brain)"
-    )
-    if slices.masked:
-        yield (
-            f"  residue    in {np.count_nonzero(residue)} of {count} slices around the brain, "
-            f"{residue.mean():.0f} pixels a slice; it is set to 0 when slices are read"
-        )
-    if slices.masked and np.any(occupied):
-        top, left, bottom, right = frame_of(occupied, WIDEST_REDUCTION)
-        share = (bottom - top) * (right - left) / occupied.size
-        yield (
-            f"  frame      rows {top}-{bottom - 1} and columns {left}-{right - 1} hold all of the "
-            f"training slices, {share:.0%} of the pixels"
-        )
+    mirror = report.facts.mirror
+    yield f"  mirrored   {'no mirror image is an example' if mirror == 'none' else mirror}"
+    yield from _shortened(report.notes)
+    yield from listed(problems)
+    yield f"{len(cases)} scans in {out}"

@@ -1,32 +1,57 @@
-"""Brain volumes below a folder -> a data folder of slices.
+"""A folder of pictures or volumes -> a data folder of slices.
 
-A conversion finds the scans, puts every subject into one split, and writes the slices of each scan.
-It leaves out what cannot be read, and lists it. `sources.volumes` turns one volume into slices.
+`make_plan` finds out what is in a folder, puts every subject into one split, and decides on levels,
+size and scale. `convert` writes the slices of each scan. `sources.inputs` reads the files.
 """
 
+import collections
+import contextlib
 import dataclasses
+import hashlib
+import json
 import os
 import pathlib
-import re
-from collections.abc import Iterable, Sequence
+import shutil
+import statistics
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
+import nibabel
 import numpy as np
 
+from sources.facts import FACTS_FILE, OASIS_AFFINE, DataFacts, read_facts, write_facts
 from sources.images import write_png
-from sources.layout import CONVERSION_FILE, NUM_LEVELS, SPLITS, slice_name, split_folder
-from sources.volumes import frame_slices, load_volume, scale_to_grey
-from utils import PARTIAL_FILES, InputError, progress, read_json, reading, write_json
+from sources.inputs import OASIS_SLICES, Pictures, Scan, Stack, Volumes, in_threads, relative_places
+from sources.layout import SPLITS, slice_name, split_folder
+from sources.names import Rules
+from sources.scaling import (
+    GreyRange,
+    centre_square,
+    contact_sheet,
+    find_mirror,
+    fit_square,
+    grey_range,
+    share_lost,
+    suspicious,
+    to_grey_values,
+)
+from sources.splitting import FRACTIONS, complete_splits
+from sources.volumes import PLANES, moved_affine, scale_to_grey
+from utils import PARTIAL_FILES, InputError, spread
 
-FRACTIONS = (302.0, 35.0, 17.0)  # subjects of the splits in the set that this layout comes from
 REPEAT = 1000  # added to the case of a subject's second scan: OAS1_0061_MR2 is case 1061
-ARCHIVES = (".tar", ".tar.gz", ".tgz")
-
-# Files of volumes. On the OASIS-1 discs a volume is an Analyze 7.5 pair; its header stands for it.
-_OASIS1 = re.compile(r"(OAS1_\d{4}_MR[1-9])_mpr_n\d+_anon_111_t88_(?:masked_)?gfc\.hdr", re.ASCII)
-# A NIfTI file that ends in _seg, _fseg or _dseg holds tissue classes, and is no volume.
-_NIFTI = re.compile(r"([^.].*?)(?<!_seg)(?<!_[fd]seg)\.nii(?:\.gz)?")
-# Names of subjects in BIDS, OASIS and ADNI. Without one, every volume is a subject.
-_SUBJECT = re.compile(r"sub-[A-Za-z0-9]+|OAS\d_?\d{4}|\d{3}_S_\d{4}", re.ASCII)
+SHARED_NUMBERS = 0.9  # share of all numbers that most scans have where scans share them
+SHOWN, SHOWN_IN_ALL = 4, 16  # cases of each class on the contact sheet at least; of all, if more
+LOST = 0.05  # share of a slice that is lost with a note
+MEASURED = 256  # scans of which a common range of grey values is found
+MIRRORED = 64  # slices by which the mirror axis is found
+FAST = 2  # compression of PNGs: half the time of the usual one, a tenth longer
+PREVIEW = "preview.png"
+# Settings that one more patient takes over from a set.
+OF_A_SET = (
+    "space", "plane", "spacing", "slices", "first_slice", "levels", "numbers", "side", "fit",
+    "scale", "range",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,216 +59,516 @@ class ConversionSettings:
     """Settings of a conversion. The same input and settings give the same bytes.
 
     Attributes:
-        masked: Take the brain-masked volumes (`masked_` in the name), not those with scalp.
-        first_slice: Voxel level of slice 0, counted from 0 at the bottom. None takes the level of
-            the published slices.
-        seed: Seed of the split into train, validate and test, not negative.
+        kind: "images", "nifti" (volumes), or "oasis1" (the OASIS-1 discs).
+        name: What figures and reports call the set. None is the name of its folder.
+        side: Pixels of a side of the slices, a multiple of 8. None: found.
+        fit: How a slice becomes a square: "pad", "crop" or "stretch".
+        scale: What shares a range of grey values: "subject" (a scan of it), "set" or "slice". None
+            is the set for single slices, the slice for volumes in the OASIS space, else a scan.
+        levels: Number of levels. None: found.
+        rules: Regular expressions for names.
+        resplit: Make splits anew, even if the folder has its own.
         fractions: Shares of the subjects in the three splits, in any unit.
-        nifti: Look for NIfTI volumes, not for the OASIS-1 discs. They have voxels of 1 mm and
-            their origin at the anterior commissure.
+        seed: Seed of the splits, not negative.
+        masked: Take volumes with `masked_` in the name, not those without.
+        first_slice: Voxel level of slice 0 in the OASIS space, counted from 0 at the bottom. None
+            takes the level of the published slices.
+        axcodes: Where the axes of volumes run to that do not say it, such as "RAS".
+        plane: "axial", "coronal" or "sagittal". None is axial.
+        spacing: Millimetres of a pixel. None: found.
+        slices: First and last percent of the extent of volumes. None: where they hold something.
     """
 
+    kind: str = "images"
+    name: str | None = None
+    side: int | None = None
+    fit: str = "pad"
+    scale: str | None = None
+    levels: int | None = None
+    rules: Rules = Rules()
+    resplit: bool = False
+    fractions: Sequence[float] = FRACTIONS
+    seed: int = 0
     masked: bool = False
     first_slice: int | None = None
-    seed: int = 0
-    fractions: Sequence[float] = FRACTIONS
-    nifti: bool = False
+    axcodes: str | None = None
+    plane: str | None = None
+    spacing: float | None = None
+    slices: Sequence[float] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
-class Scan:
-    """A volume to slice.
+class Plan:
+    """What a conversion will do.
 
     Attributes:
-        name: Name of the scan.
-        subject: Who was scanned.
-        case: Number in the names of its slices.
-        split: Split of its subject.
-        volume: File of the volume.
+        source: What is converted.
+        inputs: Reads its files.
+        scans: What becomes a case.
+        splits: How their splits came about.
+        settings: Settings, with all that was found. They go into `dataset.json`.
+        like: Facts of the set that slices become like, or None.
+        problems: Files that cannot be used, a line each. More may come when slices are written.
     """
 
-    name: str
-    subject: str
-    case: int
-    split: str
-    volume: pathlib.Path
+    source: pathlib.Path
+    inputs: Pictures | Volumes
+    scans: list[Scan]
+    splits: str
+    settings: dict[str, Any]
+    like: DataFacts | None
+    problems: list[str]
 
 
-def convert(
-    directory: str | os.PathLike,
-    out: str | os.PathLike,
-    settings: ConversionSettings = ConversionSettings(),
-) -> tuple[list[Scan], list[str]]:
-    """Write the slices of all volumes below a folder. Slices that are there already are kept.
-
-    Slices are 8-bit grey PNG files, 256 x 256, at levels 0 (bottom) to 31, as `sources.layout`
-    names them. `conversion.json` tells the scan, subject and split of each case.
+def make_plan(
+    source: str | os.PathLike,
+    settings: ConversionSettings,
+    like: DataFacts | None = None,
+    skip_bad: bool = False,
+) -> Plan:
+    """Find out what is in a folder and how it is to be converted. Nothing is written.
 
     Args:
-        directory: Folder with unpacked OASIS-1 discs, or with NIfTI volumes.
-        out: Folder to write. It is new, empty, or from the same conversion.
-        settings: What to look for and how to slice it.
-
-    Returns:
-        The scans that are in `out`, and a line for each file that could not be used.
+        source: Folder of pictures or volumes, a volume, `.zip` of pictures, or MedMNIST file.
+        settings: How to convert it.
+        like: Facts of a set. Slices become like its slices and are in no split.
+        skip_bad: Leave out files that cannot be used. Else the first of them is an error, unless
+            it is a volume.
 
     Raises:
-        InputError: There is nothing to convert, a setting makes no sense, or `out` holds something
-            else.
+        InputError: There is nothing to convert, names have two meanings, a setting makes no sense,
+            a subject is in two splits, or a file cannot be used.
+    """
+    found = {**dataclasses.asdict(settings), "space": None, "numbers": None, "range": None}
+    found |= {"rules": list(settings.rules), "fractions": list(settings.fractions)}
+    found |= _settings_of(like) if like else {}
+    problems, is_pictures = [], settings.kind == "images"
+    if is_pictures:
+        report = problems.append if skip_bad else _refuse
+        with_levels = like is not None and found["levels"] != 1
+        inputs = Pictures(source, found, settings.rules, report, with_levels)
+    else:
+        inputs = Volumes(source, found, settings.rules, problems.append)
+    usable, places = {place.path for place in inputs.look()}, inputs.understood.places
+    if not usable:
+        none = f"{source}: no {inputs.unit} could be used."
+        raise InputError(" ".join([none, *problems[:3]]))
+    if len(places) == 1 and is_pictures and not like:
+        one = f"{source} holds one image, {places[0].path}"
+        raise InputError(f"{one}: training needs more; --like DATA makes it like a prepared set.")
+    if is_pictures:
+        stacks = _with_levels(_stacks(places, found["levels"]), found, inputs.understood.notes)
+    else:
+        stacks = {(inputs.name_of(place),): [(place, 0)] for place in places}
+        stacks = {name: stacks[name] for name in sorted(stacks)}
+    # Files that cannot be used are counted too, so that nothing changes if one is repaired.
+    scans, splits = _scans(stacks, settings, like)
+    as_json = json.dumps([dataclasses.astuple(scan) for scan in scans])
+    found["scans"] = hashlib.sha256(as_json.encode()).hexdigest()
+    scans = [scan for scan in scans if usable & {path for path, _ in scan.files}]
+    if found["scale"] is None:
+        is_single = is_pictures and found["levels"] == 1
+        found["scale"] = "set" if is_single else "slice" if found["space"] == "oasis" else "subject"
+    return Plan(pathlib.Path(source), inputs, scans, splits, found, like, problems)
+
+
+def _settings_of(facts):
+    """Settings that one more patient takes over from a set."""
+    if "space" in facts.settings:
+        return {name: facts.settings[name] for name in OF_A_SET}
+    if facts.brain:  # OASIS as handed out, or as a former version converted it
+        return {**OASIS_SLICES, "scale": "slice"}
+    settings = {"side": facts.side, "levels": facts.levels}
+    if facts.affine:  # of a run, which keeps no settings
+        axes = "".join(nibabel.aff2axcodes(np.array(facts.affine)))
+        planes = [plane for plane, axcodes in PLANES.items() if axcodes == axes]
+        spacing = float(nibabel.affines.voxel_sizes(np.array(facts.affine))[0])
+        settings |= {"space": "extent", "plane": planes[0] if planes else None, "spacing": spacing}
+    return settings
+
+
+def _refuse(problem):
+    raise InputError(problem)
+
+
+def _stacks(places, levels):
+    """Pictures by the scan they belong to, from bottom to top. One without a level is alone.
+
+    A scan whose levels stand in two splits is one stack if each of them is there once.
+    """
+    groups, stacks = collections.defaultdict(list), collections.defaultdict(list)
+    for place in sorted(places, key=lambda place: (place.level or 0, place.path)):
+        alone = place.level is None or levels == 1
+        groups[(place.path, "") if alone else (place.subject, place.scan)].append(place)
+    for scan in sorted(groups):
+        is_whole = len({place.level for place in groups[scan]}) == len(groups[scan])
+        for place in groups[scan]:
+            stacks[*scan, "" if is_whole else place.split].append(place)
+    return stacks
+
+
+def _with_levels(stacks, settings, notes):
+    """Decide which level each picture of the stacks becomes, or that it is left out.
+
+    Where most scans share the numbers in their names, the n-th of these is level n. Else a slice
+    takes its relative place in its stack.
+    """
+    numbers = settings["numbers"]  # of the set that these become like
+    found = sorted({place.level for stack in stacks.values() for place in stack} - {None})
+    typical = statistics.median(map(len, stacks.values()))
+    if numbers is None and settings["levels"] in (None, len(found) or 1):
+        numbers = found if typical >= SHARED_NUMBERS * len(found) else None
+    elif numbers is not None and not set(found) <= set(numbers):
+        numbers = None
+    if numbers is not None:
+        settings |= {"numbers": numbers, "levels": len(numbers) or 1}
+        index = {number: level for level, number in enumerate(numbers)} | {None: 0}
+        return {name: [(p, index[p.level]) for p in stack] for name, stack in stacks.items()}
+    most = settings["levels"] = settings["levels"] or round(typical)
+    chosen = {}
+    for name, stack in stacks.items():
+        taken = relative_places(min(most, len(stack)), len(stack))
+        levels = relative_places(len(taken), most)
+        chosen[name] = [(stack[i], level) for i, level in zip(taken, levels)]
+    left_out = sum(map(len, stacks.values())) - sum(map(len, chosen.values()))
+    of = "those of the set" if settings["numbers"] else "one stack to the next"
+    how = f"numbers differ from {of}: slices take their relative place in {most} levels"
+    notes.append(how + (f", and {left_out} slices are left out" if left_out else ""))
+    return chosen
+
+
+def _scans(stacks, settings, like):
+    """The scans of stacks, numbered, each subject in one split, and how splits came about."""
+    scans, given, classes = {}, collections.defaultdict(set), {}
+    for number, (key, stack) in enumerate(stacks.items(), 1):
+        place, discs = stack[0][0], settings.kind == "oasis1"
+        name = " ".join(filter(None, key[:2]))
+        case = int(name[5:9]) + REPEAT * (int(name[-1]) - 1) if discs else number
+        if case in scans:  # then a subject could be in two splits
+            both = f"{scans[case].name} and {name} would both become case {case}"
+            raise InputError(f"{both}: convert them into different folders.")
+        files = tuple((place.path, level) for place, level in stack)
+        subject = place.subject or name
+        scans[case] = Scan(name, subject, case, None, dict(place.attributes), files)
+        given[subject] |= {place.split for place, _ in stack} - {None}
+        classes.setdefault(subject, place.attributes.get("class", ""))
+    if like:
+        return list(scans.values()), "none"
+    split_of, how = complete_splits(
+        given, classes, settings.fractions, settings.seed, settings.resplit
+    )
+    placed = (dataclasses.replace(scan, split=split_of[scan.subject]) for scan in scans.values())
+    return list(placed), how
+
+
+# ---- slices --------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Report:
+    """What a conversion did.
+
+    Attributes:
+        facts: Facts of the set, as `dataset.json` has them.
+        slices: Number of slices of each split. Slices made with `like` are in the split None.
+        notes: What was noticed, a line each.
+        problems: Files that were left out, a line each.
+    """
+
+    facts: DataFacts
+    slices: dict[str | None, int]
+    notes: list[str]
+    problems: list[str]
+
+
+def convert(plan: Plan, out: str | os.PathLike) -> Report:
+    """Write the slices of a plan. Slices that are there already are kept.
+
+    Slices are 8-bit grey PNG files, named as `sources.layout` says, and `dataset.json` tells what
+    is known of them. With `like` they lie in `out` itself.
+
+    Args:
+        plan: What to do.
+        out: Folder to write. It is new, empty, or from the same conversion.
+
+    Raises:
+        InputError: A file cannot be used, or `out` holds something else. What this call wrote is
+            removed then, unless it continued another one.
     """
     out = pathlib.Path(out)
-    scans = _find_scans(pathlib.Path(directory), settings)
-    _claim(out, scans, settings)
-    written, problems = [], []
-    for scan in progress(scans, "slicing", unit="scan"):
-        folder = split_folder(out, scan.split)
-        try:
-            if not all(path.is_file() for path in _slice_paths(folder, scan.case)):
-                write_slices(scan.volume, folder, scan.case, settings.first_slice)
-            written.append(scan)
-        except InputError as error:
-            problems.append(str(error))
-    if not written:
-        raise InputError(f"{directory}: no volume could be used. {' '.join(problems)}")
-    return written, problems
+    with _claimed(out, plan):
+        ranges = _ranges(plan)
+
+        def write(scan):
+            return _write_scan(plan, scan, out, ranges)
+
+        return _finish(plan, out, in_threads(write, plan.scans, "slicing", plan.inputs))
+
+
+def _group(plan, scan):
+    """What shares its range of grey values with a scan. None is nothing, so it has its own."""
+    scale = plan.settings["scale"]
+    if scale == "set":
+        return ""
+    is_single = plan.inputs.unit == "image" and len(scan.files) == 1
+    return scan.subject if scale == "subject" and is_single else None
+
+
+def _ranges(plan):
+    """Range of grey values of each group of scans, found in some of them."""
+    if plan.settings["range"]:  # of the set that these become like
+        return {"": GreyRange(*plan.settings["range"])}
+    groups, ranges = collections.defaultdict(list), {}
+    for scan in plan.scans:
+        groups[_group(plan, scan)].append(scan)
+    groups.pop(None, None)
+    for group, scans in groups.items():
+        chosen = [scans[i] for i in spread(len(scans), MEASURED)]
+        ranges[group] = grey_range(_images(plan, chosen))
+    if plan.settings["scale"] == "set":
+        plan.settings["range"] = list(ranges[""])
+    return ranges
+
+
+def _images(plan, scans):
+    for _, stack in in_threads(plan.inputs.read, scans, "reading", plan.inputs):
+        yield from stack.images
+
+
+class _Written(NamedTuple):
+    """What was written of a scan."""
+
+    stack: Stack  # images are uint8 (S, S), notes are those of the conversion too
+    digests: list[bytes]  # of the images as they were read; of flat ones there are none
+    content: tuple[int, int, int, int]  # see `DataFacts`
+
+
+def _write_scan(plan, scan, out, ranges):
+    """Read a scan and write its slices. None: there are none."""
+    stack, settings = plan.inputs.read(scan), plan.settings
+    if not len(stack.images):
+        return None
+    side, fit, is_volume = settings["side"], settings["fit"], plan.inputs.unit == "volume"
+    greys = _grey(plan, stack.images, ranges.get(_group(plan, scan)))
+    # Pixels of volumes have a size in millimetres, so they are not enlarged.
+    images, boxes = zip(*(fit_square(grey, side, fit, enlarge=not is_volume) for grey in greys))
+    if is_volume and not np.any(images):
+        raise InputError(f"{plan.source}/{scan.name}: all of its slices are black: leave it out.")
+    folder = split_folder(out, scan.split) if scan.split else out
+    for level, image in zip(stack.levels, images):
+        path = folder / slice_name(scan.case, level)
+        if not path.is_file():
+            write_png(path, image, -1 if settings["space"] == "oasis" else FAST)
+    affine, notes = stack.affine, [*stack.notes, *suspicious(greys), *_lost(plan, stack, greys)]
+    if affine is not None:
+        kept = centre_square(greys[0], side) if fit == "crop" else greys[0]
+        affine = _moved(affine, greys[0].shape, kept.shape, boxes[0])
+    tops, lefts, bottoms, rights = zip(*boxes)
+    content = min(tops), min(lefts), max(bottoms), max(rights)
+    digests = [
+        hashlib.blake2b(np.ascontiguousarray(image), digest_size=16).digest()
+        if image.min() < image.max()
+        else b""
+        for image in stack.images
+    ]
+    stack = stack._replace(images=images, affine=affine, notes=notes)
+    return _Written(stack, digests, content)
+
+
+def _grey(plan, images, grey):
+    """Images as uint8, by a range that is given or by their own."""
+    scale, is_oasis = plan.settings["scale"], plan.settings["space"] == "oasis"
+    if scale == "slice" and is_oasis and plan.inputs.unit == "volume":
+        return scale_to_grey(np.stack(images))
+    if scale == "slice":
+        return [to_grey_values(image, grey_range([image])) for image in images]
+    grey = grey or grey_range(images)
+    return [to_grey_values(image, grey) for image in images]
+
+
+def _lost(plan, stack, greys):
+    """Notes on what is lost of slices: what `--fit crop` cuts off, and negative values."""
+    side = plan.settings["side"]
+    if plan.settings["fit"] == "crop":
+        lost = max(share_lost(grey, centre_square(grey, side)) for grey in greys)
+        if lost > LOST:
+            yield f"up to {lost:.0%} of a slice is cut off by --fit crop"
+    if plan.settings["space"] == "oasis" and plan.settings["scale"] == "slice":
+        values = np.concatenate([image[image != 0] for image in stack.images])
+        if np.mean(values < 0) > LOST:
+            yield f"{np.mean(values < 0):.0%} of it is negative and becomes black: --scale subject"
+
+
+def _moved(affine, shape, kept, content):
+    """Affine of slices `(H, W)` whose middle, of the shape `kept`, became the part `content`."""
+    first, last = np.reshape(content, (2, 2))
+    steps = np.divide(kept, last - first)
+    offset = np.subtract(shape, kept) // 2 + (0.5 - first) * steps - 0.5
+    return moved_affine(affine, (*offset, 0), (*steps, 1))
+
+
+# ---- the set -------------------------------------------------------------------------------------
+
+
+def _finish(plan, out, written):
+    """Go through the slices of all scans as they are written, and write the facts of the set."""
+    cases, slices, boxes, affines, notes = {}, collections.Counter(), [], [], []
+    owners, leaks = {}, collections.defaultdict(list)
+    sheet, sample, wanted = [], [], _wanted(plan.scans)
+    for scan, done in written:
+        if done is None:
+            continue
+        stack = done.stack
+        cases[scan.case] = _entry(scan)
+        if stack.affine is not None:
+            cases[scan.case] |= {"affine": stack.affine.tolist(), "volume": stack.place}
+            affines.append(stack.affine)
+        slices[scan.split] += len(stack.images)
+        boxes.append(done.content)
+        notes += [f"case {scan.case:03d} ({scan.name}): {note}" for note in stack.notes]
+        for digest, path in zip(done.digests, stack.paths):
+            split, other = owners.setdefault(digest, (scan.split, path))
+            if digest and split != scan.split:
+                leaks[*sorted((split, scan.split), key=SPLITS.index)].append((other, path))
+        middle = stack.images[len(stack.images) // 2]
+        if scan.case in wanted["sheet"]:
+            label = f"{scan.case:03d} {scan.subject}\n{scan.attributes.get('class', '')}"
+            sheet.append((middle, label.strip()))
+        if scan.case in wanted["sample"]:
+            sample.append(middle)
+    if not cases:
+        none = f"{plan.source}: no {plan.inputs.unit} could be used."
+        raise InputError(" ".join([none, *plan.problems[:3]]))
+    tops, lefts, bottoms, rights = zip(*boxes)
+    content = min(tops), min(lefts), max(bottoms), max(rights)
+    facts = _facts(plan, out, cases, sample, content, affines)
+    if sheet and not plan.like:  # with `like` it would lie among slices
+        contact_sheet(out / PREVIEW, *zip(*sheet))
+    write_facts(out, facts)
+    for (one, other), ((first, second), *more) in leaks.items():
+        notes.insert(
+            0,
+            f"LEAK: {1 + len(more)} images of {other} are in {one} too, such as {first} and "
+            f"{second}: remove the copies, or figures of these splits flatter",
+        )
+    return Report(facts, dict(slices), notes, sorted(set(plan.problems)))
+
+
+def _entry(scan):
+    name = {} if scan.name == scan.subject else {"scan": scan.name}
+    return {"subject": scan.subject, "split": scan.split, **name, **scan.attributes}
+
+
+def _wanted(scans):
+    """Cases to show, some of each class, and cases by which the mirror axis is found."""
+    classes = collections.defaultdict(list)
+    for scan in scans:
+        classes[scan.attributes.get("class")].append(scan.case)
+    each = max(SHOWN, SHOWN_IN_ALL // len(classes))
+    shown = {cases[i] for cases in classes.values() for i in spread(len(cases), each)}
+    return {"sheet": shown, "sample": {scans[i].case for i in spread(len(scans), MIRRORED)}}
+
+
+def _facts(plan, out, cases, sample, content, affines):
+    """Facts of the set that was written."""
+    settings, side = plan.settings, plan.settings["side"]
+    name = settings["name"] or out.resolve().name
+    about = {"cases": cases, "settings": settings}
+    if plan.like:
+        return dataclasses.replace(plan.like, name=name, cohort=None, **about)
+    affine = tuple(map(tuple, np.median(affines, axis=0).tolist())) if affines else None
+    if settings["space"] != "oasis":
+        return DataFacts(
+            name=name,
+            side=side,
+            levels=settings["levels"],
+            mirror=find_mirror(sample),
+            residue=False,
+            brain=False,
+            content=None if content == (0, 0, side, side) else content,
+            affine=affine,
+            **about,
+        )
+    is_disc = settings["kind"] == "oasis1"
+    name = settings["name"] or ("OASIS" if is_disc else name)
+    name += ", brain-masked" * (settings["masked"] and not settings["name"])
+    affine = OASIS_AFFINE if settings["first_slice"] is None else affine
+    masked = settings["masked"] if is_disc else None
+    return DataFacts(name, masked=masked, levels=settings["levels"], affine=affine, **about)
+
+
+@contextlib.contextmanager
+def _claimed(out, plan):
+    """Make `out` the folder of this conversion, or check that it is.
+
+    Otherwise a subject could change its split when a conversion is continued. If nothing comes of
+    a conversion, nothing stays that would be in the way of the next one.
+    """
+    is_new, inside = not out.exists(), out.resolve().is_relative_to(plan.source.resolve())
+    if inside and plan.inputs.unit == "image":
+        raise InputError(f"{out} lies in {plan.source}, and would be read too: name another --out.")
+    if (out / FACTS_FILE).is_file():
+        if _claim(read_facts(out).settings) != _claim(plan.settings):
+            other = "a conversion of other files or with other settings"
+            raise InputError(f"{out} holds {other}: repeat those, or name another --out.")
+        is_first = False
+    elif out.is_file() or any(out.glob("[!.]*")):
+        raise InputError(f"{out} exists and is no unfinished conversion: name another --out.")
+    else:
+        is_first = True
+        cases = {scan.case: _entry(scan) for scan in plan.scans}
+        write_facts(out, DataFacts(side=plan.settings["side"], cases=cases, settings=plan.settings))
+    for leftover in (*out.glob(PARTIAL_FILES), *out.glob(f"*/{PARTIAL_FILES}")):
+        leftover.unlink()  # of a conversion that was killed
+    try:
+        yield
+    except (InputError, OSError) as error:
+        nothing = not any(out.glob("case_*")) and not any(out.glob("*/case_*"))
+        if is_first and (nothing or isinstance(error, InputError)):
+            _clear(out, plan.like, is_new)
+        raise
+
+
+def _claim(settings):
+    """What must be the same where a conversion is continued."""
+    return json.dumps({**settings, "range": None}, sort_keys=True)
+
+
+def _clear(out, is_flat, is_new):
+    """Remove what a conversion wrote."""
+    for folder in (split_folder(out, split) for split in SPLITS):
+        shutil.rmtree(folder, ignore_errors=True)
+    for path in (*(out.glob("case_*") if is_flat else ()), out / PREVIEW, out / FACTS_FILE):
+        path.unlink(missing_ok=True)
+    if is_new and not any(out.iterdir()):
+        out.rmdir()
+
+
+# ---- one volume ----------------------------------------------------------------------------------
 
 
 def write_slices(
-    volume: pathlib.Path, folder: pathlib.Path, case: int = 0, first_slice: int | None = None
-) -> None:
-    """Write the slices of one volume as PNGs.
+    volume: pathlib.Path,
+    folder: pathlib.Path,
+    facts: DataFacts | None = None,
+    axcodes: str | None = None,
+) -> dict[str, Any]:
+    """Write the slices of one volume, like those of a set, as case 0.
 
     Args:
-        volume: Header of an Analyze pair, or file `.nii` or `.nii.gz`, of 1 mm in a standard space.
+        volume: File of the volume.
         folder: Folder to write to.
-        case: Number in the names of the slices.
-        first_slice: See `ConversionSettings`.
+        facts: What is known of the set. None is OASIS as handed out.
+        axcodes: See `ConversionSettings`.
+
+    Returns:
+        What `dataset.json` would say of the case: its `affine`, and `volume`.
 
     Raises:
         InputError: The volume cannot be read or does not hold the slices.
     """
-    with reading(volume, "repair it or leave it out"):
-        images = scale_to_grey(frame_slices(*load_volume(volume), first_slice))
-        black = np.count_nonzero(~images.any((1, 2)))
-        if black:  # training would refuse such slices
-            raise ValueError(f"{black} of its slices are all black or no numbers")
-    for path, image in zip(_slice_paths(folder, case), images, strict=True):
-        write_png(path, image)
-
-
-def _slice_paths(folder, case):
-    return [folder / slice_name(case, level) for level in range(NUM_LEVELS)]
-
-
-# ---- finding -----------------------------------------------------------------------------------
-
-
-def _find_scans(directory, settings):
-    """The scans below a folder, sorted by name and numbered, each subject in one split."""
-    volumes = _find_volumes(directory, settings)
-    if not volumes:
-        raise InputError(_nothing_found(directory, settings))
-    matches = {name: _SUBJECT.search(name) for name in sorted(volumes)}
-    subjects = {name: match[0] if match else name for name, match in matches.items()}
-    split_of = split_subjects(subjects.values(), settings.fractions, settings.seed)
-    scans = {}
-    for number, (name, subject) in enumerate(subjects.items(), 1):
-        case = number if settings.nifti else int(name[5:9]) + REPEAT * (int(name[-1]) - 1)
-        if case in scans:  # then a subject could be in two splits
-            raise InputError(
-                f"{scans[case].name} and {name} would both become case {case}: "
-                "convert them into different folders."
-            )
-        scans[case] = Scan(name, subject, case, split_of[subject], volumes[name])
-    return list(scans.values())
-
-
-def _find_volumes(directory, settings):
-    """Files of volumes by the name of the scan."""
-    pattern, volumes = _NIFTI if settings.nifti else _OASIS1, {}
-    for path in sorted(directory.rglob("*")):  # of two files of one scan, the first is taken
-        match = pattern.fullmatch(path.name)
-        if match and path.is_file() and ("masked_" in path.name) == settings.masked:
-            name = match[1]
-            if settings.nifti:
-                plain = path.with_name(name.replace("masked_", ""))
-                name = plain.relative_to(directory).as_posix()
-            volumes.setdefault(name, path)
-    return volumes
-
-
-def _nothing_found(directory, settings):
-    analyze = "OASIS-1 volumes (OAS1_*_anon_111_t88_*gfc.hdr and .img)"
-    needed = "NIfTI volumes (*.nii, *.nii.gz)" if settings.nifti else analyze
-    if not directory.is_dir():
-        return f"{directory} is no folder: give the one that holds the {needed}."
-    archives = [path for path in directory.rglob("*") if path.name.endswith(ARCHIVES)]
-    if archives:
-        return f"{directory} holds archives: unpack {archives[0]} and the like first (tar -xf)."
-    kind = "with masked_ in the name" if settings.masked else "without masked_ in the name"
-    return f"{directory} holds no {needed} {kind}: give the folder above them, or change --masked."
-
-
-def split_subjects(
-    subjects: Iterable[str], fractions: Sequence[float], seed: int
-) -> dict[str, str]:
-    """Put every subject into one split.
-
-    Sizes go by largest remainder. A split that has a share is not left empty if another can give.
-
-    Args:
-        subjects: Names, each as often as the subject was scanned.
-        fractions: Shares of the subjects in the three splits, in any unit.
-        seed: Seed of the order of the subjects, not negative.
-
-    Raises:
-        InputError: A setting makes no sense.
-    """
-    if not (min(fractions) >= 0 and 0 < sum(fractions) < float("inf")):
-        given = " ".join(map(str, fractions))
-        raise InputError(f"--fractions {given} are no shares: give 302 35 17 or 0.8 0.1 0.1.")
-    if seed < 0:
-        raise InputError(f"--seed {seed} is negative: give 0 or more.")
-    subjects = sorted(set(subjects))
-    sizes = _split_sizes(len(subjects), fractions)
-    order = np.random.default_rng(seed).permutation(len(subjects))
-    names = np.repeat(SPLITS, sizes).tolist()
-    return {subjects[i]: name for i, name in zip(order, names)}
-
-
-def _split_sizes(count, fractions):
-    exact = np.array(fractions) / sum(fractions) * count
-    sizes = np.floor(exact).astype(int)
-    largest_remainders = np.argsort(sizes - exact, kind="stable")
-    sizes[largest_remainders[: count - sizes.sum()]] += 1
-    for split, fraction in enumerate(fractions):
-        if fraction and not sizes[split] and sizes.max() > 1:
-            sizes[sizes.argmax()] -= 1
-            sizes[split] += 1
-    return sizes
-
-
-# ---- the folder --------------------------------------------------------------------------------
-
-
-def _claim(out, scans, settings):
-    """Make `out` the folder of this conversion, or check that it is.
-
-    Otherwise a subject could change its split when a conversion is continued.
-    """
-    cases = {
-        f"{scan.case:03d}": {"scan": scan.name, "subject": scan.subject, "split": scan.split}
-        for scan in scans
-    }
-    as_json = {**dataclasses.asdict(settings), "fractions": list(settings.fractions)}
-    manifest, path = {"settings": as_json, "cases": cases}, out / CONVERSION_FILE
-    if path.is_file():
-        if read_json(path, advice="name another --out") != manifest:
-            other = "a conversion of other volumes or with other settings"
-            raise InputError(f"{out} holds {other}: repeat those, or name another --out.")
-    elif out.is_file() or any(out.glob("[!.]*")):
-        raise InputError(f"{out} exists and is no unfinished conversion: name another --out.")
-    else:
-        write_json(path, manifest)
-    for leftover in out.glob(f"*/{PARTIAL_FILES}"):  # of a conversion that was killed
-        leftover.unlink()
+    settings = ConversionSettings("nifti", axcodes=axcodes)
+    plan = make_plan(volume, settings, like=facts or DataFacts())
+    (scan,) = plan.scans
+    written = _write_scan(plan, dataclasses.replace(scan, case=0), folder, _ranges(plan))
+    return {"affine": written.stack.affine.tolist(), "volume": written.stack.place}

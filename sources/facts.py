@@ -5,13 +5,18 @@ is OASIS as handed out.
 """
 
 import dataclasses
+import os
+import pathlib
 from typing import Any
 
 import numpy as np
 
-from sources.layout import SLICE_SIDE
+from sources.layout import COHORT_FILE, CONVERSION_FILE, MAX_SUBJECTS, SLICE_SIDE, SPLITS
+from utils import clean_name, read_json, reading, write_json
 
 FACTS_FILE = "dataset.json"
+MAX_SIDE, MAX_LEVELS, MAX_CASE = 2048, 10**4, 10**9 - 1
+MAKE_AGAIN = "remove the folder and make it again"  # advice about a damaged JSON file in it
 MIRRORS = {"rows": -2, "columns": -1, "none": None}  # axis of images `(..., S, S)`
 
 # Voxel (row, column, level) of OASIS slices -> atlas millimetres: right, front, up. `volumes` says
@@ -47,6 +52,9 @@ class DataFacts:
             that was a volume also has its `affine`.
         settings: Settings of the conversion, so that it can be resumed and repeated.
         cohort: `subjects` and `seed` of a synthetic cohort, else None.
+
+    Raises:
+        ValueError: A fact has another type or is out of range.
     """
 
     name: str = "OASIS"
@@ -62,6 +70,22 @@ class DataFacts:
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
     cohort: dict[str, int] | None = None
 
+    def __post_init__(self):
+        """Check all that a file of a stranger may say, and bring it to the types above."""
+        for name, fits in _FITS.items():
+            if not fits(getattr(self, name)):
+                raise ValueError(f"its {name} has another type or is out of range")
+        if self.content is not None and not _is_box(self.content, self.side):
+            raise ValueError("its content is no part of the slices")
+        affine = None if self.affine is None else _affine(self.affine)
+        for name, value in {
+            "name": clean_name(self.name),
+            "content": self.content and tuple(self.content),
+            "affine": affine,
+            "cases": {_case_number(case): _case(of) for case, of in self.cases.items()},
+        }.items():
+            object.__setattr__(self, name, value)
+
     def mirrored(self, images: np.ndarray) -> np.ndarray:
         """Mirror images of images `(..., S, S)`, or themselves where there are none."""
         axis = MIRRORS[self.mirror]
@@ -70,3 +94,139 @@ class DataFacts:
     def subject(self, case: int) -> str:
         """Who was scanned. A case that is not listed is a subject of its own."""
         return self.cases.get(case, {}).get("subject", f"case {case:03d}")
+
+    def as_json(self, of_a_run: bool = False) -> dict[str, Any]:
+        """The facts for a JSON file. A run keeps no `cases`."""
+        left_out = ("cases",) if of_a_run else ()
+        names = (field.name for field in dataclasses.fields(self))
+        return {name: getattr(self, name) for name in names if name not in left_out}
+
+
+def _is_whole(value, least, most):
+    return type(value) is int and least <= value <= most
+
+
+def _is_cohort(value):
+    most = {"subjects": MAX_SUBJECTS, "seed": 2**31 - 1}
+    return isinstance(value, dict) and all(_is_whole(value.get(n), 0, most[n]) for n in most)
+
+
+# What each fact may be. `content`, `affine` and the single cases are looked at apart.
+_FITS = {
+    "name": lambda value: isinstance(value, str),
+    "side": lambda value: _is_whole(value, 16, MAX_SIDE) and value % 8 == 0,
+    "levels": lambda value: value is None or _is_whole(value, 1, MAX_LEVELS),
+    "mirror": lambda value: isinstance(value, str) and value in MIRRORS,
+    "masked": lambda value: value is None or isinstance(value, bool),
+    "residue": lambda value: isinstance(value, bool),
+    "brain": lambda value: isinstance(value, bool),
+    "cases": lambda value: isinstance(value, dict),
+    "settings": lambda value: isinstance(value, dict),
+    "cohort": lambda value: value is None or _is_cohort(value),
+}
+
+
+def _is_box(box, side):
+    if not isinstance(box, (list, tuple)) or len(box) != 4:
+        return False
+    top, left, bottom, right = box
+    is_inside = all(_is_whole(edge, 0, side) for edge in box)
+    return is_inside and top < bottom and left < right
+
+
+def _affine(rows):
+    matrix = np.array(rows, float)
+    if matrix.shape != (4, 4) or not np.isfinite(matrix).all() or not np.linalg.det(matrix):
+        raise ValueError("an affine is no 4 x 4 matrix that has an inverse")
+    return tuple(map(tuple, matrix.tolist()))
+
+
+def _case_number(text):
+    number = int(text)
+    if not 0 <= number <= MAX_CASE:
+        raise ValueError(f"case {number} is out of range")
+    return number
+
+
+def _case(about):
+    """What is known of a case, with names that can be shown."""
+    about = {name: clean_name(v) if isinstance(v, str) else v for name, v in about.items()}
+    if not isinstance(about.get("subject", ""), str) or about.get("split") not in (None, *SPLITS):
+        raise ValueError("a case has a subject that is no text, or an unknown split")
+    if about.get("affine") is not None:
+        about["affine"] = _affine(about["affine"])
+    return about
+
+
+OASIS = DataFacts()  # as handed out
+
+
+# ---- files ---------------------------------------------------------------------------------------
+
+
+def write_facts(directory: str | os.PathLike, facts: DataFacts) -> None:
+    """Write the `dataset.json` of a folder, whole or not at all."""
+    write_json(pathlib.Path(directory, FACTS_FILE), facts.as_json())
+
+
+def read_facts(directory: str | os.PathLike) -> DataFacts:
+    """Facts of a data folder, from the file that it has.
+
+    That is `dataset.json`, or the `cohort.json` or `conversion.json` of former versions. Without
+    one it is OASIS as handed out.
+
+    Raises:
+        InputError: The file is damaged, or says what no folder can be.
+    """
+    directory = pathlib.Path(directory)
+    for name, read in NOTES.items():
+        path = directory / name
+        if path.is_file():
+            with reading(path, MAKE_AGAIN):
+                return read(read_json(path, advice=MAKE_AGAIN), directory.resolve().name)
+    return OASIS
+
+
+def facts_of_run(data: dict[str, Any]) -> DataFacts:
+    """Facts of the slices of a training, from `data` in its `config.json`.
+
+    A run of a former version tells the name and the cohort; all else was as in OASIS.
+
+    Raises:
+        ValueError: A fact has another type or is out of range.
+    """
+    if "facts" in data:
+        return _facts({**data["facts"], "name": data["name"]}, "")
+    return DataFacts(data["name"], masked=data.get("masked"), cohort=data.get("cohort"))
+
+
+def cohort_facts(cohort: dict[str, int], cases: dict[int, dict[str, Any]]) -> DataFacts:
+    """Facts of a synthetic cohort.
+
+    Args:
+        cohort: Its `subjects` and `seed`.
+        cases: Subject and split of each case.
+    """
+    name = "synthetic cohort ({subjects:d} subjects, seed {seed:d})".format(**cohort)
+    return DataFacts(name, masked=True, cases=cases, cohort=cohort)
+
+
+def _facts(values, name):
+    """Facts of JSON. What it does not know stays as it is in OASIS."""
+    names = {field.name for field in dataclasses.fields(DataFacts)}
+    return DataFacts(**{"name": name} | {n: value for n, value in values.items() if n in names})
+
+
+def _of_cohort(cohort, _name):
+    return cohort_facts(cohort, {})
+
+
+def _of_conversion(notes, name):
+    settings, cases = notes.get("settings", {}), notes["cases"]
+    name = name if settings.get("nifti") else "OASIS"
+    name = clean_name(name) + (", brain-masked" if settings.get("masked") else "")
+    return DataFacts(name, cases=cases, settings=settings)
+
+
+# Files that tell facts, and their readers: the present one, and those of former versions.
+NOTES = {FACTS_FILE: _facts, COHORT_FILE: _of_cohort, CONVERSION_FILE: _of_conversion}

@@ -11,18 +11,27 @@ import hashlib
 import itertools
 import os
 import pathlib
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
-from sources import layout, synthetic
+from sources import synthetic, unprepared
+from sources.facts import NOTES, OASIS, DataFacts, read_facts
 from sources.images import allocate_images, read_slice
-from sources.layout import DEFAULT_DIRECTORY, SLICE_FORM, SLICE_NAME, SPLIT_FORMS, split_folder
-from sources.masking import are_masked, shows_scalp
-from utils import InputError, clean_name, progress, read_json, reading
+from sources.layout import (
+    DEFAULT_DIRECTORY,
+    SLICE_FORM,
+    SLICE_NAME,
+    SPLIT_FORMS,
+    SPLITS,
+    split_folder,
+)
+from sources.masking import is_masked
+from utils import InputError, open_archive, progress, reading
 
 NO_SLICE = -1  # index where there is no slice
-MAKE_AGAIN = "remove the folder and make it again"  # advice about a damaged JSON file in it
+MAX_DEPTH = 4  # folders above the splits, where an archive was unpacked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,9 +47,9 @@ class Split:
         cases: Case of each slice, int32 (N,).
         levels: Level of each slice, int32 (N,).
         subjects: Subject of each slice, str (N,).
-        images: Pixels as the files hold them, uint8 (N, 256, 256), or None where none were read.
+        facts: What is known of its set. `masked` and `levels` are known where files were read.
+        images: Pixels as the files hold them, uint8 (N, S, S), or None where none were read.
         digests: `folder/name/SHA-256` of each file, (N,), or nothing where none were read.
-        masked: Whether its set is brain-masked, so that `dataset.load_images` removes residue.
     """
 
     name: str
@@ -48,12 +57,17 @@ class Split:
     cases: np.ndarray
     levels: np.ndarray
     subjects: np.ndarray
+    facts: DataFacts = OASIS
     images: np.ndarray | None = None
     digests: tuple[str, ...] = ()
-    masked: bool = False
 
     def __len__(self):
         return len(self.paths)
+
+    @property
+    def masked(self) -> bool:
+        """Whether its set is masked."""
+        return bool(self.facts.masked)
 
     @property
     def below(self) -> np.ndarray:
@@ -103,29 +117,40 @@ class Slices:
     """A data folder whose files were all read.
 
     Attributes:
-        name: What figures and reports call the data.
+        facts: What is known of the set. `masked` and `levels` were found where no file told them.
         splits: Each `Split` by its name.
-        cohort: `subjects` and `seed` of a synthetic cohort, else None.
     """
 
-    name: str
+    facts: DataFacts
     splits: dict[str, Split]
-    cohort: dict | None = None
 
     @property
-    def fingerprint(self) -> str:
-        """SHA-256 of the names and bytes of all slices."""
-        return fingerprint(*self.splits.values())
+    def name(self) -> str:
+        """What figures and reports call the data."""
+        return self.facts.name
+
+    @property
+    def cohort(self) -> dict | None:
+        """`subjects` and `seed` of a synthetic cohort, else None."""
+        return self.facts.cohort
 
     @property
     def masked(self) -> bool:
-        """Whether the set is brain-masked."""
-        return all(split.masked for split in self.splits.values())
+        """Whether the set is masked."""
+        return bool(self.facts.masked)
 
     @property
     def num_levels(self) -> int:
-        """Number of slice levels: one more than the highest level of any slice."""
-        return 1 + max(int(split.levels.max()) for split in self.splits.values())
+        """Number of slice levels."""
+        return self.facts.levels
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the names and bytes of all slices, and of facts by which training differs."""
+        usual, splits = DataFacts(levels=_levels_shown(self.splits.values())), self.splits.values()
+        facts = ((name, getattr(self.facts, name)) for name in ("mirror", "residue", "levels"))
+        others = [f"{name} {value}" for name, value in facts if value != getattr(usual, name)]
+        return fingerprint(*splits, facts=others)
 
     def summary(self) -> Iterator[str]:
         """Yield a line for each split: its images, its cases, and its slices a case."""
@@ -140,35 +165,69 @@ class Slices:
 def find_slices(
     data: str | os.PathLike | None = None, subjects: int | None = None, seed: int = 0
 ) -> pathlib.Path:
-    """Find the directory of the slices to use.
+    """Find the slices to use.
 
-    That is `data`, else the default folder, else the synthetic cohort if its size is given.
+    They are in `data`, else in the default folder, else in the synthetic cohort if its size is
+    given.
 
     Args:
-        data: Folder that holds the three splits or a folder `keras_png_slices_data`, or None.
+        data: Folder that holds the splits, a folder that such an archive was unpacked into, or the
+            zip archive itself. Or None.
         subjects: Size of the synthetic cohort, at least 3, or None.
         seed: Seed of the synthetic cohort.
 
     Returns:
-        The directory. It is not checked yet.
+        The folder of the splits, or the archive. What it holds is not checked yet.
 
     Raises:
-        InputError: `data` is no folder, there is nothing to use, or the cohort cannot be made.
+        InputError: `data` is not there or is not prepared, there is nothing to use, or the cohort
+            cannot be made.
     """
+    if data is None and DEFAULT_DIRECTORY.is_dir():
+        data = DEFAULT_DIRECTORY
     if data is not None:
-        directory = pathlib.Path(data)
-        if not directory.is_dir():
+        path = pathlib.Path(data)
+        if not path.exists():
             raise InputError(f"{data} is no folder: give the one that holds {SPLIT_FORMS}.")
-        inner = directory / DEFAULT_DIRECTORY.name
-        return inner if inner.is_dir() else directory
-    if DEFAULT_DIRECTORY.is_dir():
-        return DEFAULT_DIRECTORY
+        found = _folder_of_splits(path) if path.is_dir() else _archive_of_splits(path)
+        if found is None:
+            raise InputError(unprepared.advice(path))
+        return found
     nothing = f"slices found (no --data, no {DEFAULT_DIRECTORY}):"
     if subjects is None:
         advice = "name the folder that holds the three splits with --data DIR"
         raise InputError(f"no {nothing} {advice}.")
     print(f"No OASIS {nothing} using the synthetic cohort of {subjects} subjects.", flush=True)
     return synthetic.write_cohort(subjects, seed)
+
+
+def _folder_of_splits(directory):
+    """A folder that holds splits: this one, or one in it of its name or alone in it. Or None."""
+    for _ in range(MAX_DEPTH):
+        if any(split_folder(directory, split).is_dir() for split in SPLITS):
+            return directory
+        inside = [path for path in directory.iterdir() if path.is_dir()]
+        inside = [path for path in inside if not path.name.startswith((".", "__"))]
+        names = (DEFAULT_DIRECTORY.name, directory.resolve().name)
+        inside = [path for path in inside if path.name in names] or inside
+        if len(inside) != 1:
+            return None
+        (directory,) = inside
+    return None
+
+
+def _is_of_splits(name):
+    """Whether a file in an archive belongs to a data folder."""
+    *folders, file = name.split("/")
+    folder = folders[-1] if folders else ""
+    is_split = any(folder == split_folder("", split).name for split in SPLITS)
+    return ".." not in folders and (file in NOTES or is_split and file.lower().endswith(".png"))
+
+
+def _archive_of_splits(path):
+    """The file if it is a zip archive of a data folder, or None."""
+    names = unprepared.file_names(path) if path.suffix.lower() == ".zip" else ()
+    return path if any("/" in name and _is_of_splits(name) for name in names) else None
 
 
 # ---- reading -----------------------------------------------------------------------------------
@@ -178,23 +237,34 @@ def _refuse(problem):
     raise InputError(problem)
 
 
-def open_slices(directory: str | os.PathLike, report: Callable[[str], None] = _refuse) -> Slices:
+def open_slices(
+    directory: str | os.PathLike,
+    report: Callable[[str], None] = _refuse,
+    needed: Sequence[str] = SPLITS,
+) -> Slices:
     """Read a data folder.
 
     Args:
-        directory: Folder that holds the three splits.
-        report: Is called with one line for each problem: a split is missing or empty, a file name
-            has no case and level, `read_slice` refuses a file, or a subject is in two splits.
-            If it returns, the file or split is left out.
+        directory: Folder that holds the splits, or a zip archive of one.
+        report: Is called with one line for each problem: a needed split is missing or empty, a file
+            name has no case and level, `read_slice` refuses a file, a split is black throughout, or
+            a subject is in two splits. If it returns, the file or split is left out.
+        needed: Splits that must be there. Another may be missing or empty.
 
     Raises:
         InputError: There is a problem, and no other `report` was given. Or no slice can be read,
             or a JSON file of the folder is damaged.
     """
     directory = pathlib.Path(directory)
-    name, cohort, subjects = _read_notes(directory)
-    folders = {split: split_folder(directory, split) for split in layout.SPLITS}
-    listed = [_list_split(*folder, subjects, report) for folder in folders.items()]
+    if directory.is_file():
+        return _open_archive(directory, report, needed)
+    facts = read_facts(directory)
+    folders = {split: split_folder(directory, split) for split in SPLITS}
+    listed = [
+        _list_split(name, folder, facts, report, needed)
+        for name, folder in folders.items()
+        if name in needed or folder.is_dir() and any(_pngs(folder))
+    ]
     listed = [split for split in listed if split]
     places = collections.defaultdict(list)  # a subject that is not noted is its case
     for split in listed:
@@ -204,14 +274,47 @@ def open_slices(directory: str | os.PathLike, report: Callable[[str], None] = _r
         if len(names) > 1:
             leak = f"leak: {subject} is in {' and '.join(names)} of {directory}"
             report(f"{leak}: keep every subject in one split.")
-    splits = _read(listed, report)
+    splits = _read(listed, facts, report)
     if not splits:
         raise InputError(f"{directory} holds no readable slice: {SPLIT_FORMS} hold slices.")
-    return Slices(name, {split.name: split for split in splits}, cohort)
+    return Slices(splits[0].facts, {split.name: split for split in splits})
 
 
-def open_folder(directory: str | os.PathLike) -> Split:
+def _open_archive(path, report, needed):
+    """Read a data folder in a zip archive.
+
+    It is unpacked into a temporary folder, which is gone once all slices are in memory. So all that
+    is known of folders holds for archives, and names never lead out of it.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        inside = pathlib.Path(temporary, path.stem)  # it may give the set its name
+        with reading(path, "pack it again, or unpack it and name the folder"):
+            with open_archive(path) as archive:
+                wanted = [name for name in archive.namelist() if _is_of_splits(name)]
+                archive.extractall(inside, wanted)
+
+        def plain(text):
+            return text.replace(str(inside), str(path))
+
+        try:
+            folder = _folder_of_splits(inside) or inside
+            slices = open_slices(folder, lambda problem: report(plain(problem)), needed)
+        except InputError as error:
+            raise InputError(plain(str(error))) from None
+    splits = {
+        name: dataclasses.replace(split, paths=tuple(map(plain, split.paths)))
+        for name, split in slices.splits.items()
+    }
+    return dataclasses.replace(slices, splits=splits)
+
+
+def open_folder(directory: str | os.PathLike, facts: DataFacts = OASIS) -> Split:
     """Read one folder of slices as a `Split` named like the folder.
+
+    Args:
+        directory: A folder of a split, or one that was made for a prepared set (`--like`).
+        facts: What is known of the slices if neither the folder nor the one above it, whose split
+            it is, has a file of facts.
 
     Raises:
         InputError: The folder is missing or empty, or `open_slices` would refuse a name or a file.
@@ -219,15 +322,21 @@ def open_folder(directory: str | os.PathLike) -> Split:
     directory = pathlib.Path(directory)
     if not directory.is_dir():
         raise InputError(f"{directory} is no folder: give one that holds {SLICE_FORM}.")
-    return _read([_list_split(directory.resolve().name, directory, {}, _refuse)])[0]
+    facts = _facts_beside(directory, facts)
+    name = directory.resolve().name
+    split = _list_split(name, directory, facts, _refuse, (name,))
+    return _read([split], facts)[0]
 
 
-def open_slice(path: str | os.PathLike, level: int | None = None) -> Split:
+def open_slice(
+    path: str | os.PathLike, level: int | None = None, facts: DataFacts = OASIS
+) -> Split:
     """Read one slice as a `Split`.
 
     Args:
         path: The file.
         level: Its level, if the file name does not say it.
+        facts: As in `open_folder`.
 
     Raises:
         InputError: `read_slice` refuses the file, or its level is not known.
@@ -237,43 +346,79 @@ def open_slice(path: str | os.PathLike, level: int | None = None) -> Split:
     if match is None and level is None:
         raise InputError(f"{path} has no level in its name: name it {SLICE_FORM}.")
     place = (int(match[1]), int(match[2])) if match else (0, level)
-    return _read([make_split(path.name, [(*place, str(path))], {})])[0]
+    facts = _facts_beside(path.parent, facts)
+    return _read([make_split(path.name, [(*place, str(path))], facts)], facts)[0]
 
 
-def _list_split(name, folder, subjects, report):
+def _facts_beside(directory, usual):
+    """Facts of a folder of slices: its own, those of the set it is a split of, or the usual ones.
+
+    Of the usual ones, what belongs to other slices does not count.
+    """
+    folder = directory.resolve()
+    is_split = any(folder == split_folder(folder.parent, split) for split in SPLITS)
+    for place in (folder, folder.parent) if is_split else (folder,):
+        facts = read_facts(place)
+        if facts != OASIS:
+            return facts
+    return dataclasses.replace(usual, masked=None, cases={}, settings={})
+
+
+def _pngs(folder):
+    """Images of a folder. Hidden files are leftovers, or notes of another system."""
+    names = (path for path in folder.iterdir() if not path.name.startswith("."))
+    return (path for path in names if path.suffix.lower() == ".png")
+
+
+def _list_split(name, folder, facts, report, needed):
     """The slices that the files of a folder are named after, or None. No file is read."""
     paths = {}
-    for path in sorted(folder.glob("*.png")):
+    for path in sorted(_pngs(folder)) if folder.is_dir() else ():
         match = SLICE_NAME.fullmatch(path.name)
         if not match:
             report(f"{path} has no case and slice number: name it {SLICE_FORM}.")
+            continue
+        if facts.levels and int(match[2]) >= facts.levels:
+            report(f"{path} is beyond the {facts.levels} levels of the set: remove it.")
             continue
         first = paths.setdefault((int(match[1]), int(match[2])), path)
         if first is not path:  # such as case_1_slice_5 and case_01_slice_05
             report(f"{first} and {path} are the same case and level: remove one.")
     if not paths:
         state = f"holds no {SLICE_FORM}" if folder.is_dir() else "is missing"
-        report(f"{folder} {state}: every split needs slices.")
+        report(f"{folder} {state}: slices are needed in {' and '.join(needed)}.")
         return None
-    return make_split(name, [(*place, str(path)) for place, path in paths.items()], subjects)
+    return make_split(name, [(*place, str(path)) for place, path in paths.items()], facts)
 
 
-def _read(listed, report=_refuse):
-    """Read the files of some splits: those of them that have a readable slice."""
+def _read(listed, facts, report=_refuse):
+    """Read the files of some splits: those of them that have a readable slice.
+
+    What the facts do not tell is found in them.
+    """
     splits = [split for split in (_read_files(split, report) for split in listed) if len(split)]
+    if not splits:
+        return []
     images = itertools.chain.from_iterable(split.images for split in splits)
-    masked = bool(splits) and are_masked(map(shows_scalp, images))
-    return [dataclasses.replace(split, masked=masked) for split in splits]
+    levels = facts.levels or _levels_shown(splits)
+    facts = dataclasses.replace(facts, masked=is_masked(images, facts), levels=levels)
+    return [dataclasses.replace(split, facts=facts) for split in splits]
+
+
+def _levels_shown(splits):
+    """One more than the highest level of any slice."""
+    return 1 + max(int(split.levels.max()) for split in splits)
 
 
 def _read_files(split, report):
     """The slices of a split that can be read, with their images and the digests of their files."""
-    images, digests = allocate_images(len(split), layout.SLICE_SIDE), []
+    side = split.facts.side
+    images, digests = allocate_images(len(split), side), []
 
     def read(index):
         path = pathlib.Path(split.paths[index])
         try:
-            images[index], digest = read_slice(path)
+            images[index], digest = read_slice(path, side)
         except InputError as error:
             return None, str(error)
         return "/".join((*path.parts[-2:], digest)), None
@@ -287,50 +432,32 @@ def _read_files(split, report):
             if problem:
                 report(problem)
     split = dataclasses.replace(split, images=images, digests=tuple(digests))
-    if all(digests):
-        return split
-    readable = split.pick([i for i, digest in enumerate(digests) if digest])
-    if not len(readable):
-        folder = pathlib.Path(split.paths[0]).parent
-        report(f"{folder} holds no readable slice: every split needs slices.")
-    return readable
+    folder = pathlib.Path(split.paths[0]).parent
+    if not all(digests):
+        split = split.pick([i for i, digest in enumerate(digests) if digest])
+    if not len(split):
+        report(f"{folder} holds no readable slice: restore its slices.")
+    elif not split.images.any():
+        report(f"{folder} is black throughout: restore its slices.")
+    return split
 
 
-def fingerprint(*splits: Split) -> str:
-    """SHA-256 of the names and bytes of all slices of some splits."""
-    digests = itertools.chain.from_iterable(split.digests for split in splits)
+def fingerprint(*splits: Split, facts: Sequence[str] = ()) -> str:
+    """SHA-256 of the names and bytes of all slices of some splits, and of more lines."""
+    digests = itertools.chain(*(split.digests for split in splits), facts)
     return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
 def make_split(
-    name: str, slices: Iterable[tuple[int, int, str]], subjects: dict[int, str]
+    name: str, slices: Iterable[tuple[int, int, str]], facts: DataFacts = OASIS
 ) -> Split:
     """Make the `Split` of some slices, at least one. Nothing is read.
 
     Args:
         name: Name of the split.
         slices: `(case, level, path)` of each slice.
-        subjects: Subjects of cases, where they are known. Another case is a subject of its own.
+        facts: What is known of their set, such as the subject of each case.
     """
     cases, levels, paths = zip(*sorted(slices))
-    names = np.array([subjects.get(case, f"case {case:03d}") for case in cases])
-    return Split(name, paths, np.array(cases, "int32"), np.array(levels, "int32"), names)
-
-
-def _read_notes(directory):
-    """What figures call the data, settings of a synthetic cohort or None, subjects of cases."""
-    path = directory / layout.COHORT_FILE
-    if path.is_file():
-        with reading(path, MAKE_AGAIN):
-            cohort = read_json(path, advice=MAKE_AGAIN)
-            name = "synthetic cohort ({subjects:d} subjects, seed {seed:d})".format(**cohort)
-            return clean_name(name), cohort, {}
-    path = directory / layout.CONVERSION_FILE
-    if not path.is_file():
-        return "OASIS", None, {}
-    with reading(path, MAKE_AGAIN):
-        notes = {"settings": {}, **read_json(path, advice=MAKE_AGAIN)}
-        subjects = {int(case): clean_name(of["subject"]) for case, of in notes["cases"].items()}
-        name = directory.resolve().name if notes["settings"].get("nifti") else "OASIS"
-        masked = ", brain-masked" if notes["settings"].get("masked") else ""
-        return clean_name(name) + masked, None, subjects
+    names = np.array([facts.subject(case) for case in cases])
+    return Split(name, paths, np.array(cases, "int32"), np.array(levels, "int32"), names, facts)

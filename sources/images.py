@@ -17,23 +17,22 @@ from PIL.PngImagePlugin import PngImageFile
 from sources.layout import SLICE_SIDE
 from utils import InputError, reading, replacing
 
-SLICE_FORMAT = f"{SLICE_SIDE} x {SLICE_SIDE} L"  # size and mode, as Pillow names it
-UNPACKED_BYTES = SLICE_SIDE * (SLICE_SIDE + 1)  # of a slice; each row begins with its filter
 MAX_FILE_BYTES = 2**24  # of a slice
 MEMORY_SHARE = 0.25  # larger arrays of images lie in a temporary file
 
 
-def read_slice(path: str | os.PathLike) -> tuple[np.ndarray, str]:
+def read_slice(path: str | os.PathLike, side: int = SLICE_SIDE) -> tuple[np.ndarray, str]:
     """Read a slice. What cannot be trained on as it is, is refused: nothing is converted.
 
     Args:
-        path: An 8-bit grey PNG of 256 x 256 pixels.
+        path: An 8-bit grey PNG.
+        side: Pixels S of a side.
 
     Returns:
-        Pixels, uint8 `(256, 256)`, and the SHA-256 of the file.
+        Pixels, uint8 `(S, S)`, and the SHA-256 of the file.
 
     Raises:
-        InputError: The file is damaged, of another kind or size, or all black.
+        InputError: The file is damaged, or of another kind or size.
     """
     with reading(path, "restore or remove it"):
         status = os.stat(path)
@@ -43,30 +42,32 @@ def read_slice(path: str | os.PathLike) -> tuple[np.ndarray, str]:
             raise ValueError(f"it has {status.st_size} bytes")
         content = pathlib.Path(path).read_bytes()
         with PngImageFile(io.BytesIO(content)) as image:
-            _check_format(path, image, bits=content[24])  # before memory is taken for the pixels
+            _check_format(
+                path, image, side, bits=content[24]
+            )  # before memory is taken for the pixels
             image.verify()  # the checksums; it leaves the image closed
         with PngImageFile(io.BytesIO(content)) as image:
             pixels = np.asarray(image)
         # Pillow takes rows that are missing at the end for black ones.
-        if len(_unpack(content)) < UNPACKED_BYTES:
+        least = side * (side + 1)  # each row begins with its filter
+        if len(unpack_png(content, least)) < least:
             raise ValueError("it lacks pixels")
-    if not pixels.any():
-        raise InputError(f"{path} is all black: restore or remove it.")
     return pixels, hashlib.sha256(content).hexdigest()
 
 
-def _check_format(path, image, bits):
+def _check_format(path, image, side, bits):
     form = f"{image.width} x {image.height} {image.mode}"
     form += f", {bits} bits" if bits < 8 else ""
     form += ", transparent" if "transparency" in image.info else ""
     form += ", animated" if image.is_animated else ""
-    if form != SLICE_FORMAT:
+    needed = f"{side} x {side} L"  # size and mode, as Pillow names it
+    if form != needed:
         advice = "convert or remove it"
-        raise InputError(f"{path} is {form}, not {SLICE_FORMAT} (8-bit grey): {advice}.")
+        raise InputError(f"{path} is {form}, not {needed} (8-bit grey): {advice}.")
 
 
-def _unpack(content):
-    """Filtered rows of a PNG whose chunks are whole, as many as a slice has."""
+def unpack_png(content: bytes, limit: int) -> bytes:
+    """The first bytes of the filtered rows of a PNG whose chunks are whole."""
     place, packed = 8, []
     while place < len(content):
         length, kind = struct.unpack(">I4s", content[place : place + 8])
@@ -75,13 +76,13 @@ def _unpack(content):
         place += length + 12
         if kind == b"IEND":
             break
-    return zlib.decompressobj().decompress(b"".join(packed), UNPACKED_BYTES)
+    return zlib.decompressobj().decompress(b"".join(packed), limit)
 
 
-def write_png(path: pathlib.Path, image) -> None:
+def write_png(path: pathlib.Path, image, compress_level: int = -1) -> None:
     """Write an image `(S, S)`, float in [0, 1] or uint8, as an 8-bit grey PNG."""
     with replacing(path) as temporary:
-        Image.fromarray(to_grey(image)).save(temporary)
+        Image.fromarray(to_grey(image)).save(temporary, compress_level=compress_level)
 
 
 def allocate_images(count: int, size: int) -> np.ndarray:
@@ -119,9 +120,8 @@ def to_unit(images) -> np.ndarray:
     return images.astype("float32")
 
 
-def enlarge(image: np.ndarray) -> np.ndarray:
-    """Bring a smaller image, uint8 `(S, S)`, to the size of the slices of a data folder."""
-    if len(image) == SLICE_SIDE:
+def enlarge(image: np.ndarray, side: int = SLICE_SIDE) -> np.ndarray:
+    """Bring an image of a model, uint8 `(S, S)`, to the side of the slices of its data folder."""
+    if len(image) == side:
         return image
-    size = SLICE_SIDE, SLICE_SIDE
-    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
+    return np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC))

@@ -6,7 +6,6 @@ its own cortical folds, fluid spaces, contrast, bias field and noise. The templa
 """
 
 import functools
-import json
 import os
 import pathlib
 import tempfile
@@ -17,6 +16,7 @@ import scipy  # loads `scipy.ndimage` at its first use
 from PIL import Image
 
 from sources import layout
+from sources.facts import cohort_facts, read_facts, write_facts
 from sources.layout import BOTTOM, LEFT, NUM_LEVELS, RIGHT, SLICE_SIDE, SPLITS, TOP
 from utils import InputError, progress
 
@@ -334,8 +334,10 @@ def write_cohort(
     # It lies beside the target, so that the rename at the end is one step on one disk.
     with tempfile.TemporaryDirectory(dir=directory.parent, prefix=".") as staging:
         partial = pathlib.Path(staging, "cohort")
-        _write_subjects(partial, subjects, seed)
-        (partial / layout.COHORT_FILE).write_text(json.dumps(settings) + "\n")
+        splits = _splits_of_cases(subjects)
+        _write_subjects(partial, splits, seed)
+        cases = {c: {"subject": f"case {c:03d}", "split": split} for c, split in splits.items()}
+        write_facts(partial, cohort_facts(settings, cases))
         try:
             os.replace(partial, directory)
         except OSError:
@@ -344,19 +346,23 @@ def write_cohort(
     return directory
 
 
-def _write_subjects(directory, subjects, seed):
+def _splits_of_cases(subjects):
     held_out = max(1, round(subjects / 10))
-    split_of_case = np.repeat(SPLITS, (subjects - 2 * held_out, held_out, held_out)).tolist()
+    splits = np.repeat(SPLITS, (subjects - 2 * held_out, held_out, held_out)).tolist()
+    return dict(enumerate(splits, 1))
+
+
+def _write_subjects(directory, splits, seed):
     for split in SPLITS:
         layout.split_folder(directory, split).mkdir(parents=True)
-    for i in progress(range(subjects), "synthetic cohort", unit="subject"):
-        case, folder = i + 1, layout.split_folder(directory, split_of_case[i])
+    for case, split in progress(splits.items(), "synthetic cohort", len(splits), "subject"):
+        folder = layout.split_folder(directory, split)
         for level, pixels in enumerate(subject(seed, case)):
             Image.fromarray(pixels).save(folder / layout.slice_name(case, level), compress_level=1)
 
 
 def _settings_of(directory):
     try:
-        return json.loads((directory / layout.COHORT_FILE).read_text())
-    except (OSError, ValueError):
+        return read_facts(directory).cohort
+    except InputError:
         return None

@@ -24,7 +24,7 @@ def images(count=3):
 
 
 def make_stack(levels=(0, 1, 2)):
-    return make_split("test", [(1, level, f"slice {level}") for level in levels], {})
+    return make_split("test", [(1, level, f"slice {level}") for level in levels])
 
 
 def analyse(models):
@@ -89,7 +89,7 @@ def test_the_slice_below_is_the_healed_one(models):
 def test_slices_of_a_stack_are_mapped_in_their_order(models):
     """Cases of other heights are read in batches that differ from the order of the split."""
     places = [(1, 0), (1, 1), (2, 0)]
-    split = make_split("test", [(case, k, f"{case} {k}") for case, k in places], {})
+    split = make_split("test", [(case, k, f"{case} {k}") for case, k in places])
     results = anomalies.analyse(models, images(), split, seed=1)
     lone = anomalies.analyse(models, images()[2:], split.pick([2]), seed=1)
     np.testing.assert_allclose(results["restored"][2], lone["restored"][0], atol=1e-5)
@@ -114,7 +114,7 @@ def test_a_residual_counts_less_at_an_edge():
 
 def test_surprise_is_smoothed_along_the_levels_of_a_case():
     places = [(1, 0), (1, 1), (1, 4), (2, 0)]
-    split = make_split("test", [(case, k, f"{case} {k}") for case, k in places], {})
+    split = make_split("test", [(case, k, f"{case} {k}") for case, k in places])
     maps = np.zeros((4, 2, 2), "float32")
     maps[0] = 1.0
     smoothed = anomalies.along_levels(maps, split)[:, 0, 0]

@@ -136,7 +136,6 @@ SLICES = {
     "another size": (saved(GREY.resize((256, 128))), "is 256 x 128 L, not"),
     "a palette": (saved(GREY.convert("P")), "256 x 256 P, not"),
     "colour with transparency": (saved(GREY.convert("LA")), "256 x 256 LA, not"),
-    "all black": (png(zlib.compress(bytes(len(ROWS)))), "is all black"),
     "too long": (WHOLE + bytes(2**24), "it has"),
 }  # fmt: skip
 
@@ -145,8 +144,13 @@ SLICES = {
 
 
 def empty_split(place):
-    for path in (place.data / "keras_png_slices_test").iterdir():
+    for path in (place.data / "keras_png_slices_validate").iterdir():
         path.unlink()
+
+
+def blacken_split(place):
+    for path in place.victim.parent.iterdir():
+        path.write_bytes(png(zlib.compress(bytes(len(ROWS)))))
 
 
 def replace_by_link(place):
@@ -180,7 +184,8 @@ REMEDY = "remove the folder and make it again"
 DATA = {
     "no split": (lambda p: shutil.rmtree(p.data / "keras_png_slices_validate"),
                  "keras_png_slices_validate is missing"),
-    "empty split": (empty_split, "keras_png_slices_test holds no"),
+    "empty split": (empty_split, "keras_png_slices_validate holds no"),
+    "black split": (blacken_split, "keras_png_slices_train is black throughout"),
     "leaked case": (copy_leaks, "case 002 is in train and test"),
     "broken link": (replace_by_link, "case_002_slice_1.nii.png is not there"),
     "folder as file": (replace_by_folder, "is no regular file"),
@@ -194,6 +199,7 @@ DATA = {
     "a cohort without numbers": (note("cohort.json", json.dumps({"subjects": "all", "seed": 0})),
                                  REMEDY),
     "deep notes": (note("conversion.json", "[" * 10**5), REMEDY),
+    "facts that cannot be": (note("dataset.json", json.dumps({"side": 100})), REMEDY),
     "cases are a list": (note("conversion.json", json.dumps({"cases": [1, 2]})), REMEDY),
     "settings are null": (note("conversion.json", json.dumps({"cases": {}, "settings": None})),
                           REMEDY),
@@ -474,8 +480,8 @@ RUNS = {
     "damaged counts": (change("code_counts.npz", lambda _: b"PK"), "code_counts.npz"),
 }  # fmt: skip
 COHORTS = {
-    "a cohort of millions": change_data(cohort={"subjects": 10**9, "seed": 0}),
-    "a cohort in words": change_data(cohort="sixty people"),
+    "a cohort of millions": change_data(facts={"cohort": {"subjects": 10**9, "seed": 0}}),
+    "a cohort in words": change_data(facts={"cohort": "sixty people"}),
 }
 
 
@@ -559,7 +565,7 @@ CASES = [
     *((f"data: {n}", spoil, TRAIN, (words, "{data}")) for n, (spoil, words) in DATA.items()),
     *((f"run: {n}", of_run(spoil), PREDICT, (words,)) for n, (spoil, words) in RUNS.items()),
     *(
-        (f"run: {n}", of_run(spoil), WITHOUT_DATA, ("asks for a cohort of", "--data DIR"))
+        (f"run: {n}", of_run(spoil), WITHOUT_DATA, ("config.json cannot be read", "its cohort"))
         for n, spoil in COHORTS.items()
     ),
     *((f"state: {n}", of_run(spoil), CONTINUE, (words,)) for n, (spoil, words) in STATES.items()),

@@ -129,15 +129,15 @@ def test_slices_to_compare_are_those_of_brains_or_drawn_one_by_one(prior, vqvae,
 
 
 def test_volumes_go_there_and_back(tmp_path):
-    """`frame_slices` cuts out of a written volume what was written."""
+    """`oasis_slices` cuts out of a written volume what was written."""
     slices = np.random.default_rng(0).integers(0, 256, (32, 256, 256), "uint8")
     volumes.write_volume(tmp_path / "brain.nii.gz", slices)
     written = nibabel.load(tmp_path / "brain.nii.gz")
     assert written.header.get_zooms() == (1, 1, 1)
     assert nibabel.aff2axcodes(written.affine) == ("R", "A", "S")
-    voxels, affine = volumes.load_volume(tmp_path / "brain.nii.gz")
-    np.testing.assert_array_equal(volumes.frame_slices(voxels, affine), slices)
-    commissure = np.linalg.inv(affine) @ [0, 0, 0, 1]
+    volume = volumes.load_volume(tmp_path / "brain.nii.gz")
+    np.testing.assert_array_equal(volumes.oasis_slices(volume).images, slices)
+    commissure = np.linalg.inv(volume.affine) @ [0, 0, 0, 1]
     np.testing.assert_allclose(commissure[:2], volumes.FRAME_ORIGIN)
     volumes.write_volume(tmp_path / "part.nii.gz", slices[:3], level=29)  # lies where it belongs
     part = nibabel.load(tmp_path / "part.nii.gz")

@@ -12,6 +12,7 @@ from evaluation.comparison import SliceSet
 from evaluation.context import Context, SamplingOptions
 from evaluation.two_sample import Rows
 from modules import Models
+from sources.facts import OASIS
 from sources.folder import make_split
 from sources.images import to_grey
 
@@ -263,9 +264,9 @@ def test_a_classifier_distinguishes_mirrored_slices_by_their_cuts(compared):
 
 
 def test_few_cases_are_not_compared(tmp_path):
-    split = make_split("test", [(1, level, f"{level}") for level in range(6)], {})
+    split = make_split("test", [(1, level, f"{level}") for level in range(6)])
     models = Models(None, types.SimpleNamespace(settings={"num_levels": 6}))
     slices = types.SimpleNamespace(splits={"train": split})
-    context = Context(models, "OASIS", SamplingOptions(0), tmp_path, slices, split, {})
+    context = Context(models, OASIS, SamplingOptions(0), tmp_path, slices, split, {})
     reason = "1 cases of the split have all 6 levels"
     assert brain_comparison.compare(context, None) == {"reason": reason}

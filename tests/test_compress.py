@@ -112,8 +112,10 @@ def test_slices_come_back_as_predict_restores_them(run_copy, slices_folder, tmp_
     done = run_script("predict.py", "--run", run_copy, "--data", slices_folder, *flags)
     assert done.returncode == 0, done.stderr
     for name in names:
-        theirs = run_copy / "predict" / "reconstructions" / name.replace(".nii", "")
+        theirs = run_copy / "predict" / "reconstructions" / name
         assert np.array_equal(Image.open(tmp_path / "out" / name), Image.open(theirs))
+    again = encode(run_copy, theirs.parent, tmp_path / "again.bvq")  # what was written is read back
+    assert "8 slices in" in again.stdout
 
 
 def test_a_volume_is_cut_into_slices(trained_run, tmp_path):

@@ -1,22 +1,27 @@
-"""Conversions of volumes as the discs hold them.
+"""Conversions: volumes as the discs hold them, and pictures and volumes of any origin.
 
 Landmarks in the volumes would move with a wrong axis, flip or level.
 """
 
+import collections
 import os
 import shutil
+import zipfile
+import zlib
 
 import nibabel
 import numpy as np
 import pytest
 from PIL import Image
-from shared import contents, one_line, run_script, write_slices
+from shared import contents, one_line, run_script
+from shared import write_slices as write_data
 
 import utils
-from sources.conversion import FRACTIONS, ConversionSettings, convert, split_subjects
-from sources.folder import open_slices
+from sources.conversion import ConversionSettings, convert, make_plan, write_slices
+from sources.facts import read_facts
+from sources.folder import open_folder, open_slices
 from sources.layout import SPLITS
-from sources.volumes import frame_slices, scale_to_grey
+from sources.splitting import FRACTIONS, split_subjects
 
 GRID = (176, 208, 176)
 FIRST = 71
@@ -64,7 +69,7 @@ def part(stem, suffix):
 def write_disc(disc, scans, kinds=("gfc",)):
     for scan in scans:
         for kind in kinds:
-            grey = 70 + 20 * (int(scan[5:9]) % 53) + 10 * int(scan[-1]) + 200 * ("masked" in kind)
+            grey = 270 + 20 * (int(scan[5:9]) % 53) + 10 * int(scan[-1]) + 200 * ("masked" in kind)
             write_pair(disc / FOLDER.format(scan=scan, kind=kind), stored_volume(grey))
     return disc
 
@@ -116,7 +121,7 @@ def test_every_level_and_landmark_is_in_its_place(converted):
         assert np.argwhere(image == 255).tolist() == [[215 - i, 24 + j]]
         assert image[215 - 170, 24 + 3] == 0
         inside = image[40:216, 24:232].copy()
-        inside[175 - i, j] = inside[175 - 170, 3] = grey = round(100 * 255 / (1000 + FIRST + k))
+        inside[175 - i, j] = inside[175 - 170, 3] = grey = round(300 * 255 / (1000 + FIRST + k))
         assert (inside == grey).all()
         image[40:216, 24:232] = 0
         assert not image.any()
@@ -139,7 +144,7 @@ def test_masked_volumes_and_another_first_slice(discs, tmp_path):
     done = run("from-oasis1", discs / "disc1", "--out", out, "--masked", "--first-slice", first)
     assert done.returncode == 0, done.stderr
     image = pixels(the_one(out, "*/case_001_slice_0.nii.png"))
-    assert image[100, 100] == round(300 * 255 / (1000 + first))
+    assert image[100, 100] == round(500 * 255 / (1000 + first))
     i, j = landmark(first)
     assert np.argwhere(image == 255).tolist() == [[215 - i, 24 + j]]
     # Two subjects cannot fill three splits.
@@ -186,7 +191,7 @@ def test_what_cannot_be_read_is_listed_and_the_rest_is_written(tmp_path):
     problems = done.stdout.split("problems:")[1]
     assert all(scan in problems for scan in scans[:4])
     assert "OAS1_0003_MR1_mpr_n4_anon_111_t88_gfc.img is missing" in problems
-    assert "32 x 32 x 40 x 1 voxels, not 176 x 208 x 176" in problems
+    assert "32 x 32 x 40 voxels, not 176 x 208 x 176" in problems
     assert {path.name[5:8] for path in out.glob("*/case*")} == {"005"}
 
 
@@ -194,7 +199,7 @@ def test_commands_need_no_tensorflow(discs, tmp_path):
     """Each command answers as a process that cannot import TensorFlow."""
     (tmp_path / "tensorflow.py").write_text("raise ImportError('not installed')")
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    data = write_slices(tmp_path / "data")
+    data = write_data(tmp_path / "data")
     assert run("check", data, env=environment).returncode == 0
     arguments = ("from-oasis1", discs, "--first-slice", "150", "--out", tmp_path / "out")
     one_line(run(*arguments, env=environment), "no volume could be used")
@@ -211,7 +216,7 @@ def test_commands_say_what_is_wrong(discs, tmp_path):
     mistakes = {
         ("from-oasis1", tmp_path / "nothing"): "is no folder",
         ("from-oasis1", tmp_path / "empty"): "holds no OASIS-1 volumes",
-        ("from-nifti", discs): "holds no NIfTI volumes",
+        ("from-nifti", tmp_path / "empty"): "holds no volumes",
         ("from-oasis1", discs / "disc2", "--masked"): "change --masked",
         ("from-oasis1", tmp_path / "packed"): "disc1.tar.gz and the like first",
         ("from-oasis1", collide): "OAS1_0001_MR2 and OAS1_1001_MR1 would both become case 1001",
@@ -221,7 +226,7 @@ def test_commands_say_what_is_wrong(discs, tmp_path):
         ("from-oasis1", discs, "--fractions", "nan", "1", "1"): "are no shares",
         ("from-oasis1", discs, "--seed", "-1"): "negative",
         ("check", tmp_path / "nothing"): "is no folder",
-        ("check", discs): "no readable slice",
+        ("check", discs): "python dataset.py from-oasis1",
     }
     for arguments, message in mistakes.items():
         out = () if arguments[0] == "check" else ("--out", tmp_path / "out")
@@ -231,7 +236,7 @@ def test_commands_say_what_is_wrong(discs, tmp_path):
 
 
 def test_nifti_from_the_shell(discs, converted, tmp_path):
-    """A disc's volume that became a NIfTI file without its origin, and one of 2 mm."""
+    """A disc's volume that became a NIfTI file without its origin."""
     source = tmp_path / "in"
     for scan in ("OAS1_0001_MR1", "OAS1_0002_MR1"):
         stem = FOLDER.format(scan=scan, kind="gfc")
@@ -240,8 +245,6 @@ def test_nifti_from_the_shell(discs, converted, tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         nibabel.save(nibabel.Nifti2Image(np.asanyarray(pair.dataobj), pair.affine), path)
         shutil.copy(path, source / f"{stem}_fseg.nii.gz")  # tissue classes are no volume
-    coarse = nibabel.Nifti1Image(np.ones((91, 109, 91), "uint8"), np.diag([-2, 2, 2, 1]))
-    nibabel.save(coarse, source / "mni_2mm.nii")
     (source / "broken.nii.gz").write_bytes(b"\x1f\x8b broken")
     header = nibabel.Nifti1Header()
     header.set_data_shape((30000, 30000, 30000))
@@ -249,7 +252,6 @@ def test_nifti_from_the_shell(discs, converted, tmp_path):
     done = run("from-nifti", source, "--out", tmp_path / "named")
     assert done.returncode == 0, done.stderr
     assert "2 scans in" in done.stdout and "broken.nii.gz cannot be read" in done.stdout
-    assert "mni_2mm.nii cannot be read (voxels are no upright 1 mm cubes" in done.stdout
     assert "large.nii cannot be read (it unpacks to more than" in done.stdout
     for k in (0, 17, 31):
         pattern = f"*/case_001_slice_{k}.nii.png"
@@ -258,26 +260,6 @@ def test_nifti_from_the_shell(discs, converted, tmp_path):
 
 
 # ---- volumes -----------------------------------------------------------------------------------
-
-
-def test_intensity():
-    slices = np.zeros((2, 256, 256))
-    slices[0, 0, :4] = -5, 2, 4, np.nan
-    np.testing.assert_array_equal(scale_to_grey(slices)[0, 0, :5], [0, 128, 255, 0, 0])
-
-
-def test_volumes_that_are_too_large_or_lie_elsewhere():
-    affine = np.eye(4)
-    affine[:3, 3] = -200, -200, -10
-    volume = np.arange(400 * 400, dtype="int32").reshape(400, 400, 1).repeat(60, 2)
-    frame = frame_slices(volume, affine)
-    cut = volume[200 - 128 : 456 - 128, 200 - 147 : 456 - 147, 7]  # to the frame
-    np.testing.assert_array_equal(frame[5], cut)
-    for shift in (1000, 0, 0), (0, -1000, 0), (0, 0, 100), (0, 0, -100):
-        moved = affine.copy()
-        moved[:3, 3] += shift
-        with pytest.raises(ValueError, match="commissure"):
-            frame_slices(volume, moved)
 
 
 def test_nifti_volumes_are_turned_by_their_affine(tmp_path):
@@ -310,13 +292,14 @@ def test_nifti_volumes_are_turned_by_their_affine(tmp_path):
         assert "".join(nibabel.aff2axcodes(image.affine)) == axes
         nibabel.save(image, tmp_path / "in" / name)
     out = tmp_path / "out"
-    scans, problems = convert(tmp_path / "in", out, ConversionSettings(nifti=True))
-    assert [scan.case for scan in scans] == [1, 2, 3, 4, 5]
-    assert [scan.subject[-2:] for scan in scans] == ["01", "01", "02", "03", "04"]
-    assert scans[0].split == scans[1].split
-    assert len(problems) == 3 and len(list(out.glob("*/case_*.png"))) == 5 * 32
-    for problem, name in zip(problems, ("black", "nan", "half")):
-        assert name in problem and "of its slices are all black or no numbers" in problem
+    report = convert(make_plan(tmp_path / "in", ConversionSettings("nifti")), out)
+    cases, (black, nan) = report.facts.cases, report.problems
+    assert [cases[case]["subject"][-2:] for case in cases] == ["01", "01", "02", "03", "04", "07"]
+    assert list(cases) == [1, 2, 3, 4, 5, 8] and cases[1]["split"] == cases[2]["split"]
+    assert "all of its voxels are the same" in black and "no volume" not in black
+    assert "none of its voxels is a number" in nan
+    assert any("sub-07" in note for note in report.notes)  # black slices stay, but are noticed
+    assert sum(report.slices.values()) == len(list(out.glob("*/case_*.png"))) == 6 * 32
     for k in range(32):
         paths = [the_one(out, f"*/case_00{case}_slice_{k}.nii.png") for case in range(1, 6)]
         assert len({path.read_bytes() for path in paths}) == 1
@@ -325,6 +308,344 @@ def test_nifti_volumes_are_turned_by_their_affine(tmp_path):
         rows, columns = np.nonzero(picture)
         assert (rows.min(), rows.max()) == (128 - 45, 128 + 44)
         assert (columns.min(), columns.max()) == (147 - 70, 147 + 39)
+
+
+# ---- pictures and volumes of any origin --------------------------------------------------------
+
+
+def draw(name, width=32, height=30):
+    """An oval with two dark parts, and a pattern of its own for each name."""
+    generator = np.random.default_rng(zlib.crc32(name.encode()))
+    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
+    inside = (x / generator.uniform(0.6, 0.8)) ** 2 + (y / generator.uniform(0.7, 0.9)) ** 2 < 1
+    grey = 150 + 40 * np.sin(6 * x + generator.uniform(0, 6)) * np.cos(5 * y)
+    grey[(np.abs(x) - 0.2) ** 2 + (y / 3) ** 2 < 0.01] = 40
+    return np.where(inside, grey + generator.normal(0, 3, x.shape), 0).clip(0, 255).astype("uint8")
+
+
+def make(folder, names, **size):
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if ".nii" in path.suffixes and path.suffix in (".nii", ".gz"):
+            nibabel.save(nibabel.Nifti1Image(5.0 * draw(name, **size), np.eye(4)), path)
+        elif path.suffix in (".jpg", ".jpeg", ".png", ".tif"):
+            Image.fromarray(draw(name, **size)).save(path)
+        else:
+            path.write_bytes(b"text")
+    return folder
+
+
+IDS = [218391, 305502, 219047, 388206, 214770, 366613, 251108, 340025, 297734, 263391]
+
+
+def adni(levels=range(78, 82)):
+    for place, number in enumerate(IDS):
+        split = "train" if place < 7 else "test"
+        for k in levels:
+            yield f"AD_NC/{split}/{('AD', 'NC')[place % 2]}/{number}_{k}.jpeg"
+
+
+def knees():
+    for place, number in enumerate(IDS[:8]):
+        for side in ("LEFT", "RIGHT")[: 1 + place % 2]:
+            visit = f"OAI90{number % 10**5}_BaseLine_3_de3d1_SAG_3D_DESS_WE_{side}.nii"
+            yield from (f"{visit}_{k}.png" for k in range(37, 41))
+
+
+def oasis_copy():
+    for kind, count in {"NonDemented": 6, "MildDemented": 4, "VeryMildDemented": 5}.items():
+        for k in (26, 27):
+            yield from (f"test/{kind}/{k}{f' ({n})' * (n > 1)}.jpg" for n in range(1, count + 1))
+        yield from (f"train/{kind}/{kind[:4].lower()}Dem{n}.jpg" for n in range(2 * count))
+
+
+def hipmri():
+    for case in range(4, 13):
+        split = ("train", "train", "validate", "test")[case % 4]
+        for week in range(1 + case % 3):
+            for k in range(3):
+                name = f"{case:03d}_week_{week}_slice_{k}.nii"
+                twice = f"case_{name}/" * (k == 1)  # inside a folder of its own name
+                gz = "" if twice else ".gz"
+                yield f"keras_slices_{split}/{twice}case_{name}{gz}"
+                yield f"keras_slices_seg_{split}/seg_{name}.gz"
+
+
+def repeats():
+    for scan in ("0028_MR1", "0031_MR1", "0061_MR1", "0061_MR2"):
+        for repeat in (1, 2):
+            yield from (f"OAS1_{scan}_mpr-{repeat}_{k}.jpg" for k in range(100, 104))
+
+
+def tumours():
+    for split, count in {"Training": 6, "Testing": 3}.items():
+        for kind in ("glioma", "meningioma", "notumor", "pituitary"):
+            names = (f"{split[:2]}-{kind[:2]}_{n:04d}.jpg" for n in range(10, 10 + count))
+            yield from (f"{split}/{kind}/{name}" for name in names)
+
+
+def with_masks():
+    for case in ("CS_4941_19960909", "CS_4942_19970222", "DU_5849_19950405", "HT_7473_19970826"):
+        for k in range(1, 5):
+            yield from (f"TCGA_{case}/TCGA_{case}_{k}{mask}.tif" for mask in ("", "_mask"))
+
+
+def pneumonia():
+    for split, count in {"train": 6, "test": 4, "val": 3}.items():
+        for n in range(1, count):
+            person = n + 100 * len(split)
+            yield f"{split}/PNEUMONIA/person{person}_{('virus', 'bacteria')[n % 2]}_{n * 7}.jpeg"
+            yield f"{split}/NORMAL/IM-{person:04d}-0001.jpeg"
+
+
+# Names; subjects, scans, levels; subjects of the splits; classes; words that are printed
+SETS = {
+    "adni": (adni(), 10, 10, 4, (6, 1, 3), {"AD", "NC"}, "subject 297734, level 78"),
+    "knees": (knees(), 8, 12, 4, None, None, "OAI90"),
+    "oasis copy": (
+        oasis_copy(), 45, 60, 1, None, {"NonDemented", "MildDemented", "VeryMildDemented"},
+        "figures of the test split are worth nothing"),
+    "gliomas": ([f"glioma_tumor/gg ({n}).jpg" for n in range(1, 8)]
+        + [f"no_tumor/image({n}).jpg" for n in range(1, 8)],
+        14, 14, 1, (12, 1, 1), {"glioma_tumor", "no_tumor"}, "figures of the test split flatter"),
+    "folders": ([f"P{n}/IMG_{k:03d}.png" for n in range(4) for k in range(12, 16)],
+        4, 4, 4, (2, 1, 1), None, "levels     4"),
+    "HipMRI": (hipmri(), 9, 18, 3, (5, 2, 2), None, "54 label maps and masks"),
+    "repeats": (repeats(), 3, 8, 4, (1, 1, 1), None, "OAS1_0061"),
+    "tumours": (tumours(), 36, 36, 1, None, {"glioma", "meningioma", "notumor", "pituitary"},
+        "validate cut from train"),
+    "masks": (with_masks(), 4, 4, 4, (2, 1, 1), None, "16 label maps and masks"),
+    "a word": ([f"BraTS20_Training_{n:03d}/slice_{k}.png" for n in range(1, 5) for k in range(3)],
+        4, 4, 3, (2, 1, 1), None, "made here by subject"),
+    "a folder in itself": ([f"{c}-parent/{c}/{n}.png" for c in ("AD", "CN") for n in range(6)],
+        12, 12, 1, (10, 1, 1), {"AD", "CN"}, "of one person"),
+    "pneumonia": (pneumonia(), 20, 20, 1, (10, 4, 6), {"PNEUMONIA", "NORMAL"}, "person"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_well_known_sets_are_understood(name, tmp_path):
+    names, subjects, scans, levels, sizes, classes, words = SETS[name]
+    names = list(names)
+    source, out = make(tmp_path / "in", names), tmp_path / "out"
+    before = contents(source)
+    done = run("from-images", source, "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert words in done.stdout and "no problems" in done.stdout
+    assert contents(source) == before
+    facts = read_facts(out)
+    cases = facts.cases.values()
+    assert (len({case["subject"] for case in cases}), len(cases), facts.levels) == (
+        subjects, scans, levels)  # fmt: skip
+    assert {case.get("class") for case in cases} == (classes or {None})
+    split_of = {case["subject"]: case["split"] for case in cases}
+    assert all(split_of[case["subject"]] == case["split"] for case in cases)
+    counts = collections.Counter(split_of.values())
+    assert sizes in (None, tuple(counts[split] for split in SPLITS)) and len(counts) == 3
+    slices = open_slices(out)
+    images = [path for path in names if "seg" not in path and "mask" not in path]
+    assert sum(map(len, slices.splits.values())) == len(images)
+    assert (facts.side, facts.brain, facts.name) == (32, False, "out")
+    with Image.open(out / "preview.png") as sheet:
+        assert min(sheet.size) > 90
+    once = contents(out)
+    assert run("from-images", source, "--out", out).returncode == 0  # repeated, it changes nothing
+    assert contents(out) == once
+
+
+def convert_images(source, out, *flags):
+    done = run("from-images", source, "--out", out, *flags)
+    assert done.returncode == 0, done.stderr
+    return done.stdout, read_facts(out)
+
+
+def slices_of(out, case=1):
+    """Levels of a case, and its slices."""
+    paths = {int(path.name.split("_")[3].split(".")[0]): path for path in out.rglob(
+        f"case_{case:03d}_*")}  # fmt: skip
+    return {level: np.array(Image.open(paths[level])) for level in sorted(paths)}
+
+
+def test_levels_of_stacks_of_unequal_length(tmp_path):
+    stacks = {"11": range(10, 20), "14": range(40, 48), "27": range(5, 11), "39": range(8)}
+    names = [f"person_{name}/slice_{k}.png" for name in stacks for k in stacks[name]]
+    text, facts = convert_images(make(tmp_path / "in", names), tmp_path / "out")
+    assert "relative place in 8 levels, and 2 slices are left out" in text and facts.levels == 8
+    levels = [list(slices_of(tmp_path / "out", case)) for case in (1, 2, 3, 4)]
+    assert levels[0] == levels[1] == levels[3] == list(range(8))
+    assert len(levels[2]) == 6 and levels[2][0] == 0 and levels[2][-1] == 7
+    _, facts = convert_images(tmp_path / "in", tmp_path / "three", "--levels", 3)
+    assert facts.levels == 3 and list(slices_of(tmp_path / "three", 2)) == [0, 1, 2]
+    _, facts = convert_images(tmp_path / "in", tmp_path / "one", "--levels", 1)
+    assert facts.levels == 1 and len(facts.cases) == 32
+    assert {case["subject"][-1] for case in facts.cases.values()} == set("1479")
+
+
+def test_one_more_patient(tmp_path):
+    """A stack like those of a set: its place among the levels, its side, and its scale."""
+    out, more = tmp_path / "out", tmp_path / "more"
+    make(tmp_path / "in", adni(), width=50, height=40)
+    _, facts = convert_images(tmp_path / "in", out, "--image-size", 48, "--scale", "set")
+    source = tmp_path / "in" / "AD_NC" / "test" / "NC"
+    (tmp_path / "one").mkdir()
+    for path in source.glob("340025*"):
+        shutil.move(path, tmp_path / "one")
+    (tmp_path / "one" / "340025_78.jpeg").unlink()
+    text, other = convert_images(tmp_path / "one", more, "--like", out)
+    case = next(case for case, of in facts.cases.items() if of["subject"] == "340025")
+    assert list(other.cases) == [1] and other.cases[1]["split"] is None
+    assert (other.levels, other.side, other.mirror) == (4, 48, facts.mirror)
+    old, new = slices_of(out, case), slices_of(more)
+    assert list(new) == [1, 2, 3] and all((new[k] == old[k]).all() for k in new)
+    assert len(open_folder(more)) == 3
+    single = tmp_path / "single"
+    make(single, ["scan.png"])
+    one_line(run("from-images", single, "--out", tmp_path / "s"), "holds one image", "--like")
+
+
+def test_what_is_wrong_with_pictures(tmp_path):
+    """Each source, what is spoilt, and the words of the line. Nothing is left behind."""
+    out = tmp_path / "out"
+
+    def spoilt(kind):
+        source = make(tmp_path / kind, adni())
+        return source, sorted((source / "AD_NC" / "train" / "AD").iterdir())[-1]
+
+    source, victim = spoilt("truncated")
+    victim.write_bytes(victim.read_bytes()[:500])
+    one_line(run("from-images", source, "--out", out), victim.name, "--skip-bad")
+    assert not out.exists()
+    text, _ = convert_images(source, out, "--skip-bad")
+    assert "1 problems" in text and len(list(out.glob("*/*.png"))) == 39
+    one_line(run("from-images", source, "--out", out, "--seed", 1), "other settings")
+
+    source, victim = spoilt("shared")
+    shutil.move(victim, source / "AD_NC" / "test" / "AD" / victim.name)
+    arguments = ("from-images", source, "--out", tmp_path / "shared_out")
+    one_line(run(*arguments), "is in train and test", "--resplit")
+    text, facts = convert_images(*arguments[1::2], "--resplit")
+    assert len(facts.cases) == 10 and all(
+        len(slices_of(tmp_path / "shared_out", case)) == 4 for case in facts.cases
+    )
+    source, victim = spoilt("copied")
+    shutil.copy(victim, next((source / "AD_NC" / "test" / "NC").iterdir()))
+    text, _ = convert_images(source, tmp_path / "copied_out")
+    assert "LEAK: 1 images of test are in" in text and victim.name in text
+
+    (tmp_path / "empty").mkdir()
+    dicom = tmp_path / "dicom"
+    dicom.mkdir()
+    (dicom / "IM0001").write_bytes(bytes(128) + b"DICM")
+    rows = {
+        (tmp_path / "nothing",): "is not there",
+        (tmp_path / "empty",): "no image",
+        (dicom,): "dcm2niix",
+        (source, "--out", source / "out"): "name another --out",
+        (source, "--subject", "("): "is no regular expression",
+        (source, "--like", tmp_path / "nothing"): "is no folder",
+        (source, "--image-size", "50"): "multiple of 8",
+    }
+    for arguments, words in rows.items():
+        one_line(
+            run("from-images", *arguments[:1], "--out", tmp_path / "no", *arguments[1:]), words
+        )
+    assert run("from-images", source, "--out", tmp_path / "no", "--dry-run").returncode == 0
+    assert not (tmp_path / "no").exists()
+
+
+def test_archives_and_medmnist(tmp_path):
+    source = make(tmp_path / "in", adni())
+    with zipfile.ZipFile(tmp_path / "in.zip", "w") as archive:
+        for path in source.rglob("*.jpeg"):
+            archive.write(path, path.relative_to(tmp_path))
+    _, facts = convert_images(tmp_path / "in.zip", tmp_path / "out")
+    assert len(facts.cases) == 10
+    arrays = {}
+    for split, count in {"train": 9, "val": 3, "test": 3}.items():
+        images = np.stack([draw(f"{split}{n}", 28, 28) for n in range(count)])
+        arrays |= {f"{split}_images": images, f"{split}_labels": np.arange(count)[:, None] % 3}
+    np.savez(tmp_path / "bloodmnist.npz", **arrays)
+    _, facts = convert_images(tmp_path / "bloodmnist.npz", tmp_path / "medmnist", "--name", "cells")
+    assert (facts.name, facts.side, len(facts.cases)) == ("cells", 32, 15)
+    assert len({case["class"] for case in facts.cases.values()}) == 3
+
+
+def test_grey_values_of_a_subject_and_of_a_set(tmp_path):
+    """16-bit stacks of four people, of whom one is half as bright, and one hot pixel."""
+    for person, gain in enumerate((40, 20, 40, 40)):
+        for k in range(3):
+            path = tmp_path / "in" / f"patient_{person}" / f"slice_{k}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pixels = draw(f"{person} {k}").astype("uint16") * gain
+            pixels[0, 0] = 60000 if (person, k) == (0, 0) else 0
+            Image.fromarray(pixels).save(path)
+    peaks = {}
+    for scale in ("subject", "set", "slice"):
+        convert_images(tmp_path / "in", tmp_path / scale, "--scale", scale)
+        peaks[scale] = [
+            max(np.percentile(image, 99) for image in slices_of(tmp_path / scale, case).values())
+            for case in (1, 2, 3, 4)
+        ]
+    assert min(peaks["subject"]) > 200 and peaks["set"][1] < 140 < 200 < peaks["set"][2]
+
+
+def test_volumes_of_any_origin(tmp_path):
+    """Thick coronal volumes of 3 people: spacing, levels and the place of each in millimetres."""
+    generator = np.random.default_rng(0)
+    for person in range(3):
+        voxels = np.zeros((60, 14 + person, 50), "float32")
+        voxels[10:50, 1:-1, 8:42] = 400 + 100 * generator.random((40, 12 + person, 34))
+        voxels[20, 6, 30] = -300
+        affine = np.diag([-3.0, 6, 3, 1])
+        affine[:3, 3] = 90, -40 - person, -70
+        path = tmp_path / "in" / f"IXI{person:03d}-Guys-08{person}-T1.nii.gz"
+        path.parent.mkdir(exist_ok=True)
+        nibabel.save(nibabel.Nifti1Image(voxels, affine), path)
+        labels = nibabel.Nifti1Image((voxels > 0).astype("uint8"), affine)
+        nibabel.save(labels, tmp_path / "in" / f"IXI{person:03d}-Guys-08{person}-T1_seg.nii.gz")
+    out = tmp_path / "out"
+    flags = ("--plane", "coronal", "--spacing", "3")
+    done = run("from-nifti", tmp_path / "in", "--out", out, *flags)
+    assert done.returncode == 0, done.stderr
+    facts = read_facts(out)
+    assert (facts.levels, facts.side, facts.brain) == (13, 64, False)
+    for case, about in facts.cases.items():
+        affine = np.array(about["affine"])
+        image = slices_of(out, case)
+        level = min(image, key=lambda k: image[k][image[k].any(1)][:, image[k].any(0)].min())
+        row, column = np.argwhere(image[level] > 0).mean(0)
+        right, front, up, _ = affine @ (row, column, 0, 1)
+        assert abs(right - (90 - 3 * 29.5)) < 2 and abs(up - (-70 + 3 * 24.5)) < 2
+    # One of them again, alone, becomes the same slices.
+    done = run("from-nifti", path, "--out", tmp_path / "more", "--like", out)
+    assert done.returncode == 0, done.stderr
+    old, new = slices_of(out, 3), slices_of(tmp_path / "more")
+    assert list(old) == list(new) and all((old[k] == new[k]).all() for k in old)
+    bare = write_slices(path, tmp_path / "bare", facts)
+    assert np.allclose(bare["affine"], facts.cases[3]["affine"])
+
+
+def test_a_volume_like_oasis_as_handed_out(discs, converted, tmp_path):
+    pair = nibabel.load(discs / "disc1" / f"{FOLDER.format(scan='OAS1_0001_MR1', kind='gfc')}.hdr")
+    affine = np.diag([-1.0, 1, 1, 1])
+    affine[:3, 3] = 87, -123, -75
+    path = tmp_path / "patient.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(np.asanyarray(pair.dataobj)[..., 0], affine), path)
+    data = write_data(tmp_path / "data")
+    done = run("from-nifti", path, "--out", tmp_path / "out", "--like", data)
+    assert done.returncode == 0, done.stderr
+    new, old = slices_of(tmp_path / "out"), slices_of(converted)
+    assert list(new) == list(range(32)) and all((old[k] == new[k]).all() for k in new)
+
+
+def test_a_conversion_that_failed_blocks_nothing(tmp_path, discs):
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    (source / "sub-01_T1w.nii").write_bytes(b"no volume")
+    one_line(run("from-nifti", source, "--out", out), "no volume could be used")
+    assert not out.exists()
+    assert run("from-oasis1", discs / "disc1", "--out", out).returncode == 0
 
 
 # ---- splits ------------------------------------------------------------------------------------
@@ -347,3 +668,13 @@ def test_splits_are_by_subject_and_seeded():
         assert [list(splits.values()).count(name) for name in SPLITS] == sizes
         assert split_subjects(subjects[::-1] + subjects[:20], fractions, seed=0) == splits
         assert count < 100 or split_subjects(subjects, fractions, seed=1) != splits
+
+
+def test_splits_keep_classes_in_proportion():
+    classes = {f"s{n}": "ABC"[(n % 10 > 5) + (n % 10 > 8)] for n in range(200)}  # 6 : 3 : 1
+    splits = split_subjects(classes, (7, 2, 1), 3, classes)
+    assert [list(splits.values()).count(name) for name in SPLITS] == [140, 40, 20]
+    for name, share in zip(SPLITS, (0.7, 0.2, 0.1)):
+        for kind, count in {"A": 120, "B": 60, "C": 20}.items():
+            inside = sum(splits[s] == name and classes[s] == kind for s in classes)
+            assert abs(inside - share * count) <= 1

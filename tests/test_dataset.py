@@ -10,7 +10,7 @@ from PIL import Image
 import dataset
 from sources import images as sources_images
 from sources.folder import open_slices
-from sources.masking import remove_residue
+from sources.masking import frame_of, remove_residue
 
 
 @pytest.fixture(scope="module")
@@ -80,3 +80,29 @@ def test_epochs_are_permutations_and_a_resume_sees_the_same():
     many = take(dataset.training_batches(number, 100, 10, seed=0, epoch=0))
     mirrors = sum((batch[1] for batch in many), [])
     assert 30 < sum(mirrors) < 70
+
+
+@pytest.mark.parametrize("mirror", ["rows", "columns", "none"])
+def test_mirror_images_follow_the_facts(mirror, split):
+    facts = dataclasses.replace(split.facts, mirror=mirror)
+    source = dataset.ImageSource(dataclasses.replace(split, facts=facts), 64)
+    places = tf.constant(3, tf.int64), tf.constant(True)
+    image, _ = dataset.image_examples(source)(*places)
+    whole = source.images[3].astype("float32") / 255
+    np.testing.assert_allclose(image[..., 0], facts.mirrored(whole), atol=1e-6)
+    for batch, images in dataset.upward_images(source, 64, "upward", mirror=True):
+        expected = facts.mirrored(source.images[batch].astype("float32") / 255)
+        np.testing.assert_allclose(images[..., 0], expected, atol=1e-6)
+    occupied = np.zeros((64, 64), bool)
+    occupied[10:33, 8:25] = True
+    frames = {"rows": (8, 8, 56, 32), "columns": (8, 8, 40, 56), "none": (8, 8, 40, 32)}
+    assert frame_of(occupied, 8, facts) == frames[mirror]
+
+
+def test_without_mirror_images_no_codes_are_mirrored():
+    codes, levels = np.arange(8).reshape(1, 2, 2, 2), np.array([0, 1], "int32")
+    example = dataset.code_examples(codes, levels, 2, np.array([-1, 0]))
+    inputs, target = example(tf.constant(1), tf.constant(True))
+    np.testing.assert_array_equal(target, codes[0, 1])
+    np.testing.assert_array_equal(inputs["below"][0], codes[0, 0])
+    assert inputs["levels"] == 1

@@ -1,5 +1,6 @@
 """The frame: computing only where slices hold something changes nothing else."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -23,9 +24,10 @@ from fitting import checkpoints
 from fitting.run_directory import RunDirectory
 from networks import losses
 from networks.frames import cut, fill, margins, per_pixel
+from sources.facts import OASIS
 from sources.folder import open_slices
 from sources.layout import split_folder
-from sources.masking import are_masked, frame_of, remove_residue, shows_scalp
+from sources.masking import frame_of, is_masked, is_unmasked, remove_residue
 
 FRAME = (8, 16, 56, 48)  # of slices of 64 x 64: 48 x 32 pixels, 6 x 4 codes
 SIZE = 64
@@ -177,12 +179,20 @@ def test_masked_slices_are_read_without_residue(tmp_path):
     assert "residue    in 1 of 24 slices" in done.stdout and "frame      rows" in done.stdout
 
 
-def test_scalp_is_what_is_bright_beyond_the_brain():
+def test_masked_slices_are_black_around_the_organ():
     image = draw_slice(1, 0)
-    assert not shows_scalp(image)
-    image[10:20, 100:120] = 200
-    assert shows_scalp(image)
-    assert are_masked([False] * 30 + [True]) and not are_masked([True, False])
+    scalp = image.copy()
+    scalp[10:20, 100:120] = 200
+    assert not is_unmasked(image, OASIS) and is_unmasked(scalp, OASIS)
+    assert is_unmasked(scalp[::4, ::4], OASIS) and not is_unmasked(image[::4, ::4], OASIS)
+    assert is_masked([image] * 30 + [scalp], OASIS) and not is_masked([image, scalp], OASIS)
+    assert is_masked([scalp], dataclasses.replace(OASIS, masked=True))
+    # Another organ may lie anywhere, and padding is no background.
+    knee = dataclasses.replace(OASIS, brain=False, content=(64, 0, 192, 256))
+    assert is_masked([scalp, with_residue()], knee)
+    noise = np.random.default_rng(0).integers(0, 9, image.shape).astype("uint8")
+    assert not is_masked([np.maximum(image, noise)], knee)
+    assert not is_masked([np.pad(np.full((128, 256), 90, "uint8"), ((64, 64), (0, 0)))], knee)
 
 
 # ---- scripts -----------------------------------------------------------------------------------

@@ -15,9 +15,6 @@ import sys
 
 import numpy as np
 import pytest
-from PIL import Image
-
-from sources.folder import open_folder
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # A package imports only what stands before it; scripts do not import each other.
@@ -104,7 +101,7 @@ def test_links_and_files_exist(document):
 def test_names_and_flags_exist(document):
     text = (ROOT / document).read_text()
     for name in re.findall(r"`((?:\w+\.)+\w+)[`( ]", text):
-        if name.split(".")[0] in ORDER and not name.endswith(".py"):
+        if name.split(".")[0] in ORDER and not name.endswith((".py", ".json")):
             module = max(known for known in modules() if f"{name}.".startswith(f"{known}."))
             for part in name.removeprefix(module).strip(".").split("."):
                 assert re.search(rf"\b{part}\b", modules()[module]), name
@@ -118,6 +115,7 @@ def known_flags():
     benchmarks = (path.stem for path in (ROOT / "benchmarks").glob("*.py"))
     scripts = [[name] for name in (*SCRIPTS, *COMMANDS.values(), *benchmarks)]
     scripts += [["compress", "encode"], ["sources.commands", "from-nifti"]]
+    scripts += [["sources.commands", "from-images"]]
     with contextlib.redirect_stdout(io.StringIO()) as out:
         for name, *command in scripts:
             if parse := getattr(importlib.import_module(name), "parse", None):
@@ -152,16 +150,6 @@ def test_the_example_of_the_readme_runs(monkeypatch):
     exec(code.replace("oasis-256-fine", "oasis-256"), names)  # which has fewer codes
     assert names["slices"].shape == names["restored"].shape == images.shape
     assert names["codes"].shape == names["nearest"].shape
-
-
-def test_own_slices_are_converted_as_the_document_says(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (code,) = blocks("docs/data.md", "python")
-    pathlib.Path("jpegs/train").mkdir(parents=True)
-    Image.linear_gradient("L").convert("RGB").save("jpegs/train/12_7.jpg")
-    exec(code, {})
-    split = open_folder("data/mine/keras_png_slices_train")
-    assert (split.cases.tolist(), split.levels.tolist()) == ([12], [7])
 
 
 def test_results_say_how_they_were_made():

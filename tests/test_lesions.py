@@ -108,7 +108,7 @@ CASES, LEVELS, STEP = 6, 4, 4
 
 def make_cohort(name="test", cases=CASES):
     slices = [(case, level, f"{case} {level}") for case in range(cases) for level in range(LEVELS)]
-    return make_split(name, slices, {})
+    return make_split(name, slices)
 
 
 @functools.cache

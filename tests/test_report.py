@@ -17,6 +17,7 @@ from evaluation import plots, reconstruction, report, samples, steps
 from evaluation.context import Context, SamplingOptions
 from fitting.run_directory import RunDirectory
 from modules import Models
+from sources.facts import OASIS
 from sources.folder import make_split
 from utils import InputError, spread
 
@@ -81,9 +82,9 @@ def test_figures_have_captions_which_are_no_mathematics(evaluated):
 
 def test_captions_say_how_samples_were_drawn(tmp_path):
     options = SamplingOptions(3, 0.5, 3, 0.9)
-    assert options.drawn.endswith("with seed 3, temperature 0.5, top-k 3, top-p 0.9")
+    assert options.listed == "seed 3, temperature 0.5, top-k 3, top-p 0.9"
     vqvae = SimpleNamespace(grid=(4, 4), settings={"codebook_size": 16})
-    context = Context(Models(vqvae, None), "OASIS", options, tmp_path)
+    context = Context(Models(vqvae, None), OASIS, options, tmp_path)
     assert "texture" not in context.made
     textured = dataclasses.replace(context, sampling=SamplingOptions(0, texture=True))
     assert "seed 0, decoded" in textured.made
@@ -169,10 +170,10 @@ def test_each_batch_has_its_seed_and_is_drawn_when_it_is_asked_for(first, expect
 
 def test_of_many_samples_a_few_are_shown(tmp_path, monkeypatch):
     levels = samples.spread_levels(200, None, np.arange(4))
-    split = make_split("test", [(1, level, f"{level}") for level in range(4)], {})
+    split = make_split("test", [(1, level, f"{level}") for level in range(4)])
     context = Context(
         Models(VQVAE, FakePrior()),
-        "OASIS",
+        OASIS,
         SamplingOptions(0),
         tmp_path,
         SimpleNamespace(name="OASIS"),

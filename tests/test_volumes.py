@@ -1,0 +1,342 @@
+"""Volumes as files, in memory, as slices and back: axes, millimetres, and what is no image."""
+
+import itertools
+
+import nibabel
+import numpy as np
+import pytest
+from nibabel.orientations import axcodes2ornt, ornt_transform
+
+from sources import volumes
+from sources.facts import OASIS_AFFINE
+from sources.volumes import Volume, load_volume, oasis_slices, plane_slices
+
+SHAPE = 40, 44, 36
+
+
+def smooth_voxels(shape=SHAPE, seed=0):
+    """Voxels with no symmetry, which are 0 around an ellipsoid."""
+    x, y, z = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")
+    waves = np.cos(3 * x + 1) * np.cos(2 * y - 0.5) + 0.5 * np.sin(2 * z + x + seed)
+    return np.where(x**2 + y**2 + z**2 < 0.9, 300 + 100 * waves, 0).astype("int16")
+
+
+def affine_of(zooms=(1, 1, 1), origin=(-11, -14, -9), degrees=0):
+    turn, (a, b) = np.eye(4), (np.cos(np.radians(degrees)), np.sin(np.radians(degrees)))
+    turn[1:3, 1:3] = (a, -b), (b, a)
+    affine = turn @ np.diag([*zooms, 1.0])
+    affine[:3, 3] = origin
+    return affine
+
+
+def save(path, voxels, affine=None, axes="RAS", codes=(2, 2), kind=nibabel.Nifti1Image):
+    """Write a volume whose axes are stored in some order."""
+    image = kind(voxels, affine_of() if affine is None else affine)
+    image = image.as_reoriented(ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(axes)))
+    if kind is nibabel.Nifti1Image:
+        image.set_qform(image.affine, codes[0])
+        image.set_sform(image.affine, codes[1])
+    path.parent.mkdir(exist_ok=True)
+    nibabel.save(image, path)
+    return path
+
+
+# ---- slices and back ---------------------------------------------------------------------------
+
+ORIENTATIONS = [  # axes in the file, size of voxels, degrees
+    ("RAS", (1, 1, 1), 0),
+    ("LPS", (1, 1, 2), 0),
+    ("PSR", (0.9, 1.1, 1.5), 12),
+    ("IRP", (3, 0.8, 0.8), -25),
+]
+
+
+@pytest.mark.parametrize("axes, zooms, degrees", ORIENTATIONS)
+@pytest.mark.parametrize("plane", volumes.PLANES)
+def test_written_slices_lie_over_the_scan(tmp_path, axes, zooms, degrees, plane):
+    """The scan is a slope in millimetres, which neither interpolation nor smoothing changes."""
+    slope, affine = np.array([0.8, -0.6, 1.0]), affine_of(zooms, degrees=degrees)
+    world = nibabel.affines.apply_affine(affine, np.moveaxis(np.indices(SHAPE), 0, 3))
+    middle = world.mean((0, 1, 2))
+    path = save(tmp_path / "scan.nii.gz", (world - middle) @ slope + 128, affine, axes)
+    volume = load_volume(path)
+    np.testing.assert_allclose(volume.affine, affine, atol=1e-4)
+    inner, across = volumes.native_spacing(volume, plane)
+    most = len(volumes.filled_levels(volume, plane, (0, 100)))
+    # All levels, every second one, and those that are nearest to their places
+    for spacing, percent, levels in (
+        (inner, (0, 100), most),
+        (2, (0, 100), most // 2),
+        (1, None, 13),
+    ):
+        slices = plane_slices(volume, plane, spacing, percent, levels)
+        assert slices.images.dtype == np.float32
+        assert len(slices.images) == len(slices.place["levels"]) == levels
+        # Slices are padded, and all but the first two are written.
+        padded = np.pad(np.rint(slices.images).astype("uint8"), ((0, 0), (3, 1), (2, 5)))
+        moved = volumes.moved_affine(slices.affine, (-3, -2, 0))
+        volumes.write_volume(tmp_path / "back.nii.gz", padded[2:], moved, level=2)
+        back = nibabel.load(tmp_path / "back.nii.gz")
+        np.testing.assert_allclose(back.header.get_zooms()[:2], spacing, rtol=0.01)
+        places = nibabel.affines.apply_affine(
+            back.affine, np.moveaxis(np.indices(back.shape), 0, 3)
+        )
+        error = np.abs((places - middle) @ slope + 128 - np.asarray(back.dataobj))[5:-3, 4:-7]
+        assert error.max() < 1 + (across / 2 if percent is None else 0)
+
+
+UPRIGHT = {  # plane: where the first row, the first column and the first level lie
+    "axial": "LPI",
+    "coronal": "SRP",
+    "sagittal": "SAL",
+}
+
+
+@pytest.mark.parametrize("plane", UPRIGHT)
+def test_planes_are_upright(plane):
+    sides = {"L": (0, 0), "P": (1, 0), "I": (2, 0), "R": (0, -1), "A": (1, -1), "S": (2, -1)}
+    for axis, side in enumerate(UPRIGHT[plane]):
+        voxels = np.zeros((9, 10, 11), "uint8")
+        along, end = sides[side]
+        np.moveaxis(voxels, along, 0)[end] = 50
+        volume = Volume(voxels, affine_of())
+        levels = len(volumes.filled_levels(volume, plane, (0, 100)))
+        images = plane_slices(volume, plane, 1.0, (0, 100), levels).images
+        stack = np.moveaxis(images, 0, 2)  # (rows, columns, levels)
+        assert (
+            np.moveaxis(stack, axis, 0)[0].all() and np.count_nonzero(stack) == (voxels > 0).sum()
+        )
+
+
+def test_levels_that_hold_something():
+    voxels = np.zeros((20, 20, 100), "float32")
+    voxels[4:16, 4:16, 10:90] = np.random.default_rng(0).normal(5, 1, (12, 12, 80))
+    for level in (voxels, voxels - 1000, voxels - 5):  # MR, CT, and normalised
+        volume = Volume(level, np.eye(4))
+        assert volumes.filled_levels(volume, "axial") == range(10, 90)
+    for levels, chosen in {  # whole steps where they leave out few levels
+        80: list(range(10, 90)),
+        76: list(range(12, 88)),
+        40: list(range(11, 90, 2)),
+        39: list(range(12, 89, 2)),
+        3: [24, 50, 76],
+        1: [50],
+    }.items():
+        slices = plane_slices(volume, "axial", 1.0, None, levels)
+        assert (
+            slices.place["levels"] == chosen and len(slices.images) == levels and not slices.notes
+        )
+        middle = slices.affine @ [0, 0, (levels - 1) / 2, 1]
+        np.testing.assert_allclose(middle[2], np.mean(chosen))
+    halved = volumes.interpolate_levels(volume, "coronal", 0.5)
+    assert halved.voxels.shape == (20, 40, 100) and halved.affine[1, 1] == 0.5
+    low = plane_slices(volume, "axial", 1.0, (0, 15), 15)
+    assert "levels 0 to 14 hold 33%" in low.notes[0]
+    assert "made-up detail" in plane_slices(volume, "axial", 0.4, None, 2).notes[0]
+    for arguments, message in {
+        ("axial", 1.0, (50, 50.1), 1): "no slices there",
+        ("axial", 1.0, None, 90): "it has 80 levels",
+        ("axial", 1e-4, None, 80): "are too many",
+        ("axial", 5, None, 80): "4 x 4 pixels",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            plane_slices(volume, *arguments)
+    with pytest.raises(ValueError, match="the same"):
+        plane_slices(Volume(np.ones((5, 5, 5)), np.eye(4)), "axial", 1.0, None, 1)
+
+
+# ---- the space of OASIS ------------------------------------------------------------------------
+
+
+def test_volumes_that_are_too_large_or_lie_elsewhere():
+    affine = affine_of(origin=(-200, -200, -10))
+    voxels = np.arange(400 * 400, dtype="int32").reshape(400, 400, 1).repeat(60, 2)
+    images, moved, place, notes = oasis_slices(Volume(voxels, affine))
+    cut = voxels[200 - 128 : 456 - 128, 200 - 147 : 456 - 147, 7]  # to the frame
+    np.testing.assert_array_equal(images[5], cut)
+    np.testing.assert_array_equal(moved, OASIS_AFFINE)
+    assert place["first"] == [72, 53, 6] and place["lost"] > 0.5 and "outside" in notes[0]
+    for shift in (1000, 0, 0), (0, -1000, 0), (0, 0, 100), (0, 0, -100):
+        with pytest.raises(ValueError, match="commissure"):
+            oasis_slices(Volume(voxels, affine_of(origin=np.add(affine[:3, 3], shift))))
+    with pytest.raises(ValueError, match="upright 1 mm"):
+        oasis_slices(Volume(voxels, affine_of((1, 1, 2))))
+
+
+def test_orders_of_axes_make_no_difference(tmp_path):
+    """Each level has a landmark at x = 30 (right), y = -50, z = K - 4."""
+    voxels, origin = np.full((90, 110, 70), 50, "float32"), np.array([-45, -70, -20])
+    for k in range(32):
+        voxels[(*np.array([30, -50]) - origin[:2], k - 4 - origin[2])] = 500 + k
+    for axes in ("RAS", "LAS", "LPI", "PSR", "IRP"):
+        volume = load_volume(save(tmp_path / "a.nii", voxels, affine_of(origin=origin), axes))
+        assert volumes.is_in_oasis_space(volume)
+        images, moved, place, notes = oasis_slices(volume)
+        np.testing.assert_array_equal(moved, OASIS_AFFINE)
+        assert place["lost"] == 0 and not notes
+        for k, image in enumerate(images):
+            assert np.argwhere(image == 500 + k).tolist() == [[128 + 30, 147 - 50]]
+            assert (image[83:173, 77:187] >= 50).all() and np.count_nonzero(image) == 90 * 110
+
+
+OASIS_SPACE = [  # shape, origin, codes (qform, sform), size of voxels, whether
+    ((182, 218, 182), (-90, -126, -72), (0, 2), 1, True),
+    ((182, 218, 182), (-90, -126, -72), (1, 1), 1, True),  # programs that write a scanner's code
+    ((176, 208, 176), (-7, 5, 3), (0, 1), 1, True),  # a converter lost the origin
+    ((256, 256, 176), (-128, -128, -70), (1, 1), 1, False),  # a scanner
+    ((256, 256, 176), (-128, -128, -70), (0, 4), 1, True),
+    ((182, 218, 182), (-60, -126, -72), (1, 0), 1, False),
+    ((91, 109, 91), (-90, -126, -72), (4, 4), 2, False),
+    ((240, 240, 155), (0, 0, 0), (0, 1), 1, False),
+]
+
+
+@pytest.mark.parametrize("shape, origin, codes, size, expected", OASIS_SPACE)
+def test_what_is_in_the_space_of_oasis(tmp_path, shape, origin, codes, size, expected):
+    voxels = np.zeros(shape, "uint8")
+    voxels[40:60, 40:60, 30:80] = 9
+    path = save(tmp_path / "a.nii", voxels, affine_of((size,) * 3, origin), codes=codes)
+    assert volumes.is_in_oasis_space(load_volume(path)) == expected
+
+
+# ---- files -------------------------------------------------------------------------------------
+
+
+def test_endings_and_kinds_of_files(tmp_path):
+    voxels = smooth_voxels()
+    for name in ("a.nii", "A.NII.GZ", "b.Nii", "c.mgz", "C.MGZ"):
+        plain = tmp_path / "plain" / name.lower()
+        if plain.suffix == ".mgz":
+            save(plain, voxels.astype("float32"), axes="PSL", kind=nibabel.MGHImage)
+        else:
+            save(plain, voxels, axes="LPS")
+        volume = load_volume(plain.rename(tmp_path / name))
+        np.testing.assert_array_equal(volume.voxels, voxels)
+        np.testing.assert_allclose(volume.affine, affine_of())
+    for kind, header in itertools.product(
+        (nibabel.Nifti1Pair, nibabel.AnalyzeImage), ("hdr", "HDR")
+    ):
+        save(tmp_path / "pair.hdr", voxels, kind=kind)
+        if kind is nibabel.AnalyzeImage:
+            with pytest.raises(ValueError, match="--axcodes RAS"):
+                load_volume(tmp_path / "pair.hdr")
+        (tmp_path / "pair.hdr").rename(tmp_path / f"pair.{header}")
+        (tmp_path / "pair.img").rename(tmp_path / "pair.IMG")
+        np.testing.assert_array_equal(
+            load_volume(tmp_path / f"pair.{header}", "RAS").voxels, voxels
+        )
+        (tmp_path / "pair.IMG").unlink()
+        with pytest.raises(ValueError, match="pair.img is missing"):
+            load_volume(tmp_path / f"pair.{header}")
+        (tmp_path / f"pair.{header}").unlink()
+
+
+def test_a_header_without_place_and_sides(tmp_path):
+    path = save(tmp_path / "a.nii.gz", smooth_voxels(), affine_of((1, 1, 3)), codes=(0, 0))
+    with pytest.raises(ValueError, match="neither|no place and no sides .*--axcodes"):
+        load_volume(path)
+    volume = load_volume(path, "PIR")  # the first axis runs back, the second down
+    stored = smooth_voxels()
+    np.testing.assert_array_equal(volume.voxels, stored.transpose(2, 0, 1)[:, ::-1, ::-1])
+    np.testing.assert_allclose(volume.affine @ [17.5, 19.5, 21.5, 1], [0, 0, 0, 1])  # the centre
+    np.testing.assert_allclose(np.diag(volume.affine)[:3], (3, 1, 1))
+    assert volume.space == 0 and not volumes.is_in_oasis_space(volume)
+    # A header that says it is believed, and the grid of a standard brain has its place.
+    assert load_volume(save(tmp_path / "b.nii", stored), "LPS").affine[0, 0] == 1
+    known = save(tmp_path / "c.nii", np.ones((182, 218, 182), "uint8"), codes=(0, 0))
+    np.testing.assert_array_equal(load_volume(known, "LAS").affine[:3, 3], (-90, -126, -72))
+
+
+def test_values_of_all_sorts(tmp_path):
+    voxels = smooth_voxels().astype("float32") - 100
+    scaled = nibabel.Nifti1Image(smooth_voxels(), affine_of())
+    scaled.header.set_slope_inter(0.5, -1024)
+    nibabel.save(scaled, tmp_path / "ct.nii")
+    np.testing.assert_allclose(load_volume(tmp_path / "ct.nii").voxels.min(), -1024)
+    holes = voxels.copy()
+    holes[0, 0, :3] = np.nan, np.inf, -np.inf
+    volume = load_volume(save(tmp_path / "nan.nii", holes))
+    assert (volume.voxels[0, 0, :3] == voxels.min()).all() and "are no numbers" in volume.notes[0]
+    volume = load_volume(save(tmp_path / "four.nii", np.stack([voxels, -voxels], 3)))
+    np.testing.assert_array_equal(volume.voxels, voxels)
+    assert volume.notes == ["of its 2 volumes the first is taken"]
+    assert (load_volume(save(tmp_path / "c.nii", voxels * 1j)).voxels == np.abs(voxels)).all()
+
+
+def large(path):
+    header = nibabel.Nifti1Header()
+    header.set_data_shape((30000, 30000, 30000))
+    header["sform_code"] = 1
+    path.write_bytes(header.binaryblock + bytes(4))
+
+
+def without_axes(path):
+    image = nibabel.Nifti1Image(np.ones((4, 4, 4), "uint8"), np.eye(4))
+    image.header["srow_x"] = image.header["srow_y"]
+    path.write_bytes(image.to_bytes())
+
+
+RGB = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
+REFUSED = {  # what is no volume: how it is written, and words of the line
+    "flat.nii": (
+        lambda path: save(path, np.ones((9, 9, 1), "uint8")[..., 0]),
+        "it has 9 x 9 voxels",
+    ),
+    "surface.nii": (lambda path: save(path, np.ones((999, 1, 1), "uint8")), "999 x 1 x 1"),
+    "vectors.nii": (lambda path: save(path, np.ones((4, 4, 4, 1, 3), "uint8")), "vectors"),
+    "colour.nii": (lambda path: save(path, np.zeros((4, 4, 4), RGB)), "colours"),
+    "nan.nii": (lambda path: save(path, np.full((4, 4, 4), np.nan, "f4")), "none of its voxels"),
+    "pial.gii": (lambda path: path.write_bytes(b""), "it is no volume"),
+    "zeros.nii": (lambda path: path.write_bytes(bytes(999)), "header is none of a volume"),
+    "large.nii": (large, "unpacks to more than"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_no_volume(tmp_path, name):
+    write, message = REFUSED[name]
+    write(tmp_path / name)
+    with pytest.raises(ValueError, match=message):
+        load_volume(tmp_path / name)
+
+
+def test_labels_are_no_images():
+    image = smooth_voxels().astype("float32")
+    noisy = image + np.random.default_rng(0).normal(0, 9, image.shape) * (image > 0)
+    labels = np.digitize(image, (100, 250, 300, 350))
+    landmarks = np.full(image.shape, 100, "int16")
+    landmarks[::4, ::4, 5] = 1000
+    cases = [
+        (labels, "a label map"),
+        (np.choose(labels, [0, 2, 3, 41, 42]), "a label map"),
+        ((labels > 0) * 255, "a mask"),
+        ((labels > 0) * 1.0, "a mask"),
+        (np.clip(image / 300, 0, 1), "a probability map"),
+        (noisy, None),
+        (np.clip(noisy, 0, None) / noisy.max(), None),  # normalised to at most 1
+        (np.clip(noisy / 5, 0, 255).astype("uint8"), None),
+        (np.choose(labels, [0, 60, 90, 120, 200]), None),  # a phantom
+        (landmarks, None),
+        (np.ones((9, 9, 9)), None),
+    ]
+    for voxels, expected in cases:
+        assert volumes.looks_like_labels(Volume(voxels, np.eye(4))) == expected
+    assert "z score" in volumes.looks_like_labels(Volume(noisy, np.eye(4), intent="z score"))
+
+
+def test_a_frame_around_a_ct(tmp_path):
+    """Around the volume is air, and the two forms of the header name different sides."""
+    voxels = smooth_voxels() - 1000
+    image = nibabel.Nifti1Image(voxels, affine_of(origin=(-20, -22, -4)))
+    image.set_qform(np.diag([-1, 1, 1, 1]), 1)
+    nibabel.save(image, tmp_path / "ct.nii")
+    volume = load_volume(tmp_path / "ct.nii")
+    assert "different sides" in volume.notes[0] and volume.space == 2
+    images = oasis_slices(volume).images
+    assert images.shape == (32, 256, 256) and abs(images[0, 0, 0] + 1000) < 3
+
+
+def test_intensity():
+    slices = np.zeros((2, 256, 256))
+    slices[0, 0, :4] = -5, 2, 4, np.nan
+    np.testing.assert_array_equal(volumes.scale_to_grey(slices)[0, 0, :5], [0, 128, 255, 0, 0])
