@@ -14,12 +14,12 @@ As a script, this file checks data folders and makes them from images or volumes
 import concurrent.futures
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from sources.facts import MIRRORS
-from sources.folder import NO_SLICE, Split
+from sources.folder import Split
 from sources.images import allocate_images
 from sources.masking import remove_residue
 from utils import command_line, progress
@@ -33,17 +33,19 @@ if __name__ == "__main__":
 import tensorflow as tf
 
 from networks.neighbours import NO_CODE
+from networks.order import NO_SLICE, arrange
 from networks.raster import mirrored_level
 from networks.texture import STEPS
 
 INTENSITY_RANGE = (0.0, 1.0)  # what the grey values 0 and 255 become
 RESIZED_AT_ONCE = 32  # slices
 AHEAD = 2  # batches made in advance
-SLICES_BELOW = 2  # of an example of the prior
 
-# Training leaves slices below out: the lower one for this share of the examples, and both for as
-# many. So one prior knows slices alone, whole brains, and brains that grow from a given slice.
-LEFT_OUT = 0.15
+# Shares of the examples of a prior. Some know neighbours at any distances and not those of the
+# order, up to as many slices away. Some know none, and some none below, and as many none above.
+ANY_NEIGHBOURS, MOST_STEPS = 0.2, 20.0
+ALONE, ONE_SIDE = 0.1, 0.05
+LEFT_OUT = 0.15  # share of the examples of a texture that do not know the slice below
 
 # Index, whether to mirror, random number in [0, 1), which is None in evaluation -> inputs, target.
 Example = Callable[[tf.Tensor, tf.Tensor, tf.Tensor | None], tuple]
@@ -150,38 +152,64 @@ def _normalise(grey):
     return grey * ((high - low) / 255.0) + low
 
 
-def code_examples(
-    codes: np.ndarray, levels: np.ndarray, num_levels: int, below: np.ndarray
-) -> Example:
+def code_examples(codes: np.ndarray, split: Split, num_levels: int, per_side: int) -> Example:
     """Make the examples of the prior: it predicts the codes of a slice.
+
+    Evaluation gives the neighbours that a slice has when its stack is drawn coarse to fine; see
+    `networks.order`. So do most examples of training. `ANY_NEIGHBOURS` and `ONE_SIDE` say what the
+    others know, so that one prior draws slices alone, whole brains, gaps, and brains around any
+    given slices.
 
     Args:
         codes: Codes `(2, N, H, W)` of the slices and of their mirror images, or `(1, N, H, W)`
             where there are no mirror images. Then no example is mirrored.
-        levels: Level of each slice, int32 `(N,)` in [0, num_levels).
+        split: The slices.
         num_levels: Number of slice levels.
-        below: Index of the slice below each slice, `(N,)`, or `NO_SLICE`.
+        per_side: Number of neighbours on each side.
 
     Returns:
-        Function: index, mirror, chance -> inputs, codes `(H, W)`, all int32. Inputs are
-        `{"codes": (H, W), "levels": (), "below": (SLICES_BELOW, H, W)}`. `chance` decides how many
-        slices below are `NO_CODE`, the lowest first. Evaluation leaves none out.
+        Function: index, mirror, chance -> inputs, codes `(H, W)`, all int32. Inputs are those of
+        a `RasterPrior`, of one slice. `chance` decides which neighbours it knows.
     """
-    sides = len(codes)
-    codes, below = tf.constant(codes), tf.constant(_chain(below))
-    levels = tf.constant(np.stack([levels, mirrored_level(levels, num_levels)]))  # (2, N)
+    sides, slots = len(codes), 2 * per_side
+    order = arrange(split.cases, split.levels, per_side)
+    codes, sources, distances = map(tf.constant, (codes, order.sources, order.distances))
+    plain, cases = tf.constant(split.levels), tf.constant(split.cases)
+    levels = tf.stack([plain, mirrored_level(plain, num_levels)])  # (2, N)
+    direction = tf.constant([-1] * per_side + [1] * per_side)
+
+    def any_neighbours(index, uniforms):
+        """Neighbours at random distances: of any set of known slices."""
+        steps = tf.cast(MOST_STEPS**uniforms, tf.int32)  # as many of 1 to 2 as of 2 to 4
+        steps = tf.reshape(tf.cumsum(tf.reshape(steps, (2, per_side)), axis=1), (slots,))
+        there = index + direction * steps
+        at = tf.clip_by_value(there, 0, len(split) - 1)
+        is_known = (there == at) & (cases[at] == cases[index])
+        away = tf.abs(plain[at] - plain[index])
+        return tf.where(is_known, at, NO_SLICE), tf.where(is_known, away, 0)
+
+    def known_neighbours(index, chance):
+        seed = tf.stack([tf.bitcast(chance, tf.int32), index])
+        which, side, *uniforms = tf.unstack(tf.random.stateless_uniform([2 + slots], seed))
+        found = tf.cond(
+            which < ANY_NEIGHBOURS,
+            lambda: any_neighbours(index, tf.stack(uniforms)),
+            lambda: (sources[index], distances[index]),
+        )
+        left_out = (side < ALONE + ONE_SIDE) & (direction < 0)
+        left_out |= ((side < ALONE) | (side >= 1 - ONE_SIDE)) & (direction > 0)
+        return tf.where(left_out, NO_SLICE, found[0]), tf.where(left_out, 0, found[1])
 
     def example(index, mirror, chance=None):
-        side = tf.cast(mirror, index.dtype) * (sides - 1)
-        code = tf.cast(codes[side, index], tf.int32)
-        places = below[index]  # (SLICES_BELOW,)
-        under = tf.cast(tf.gather(codes[side], tf.maximum(places, 0)), tf.int32)
-        missing = places == NO_SLICE
-        if chance is not None:
-            left_out = sum(tf.cast(chance < n * LEFT_OUT, tf.int32) for n in (1, SLICES_BELOW))
-            missing |= tf.range(SLICES_BELOW) >= SLICES_BELOW - left_out
-        under = tf.where(missing[:, None, None], NO_CODE, under)
-        return {"codes": code, "levels": levels[side, index], "below": under}, code
+        index = tf.cast(index, tf.int32)
+        side = tf.cast(mirror, tf.int32) * (sides - 1)
+        code, places, away = tf.cast(codes[side, index], tf.int32), sources[index], distances[index]
+        if slots and chance is not None:
+            places, away = known_neighbours(index, chance)
+        found = tf.cast(tf.gather(codes[side], tf.maximum(places, 0)), tf.int32)  # (S, H, W)
+        found = tf.where((places == NO_SLICE)[:, None, None], NO_CODE, found)
+        inputs = {"codes": code, "levels": levels[side, index]}
+        return {**inputs, "neighbours": found, "distances": away}, code
 
     return example
 
@@ -226,30 +254,6 @@ def texture_examples(source: ImageSource, restored: np.ndarray, frame: Sequence[
         return inputs, image
 
     return example
-
-
-def codes_below(codes: np.ndarray, below: np.ndarray, batch: np.ndarray) -> np.ndarray:
-    """Codes of the slices below some slices.
-
-    Args:
-        codes: Codes of all slices, `(N, H, W)`.
-        below: Index of the slice below each slice, `(N,)`, or `NO_SLICE`.
-        batch: Indices of the wanted slices, `(B,)`.
-
-    Returns:
-        int32 `(B, SLICES_BELOW, H, W)`, `NO_CODE` where there is no slice.
-    """
-    places = _chain(below)[batch]
-    missing = (places == NO_SLICE)[..., None, None]
-    return np.where(missing, NO_CODE, codes[places].astype("int32"))
-
-
-def _chain(below):
-    """Indices of the slices below each slice, the nearer one first: int32 `(N, SLICES_BELOW)`."""
-    chain = [below]
-    while len(chain) < SLICES_BELOW:
-        chain.append(np.where(chain[-1] == NO_SLICE, NO_SLICE, below[chain[-1]]))
-    return np.stack(chain, axis=1).astype("int32")
 
 
 # ---- batches -----------------------------------------------------------------------------------
@@ -322,21 +326,14 @@ def evaluation_batches(
     return whole.batch(size).concatenate(rest.batch(size + 1)).prefetch(AHEAD)
 
 
-def upward_images(
-    source: ImageSource, batch_size: int, title: str, mirror: bool = False
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Go up the brains: every slice comes after the one below it. Show progress.
+def images_of(source: ImageSource, batch: np.ndarray, mirror: bool = False) -> np.ndarray:
+    """Images of some slices, or their mirror images, float32 `(B, S, S, 1)` in [0, 1].
 
     Args:
         source: Images of a split.
-        batch_size: Slices of a batch, at most.
-        title: Name of the work in the progress bar.
+        batch: Indices of the slices, `(B,)`.
         mirror: Take the mirror images.
-
-    Yields:
-        Indices of the slices `(B,)`, and their images, float32 `(B, S, S, 1)`.
     """
-    for batch in progress(source.split.upward(batch_size), title):
-        images = source.images[batch]
-        images = source.split.facts.mirrored(images) if mirror else images
-        yield batch, _normalise(images[..., None].astype("float32"))
+    images = source.images[batch]
+    images = source.split.facts.mirrored(images) if mirror else images
+    return _normalise(images[..., None].astype("float32"))

@@ -65,10 +65,14 @@ def _add_sample_flags(parser):
     add("--complete", action="store_true",
         help="draw the missing half of slices of the split, several times: completions.png")
     add("--brains", type=between(int, 0, 10**4), metavar="N",
-        help="number of whole brains, or stacks of other slices, to generate, from bottom to top "
-        "(default: 1 if the prior reads the slices below)")
-    add("--from-slice", metavar="FILE",
-        help="grow the brains up from this slice; its file name says its level, or --slice does")
+        help="number of whole brains, or stacks of other slices, to generate "
+        "(default: 1 if the prior reads neighbouring slices)")
+    add("--from-slice", metavar="FILE", nargs="+",
+        help="draw the brains around these slices, at any levels; the file names say the levels, "
+        "or for a single one --slice does")
+    add("--fill", metavar="FOLDER", nargs="?", const="",
+        help="complete the stacks of a folder or of a volume, which lack slices between others: "
+        "fill/; without FOLDER, leave slices of the split out and measure what is drawn there")
     add("--no-texture", action="store_true",
         help="draw without the fine grain that codes lose")
     add("--walk", action="store_true", help="show every slice of the first brain: walk.png")
@@ -98,7 +102,9 @@ def main(args):
             split, name = slices.splits[args.split], f"{slices.name}, {args.split} split"
         import_steps().map_anomalies(args, run, config, split, name)
         return
+    to_fill = open_scan(args.fill, facts, args.axcodes) if args.fill else None
     needs_slices = args.write_reconstructions or args.evaluate_samples or args.complete
+    needs_slices = needs_slices or args.fill == ""
     slices = None
     is_there = facts.cohort or (facts.brain and DEFAULT_DIRECTORY.is_dir())
     if args.data or is_there or needs_slices:
@@ -106,7 +112,7 @@ def main(args):
         slices = find_data(args.data, facts, needed)
     if args.evaluate_samples:
         check_comparison(slices, args.split, run, config["data"]["fingerprint"])
-    import_steps().predict(args, run, config, slices)
+    import_steps().predict(args, run, config, slices, to_fill)
 
 
 def import_steps():

@@ -11,7 +11,7 @@ import shlex
 import sys
 
 from fitting.run_directory import RunDirectory, claimed, read_config
-from fitting.settings import GROUPS, OF_NETWORKS, OLD_FLAGS, Settings, add_flags
+from fitting.settings import GROUPS, OF_PRIOR, OF_VQVAE, OLD_FLAGS, Settings, add_flags
 from sources.folder import find_slices, open_slices
 from sources.layout import FITTED_SPLITS, MAX_SUBJECTS
 from utils import InputError, Parser, between, command_line, cores, import_tensorflow, versions
@@ -25,8 +25,12 @@ def parse(arguments=None):
     add_flags(groups)
     parser.set_defaults(seed=Settings.seed)  # of the synthetic cohort, too
     args = parser.parse_args([*map(_renamed, sys.argv[1:] if arguments is None else arguments)])
-    if args.choose_codes_again and not args.start_from:
-        parser.error("argument --choose-codes-again: name the run to go on from with --start-from")
+    again, keep = args.choose_codes_again, args.keep_vqvae
+    if (again or keep) and not args.start_from:
+        flag = "--choose-codes-again" if again else "--keep-vqvae"
+        parser.error(f"argument {flag}: name the run to go on from with --start-from")
+    if again and keep:
+        parser.error("argument --keep-vqvae: leave out --choose-codes-again, which keeps the prior")
     return args
 
 
@@ -42,7 +46,7 @@ def _add_flags_of_no_setting(groups):
         help="where everything goes (default: %(default)s)")
     add("--start-from", metavar="RUN",
         help="begin with the weights of this finished run, such as a shipped one; settings of the "
-        "networks that are not given are its own")
+        "networks that begin with them are its own where none are given")
     add("--strategy", choices=("mirrored", "multiworker"),
         help="train on all GPUs of this machine, or on all machines in the environment variable "
         "TF_CONFIG (default: one device)")
@@ -98,8 +102,8 @@ def main(args):
         config["cores"] = cores()  # on which the last bits depend
     lock = claimed(run, config) if is_chief else contextlib.nullcontext()
     with devices.reporting_losses(strategy, settings), lock:
-        if settings.choose_codes_again:
-            devices.chief_does(strategy, start.keep_models, source_run, run)
+        if settings.choose_codes_again or settings.keep_vqvae:
+            devices.chief_does(strategy, start.keep_models, source_run, run, settings)
         for stage in stages.plan(run, data, settings, source_run).values():
             loop.fit(stage, run, settings, strategy, args.save_minutes)
     next_flags = f"--run {shlex.quote(str(run))}"
@@ -117,9 +121,10 @@ def resolve(args, slices):
     given = {n: value for n, value in vars(args).items() if n in names and value is not None}
     if args.start_from:
         source = read_config(RunDirectory(args.start_from))["settings"]
-        given = {name: getattr(source, name) for name in OF_NETWORKS} | given
+        names = OF_VQVAE if args.keep_vqvae else (*OF_VQVAE, *OF_PRIOR)
+        given = {name: getattr(source, name) for name in names} | given
     if slices.num_levels == 1:
-        given.setdefault("slices_alone", True)  # no slice has one below
+        given.setdefault("neighbours", 0)
     settings = Settings.for_data(bool(slices.cohort), **given)
     count = len(slices.splits["train"])
     if settings.choose_codes_again and not settings.rate_weight:

@@ -36,6 +36,7 @@ UNUSED_BY_KERAS = ("matplotlib", "pandas", "sklearn")
 ENDINGS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 PARTIAL_FILES = ".*.partial-*"  # glob pattern of what `replacing` leaves behind when it is killed
 PROGRESS_DELAY = 5.0  # seconds; what is done sooner needs no bar
+FORMER_VERSION = "version 1 in CHANGELOG.md"  # which wrote priors and files that this refuses
 MAX_JSON_BYTES = 2**25
 MAX_UNPACKED_BYTES = 2**31  # of an archive
 MAX_NAME_LENGTH = 80

@@ -25,7 +25,6 @@ from variants import AutoencoderBench, Bench, PriorBench
 
 from fitting.devices import use_precision
 from fitting.run_directory import RunDirectory, read_config
-from networks.neighbours import SLICES_BELOW
 from sources.folder import find_slices, open_slices
 from utils import InputError, between, command_line
 
@@ -34,13 +33,14 @@ PRIOR_WIDTH = 64  # half of the shipped width, for more steps in the same time
 SEEDS = ("another", "a third", "a fourth", "a fifth")  # of what has all parts
 
 # Settings that train.py lacks, with the values that it stands for. "told" says whether mirror
-# images have levels of their own. "upward" says that a slice is given those below it, and not those
-# above it.
+# images have levels of their own. "upward" says that a slice is given the one below it, and no other,
+# as if brains were drawn from bottom to top. "mirror_path" says that the prior reads the other half
+# of a slice at the mirrored place.
 SHIPPED = {
     "mirror": True,
     "told": True,
-    "slices_below": SLICES_BELOW,
-    "upward": True,
+    "upward": False,
+    "mirror_path": True,
     "codebook": "restarted",
     "level": True,
     "position": True,
@@ -140,9 +140,10 @@ def variants(base: dict) -> dict[str, dict[str, dict]]:
         "prior": {
             "as shipped, without a first prior": {},
             **seeds,
-            "without the slices below": {"slices_alone": True},
-            "one slice below": {"slices_below": 1},
-            "slices above in place of those below": {"upward": False},
+            "without neighbours": {"neighbours": 0},
+            "two neighbours on each side": {"neighbours": 2},
+            "upward, given the slice below": {"upward": True},
+            "without the mirror path": {"mirror_path": False},
             "without the level": {"level": False},
             "without the position": {"position": False},
             "without mirroring": {"mirror": False},

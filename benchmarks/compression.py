@@ -18,9 +18,9 @@ from contenders.contender import in_batches
 
 from coding import container
 from coding.slices import Codec
-from dataset import codes_below
 from fitting.run_directory import RunDirectory
-from sources.folder import NO_SLICE, Split, find_slices, open_slices
+from networks.order import among, arrange
+from sources.folder import Split, find_slices, open_slices
 from utils import between, command_line
 
 
@@ -72,18 +72,13 @@ def measure(codec: Codec, split: Split, rate_weight: float | None) -> dict:
 class Alone(Split):
     """Slices that are compressed each by itself: `Alone(**vars(split))`."""
 
-    @property
-    def below(self) -> np.ndarray:
-        """`NO_SLICE` for every slice, int32 (N,)."""
-        return np.full(len(self), NO_SLICE, "int32")
-
 
 @dataclasses.dataclass(frozen=True)
 class Files:
     """Files of the slices of a split: one for each case, or for each slice alone.
 
     Attributes:
-        numbers: Number of the stream of each slice, `(N,)`. A case without gaps has one stream.
+        numbers: Number of the file of each slice, `(N,)`, in which it has one stream.
         codes: Codes of the slices, int32 `(N, H, W)`.
         streams: Bytes of each stream.
         sizes: Bytes of each file with its head, `(F,)`.
@@ -114,32 +109,29 @@ def write_files(codec: Codec, split: Split, rate_weight: float | None = None) ->
         split: The slices, N of them.
         rate_weight: See `RasterPrior.choose_codes`.
     """
-    if isinstance(split, Alone):
-        files = numbers = np.arange(len(split))
-    else:
+    files = np.arange(len(split))
+    if not isinstance(split, Alone):
         files = np.unique(split.cases, return_inverse=True)[1]
-        numbers = container.stacks_of(split)[1]
     begin = time.perf_counter()
-    codes, streams = codec.write_streams(split, numbers, rate_weight)
+    codes, streams = codec.write_streams(split, files, rate_weight)
     seconds = time.perf_counter() - begin
     sizes = []
-    for file in range(files.max() + 1):
+    for file, stream in enumerate(streams):
         stack = np.flatnonzero(files == file)
         slices = split.pick(stack)
-        check, runs = container.checksum(slices, codes[stack]), container.stacks_of(slices)[0]
-        parts = [streams[number] for number in np.unique(numbers[stack])]
+        check, stacks = container.checksum(slices, codes[stack]), container.stacks_of(slices)
         levels = codec.prior.settings["num_levels"]
-        sizes.append(len(container.pack(codec.digest, check, runs, parts, levels)))
-    ideal = np.bincount(files, ideal_bits(codec, split, codes)) / 8
-    return Files(numbers, codes, streams, np.array(sizes), ideal, seconds)
+        sizes.append(len(container.pack(codec.digest, check, stacks, [stream], levels)))
+    ideal = np.bincount(files, ideal_bits(codec, split, files, codes)) / 8
+    return Files(files, codes, streams, np.array(sizes), ideal, seconds)
 
 
-def ideal_bits(codec: Codec, split: Split, codes: np.ndarray) -> np.ndarray:
-    """Ideal code length of each slice in bits, `(N,)`."""
+def ideal_bits(codec: Codec, split: Split, files: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """Ideal code length of each slice in bits, `(N,)`, given others of its file."""
+    order = arrange(files, split.levels, codec.prior.settings["neighbours"])
 
     def measure(batch):
-        below = codes_below(codes, split.below, batch)
-        return codec.prior.bits(codes[batch], split.levels[batch], below)
+        return codec.prior.bits(codes[batch], split.levels[batch], among(order, codes, batch))
 
     return in_batches(measure, np.arange(len(split))).sum((1, 2))
 

@@ -6,7 +6,7 @@ In each case all use the same untrained network. The naive loop runs the network
 for every code. Each of its steps costs the same, so the benchmark times a few of them, in turn with
 the other two contenders, and multiplies their median by the number of codes.
 
---stacks draws whole stacks of slices instead, as a wavefront and slice by slice.
+--stacks draws whole stacks of slices instead, coarse to fine, as a wavefront and slice by slice.
 """
 
 import functools
@@ -14,11 +14,12 @@ import functools
 from common import in_turn, make_parser, show, timed, write_report
 
 # isort: split
+import numpy as np
 import tensorflow as tf
 
 import modules
-from networks.logits import draw
-from networks.neighbours import NO_CODE, SLICES_BELOW
+from networks.logits import draw, uniforms
+from networks.order import among, arrange, beside
 from utils import command_line
 
 CODEBOOK_SIZE, NUM_LEVELS = 512, 32
@@ -49,7 +50,7 @@ def main(args):
 
 def usual_prior(grid):
     """An untrained prior of the usual size."""
-    return modules.PixelCNN(grid, CODEBOOK_SIZE, NUM_LEVELS, dropout=0.0, reads_below=True)
+    return modules.PixelCNN(grid, CODEBOOK_SIZE, NUM_LEVELS, dropout=0.0, neighbours=1)
 
 
 def time_actions(actions: dict, title: str) -> dict[str, float]:
@@ -69,15 +70,15 @@ def measure(grid: int, batch: int) -> dict:
         Medians in seconds, the ratio of the first two, and the sizes.
     """
     prior = usual_prior(grid)
-    levels, seed = tf.range(batch) % prior.settings["num_levels"], tf.constant(0)
+    levels, seeds = tf.range(batch) % prior.settings["num_levels"], tf.range(batch)
     middle = tf.constant(grid // 2)
-    codes = prior.sample(levels, seed)
-    below = tf.stack([codes, codes], axis=1)
-    forward = tf.function(lambda codes: prior.logits(codes, levels, below))
-    step = naive_step(forward, seed, grid)
+    codes = prior.sample(levels, seeds)
+    known = beside(np.stack([codes, codes], axis=1), np.ones((batch, 2)))
+    forward = tf.function(lambda codes: prior.logits(codes, levels, known))
+    step = naive_step(forward, seeds, grid)
     actions = {
         "naive_seconds": lambda: step(codes, middle, middle).numpy(),
-        "cached_seconds": lambda: prior.sample(levels, seed, below=below).numpy(),
+        "cached_seconds": lambda: prior.sample(levels, seeds, neighbours=known).numpy(),
         "forward_seconds": lambda: forward(codes).numpy(),
     }
     result = time_actions(actions, f"grid {grid}, batch {batch}")
@@ -86,13 +87,14 @@ def measure(grid: int, batch: int) -> dict:
     return {**result, "grid": grid, "batch": batch}
 
 
-def naive_step(forward, seed, grid):
+def naive_step(forward, seeds, grid):
     """Make a step of the naive loop: a pass over whole maps `(B, H, W)` gives one code of each."""
+    noise = uniforms(seeds, (grid, grid))
 
     @tf.function
     def step(codes, y, x):
         logits = forward(codes)[:, y, x]  # (B, K)
-        return draw(logits, seed, y * grid + x)
+        return draw(logits, noise[:, y, x])
 
     return step
 
@@ -109,18 +111,20 @@ def measure_stacks(grid: tuple[int, int], count: int) -> dict:
     """
     prior = usual_prior(grid)
     num_levels = prior.settings["num_levels"]
-    below = tf.fill((count, SLICES_BELOW, *grid), NO_CODE)
-    seeds = tf.range(num_levels)
+    levels = np.tile(np.arange(num_levels, dtype="int32"), count)
+    order = arrange(np.repeat(np.arange(count), num_levels), levels, prior.settings["neighbours"])
+    seeds = np.arange(len(levels), dtype="int32")
 
     def wavefront():
-        return prior.sample_upward(below, tf.constant(0), seeds).numpy()
+        return prior.sample(tf.constant(levels), tf.constant(seeds), neighbours=order).numpy()
 
     def slice_by_slice():
-        under = below
-        for level in range(num_levels):
-            codes = prior.sample(tf.fill((count,), level), seeds[level], below=under)
-            under = tf.stack([codes, under[:, 0]], axis=1)
-        return under.numpy()
+        codes = np.zeros((len(levels), *grid), "int32")
+        for level in np.argsort(order.depths[:num_levels], kind="stable"):
+            batch = np.flatnonzero(levels == level)
+            here = tf.constant(levels[batch]), tf.constant(seeds[batch])
+            codes[batch] = prior.sample(*here, neighbours=among(order, codes, batch))
+        return codes
 
     actions = {"wavefront_seconds": wavefront, "slice_by_slice_seconds": slice_by_slice}
     result = time_actions(actions, f"{count} stacks of {grid[0]} x {grid[1]}")

@@ -89,7 +89,7 @@ class Network:
         return modules.VQVAE(self.image_size, *sizes, frame=self.frame)
 
     def prior(self) -> modules.PixelCNN:
-        """Return an untrained prior. It reads no slices below, because that of PyTorch does not."""
+        """Return an untrained prior. It reads no neighbours, because that of PyTorch does not."""
         sizes = self.codebook_size, NUM_LEVELS, self.width, self.blocks
         return modules.PixelCNN(self.grid, *sizes, DROPOUT)
 

@@ -22,8 +22,11 @@ from fitting.settings import Settings
 from fitting.stages import learning_rates, make_optimizer, make_vqvae, vqvae_objective
 from fitting.training_data import read_codes
 from networks import losses
-from networks.neighbours import NO_CODE, SLICES_BELOW
-from sources.folder import NO_SLICE, Slices, Split
+from networks.logits import bits
+from networks.neighbours import NO_CODE
+from networks.order import NO_SLICE
+from networks.raster import plain_level
+from sources.folder import Slices, Split
 from sources.images import to_grey, to_unit
 from sources.layout import FITTED_SPLITS
 from utils import InputError, progress, spread
@@ -188,41 +191,39 @@ class PriorBench(Bench):
         batches = dataset.evaluation_batches(
             lambda index, mirror: validation(scored[index], mirror), len(self.chosen), BATCH
         )
-        bits = [model.bits(**inputs) for inputs, _ in progress(batches, "scoring")]
-        bits = np.concatenate(bits)  # (N, H, W)
+        scores = [bits(model(inputs), codes) for inputs, codes in progress(batches, "scoring")]
+        scores = np.concatenate(scores)  # (N, H, W)
         images = dataset.load_images(self.validation, settings["image_size"])
-        brain = metrics.brain_places(images, settings["frame"], bits.shape[1:])
+        brain = metrics.brain_places(images, settings["frame"], scores.shape[1:])
         return {
-            "bits_per_code": float(bits.mean()),
-            "brain_bits_per_code": float(bits[brain].mean()),
+            "bits_per_code": float(scores.mean()),
+            "brain_bits_per_code": float(scores[brain].mean()),
             **cost,
         }
 
     def make_example(self, settings: dict, codes: np.ndarray, split: Split) -> dataset.Example:
-        """Examples of a split, with as many slices below or above as the settings say."""
-        # With 0 levels a mirror image has the level of its slice.
-        num_levels = self.slices.num_levels * settings["told"]
-        levels = split.levels * settings["level"]
-        neighbours = split.below if settings["upward"] else slices_above(split.below)
-        example = dataset.code_examples(codes, levels, num_levels, neighbours)
-        is_kept = tf.range(SLICES_BELOW) < settings["slices_below"]
+        """Examples of a split, with the levels and neighbours that the settings say."""
+        num_levels = self.slices.num_levels
+        example = dataset.code_examples(codes, split, num_levels, settings["neighbours"])
+        if settings["upward"]:
+            example = upward_examples(codes, split, num_levels)
 
-        def reduced(index, mirror, chance=None):
+        def told(index, mirror, chance=None):
             inputs, targets = example(index, mirror, chance)
-            below = tf.where(is_kept[:, None, None], inputs["below"], NO_CODE)
-            return {**inputs, "below": below}, targets
+            level, mirrored = plain_level(inputs["levels"], num_levels)
+            levels = level * settings["level"] + mirrored * num_levels * settings["told"]
+            return {**inputs, "levels": levels}, targets
 
-        return reduced
+        return told
 
     def make(self, settings: dict, grid: Sequence[int], schedule) -> keras.Model:
         """Build and compile a variant."""
         dilations = settings["dilations"] or modules.PixelCNN.DILATIONS
         variant = type("PixelCNN", (modules.PixelCNN,), {"DILATIONS": dilations})
         sizes = (settings[f"prior_{name}"] for name in ("width", "blocks", "dropout"))
-        reads_below = not settings["slices_alone"]
-        model = variant(
-            grid, settings["codebook_size"], self.slices.num_levels, *sizes, reads_below
-        )
+        mirror = self.slices.facts.mirror if settings["mirror_path"] else "none"
+        sides = {"neighbours": settings["neighbours"], "mirror": mirror}
+        model = variant(grid, settings["codebook_size"], self.slices.num_levels, *sizes, **sides)
         if not settings["position"]:
             model.positions.assign(model.positions * 0)
             model.positions.trainable = False
@@ -234,9 +235,19 @@ class PriorBench(Bench):
         return model
 
 
-def slices_above(below: np.ndarray) -> np.ndarray:
-    """Index of the slice above each slice, or `NO_SLICE`, from that of the slice below, `(N,)`."""
-    above = np.full_like(below, NO_SLICE)
-    has_below = np.flatnonzero(below != NO_SLICE)
-    above[below[has_below]] = has_below
-    return above
+def upward_examples(codes: np.ndarray, split: Split, num_levels: int) -> dataset.Example:
+    """Examples that know the slice below alone, if there is one; see `dataset.code_examples`."""
+    alone = dataset.code_examples(codes, split, num_levels, 0)
+    below, none = tf.constant(split.below), tf.fill(codes.shape[2:], NO_CODE)
+
+    def example(index, mirror, chance=None):
+        inputs, targets = alone(index, mirror)
+        place = below[index]
+        is_known = place != NO_SLICE
+        if chance is not None:
+            is_known &= chance >= dataset.LEFT_OUT
+        lower = tf.where(is_known, alone(tf.maximum(place, 0), mirror)[1], none)
+        distances = tf.stack([tf.cast(is_known, tf.int32), 0])
+        return {**inputs, "neighbours": tf.stack([lower, none]), "distances": distances}, targets
+
+    return example

@@ -8,8 +8,8 @@ size are variable-length integers (LEB128), lowest bits first.
 | 1 | 1 | `STACKS` or `SINGLE`: the kind, and the version of the format |
 | 4 | 2 | digest of the models; grid, codebook and levels follow from these |
 | 4 | 2 | checksum of the places and codes of all slices |
-| number | | number of stacks; a stack is slices of a case without gaps |
-| numbers | | for each stack: case, first level, number of slices, and bytes of its stream |
+| number | | number of stacks; a stack is the slices of a case |
+| numbers | | for each stack: case, levels (see `_runs`), and bytes of its stream |
 | | number | case x levels + level |
 | rest | rest | the streams |
 """
@@ -24,39 +24,32 @@ import numpy as np
 
 from sources.folder import Split, make_split
 from sources.layout import slice_name
-from utils import InputError, reading
+from utils import FORMER_VERSION, InputError, reading
 
-# First byte of a file: its kind, and version 1 of the format.
-SINGLE, STACKS = 0xA1, 0xB1
+# First byte of a file: its kind, and version 2 of the format.
+SINGLE, STACKS = 0xA2, 0xB2
+FORMER = (0xA1, 0xB1)  # of version 1
 CHECK_BYTES = {SINGLE: 2, STACKS: 4}  # of the digest, and of the checksum
 MAX_CASE = 10**9 - 1  # that a name can hold
 MAX_SLICES = 10**5  # of a file; their codes fit into memory
 
 
 class Stack(NamedTuple):
-    """Slices of a case without gaps: the level of the lowest, and their number."""
+    """The slices of a case: its number, and their levels in rising order."""
 
     case: int
-    first: int
-    count: int
+    levels: tuple[int, ...]
 
 
-def stacks_of(split: Split) -> tuple[list[Stack], np.ndarray]:
-    """Stacks of a split, and the number of the stack of each slice, `(N,)`."""
-    is_first = np.ones(len(split), bool)
-    is_first[1:] = (np.diff(split.cases) != 0) | (np.diff(split.levels) != 1)
-    numbers = np.cumsum(is_first) - 1
-    places = zip(split.cases[is_first], split.levels[is_first], np.bincount(numbers))
-    return [Stack(*map(int, place)) for place in places], numbers
+def stacks_of(split: Split) -> list[Stack]:
+    """Stacks of a split."""
+    cases = np.unique(split.cases).tolist()
+    return [Stack(case, tuple(split.levels[split.cases == case].tolist())) for case in cases]
 
 
 def split_of(stacks: Sequence[Stack]) -> Split:
     """The slices of some stacks, named as in a data folder."""
-    places = [
-        (case, level, slice_name(case, level))
-        for case, first, count in stacks
-        for level in range(first, first + count)
-    ]
+    places = [(case, level, slice_name(case, level)) for case, levels in stacks for level in levels]
     return make_split("decoded", places)
 
 
@@ -84,12 +77,12 @@ def pack(
         streams: Bytes of the codes of each stack.
         num_levels: Number of levels that the models know.
     """
-    if len(stacks) == 1 and stacks[0].count == 1:
-        kind, numbers = SINGLE, [stacks[0].case * num_levels + stacks[0].first]
+    if len(stacks) == 1 and len(stacks[0].levels) == 1:
+        kind, numbers = SINGLE, [stacks[0].case * num_levels + stacks[0].levels[0]]
     else:
         kind, numbers = STACKS, [len(stacks)]
-        for stack, stream in zip(stacks, streams, strict=True):
-            numbers += [*stack, len(stream)]
+        for (case, levels), stream in zip(stacks, streams, strict=True):
+            numbers += [case, *_runs(levels), len(stream)]
     size = CHECK_BYTES[kind]
     head = bytes([kind]), models[:size], check[:size], *map(_varint, numbers)
     return b"".join([*head, *streams])
@@ -112,6 +105,10 @@ def unpack(
         InputError: It is no such file, it is truncated, or its numbers make no sense.
     """
     kind = content[0] if content else None
+    if kind in FORMER:
+        raise InputError(
+            f"{name} was written by {FORMER_VERSION}: decode it with that program and its models."
+        )
     if kind not in CHECK_BYTES:
         raise InputError(
             f"{name} is no .bvq file that this program knows: "
@@ -122,11 +119,11 @@ def unpack(
         models, check = _take(file, size), _take(file, size)
         if kind == SINGLE:
             place = _number(file, (MAX_CASE + 1) * num_levels - 1)
-            return models, check, [Stack(*divmod(place, num_levels), 1)], [file.read()]
+            case, level = divmod(place, num_levels)
+            return models, check, [Stack(case, (level,))], [file.read()]
         stacks, sizes = [], []
         for _ in range(_number(file, MAX_SLICES)):
-            case, first = _number(file, MAX_CASE), _number(file, num_levels - 1)
-            stacks.append(Stack(case, first, _number(file, num_levels - first)))
+            stacks.append(Stack(_number(file, MAX_CASE), _levels(file, num_levels)))
             sizes.append(_number(file, len(content)))
         streams = [_take(file, size) for size in sizes]
         if file.read() or not _make_sense(stacks):
@@ -135,13 +132,38 @@ def unpack(
 
 
 def _make_sense(stacks):
-    """Whether stacks are in order and do not touch, and none is empty."""
-    in_order = all(
-        a.case < b.case or (a.case == b.case and a.first + a.count < b.first)
-        for a, b in zip(stacks, stacks[1:])
-    )
-    counts = [stack.count for stack in stacks]
-    return in_order and counts and min(counts) and sum(counts) <= MAX_SLICES
+    """Whether there are stacks, in order of their cases, and not too many slices."""
+    in_order = all(a.case < b.case for a, b in zip(stacks, stacks[1:]))
+    return stacks and in_order and sum(len(stack.levels) for stack in stacks) <= MAX_SLICES
+
+
+def _runs(levels):
+    """Numbers that say which levels there are; `_levels` is the inverse.
+
+    They are the first level, and then in turn how many slices there are and how many are missing
+    before the next one. After the last slice none are missing.
+    """
+    numbers, expected = [levels[0], 0], levels[0]
+    for level in levels:
+        if level > expected:
+            numbers += [level - expected, 0]
+        numbers[-1] += 1
+        expected = level + 1
+    return [*numbers, 0]
+
+
+def _levels(file, num_levels):
+    """Read what `_runs` gave."""
+    levels, first = [], _number(file, num_levels - 1)
+    while True:
+        end = first + _number(file, num_levels - first)
+        if end == first:
+            raise ValueError("its stacks of slices make no sense")
+        levels += range(first, end)
+        missing = _number(file, num_levels - 1 - end) if end < num_levels else _number(file, 0)
+        if not missing:
+            return tuple(levels)
+        first = end + missing
 
 
 def _take(file, count):

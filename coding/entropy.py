@@ -1,9 +1,9 @@
 """Code maps as bytes: the prior says how likely each code is, and a range coder writes it.
 
-Encoder and decoder go through the places in raster order with `RasterPrior.generate`, as sampling
-does. The rule at each place asks the range coder instead of random numbers. The decoder must see
-the very frequencies that the encoder saw. So the prior computes in float64, its logits are rounded,
-and the frequencies are whole numbers that follow from the rounded logits by a table.
+Encoder and decoder go through the places with `RasterPrior.generate`, as sampling does, a whole
+stack at a time. The rule at each place asks the range coder instead of random numbers. The decoder
+must see the very frequencies that the encoder saw. So the prior computes in float64, its logits are
+rounded, and the frequencies are whole numbers that follow from the rounded logits by a table.
 
 Reference:
     Bamler 2022, Understanding Entropy Coding With Asymmetric Numeral Systems (`constriction`).
@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from networks import graph_function
 from networks.logits import near_and_likely
+from networks.order import Neighbours
 from networks.raster import RasterPrior
 
 RangeEncoder = constriction.stream.queue.RangeEncoder
@@ -48,41 +49,44 @@ class Coder:
     def codes(
         self,
         levels: np.ndarray,
-        below: np.ndarray,
+        neighbours: Neighbours,
         streams: Sequence[RangeEncoder | RangeDecoder],
         distances: tf.Tensor | None = None,
         price: tf.Tensor | None = None,
     ) -> np.ndarray:
         """Codes of slices, int32 `(B, H, W)`: chosen and appended to streams, or read from them.
 
+        Slices that share a stream take turns place by place, in the order of the loop.
+
         Args:
             levels: int32 `(B,)`.
-            below: Codes of the slices below, see `RasterPrior.generate`.
-            streams: The stream of each slice, all of them different.
+            neighbours: See `RasterPrior.generate`.
+            streams: The stream of each slice. Those of a stack share one.
             distances: See `RasterPrior.choose_codes`, float64 `(B, H, W, K)`. None reads.
             price: See `RasterPrior.price`.
         """
         self.streams = streams
-        return self._generate(tf.constant(levels, tf.int32), below, distances, price).numpy()
+        return self._generate(tf.constant(levels, tf.int32), neighbours, distances, price).numpy()
 
-    def _choose_codes(self, levels, below, distances, price):
-        def choose(logits, y, x):
-            known = [tf.cast(tf.round(logits * STEPS), tf.int32)]
+    def _choose_codes(self, levels, neighbours, distances, price):
+        def choose(logits, places):
+            known = [places[:, 0], tf.cast(tf.round(logits * STEPS), tf.int32)]
             if distances is not None:
-                known.append(near_and_likely(distances[:, y, x], logits, price))
+                known.append(near_and_likely(tf.gather_nd(distances, places), logits, price))
             codes = tf.numpy_function(self._write_or_read, known, tf.int32)
-            return tf.ensure_shape(codes, levels.shape)
+            return tf.ensure_shape(codes, (None,))
 
-        return self.prior.generate(levels, choose, below)
+        return self.prior.generate(levels, choose, neighbours)
 
-    def _write_or_read(self, steps, codes=None):
+    def _write_or_read(self, numbers, steps, codes=None):
+        streams = [self.streams[number] for number in numbers]
         models = [
             constriction.stream.model.Categorical(row, lazy=True) for row in frequencies(steps)
         ]
         if codes is None:
-            pairs = zip(self.streams, models)
+            pairs = zip(streams, models)
             return np.array([stream.decode(model) for stream, model in pairs], "int32")
-        for stream, model, code in zip(self.streams, models, codes):
+        for stream, model, code in zip(streams, models, codes):
             stream.encode(int(code), model)
         return codes
 

@@ -3,10 +3,11 @@
 import pathlib
 
 import numpy as np
+import tensorflow as tf
 
 from coding import container
 from coding.entropy import Coder, RangeEncoder, opened, shortest
-from dataset import ImageSource, codes_below, load_images, upward_images
+from dataset import ImageSource, images_of, load_images
 from evaluation.reconstruction import read_code_counts
 from evaluation.stacks import write_notes, write_slices, write_stack
 from evaluation.suitability import check_levels, warn_of_masking, warn_of_strange_slices
@@ -14,12 +15,14 @@ from fitting.checkpoints import fingerprint, load_models
 from fitting.run_directory import RunDirectory, read_config
 from modules import Models
 from networks.layers import exact
+from networks.order import arrange
 from sources.facts import facts_of_run
 from sources.folder import Split
 from sources.images import to_grey
 from utils import InputError, progress, spread
 
-BATCH = 16  # slices that go through the networks together; bytes do not depend on it
+AT_ONCE = 16  # slices that go through the VQ-VAE together
+STACKED = 64  # slices in whole stacks that go through the prior together; bytes do not depend on it
 
 
 class Codec:
@@ -50,9 +53,9 @@ class Codec:
         Raises:
             InputError: The prior does not know a level, or the bytes do not give the codes back.
         """
-        stacks, numbers = container.stacks_of(split)
-        codes, streams = self.write_streams(split, numbers, rate_weight)
+        codes, streams = self.write_streams(split, split.cases, rate_weight)
         check, num_levels = container.checksum(split, codes), self.prior.settings["num_levels"]
+        stacks = container.stacks_of(split)
         content = container.pack(self.digest, check, stacks, streams, num_levels)
         self.decode(content, "what was written")
         return content
@@ -67,42 +70,49 @@ class Codec:
         vqvae = self.vqvae
         warn_of_masking(vqvae.settings["masked"], split)
         counts = read_code_counts(self.run.code_counts, vqvae)
-        few = split.pick(spread(len(split), BATCH))
+        few = split.pick(spread(len(split), AT_ONCE))
         images = load_images(few, vqvae.settings["image_size"])
         warn_of_strange_slices(self.run, Models(vqvae, self.prior), counts, few, images)
 
     def write_streams(
-        self, split: Split, numbers: np.ndarray, rate_weight: float | None = None
+        self, split: Split, stacks: np.ndarray, rate_weight: float | None = None
     ) -> tuple[np.ndarray, list[bytes]]:
         """Codes of slices, int32 `(N, H, W)`, and the bytes of the streams that hold them.
 
-        `numbers` has the number of the stream of each slice, `(N,)`.
+        `stacks` has the number of the stack of each slice, `(N,)`. Slices of a stack share a
+        stream, and are given each other. Streams are in the order of these numbers.
 
         Raises:
             InputError: The prior does not know a level.
         """
         check_levels(self.run, self.prior, split)
-        streams = [RangeEncoder() for _ in range(numbers.max() + 1)]
         source = ImageSource(split, self.vqvae.settings["image_size"])
-        work = (
-            (batch, self.vqvae.distances(images), self.prior.price(rate_weight))
-            for batch, images in upward_images(source, BATCH, "encoding")
-        )
-        codes = self._codes(split, numbers, streams, work)
+        price, streams = self.prior.price(rate_weight), [RangeEncoder() for _ in set(stacks)]
+
+        def chosen_by(batch):
+            parts = np.split(batch, range(AT_ONCE, len(batch), AT_ONCE))
+            distances = [self.vqvae.distances(images_of(source, part)) for part in parts]
+            return tf.concat(distances, axis=0), price
+
+        codes = self._codes(split, stacks, streams, chosen_by, "encoding")
         return codes, [shortest(stream) for stream in streams]
 
-    def read_streams(self, split: Split, numbers: np.ndarray, streams: list[bytes]) -> np.ndarray:
+    def read_streams(self, split: Split, stacks: np.ndarray, streams: list[bytes]) -> np.ndarray:
         """Codes of slices, int32 `(N, H, W)`, from what `write_streams` wrote."""
-        work = ((batch,) for batch in progress(split.upward(BATCH), "decoding"))
-        return self._codes(split, numbers, [opened(content) for content in streams], work)
+        opened_streams = [opened(content) for content in streams]
+        return self._codes(split, stacks, opened_streams, lambda batch: (), "decoding")
 
-    def _codes(self, split, numbers, streams, work):
-        """Codes by batches of slices, each with what `Coder.codes` needs to choose them."""
+    def _codes(self, split, stacks, streams, chosen_by, title):
+        """Codes by whole stacks, with what `Coder.codes` needs to choose those of a batch."""
+        _, numbers, counts = np.unique(stacks, return_inverse=True, return_counts=True)
         codes = np.empty((len(split), *self.vqvae.grid), "int32")
-        for batch, *chosen_by in work:
-            below = codes_below(codes, split.below, batch)
+        together = (np.cumsum(counts) - counts) // STACKED  # stacks of one number share a batch
+        for number in progress(np.unique(together), title):
+            batch = np.flatnonzero(together[numbers] == number)
+            levels = split.levels[batch]
+            order = arrange(numbers[batch], levels, self.prior.settings["neighbours"])
             batch_streams = [streams[number] for number in numbers[batch]]
-            codes[batch] = self.coder.codes(split.levels[batch], below, batch_streams, *chosen_by)
+            codes[batch] = self.coder.codes(levels, order, batch_streams, *chosen_by(batch))
         return codes
 
     def decode(self, content: bytes, name: str) -> tuple[Split, np.ndarray]:
@@ -120,8 +130,7 @@ class Codec:
         if not self.digest.startswith(digest):
             raise InputError(f"{name} was written with other models: name the --run that wrote it.")
         split = container.split_of(stacks)
-        _, numbers = container.stacks_of(split)
-        codes = self.read_streams(split, numbers, streams)
+        codes = self.read_streams(split, split.cases, streams)
         if not container.checksum(split, codes).startswith(check):
             raise InputError(
                 f"{name} does not give back its codes: it is damaged, or this machine computes "
@@ -133,8 +142,8 @@ class Codec:
         """Write the PNG of every slice to a new folder, in the size of the set of the run."""
         folder.mkdir()
         places = list(zip(split.cases.tolist(), split.levels.tolist()))
-        for first in progress(range(0, len(split), BATCH), "restoring"):
-            batch = slice(first, first + BATCH)
+        for first in progress(range(0, len(split), AT_ONCE), "restoring"):
+            batch = slice(first, first + AT_ONCE)
             write_slices(folder, self._restored(codes[batch]), places[batch], self.facts)
         write_notes(folder, self.facts)
 
@@ -145,7 +154,8 @@ class Codec:
         """
         first, size = split.levels.min(), self.vqvae.settings["image_size"]
         stack = np.zeros((split.levels.max() - first + 1, size, size), "uint8")
-        for batch in progress(split.upward(BATCH), "restoring"):
+        for begin in progress(range(0, len(split), AT_ONCE), "restoring"):
+            batch = slice(begin, begin + AT_ONCE)
             stack[split.levels[batch] - first] = self._restored(codes[batch])
         write_stack(path, stack, self.facts, int(first))
 

@@ -7,16 +7,18 @@ Reference:
     transformers.
 """
 
+import functools
+
 import numpy as np
 import tensorflow as tf
 from scipy import ndimage
 
-from dataset import codes_below
 from evaluation.reconstruction import BATCH, join
 from modules import Models
 from networks.frames import per_pixel
-from networks.neighbours import NO_CODE
+from networks.order import arrange, batches, beside
 from networks.raster import mirrored_level, numbered_seed
+from sources.facts import MIRRORS
 from sources.folder import Split
 from utils import progress
 
@@ -40,13 +42,13 @@ def analyse(models: Models, images: np.ndarray, split: Split, seed: int = 0) -> 
     descriptions of a slice. The nearest codes change with a faint lesion too, but also by chance.
     The codes that the prior would choose surprise only where the image insists.
 
-    A stack is read from bottom to top. A prior that reads the slices below is given the *healed*
-    ones, so that a lesion there does not excuse the one above it. A lesion that begins faint may
-    stay in a healed slice all the same. So the surprise is also a mean over contexts: each healed
-    version, and no slice below. It is then smoothed along the levels of the case.
+    A stack is read coarse to fine, as it is drawn. A prior that reads neighbouring slices is given
+    the *healed* ones, so that a lesion there does not excuse the one between them. A lesion that is
+    faint may stay in a healed slice all the same. So the surprise is also a mean over contexts:
+    each healed version, and no neighbours. It is then smoothed along the levels of the case.
 
-    The prior knows only what comes before a code in raster order. So every slice is read twice: as
-    it is and, where the set has mirror images, as its mirror image, from the other side.
+    The prior knows only what comes before a code in the order of its scan. So every slice is read
+    twice: as it is and, where the prior knows mirror images, as its mirror image.
 
     Residuals of both methods are divided by the gradient of the image, so that steep edges do not
     hide lesions. They are smoothed with their sign, so that displaced edges cancel.
@@ -63,9 +65,10 @@ def analyse(models: Models, images: np.ndarray, split: Split, seed: int = 0) -> 
         `(N, S, S)`, 0 or more and 0 where the image is 0, and scores `(N,)`. `in_case` `(N,)` is
         what `scores_in_case` says of healing.
     """
-    reader, batches = Reader(models, split, seed), split.upward(BATCH)
-    parts = [reader.read(images[batch], batch) for batch in progress(batches, "mapping anomalies")]
-    results = join(parts, batches)
+    reader = Reader(models, split, seed)
+    places = batches(reader.order, BATCH)
+    parts = [reader.read(images[batch], batch) for batch in progress(places, "mapping anomalies")]
+    results = join(parts, places)
     results["surprise"] = along_levels(results["surprise"], split)
     weight = smooth(results["surprise"], SURPRISE_SIGMA)
     maps = {
@@ -120,10 +123,10 @@ def along_levels(values: np.ndarray, split: Split) -> np.ndarray:
 
 
 class Reader:
-    """Reads slices and their mirror images, if the set has any, from bottom to top.
+    """Reads slices and their mirror images, if the prior knows any, coarse to fine.
 
     It says how surprising they are, and what it would put there instead. It remembers what it
-    healed, because that lies below the next slices.
+    healed, because the next slices have it for neighbours.
 
     All versions of a batch go through the prior together: a place costs little more for many
     slices than for one.
@@ -134,23 +137,26 @@ class Reader:
         seed: Seed of the draws.
 
     Attributes:
+        order: Neighbours of the slices.
         healed: Codes of the healed versions, one for each of `LIMITS`, int32 `(versions, sides, N,
-            H, W)`. The second axis is for slices and mirror images. Each version goes up the stack
-            by itself.
+            H, W)`. The second axis is for slices and mirror images. Each version goes through the
+            stack by itself.
     """
 
     def __init__(self, models: Models, split: Split, seed: int):
         self.vqvae, self.prior, _ = models
-        self.seed, self.below = seed, split.below
+        self.seed = seed
+        self.order = arrange(split.cases, split.levels, self.prior.settings["neighbours"])
         mirrored = mirrored_level(split.levels, self.prior.settings["num_levels"])
         self.levels = np.stack([split.levels, mirrored]).astype("int32")  # (sides, N)
-        self.sides = [np.asarray, split.facts.mirrored]
-        if split.facts.mirror == "none":
+        axis = MIRRORS[self.prior.settings["mirror"]]
+        self.sides = [np.asarray, functools.partial(np.flip, axis=axis)]
+        if axis is None:
             self.sides, self.levels = self.sides[:1], self.levels[:1]
         self.healed = np.empty((len(LIMITS), *self.levels.shape, *self.vqvae.grid), "int32")
 
     def read(self, images: np.ndarray, batch: np.ndarray) -> dict[str, np.ndarray]:
-        """Read some slices, those below them having been read before.
+        """Read some slices, their neighbours having been read before.
 
         Args:
             images: `(B, S, S)`.
@@ -160,19 +166,23 @@ class Reader:
             dict of `(B, S, S)` each: `surprise` of the code at each pixel and `healed`, means of
             all readings and of the healed versions, and `restored` from the nearest codes.
         """
-        versions, sides, _, *grid = self.healed.shape
+        versions, sides, count, *grid = self.healed.shape
         both = np.concatenate([side(images) for side in self.sides])  # (sides B, S, S)
         levels = self.levels[:, batch].ravel()
-        healed = self.healed.reshape(versions * sides, -1, *grid)
-        below = np.concatenate([codes_below(codes, self.below, batch) for codes in healed])
+        # Each healed version has neighbours of its own: (versions sides B, S, H, W).
+        sources = self.order.sources[batch]
+        shape = (versions * len(levels), sources.shape[1], *grid)
+        around = self.healed[:, :, sources].reshape(shape)
+        apart = np.tile(self.order.distances[batch], (versions * sides, 1))
 
         distances = self.vqvae.distances(both[..., None])
         nearest = self.prior.choose_codes(distances, levels, 0.0)
-        surprise = self._surprise(distances, nearest, levels, below)
-        seed = numbered_seed(self.seed, int(batch[0]))
+        surprise = self._surprise(distances, nearest, levels, around, apart)
+        numbers = count * np.arange(versions * sides)[:, None] + batch
+        seeds = numbered_seed(self.seed, numbers.ravel())
         again = np.tile(nearest, (versions, 1, 1)), np.tile(levels, versions)
         limits = np.repeat(np.array(LIMITS, "float32"), len(both))
-        drawn = self.prior.heal(*again, limits, seed, below).numpy()
+        drawn = self.prior.heal(*again, limits, seeds, beside(around, apart)).numpy()
         self.healed[:, :, batch] = drawn.reshape(versions, sides, -1, *grid)
 
         decoded = [_decode(self.vqvae, codes) for codes in np.split(drawn, versions)]
@@ -183,17 +193,20 @@ class Reader:
             "restored": _decode(self.vqvae, nearest[: len(images)]),
         }
 
-    def _surprise(self, distances, nearest, levels, below):
-        """Mean surprise over two descriptions, above no slice and above each healed version."""
-        contexts = np.full_like(below[: len(levels)], NO_CODE)
-        if (below != NO_CODE).any():
-            contexts = np.concatenate([contexts, below])
-        count = len(contexts) // len(levels)
+    def _surprise(self, distances, nearest, levels, around, apart):
+        """Mean surprise over two descriptions, beside no slices and beside each healed version."""
+        if apart.any():
+            around = np.concatenate([around[: len(levels)], around])
+            apart = np.concatenate([np.zeros_like(apart[: len(levels)]), apart])
+        else:
+            around, apart = around[: len(levels)], apart[: len(levels)]
+        count = len(apart) // len(levels)
         tiled = tf.tile(distances, (count, 1, 1, 1)), np.tile(levels, count)
-        likely = self.prior.choose_codes(*tiled, None, contexts)
+        likely = self.prior.choose_codes(*tiled, None, beside(around, apart))
+        contexts = map(beside, np.split(around, count), np.split(apart, count))
         readings = [
             np.maximum(self.prior.surprise(codes, levels, context), 0.0)
-            for context, own in zip(np.split(contexts, count), np.split(likely, count))
+            for context, own in zip(contexts, np.split(likely, count))
             for codes in (nearest, own)
         ]
         return np.mean(readings, axis=0)

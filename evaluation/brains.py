@@ -1,4 +1,4 @@
-"""Whole brains, or stacks of other slices: drawn from bottom to top, each given those below it."""
+"""Whole brains, or stacks of other slices: drawn coarse to fine, each slice given others."""
 
 import itertools
 import time
@@ -13,71 +13,76 @@ from evaluation.context import FIRST_BRAIN, Context, SamplingOptions
 from evaluation.reconstruction import BATCH
 from evaluation.samples import decode
 from evaluation.stacks import write_notes, write_slices, write_stack
-from networks.neighbours import NO_CODE, SLICES_BELOW
+from networks.order import arrange
 from networks.raster import RasterPrior, numbered_seed
 from sources.images import to_unit
 from utils import progress, spread
 
 SLICES, NAME = "slices", "brain_{:04d}.nii.gz"
+GIVEN = "Slices are drawn coarse to fine: each is given the nearest ones below and above it"
 SHOWN_BRAINS = 3  # generated, and as many real ones
 BESIDE_MIDLINE = 0.45  # of the rows of the frame: there a sagittal cut meets a ventricle
 
 
-class FirstSlice(NamedTuple):
-    """The slice that all brains begin with.
+class GivenSlices(NamedTuple):
+    """Slices that all brains hold.
 
     Attributes:
-        level: Its level k.
-        codes: Its codes, int32 `(H, W)`.
+        levels: Their levels, `(M,)`, in rising order.
+        codes: Their codes, int32 `(M, H, W)`.
     """
 
-    level: int
+    levels: np.ndarray
     codes: np.ndarray
 
 
 def draws_stacks(prior: RasterPrior) -> bool:
-    """Whether a prior draws stacks of slices: it reads those below, and knows several levels."""
-    return prior.settings["reads_below"] and prior.settings["num_levels"] > 1
+    """Whether a prior draws stacks: it reads neighbouring slices, and knows several levels."""
+    return prior.settings["neighbours"] > 0 and prior.settings["num_levels"] > 1
 
 
 def draw_brain_codes(
     prior: RasterPrior,
     count: int,
     options: SamplingOptions,
-    begin: FirstSlice | None = None,
+    given: GivenSlices | None = None,
     first: int = FIRST_BRAIN,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Draw the codes of brains from bottom to top, a batch of brains at a time.
+    """Draw the codes of brains, a batch of brains at a time.
 
     Args:
-        prior: The model that draws codes. It reads the slices below.
+        prior: The model that draws codes. It reads neighbouring slices.
         count: Number of brains.
         options: How codes are drawn.
-        begin: Slice at level k that all brains begin with. None begins every brain anew at level 0.
+        given: Slices that all brains hold, or None.
         first: Number of the first slice. It makes drawings with one seed differ.
 
     Yields:
-        Stacks, as `samples.decode` takes them: codes, int32 `(B, L - k, H, W)`, and `(B, L - k)`.
+        Stacks of all L levels, as `samples.decode` takes them: codes, int32 `(B, L, H, W)`, and
+        `(B, L)`.
     """
     num_levels, grid = prior.settings["num_levels"], prior.settings["grid"]
-    start = np.full((SLICES_BELOW, *grid), NO_CODE, "int32")
-    if begin:
-        start[0] = begin.codes
-    levels = np.arange(begin.level if begin else 0, num_levels)
-    drawn = levels[1:] if begin else levels
-    for batch in progress(range(0, count, BATCH), "drawing stacks", unit="batch"):
-        size, number = min(BATCH, count - batch), first + batch * num_levels
-        below = np.tile(start, (size, 1, 1, 1))
-        slices = [below[:, :1]] if begin else []
-        if len(drawn):
-            lowest = tf.constant(drawn[0], tf.int32)
-            seeds = numbered_seed(options.seed, number + drawn)
-            slices.append(prior.sample_upward(tf.constant(below), lowest, seeds, options.drawing))
-        numbers = number + num_levels * np.arange(size)[:, None] + levels
-        yield np.concatenate(slices, axis=1), numbers
+    given = given or GivenSlices(np.arange(0), np.zeros((0, *grid), "int32"))
+    missing = np.setdiff1d(np.arange(num_levels), given.levels)
+    for begin in progress(range(0, count, BATCH), "drawing stacks", unit="batch"):
+        size = min(BATCH, count - begin)
+        numbers = first + np.arange(begin, begin + size)[:, None] * num_levels
+        numbers = numbers + np.arange(num_levels)
+        codes = np.empty((size, num_levels, *grid), "int32")
+        codes[:, given.levels] = given.codes
+        if len(missing):
+            seeds = numbered_seed(options.seed, numbers[:, missing].ravel())
+            known = codes[:, given.levels].reshape(-1, *grid) if len(given.levels) else None
+            levels = np.concatenate([np.tile(some, size) for some in (given.levels, missing)])
+            cases = [np.repeat(np.arange(size), len(some)) for some in (given.levels, missing)]
+            order = arrange(np.concatenate(cases), levels, prior.settings["neighbours"], known)
+            wanted = tf.constant(np.tile(missing, size), tf.int32)
+            drawn = prior.sample(wanted, seeds, options.drawing, neighbours=order).numpy()
+            codes[:, missing] = drawn.reshape(size, -1, *grid)
+        yield codes, numbers
 
 
-def brains(context: Context, count: int, begin: FirstSlice | None, walk: bool) -> dict:
+def brains(context: Context, count: int, given: GivenSlices | None, walk: bool) -> dict:
     """Draw and write brains, and show some, beside real brains where there are any.
 
     A brain becomes `brain_0000.nii.gz` and `slices/case_000_slice_0.nii.png` and so on, in the
@@ -86,41 +91,41 @@ def brains(context: Context, count: int, begin: FirstSlice | None, walk: bool) -
     Args:
         context: The run, and what was evaluated.
         count: Number of brains, at least one.
-        begin: Slice that all brains begin with, or None.
+        given: Slices that all brains hold, or None.
         walk: Whether a figure shows every slice of the first brain.
 
     Returns:
         `brains` of `metrics.json`.
     """
-    start, level = time.perf_counter(), begin.level if begin else 0
+    start = time.perf_counter()
     folder, options, shown = context.folder / "brains", context.sampling, []
     facts = context.facts
-    drawn = draw_brain_codes(context.models.prior, count, options, begin)
+    drawn = draw_brain_codes(context.models.prior, count, options, given)
     batches = decode(context.models, drawn, options)
     for number, brain in enumerate(itertools.chain.from_iterable(batches)):
-        write_stack(folder / NAME.format(number), brain, facts, level)
-        places = [(number, k) for k in range(level, level + len(brain))]
+        write_stack(folder / NAME.format(number), brain, facts)
+        places = [(number, k) for k in range(len(brain))]
         write_slices(folder / SLICES, brain, places, facts)
         shown += [brain] if number < SHOWN_BRAINS else []
     write_notes(folder / SLICES, facts)
     seconds, shown = time.perf_counter() - start, np.stack(shown)  # (N, K, S, S)
-    _draw_cuts(context, shown, level)
+    _draw_cuts(context, shown)
     if walk:
         caption = (
-            f"Generated slices, not real ones: one {context.stack} from bottom to top. Each slice "
-            f"is given the two slices below it and {context.made}."
+            f"Generated slices, not real ones: one {context.stack} from bottom to top. {GIVEN}, "
+            f"and is {context.made}."
         )
-        levels = np.arange(level, level + shown.shape[1])
+        levels = np.arange(shown.shape[1])
         context.draw(plots.samples, "walk.png", to_unit(shown[0]), levels, caption)
-    metrics = {"count": count, "seconds": seconds, "first_level": level, "slices": shown.shape[1]}
+    metrics = {"count": count, "seconds": seconds, "first_level": 0, "slices": shown.shape[1]}
     return {"brains": metrics}
 
 
-def _draw_cuts(context, shown, level):
+def _draw_cuts(context, shown):
     """Cuts of generated brains, and of as many real ones that have all their levels."""
     frame, real = context.models.vqvae.frame, {}
     if context.split is not None:
-        stacks = context.split.stacks(range(level, level + shown.shape[1]))
+        stacks = context.split.stacks(range(shown.shape[1]))
         if len(stacks):
             beside = stacks[spread(len(stacks), len(shown))]
             real = cuts(to_unit(context.results["images"][beside]), frame)
@@ -128,7 +133,7 @@ def _draw_cuts(context, shown, level):
     if len(shown) > 1:
         drawn = f"{len(shown)} generated {context.stack}s, not real ones"
     source = f" Beside them {context.source}." if real else ""
-    middle = level + shown.shape[1] // 2
+    middle = shown.shape[1] // 2
     facts, affine = context.facts, context.facts.affine or np.eye(4)
     across, _, thickness, _ = np.linalg.norm(affine[:3], axis=0)  # mm, in the size of the set
     if facts.brain:
@@ -144,10 +149,7 @@ def _draw_cuts(context, shown, level):
             f"slice at level {middle}, cut along the rows, cut along the columns, with the lowest "
             "level at the bottom."
         )
-    caption = (
-        f"{drawn}: each slice is given the two slices below it and {context.made}.{source} Rows: "
-        f"{cuts_are}"
-    )
+    caption = f"{drawn}. {GIVEN}, and is {context.made}.{source} Rows: {cuts_are}"
     aspect = thickness / (across * facts.side / shown.shape[-1])
     generated = cuts(to_unit(shown), frame)
     context.draw(plots.brains, "brains.png", generated, real, frame, caption, names, aspect)

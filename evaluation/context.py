@@ -18,6 +18,7 @@ COMPLETION_STRIDE = 1000  # numbers between two drawings of the same half
 FIRST_COMPARED = 10**6
 FIRST_BRAIN = 2 * 10**6
 FIRST_COMPARED_BRAIN = 4 * 10**6
+FIRST_FILLED = 6 * 10**6
 
 
 @dataclasses.dataclass(frozen=True)

@@ -117,14 +117,15 @@ class Row(NamedTuple):
         images: What the panels show, `(N, S, S)`.
         label: Name of the row.
         scale: Scale of the colours, as `imshow` takes it.
-        line: Row of pixels above which a line is drawn, or None.
+        line: Where a line is drawn, or None: 0 and the row of pixels below it, or 1 and the column
+            to the right of it.
         outlines: bool `(N, S, S)` of parts to outline, or None.
     """
 
     images: np.ndarray
     label: str = ""
     scale: dict[str, Any] = GREY
-    line: int | None = None
+    line: tuple[int, int] | None = None
     outlines: np.ndarray | None = None
 
 
@@ -153,7 +154,9 @@ def rows_of_images(
         _show_row(panels, row.images, box, row.label, row.scale)
         for number, axis in enumerate(panels):
             if row.line is not None:
-                axis.axhline(row.line - box[0].start - 0.5, color=ORANGE, linewidth=0.6)
+                across, place = row.line
+                draw = axis.axvline if across else axis.axhline
+                draw(place - box[across].start - 0.5, color=ORANGE, linewidth=0.6)
             if row.outlines is not None:
                 axis.contour(row.outlines[number][box], [0.5], colors=ORANGE, linewidths=0.7)
     _set_titles(axes[0], titles, title_size)

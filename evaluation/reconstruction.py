@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 from scipy import special
 
-from dataset import ImageSource, codes_below, upward_images
+from dataset import ImageSource, images_of
 from evaluation import curves, metrics, plots
 from evaluation.context import Context
 from evaluation.plots import GREY, GREY_SCALE
@@ -18,6 +18,7 @@ from modules import VQVAE, Models, Texture
 from networks import losses
 from networks.frames import cut, per_pixel
 from networks.layers import exact
+from networks.order import among, arrange, batches
 from networks.raster import numbered_seed
 from sources.folder import NO_SLICE, Split
 from sources.images import to_grey, to_unit
@@ -48,27 +49,47 @@ def evaluate(
     Returns:
         dict of `ssim`, `brain_ssim`, `psnr` and `brain_psnr` `(N,)`, of all that is not padding,
         `bits` and `codes` `(N, H, W)`, and `images` and `restored`, uint8 `(N, S, S)`.
-        `alone_bits` `(N, H, W)` are the bits of the same codes to a prior that is not told the
-        slices below.
+        Codes are chosen, and bits counted, in the order in which whole stacks are drawn.
+        `alone_bits` `(N, H, W)` are the bits of the same codes to a prior that is told no
+        neighbours.
     """
     vqvae, prior = exact(models.vqvae), exact(models.prior)
     size = vqvae.settings["image_size"]
     source, content = ImageSource(split, size), metrics.content_box(split.facts, size)
     codes = np.empty((len(split), *vqvae.grid), "int32")
-    parts, order = [], []
-    for batch, images in upward_images(source, BATCH, f"evaluating {split.name}"):
-        below = codes_below(codes, split.below, batch)
-        chosen_by = split.levels[batch], below, rate_weight
-        part = _evaluate_batch(vqvae, prior, images, *chosen_by, content)
+    order = arrange(split.cases, split.levels, prior.settings["neighbours"])
+    parts, places = [], batches(order, BATCH)
+    for batch in progress(places, f"evaluating {split.name}"):
+        chosen_by = split.levels[batch], among(order, codes, batch), rate_weight
+        part = _evaluate_batch(vqvae, prior, images_of(source, batch), *chosen_by, content)
         codes[batch] = part["codes"]
         parts.append(part)
-        order.append(batch)
         if folder:
-            places = zip(split.cases[batch], split.levels[batch])
-            write_slices(folder, part["restored"], list(places), split.facts)
+            named = zip(split.cases[batch], split.levels[batch])
+            write_slices(folder, part["restored"], list(named), split.facts)
     if folder:
         write_notes(folder, split.facts)
-    return join(parts, order)
+    return join(parts, places)
+
+
+def choose_codes(
+    models: Models, cases: np.ndarray, levels: np.ndarray, images: np.ndarray
+) -> np.ndarray:
+    """Codes of slices, int32 `(N, H, W)`, that the prior chooses coarse to fine.
+
+    Args:
+        models: The networks.
+        cases: Case of each slice, `(N,)`.
+        levels: Level of each slice, `(N,)`.
+        images: uint8 `(N, S, S)`.
+    """
+    codes = np.empty((len(images), *models.vqvae.grid), "int32")
+    order = arrange(cases, levels, models.prior.settings["neighbours"])
+    for batch in progress(batches(order, BATCH), "choosing codes"):
+        distances = models.vqvae.distances(to_unit(images[batch])[..., None])
+        known = among(order, codes, batch)
+        codes[batch] = models.prior.choose_codes(distances, levels[batch], None, known)
+    return codes
 
 
 def join(parts: Sequence[dict[str, np.ndarray]], batches: Sequence[np.ndarray]) -> dict:
@@ -77,8 +98,9 @@ def join(parts: Sequence[dict[str, np.ndarray]], batches: Sequence[np.ndarray]) 
     return {name: np.concatenate([part[name] for part in parts])[places] for name in parts[0]}
 
 
-def _evaluate_batch(vqvae, prior, images, levels, below, rate_weight, content):
-    codes = prior.choose_codes(vqvae.distances(images), levels, rate_weight, below)  # (B, H, W)
+def _evaluate_batch(vqvae, prior, images, levels, neighbours, rate_weight, content):
+    distances = vqvae.distances(images)
+    codes = prior.choose_codes(distances, levels, rate_weight, neighbours)  # (B, H, W)
     restored = tf.cast(vqvae.decode(codes), tf.float32)  # (B, S, S, 1)
     pair = cut(images, content), cut(restored, content)
     maps = losses.ssim_map(*pair)
@@ -87,7 +109,7 @@ def _evaluate_batch(vqvae, prior, images, levels, below, rate_weight, content):
         "brain_ssim": metrics.brain_ssim(pair[0], maps),
         "psnr": metrics.psnr(*pair),
         "brain_psnr": metrics.brain_psnr(*pair),
-        "bits": np.asarray(prior.bits(codes, levels, below), "float32"),
+        "bits": np.asarray(prior.bits(codes, levels, neighbours), "float32"),
         "alone_bits": np.asarray(prior.bits(codes, levels), "float32"),
         "codes": np.asarray(codes),
         "images": to_grey(images)[..., 0],

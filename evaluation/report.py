@@ -42,6 +42,9 @@ OWNED = (
     f"brains/slices/{FACTS_FILE}",
     "reconstructions/case_*_slice_*.png",
     f"reconstructions/{FACTS_FILE}",
+    "fill/case_*.nii.gz",
+    "fill/slices/case_*_slice_*.png",
+    f"fill/slices/{FACTS_FILE}",
 )
 OWNED_ANOMALIES = (
     ANOMALIES,
@@ -90,6 +93,14 @@ def print_table(metrics: dict[str, Any], facts: DataFacts = OASIS) -> None:
         found = metrics["generation"]["power"]["pyramid"].items()
         accuracies = (f"{damage} {a:.2f}" for damage, by in found for a in by.values())
         print(f"  power, half of real slices damaged: {', '.join(accuracies)}")
+    for kept, found in metrics.get("fill", {}).items():
+        for way, figures in found.items() if isinstance(found, dict) else ():
+            if isinstance(figures, dict):
+                print(
+                    f"  {f'{kept} kept, {way}':<48}SSIM {figures['ssim']:.4f}, detail "
+                    f"{figures['gradient_ratio']:.2f} of the gradient, in phase "
+                    f"{figures['fine_correlation']:.2f}"
+                )
     outside = metrics["data"].get("outside_frame")
     if outside:
         images = metrics["data"]["images"]

@@ -13,6 +13,7 @@ from evaluation.context import COMPLETION_STRIDE, Context, SamplingOptions
 from evaluation.plots import GREY_SCALE
 from evaluation.reconstruction import BATCH, shown_slices, slice_titles
 from modules import Models
+from networks.neighbours import NO_CODE
 from networks.raster import RasterPrior, numbered_seed
 from sources.folder import Split
 from sources.images import to_grey, to_unit, write_png
@@ -63,10 +64,11 @@ def draw_slice_codes(
         Stacks of one slice, as `decode` takes them: codes, int32 `(B, 1, H, W)`, and `(B, 1)`.
     """
     for begin in progress(range(0, len(levels), BATCH), "drawing slices"):
-        batch, number = levels[begin : begin + BATCH], first + begin
-        seed = numbered_seed(options.seed, number)
-        codes = np.asarray(prior.sample(tf.constant(batch), seed, options.drawing))
-        yield codes[:, None], number + np.arange(len(batch))[:, None]
+        batch = levels[begin : begin + BATCH]
+        numbers = first + begin + np.arange(len(batch))
+        seeds = numbered_seed(options.seed, numbers)
+        codes = np.asarray(prior.sample(tf.constant(batch), seeds, options.drawing))
+        yield codes[:, None], numbers[:, None]
 
 
 def decode(
@@ -171,26 +173,33 @@ def nearest_slice(split: Split, level: int, number: int) -> int:
 
 
 def complete(context: Context) -> None:
-    """Draw the lower half of slices several times, without texture, as the upper half has none."""
+    """Draw half of slices several times, without texture, as the given half has none.
+
+    What is drawn is the second half of the scan: it knows the first, and no prior knows more.
+    """
     (vqvae, prior, _), options = context.models, context.sampling
     shown = shown_slices(len(context.split))
     codes, levels = context.results["codes"][shown], context.split.levels[shown]
-    restored, rows = to_unit(context.results["restored"][shown]), codes.shape[1] // 2
-    top, _, bottom, _ = vqvae.frame
-    edge = top + rows * (bottom - top) // codes.shape[1]  # in pixels
-    halves = restored.copy()
-    halves[:, edge:] = 0
-    panels = [plots.Row(restored, "reconstruction"), plots.Row(halves, "given")]
+    restored = to_unit(context.results["restored"][shown])
+    # Lines of the scan are rows of the map, or columns where these hold both mirror halves.
+    axis, halves = 0, ("upper", "lower")
+    if prior.settings["mirror"] == "rows":
+        axis, halves = 1, ("back", "front") if context.facts.brain else ("left", "right")
+    count, first, end = codes.shape[1 + axis], vqvae.frame[axis], vqvae.frame[axis + 2]
+    edge = first + count // 2 * (end - first) // count  # in pixels
+    given, seen = codes.copy(), restored.copy()
+    given.swapaxes(0, 1 + axis)[count // 2 :] = NO_CODE
+    seen.swapaxes(0, 1 + axis)[edge:] = 0
+    panels = [plots.Row(restored, "reconstruction"), plots.Row(seen, "given")]
     for number in progress(range(COMPLETIONS), "drawing completions"):
-        seed = numbered_seed(options.seed, COMPLETION_STRIDE * number)
-        given = tf.constant(codes, tf.int32)
-        drawn = prior.sample(tf.constant(levels), seed, options.drawing, given, rows)
+        seeds = numbered_seed(options.seed, COMPLETION_STRIDE * number + np.arange(len(codes)))
+        drawn = prior.sample(tf.constant(levels), seeds, options.drawing, tf.constant(given))
         images = to_unit(to_grey(vqvae.decode(drawn))[..., 0])
-        panels.append(plots.Row(images, f"drawing {number + 1}", line=edge))
+        panels.append(plots.Row(images, f"drawing {number + 1}", line=(axis, edge)))
     caption = (
-        f"{context.source}. {context.model}: the codes of the upper half are given, those of the "
-        f"lower half are {context.drawn}, {COMPLETIONS} times. The line separates what was given "
-        f"from what was drawn. {GREY_SCALE}"
+        f"{context.source}. {context.model}: the codes of the {halves[0]} half are given, those of "
+        f"the {halves[1]} half are {context.drawn}, {COMPLETIONS} times. The line separates what "
+        f"was given from what was drawn. {GREY_SCALE}"
     )
     titles = slice_titles(context.split, shown)
     context.draw(plots.rows_of_images, "completions.png", panels, restored, titles, caption)

@@ -1,7 +1,6 @@
 """What predict.py does once its flags are checked: a list of steps, and the anomaly maps."""
 
 import argparse
-import dataclasses
 import pathlib
 import time
 from typing import Any
@@ -10,10 +9,11 @@ import numpy as np
 
 from dataset import load_images
 from evaluation import anomalies, report, suitability
-from evaluation.brains import FirstSlice, brains, draws_stacks
+from evaluation.brains import GivenSlices, brains, draws_stacks
 from evaluation.comparison import compare
 from evaluation.context import Context, SamplingOptions
-from evaluation.reconstruction import evaluate, read_code_counts, summarise
+from evaluation.filling import fill, measure_fill
+from evaluation.reconstruction import choose_codes, evaluate, read_code_counts, summarise
 from evaluation.samples import complete, sample, spread_levels
 from evaluation.suitability import check_levels
 from fitting import checkpoints, devices
@@ -29,7 +29,11 @@ MAX_CURVE = 1e12  # matplotlib cannot draw the largest numbers
 
 
 def predict(
-    args: argparse.Namespace, run: RunDirectory, config: dict[str, Any], slices: Slices | None
+    args: argparse.Namespace,
+    run: RunDirectory,
+    config: dict[str, Any],
+    slices: Slices | None,
+    to_fill: Split | None = None,
 ) -> None:
     """Evaluate a split, draw samples and brains, compare them with real ones, and report.
 
@@ -38,6 +42,7 @@ def predict(
         run: The run.
         config: Its `config.json`.
         slices: The data, or None to draw samples and brains only.
+        to_fill: Slices of stacks to complete, or None.
 
     Raises:
         InputError: The run is damaged, or cannot do what is asked for.
@@ -48,7 +53,9 @@ def predict(
     sampling = SamplingOptions(args.seed, args.temperature, args.top_k, args.top_p, texture)
     levels = _sample_levels(run, models, split, args)
     facts, out = facts_of_run(config["data"]), _results(run, args)
-    num_brains, begin = _plan_brains(run, models, args, facts)
+    num_brains, given = _plan_brains(run, models, args, facts)
+    if to_fill:
+        check_levels(run, models.prior, to_fill)
     same_data = bool(slices) and slices.fingerprint == config["data"]["fingerprint"]
     counts = read_code_counts(run.code_counts, models.vqvae) if split else None
     histories = _read_curves(run) if split else None
@@ -65,7 +72,9 @@ def predict(
             metrics = _describe(models.vqvae)
         metrics = {"made": made, **metrics, **sample(context, levels)}
         if num_brains:
-            metrics |= brains(context, num_brains, begin, args.walk)
+            metrics |= brains(context, num_brains, given, args.walk)
+        if args.fill is not None:
+            metrics |= fill(context, to_fill) if to_fill else measure_fill(context)
         if args.complete:
             complete(context)
         if args.evaluate_samples:
@@ -102,8 +111,6 @@ def map_anomalies(
     check_levels(run, models.prior, split)
     facts, out = facts_of_run(config["data"]), _results(run, args)
     split, counts = _at_level(split, args.slice), read_code_counts(run.code_counts, models.vqvae)
-    # What the prior knows of mirror images counts.
-    split = dataclasses.replace(split, facts=dataclasses.replace(split.facts, mirror=facts.mirror))
     grey = load_images(split, models.vqvae.settings["image_size"])
     images = to_unit(grey)
     kind, _ = devices.compute_device()
@@ -120,7 +127,8 @@ def map_anomalies(
             "runs": [str(run)],
             "methods": list(anomalies.METHODS),
             # of a slice, and of its mirror image where it has one
-            "draws": (1 if facts.mirror == "none" else 2) * len(anomalies.LIMITS),
+            "draws": (1 if models.prior.settings["mirror"] == "none" else 2)
+            * len(anomalies.LIMITS),
             "limits": list(anomalies.LIMITS),
             "seed": args.seed,
             "seconds_a_slice": seconds,
@@ -171,12 +179,14 @@ def _sample_levels(run, models: Models, split, args):
 
 
 def _plan_brains(run, models: Models, args, facts):
-    """Number of brains to draw, and what all of them begin with, or None."""
-    vqvae, prior, _ = models
+    """Number of brains to draw, and the slices that all of them hold, or None."""
+    prior = models.prior
     if not draws_stacks(prior):
-        if args.brains or args.from_slice or args.walk:
-            reason = "does not read the slices below, so it draws single slices"
-            remedy = "leave out --brains, --from-slice and --walk, or train without --slices-alone"
+        if args.brains or args.from_slice or args.walk or args.fill is not None:
+            reason = "reads no neighbouring slices, so it draws single slices"
+            remedy = (
+                "leave out --brains, --from-slice, --fill and --walk, or train with --neighbours 1"
+            )
             if prior.settings["num_levels"] == 1:
                 reason, remedy = "knows one level", remedy.partition(", or")[0]
             raise InputError(f"the prior of {run} {reason}: {remedy}.")
@@ -184,11 +194,17 @@ def _plan_brains(run, models: Models, args, facts):
     count = 1 if args.brains is None else max(args.brains, int(args.walk))
     if not args.from_slice:
         return count, None
-    first = open_slice(args.from_slice, args.slice, facts)
-    check_levels(run, prior, first)
-    images = to_unit(load_images(first, vqvae.settings["image_size"]))[..., None]
-    codes = prior.choose_codes(vqvae.distances(images), first.levels)
-    return max(count, 1), FirstSlice(int(first.levels[0]), np.asarray(codes)[0])
+    level = args.slice if len(args.from_slice) == 1 else None
+    splits = {}
+    for path in args.from_slice:
+        one = open_slice(path, level, facts)
+        check_levels(run, prior, one)
+        if splits.setdefault(int(one.levels[0]), one) is not one:
+            raise InputError(f"--from-slice {path} has the level of another: leave one out.")
+    levels, size = np.array(sorted(splits)), models.vqvae.settings["image_size"]
+    images = np.concatenate([load_images(splits[level], size) for level in levels.tolist()])
+    codes = choose_codes(models, np.zeros_like(levels), levels, images)
+    return max(count, 1), GivenSlices(levels, codes)
 
 
 def _at_level(split, level):

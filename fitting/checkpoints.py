@@ -23,7 +23,7 @@ import tensorflow as tf
 from fitting.run_directory import STAGES, RunDirectory
 from modules import VQVAE, Models, Texture  # which also registers the classes that a file may name
 from networks.raster import RasterPrior
-from utils import InputError, open_archive, read_arrays, reading, replacing
+from utils import FORMER_VERSION, InputError, open_archive, read_arrays, reading, replacing
 
 # What the model file of each stage may hold: a class of ours, or one that is derived from it.
 KINDS = {"vqvae": VQVAE, "first_prior": RasterPrior, "prior": RasterPrior, "texture": Texture}
@@ -70,6 +70,11 @@ def load_model(path: pathlib.Path) -> keras.Model:
         if not (isinstance(model_class, type) and issubclass(model_class, expected)):
             raise ValueError(f"it holds no {expected.__name__}")
         policy = config["config"].pop("dtype")["config"]["name"]
+        if "reads_below" in config["config"]:
+            raise InputError(
+                f"{path} is a prior of {FORMER_VERSION}: use the program of that version, or train "
+                "a prior for its VQ-VAE with train.py --start-from RUN --keep-vqvae."
+            )
         if policy not in POLICIES:
             raise ValueError("its dtype policy is none of " + ", ".join(POLICIES))
         with _at_most(archive.getinfo(WEIGHTS).file_size // LEAST_WEIGHT_BYTES):

@@ -13,7 +13,11 @@ from utils import between
 GROUPS = ("data", "run", "VQ-VAE", "prior", "texture")  # of flags, as --help shows them
 
 # Flags that have another name now. They work for one version, and say so.
-OLD_FLAGS = {"--turn": "--choose-codes-again", "--draft-epochs": "--first-prior-epochs"}
+OLD_FLAGS = {
+    "--turn": "--choose-codes-again",
+    "--draft-epochs": "--first-prior-epochs",
+    "--slices-alone": "--neighbours=0",
+}
 
 # Settings in the `config.json` of a run that was made when they had another name.
 OLD_SETTINGS = {"turn": "choose_codes_again", "draft_epochs": "first_prior_epochs"}
@@ -63,6 +67,9 @@ class Settings:
         "run", False, "with --start-from: keep its VQ-VAE, choose the codes again with its prior, "
         "and train the prior on these; its loss rises at first, so many epochs need a larger "
         "--patience")
+    keep_vqvae: bool = _flag(
+        "run", False, "with --start-from: keep its VQ-VAE, and train all else anew; its prior may "
+        "be of another version")
     seed: int = _flag("run", 0, "seed of every random number", 0, 2**31 - 1)
     precision: str = _flag(
         "run", "auto", "auto: bfloat16 where the hardware multiplies it natively, else float32",
@@ -107,9 +114,9 @@ class Settings:
     prior_width: int = _flag("prior", 128, "channels", 2, 1024, synthetic=96, metavar="C")
     prior_blocks: int = _flag("prior", 8, "gated blocks", 1, 64)
     prior_dropout: float = _flag("prior", 0.1, "dropout rate", 0, 0.99, metavar="P")
-    slices_alone: bool = _flag(
-        "prior", False, "let the prior know nothing of the slices below; such a prior draws no "
-        "brains")
+    neighbours: int = _flag(
+        "prior", 1, "known slices of the same case that the prior reads on each side; 0 for none, "
+        "and such a prior draws no brains", 0, 2)
     prior_learning_rate: float = _flag(
         "prior", 6e-3, "peak of the learning rate", 1e-8, 1e30, metavar="R")
 
@@ -152,8 +159,7 @@ class Settings:
 
 OF_VQVAE = ("image_size", "reduction", "codebook_size", "code_dim", "width")
 # Settings that a training takes from the run it starts from, where none is given.
-OF_PRIOR = ("prior", "prior_width", "prior_blocks", "slices_alone", "rate_weight")
-OF_NETWORKS = (*OF_VQVAE, *OF_PRIOR)
+OF_PRIOR = ("prior", "prior_width", "prior_blocks", "neighbours", "rate_weight")
 
 
 def _flags():

@@ -97,6 +97,8 @@ def plan(
         source_run: Run whose weights the stages start from, or None.
     """
     source = {name: source_run.model(name) for name in ("vqvae", "prior")} if source_run else {}
+    if settings.keep_vqvae:
+        del source["prior"]
     before = run.model("first_prior") if settings.rate_weight else source.get("prior")
     needs_first = settings.rate_weight and not settings.choose_codes_again
     first_epochs = settings.first_prior_epochs if needs_first else 0
@@ -137,11 +139,12 @@ def _load_prior(run, data, settings, codes_path, rate_weight):
     found = read_codes(codes_path)
     vqvae = checkpoints.load_model(run.model("vqvae"))
     options = {"rate_weight": rate_weight, "vqvae": checkpoints.fingerprint(vqvae)}
-    num_levels, seed = data.slices.num_levels, settings.seed
+    options["mirror"] = data.slices.facts.mirror
+    num_levels, neighbours, seed = data.slices.num_levels, settings.neighbours, settings.seed
     return Task(
         make_model=lambda: _make_prior(settings, vqvae.grid, num_levels, **options),
-        training=data.codes("train", found["train"]),
-        validation=data.codes("validate", found["validate"]),
+        training=data.codes("train", found["train"], neighbours),
+        validation=data.codes("validate", found["validate"], neighbours),
         pictures=lambda model: _samples(model, vqvae, seed),
     )
 
@@ -193,7 +196,7 @@ def _make_prior(settings, grid, num_levels, **options):
         width=settings.prior_width,
         blocks=settings.prior_blocks,
         dropout=settings.prior_dropout,
-        reads_below=not settings.slices_alone,
+        neighbours=settings.neighbours,
         **options,
     )
 
@@ -233,4 +236,4 @@ def _reconstructions(vqvae, originals):
 
 def _samples(prior, vqvae, seed):
     levels = spread(prior.settings["num_levels"], SHOWN).astype("int32")
-    return {"samples": vqvae.decode(prior.sample(levels, numbered_seed(seed, 0)))}
+    return {"samples": vqvae.decode(prior.sample(levels, numbered_seed(seed, levels)))}

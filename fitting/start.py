@@ -1,6 +1,7 @@
 """Start a training from another run: from its weights, or with its finished models.
 
-So a few slices go far in minutes, and a prior can choose the codes that it then learns.
+So a few slices go far in minutes, a prior can choose the codes that it then learns, and a new prior
+can learn the codes of a VQ-VAE that is there.
 """
 
 import dataclasses
@@ -28,22 +29,28 @@ def check(
         settings: Settings of the training.
 
     Returns:
-        Frame of the VQ-VAE of the other run, and the digest of its VQ-VAE and its prior.
+        Frame of the VQ-VAE of the other run, and the digest of its VQ-VAE and, where that counts,
+        of its prior.
 
     Raises:
         InputError: A model cannot be loaded, has another shape, another intensity or other levels,
             or its frame does not hold the slices.
     """
-    vqvae, prior, _ = checkpoints.load_models(source_run)
+    if settings.keep_vqvae:
+        models = [checkpoints.load_model(source_run.model("vqvae"))]
+    else:
+        models = checkpoints.load_models(source_run)[:2]
+    vqvae, *priors = models
     there = {
         **{name: vqvae.settings[name] for name in (*OF_VQVAE, "masked")},
-        **_settings_of_prior(prior),
+        **{name: value for prior in priors for name, value in _settings_of_prior(prior).items()},
         "intensity_range": read_config(source_run)["data"].get("intensity_range"),
     }
     here = {
         **dataclasses.asdict(settings),
         "masked": data.slices.masked if there["masked"] is not None else None,  # None: unknown
         "num_levels": data.slices.num_levels,
+        "mirror": data.slices.facts.mirror,
         "intensity_range": [*dataset.INTENSITY_RANGE],
     }
     differences = [
@@ -60,15 +67,19 @@ def check(
             f"--start-from {source_run} does not fit ({'; '.join(differences)}): "
             "give its settings, or leave --start-from out."
         )
-    return vqvae.frame, f"{checkpoints.fingerprint(vqvae)} {checkpoints.fingerprint(prior)}"
+    return vqvae.frame, " ".join(map(checkpoints.fingerprint, models))
 
 
-def keep_models(source_run: RunDirectory, run: RunDirectory) -> None:
-    """Copy the VQ-VAE of another run, and its prior as the first prior, unless they are there.
+def keep_models(source_run: RunDirectory, run: RunDirectory, settings: Settings) -> None:
+    """Copy the VQ-VAE of another run, and perhaps its prior as the first prior.
 
-    The stages of both are then finished, and the next codes are chosen with that prior.
+    What is there is not copied again. The stages of the copies are then finished. With
+    `choose_codes_again` the next codes are chosen with that prior.
     """
-    for stage, its_stage in (("vqvae", "vqvae"), ("first_prior", "prior")):
+    stages = {"vqvae": "vqvae"}
+    if settings.choose_codes_again:
+        stages["first_prior"] = "prior"
+    for stage, its_stage in stages.items():
         if not run.history(stage).exists():
             for file in ("model", "history"):  # in this order
                 with replacing(getattr(run, file)(stage)) as temporary:
@@ -82,7 +93,8 @@ def _settings_of_prior(prior):
         "num_levels": prior.settings["num_levels"],
         "prior_width": prior.settings["width"],
         "prior_blocks": prior.settings["blocks"],
-        "slices_alone": not prior.settings["reads_below"],
+        "neighbours": prior.settings["neighbours"],
+        "mirror": prior.settings["mirror"],
     }
 
 

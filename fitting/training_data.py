@@ -15,11 +15,12 @@ from fitting import checkpoints
 from fitting.devices import restart_keras
 from fitting.run_directory import RunDirectory
 from networks.frames import cut
+from networks.order import among, arrange, batches
 from networks.raster import mirrored_level
 from sources.folder import Slices
 from sources.layout import FITTED_SPLITS
 from sources.masking import frame_of
-from utils import InputError, read_arrays, replacing
+from utils import InputError, progress, read_arrays, replacing
 
 MAX_BATCH = 64  # slices whose codes are chosen together
 MAX_DISTANCE_BYTES = 2**29  # memory of one array of distances to all codes; a few exist at once
@@ -79,10 +80,13 @@ class TrainingData:
         source = self.sources[name]
         return Examples(dataset.image_examples(source, self.frame), len(source))
 
-    def codes(self, name: str, codes: np.ndarray) -> Examples:
-        """Codes of a split, as of `read_codes`, with its levels, on which a prior learns."""
+    def codes(self, name: str, codes: np.ndarray, neighbours: int) -> Examples:
+        """Codes of a split, as of `read_codes`, on which a prior learns.
+
+        The prior reads so many `neighbours` on each side.
+        """
         split, num_levels = self.slices.splits[name], self.slices.num_levels
-        example = dataset.code_examples(codes, split.levels, num_levels, split.below)
+        example = dataset.code_examples(codes, split, num_levels, neighbours)
         return Examples(example, len(split))
 
     def textures(self, name: str, restored: np.ndarray) -> Examples:
@@ -111,19 +115,19 @@ def write_codes(
     """
     restart_keras()
     vqvae = checkpoints.load_model(run.model("vqvae"))
-    chooser = "nearest"
+    chooser, per_side = "nearest", 0
     if rate_weight:
         first_prior = checkpoints.load_model(run.model("first_prior"))
-        chooser = checkpoints.fingerprint(first_prior)
+        chooser, per_side = checkpoints.fingerprint(first_prior), first_prior.settings["neighbours"]
 
-    def choose(images, levels, below):
+    def choose(images, levels, neighbours):
         if not rate_weight:
             return vqvae.encode(images)
-        return first_prior.choose_codes(vqvae.distances(images), levels, rate_weight, below)
+        return first_prior.choose_codes(vqvae.distances(images), levels, rate_weight, neighbours)
 
     made_of = f"{checkpoints.fingerprint(vqvae)} {chooser} {data.slices.fingerprint}"
     if not _is_made_of(path, made_of):
-        codes = _codes_of_splits(vqvae, data, choose, path.stem)
+        codes = _codes_of_splits(vqvae, data, choose, per_side, path.stem)
         with replacing(path) as temporary:
             np.savez(temporary, made_of=made_of, **codes)
 
@@ -135,25 +139,28 @@ def _is_made_of(path, made_of):
         return False  # it is missing or damaged, and is made again
 
 
-def _codes_of_splits(vqvae, data, choose, title):
-    """Codes that `choose(images, levels, below)` gives, as `read_codes` returns them.
+def _codes_of_splits(vqvae, data, choose, per_side, title):
+    """Codes that `choose(images, levels, neighbours)` gives, as `read_codes` returns them.
 
-    The choice goes up the brains, so that `below` holds the codes that were chosen below.
+    Codes of a case are chosen coarse to fine, so `neighbours` holds codes that were chosen before.
     """
     distance_bytes = 4 * math.prod(vqvae.grid) * vqvae.settings["codebook_size"]
     batch_size = max(1, min(MAX_BATCH, MAX_DISTANCE_BYTES // distance_bytes))
     codes, sides = {}, (False,) if data.slices.facts.mirror == "none" else (False, True)
     for name in FITTED_SPLITS:
-        source = data.sources[name]
+        source, split = data.sources[name], data.slices.splits[name]
+        order = arrange(split.cases, split.levels, per_side)
         codes[name] = np.empty((len(sides), len(source), *vqvae.grid), "uint16")
         for chosen, mirror in zip(codes[name], sides):
-            levels = source.split.levels
+            levels = split.levels
             if mirror:
                 levels = mirrored_level(levels, data.slices.num_levels)
-            work = f"{title}, {name}{' mirrored' if mirror else ''}"
-            for batch, images in dataset.upward_images(source, batch_size, work, mirror):
-                below = dataset.codes_below(chosen, source.split.below, batch)
-                chosen[batch] = choose(images, levels[batch], below)
+            work = progress(
+                batches(order, batch_size), f"{title}, {name}{' mirrored' if mirror else ''}"
+            )
+            for batch in work:
+                images = dataset.images_of(source, batch, mirror)
+                chosen[batch] = choose(images, levels[batch], among(order, chosen, batch))
     return codes
 
 

@@ -126,6 +126,18 @@ def beside(codes: np.ndarray, distances: np.ndarray) -> Neighbours:
     return Neighbours(sources, distances, np.zeros(count, "int32"), known)
 
 
+def batches(neighbours: Neighbours, size: int) -> list[np.ndarray]:
+    """Indices of slices in batches of at most `size`, each slice after its neighbours.
+
+    Slices of a batch are of one depth, so many cases go through the passes side by side.
+    """
+    found = []
+    for depth in np.unique(neighbours.depths):
+        here = np.flatnonzero(neighbours.depths == depth)
+        found += np.split(here, range(size, len(here), size))
+    return found
+
+
 def among(neighbours: Neighbours, codes: np.ndarray, batch: np.ndarray) -> Neighbours:
     """Neighbours of some slices, all of whose neighbours are known by now.
 

@@ -17,6 +17,7 @@ from fitting.devices import restart_keras, use_precision
 from fitting.run_directory import RunDirectory
 from fitting.training_data import TrainingData, write_codes
 from modules import Models
+from networks.order import among, arrange
 from sources.folder import Slices
 from sources.images import to_grey, to_unit
 
@@ -83,16 +84,19 @@ class Ours(Contender):
         return in_batches(lambda part: to_grey(decode(part))[..., 0], self.codes(name))
 
     def prior_bits(self):
-        """Bits given the codes of the slices below, and bits of each slice alone."""
-        found, prior, order = self.codes("test"), self.models["prior"], np.arange(len(self.split))
-        below = dataset.codes_below(found, self.split.below, order)
+        """Bits in the order in which stacks are drawn, and bits of each slice alone."""
+        found, prior, places = self.codes("test"), self.models["prior"], np.arange(len(self.split))
+        cases, levels = self.split.cases, self.split.levels
+        order = arrange(cases, levels, prior.settings["neighbours"])
 
         def measure(batch, *more):
-            return np.sum(prior.bits(found[batch], self.split.levels[batch], *more), (1, 2))
+            return np.sum(prior.bits(found[batch], levels[batch], *more), (1, 2))
 
         return {
-            "prior_bits": in_batches(lambda batch: measure(batch, below[batch]), order),
-            "prior_bits_alone": in_batches(measure, order),
+            "prior_bits": in_batches(
+                lambda batch: measure(batch, among(order, found, batch)), places
+            ),
+            "prior_bits_alone": in_batches(measure, places),
         }
 
     def draw(self, count):
