@@ -184,8 +184,8 @@ def code_examples(codes: np.ndarray, split: Split, num_levels: int, per_side: in
         steps = tf.reshape(tf.cumsum(tf.reshape(steps, (2, per_side)), axis=1), (slots,))
         there = index + direction * steps
         at = tf.clip_by_value(there, 0, len(split) - 1)
-        is_known = (there == at) & (cases[at] == cases[index])
-        away = tf.abs(plain[at] - plain[index])
+        is_known = (there == at) & (tf.gather(cases, at) == cases[index])
+        away = tf.abs(tf.gather(plain, at) - plain[index])
         return tf.where(is_known, at, NO_SLICE), tf.where(is_known, away, 0)
 
     def known_neighbours(index, chance):

@@ -33,9 +33,9 @@ PRIOR_WIDTH = 64  # half of the shipped width, for more steps in the same time
 SEEDS = ("another", "a third", "a fourth", "a fifth")  # of what has all parts
 
 # Settings that train.py lacks, with the values that it stands for. "told" says whether mirror
-# images have levels of their own. "upward" says that a slice is given the one below it, and no other,
-# as if brains were drawn from bottom to top. "mirror_path" says that the prior reads the other half
-# of a slice at the mirrored place.
+# images have levels of their own. "upward" says that a slice is given the one below it alone, as if
+# brains were drawn from bottom to top. "mirror_path" says that the prior reads the other half of a
+# slice at the mirrored place.
 SHIPPED = {
     "mirror": True,
     "told": True,

@@ -50,6 +50,7 @@ from evaluation.anomalies import (
 from fitting.checkpoints import load_models
 from fitting.run_directory import RunDirectory
 from modules import VQVAE, Models
+from sources.facts import DataFacts
 from sources.folder import Slices, Split, find_slices, open_slices
 from sources.images import to_unit
 from utils import command_line
@@ -168,7 +169,7 @@ def map_slices(
     for factor in (0.5, 1, 2):
         sigma = factor * SURPRISE_SIGMA
         yield "surprise", f"sigma {sigma:g}", smooth(found["surprise"], sigma) * brain
-    restored = restore_both_sides(models.vqvae, images)
+    restored = restore_both_sides(models.vqvae, images, split.facts)
     for name, sigma in SIGMAS.items():
         smoothed = smooth(images, sigma)
         for method, variant, maps in (
@@ -181,15 +182,13 @@ def map_slices(
             yield method, f"{variant}, along levels", along_levels(maps, split) * brain
 
 
-def restore_both_sides(vqvae: VQVAE, images: np.ndarray) -> np.ndarray:
+def restore_both_sides(vqvae: VQVAE, images: np.ndarray, facts: DataFacts) -> np.ndarray:
     """Mean of the reconstructions of slices and of their mirror images, `(N, S, S)`."""
-    straight, mirrored = (
-        in_batches(
-            lambda batch: vqvae.decode(vqvae.encode(batch[..., None]))[..., 0], images[:, ::step]
-        )
-        for step in (1, -1)
-    )
-    return (straight + mirrored[:, ::-1]) / 2
+
+    def restored(shown):
+        return in_batches(lambda part: vqvae.decode(vqvae.encode(part[..., None]))[..., 0], shown)
+
+    return (restored(images) + facts.mirrored(restored(facts.mirrored(images)))) / 2
 
 
 def draw_examples(path: pathlib.Path, slices: Slices, models: Models) -> None:

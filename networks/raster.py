@@ -56,7 +56,8 @@ def plain_level(levels: Any, num_levels: int) -> tuple[Any, Any]:
 
 def numbered_seed(seed: int, number: int | np.ndarray) -> tf.Tensor:
     """Seed of the stream with this number: int32, a scalar, or of the shape of the numbers."""
-    return tf.constant((seed + SEED_STRIDE * number) % 2**31, tf.int32)
+    numbers = np.asarray(number, "int64")
+    return tf.constant((seed + SEED_STRIDE * numbers) % 2**31, tf.int32)
 
 
 class RasterPrior(keras.Model):
