@@ -162,18 +162,19 @@ def test_what_is_left_out_is_out(run, slices_folder):
 
 def test_neighbours_are_those_of_the_settings(tmp_path):
     """Case 1 has levels 0 to 3, and the code of a slice is its level."""
-    split = make_split("train", [(1, level, f"{level}") for level in range(4)], {})
+    split = make_split("train", [(1, level, f"{level}") for level in range(4)])
     codes = np.arange(4, dtype="uint16")[:, None, None] * np.ones((2, 1, 1, 1), "uint16")
-    slices = types.SimpleNamespace(num_levels=4)
-    bench = variants.PriorBench(slices, ablation.SHIPPED, tmp_path)
+    bench = variants.PriorBench(types.SimpleNamespace(num_levels=4), {}, tmp_path)
 
     def neighbours(level, **changes):
-        example = bench.make_example({**ablation.SHIPPED, **changes}, codes, split)
-        return example(tf.constant(level), tf.constant(False))[0]["below"][:, 0, 0].numpy().tolist()
+        example = bench.make_example({**ablation.SHIPPED, "neighbours": 1, **changes}, codes, split)
+        inputs = example(tf.constant(level), tf.constant(False))[0]
+        return inputs["neighbours"][:, 0, 0].numpy().tolist(), inputs["distances"].numpy().tolist()
 
-    assert neighbours(2) == [1, 0] and neighbours(0) == [NO_CODE, NO_CODE]
-    assert neighbours(2, slices_below=1) == [1, NO_CODE]
-    assert neighbours(1, upward=False) == [2, 3] and neighbours(3, upward=False)[0] == NO_CODE
+    assert neighbours(2) == ([NO_CODE] * 2, [0, 0]) and neighbours(1) == ([0, 2], [1, 1])
+    assert neighbours(1, neighbours=2) == ([0, NO_CODE, 2, 3], [1, 0, 1, 2])
+    assert neighbours(2, upward=True) == ([1, NO_CODE], [1, 0])
+    assert neighbours(0, upward=True) == ([NO_CODE] * 2, [0, 0])
 
 
 def test_other_slices_are_refused(run, slices_folder):

@@ -71,19 +71,27 @@ def test_each_version_has_its_own_limit(models, monkeypatch):
     assert (drawn != nearest).mean() > 0.5
 
 
-def test_the_slice_below_is_the_healed_one(models):
-    """A lesion below changes what is read above only through what was healed."""
-    stack = make_stack()
+def test_neighbours_are_the_healed_ones(models):
+    """A lesion changes what is read beside it only through what was healed."""
+    stack, values = make_stack(), images()
     reader = anomalies.Reader(models, stack, seed=1)
-    values = images()
-    readings = [reader.read(values[i : i + 1], np.array([i])) for i in range(3)]
+    readings = {i: reader.read(values[i : i + 1], np.array([i])) for i in (1, 0, 2)}
     again = anomalies.Reader(models, stack, seed=1)
-    again.healed[:, :, :2] = reader.healed[:, :, :2]
+    again.healed[:, :, 1] = reader.healed[:, :, 1]
     above = again.read(values[2:], np.array([2]))
     np.testing.assert_array_equal(above["surprise"], readings[2]["surprise"])
     again.healed[:, :, 1] = (reader.healed[:, :, 1] + 1) % 16
     other = again.read(values[2:], np.array([2]))
     assert np.abs(other["surprise"] - readings[2]["surprise"]).max() > 1e-4
+
+
+@pytest.mark.parametrize("mirror, sides", [("none", 1), ("rows", 2), ("columns", 2)])
+def test_mirror_images_are_read_where_the_prior_knows_them(models, mirror, sides):
+    prior = make_prior(grid=4, blocks=1, mirror=mirror)
+    reader = anomalies.Reader(models._replace(prior=prior), make_stack(), seed=1)
+    assert reader.healed.shape[1] == len(reader.sides) == len(reader.levels) == sides
+    found = reader.read(images(1), np.array([1]))
+    assert found["surprise"].shape == (1, IMAGE_SIZE, IMAGE_SIZE)
 
 
 def test_slices_of_a_stack_are_mapped_in_their_order(models):

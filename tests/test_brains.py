@@ -1,4 +1,4 @@
-"""Whole brains: drawn up from nothing or from a slice, written, cut, and shown without slices."""
+"""Whole brains: drawn from nothing or around slices, written, cut, and shown without slices."""
 
 import json
 import shutil
@@ -16,7 +16,7 @@ from evaluation.context import FIRST_BRAIN, FIRST_COMPARED, SamplingOptions
 from fitting import checkpoints
 from fitting.run_directory import RunDirectory
 from modules import Models, PixelCNN
-from networks.neighbours import NO_CODE
+from networks.order import among, arrange
 from networks.raster import numbered_seed
 from sources import volumes
 from sources.folder import open_folder
@@ -24,17 +24,17 @@ from sources.images import to_grey
 
 
 class FakePrior:
-    """Draws codes that say how many slices lie below."""
+    """Draws codes that are the number of the slice, counted from 1."""
 
-    settings = {"num_levels": 3, "grid": (4, 4), "reads_below": True}
+    settings = {"num_levels": 3, "grid": (4, 4), "neighbours": 1}
 
     def __init__(self):
         self.seeds, self.levels = [], []
 
-    def sample_upward(self, below, level, seeds, *options):
-        self.seeds += [int(seed) for seed in seeds]
-        self.levels += [int(level) + number for number in range(len(seeds))]
-        return below[:, :1] + 1 + np.arange(len(seeds))[:, None, None]
+    def sample(self, levels, seeds, drawing, neighbours):
+        self.seeds += np.asarray(seeds).tolist()
+        self.levels += np.asarray(levels).tolist()
+        return tf.tile(levels[:, None, None] + 1, (1, 4, 4))
 
 
 def decode(codes):
@@ -54,9 +54,9 @@ def draw_texture(restored, seeds, below):
 FAKE_VQVAE, OPTIONS = types.SimpleNamespace(decode=decode), SamplingOptions(3)
 
 
-def draw(count, prior, vqvae=FAKE_VQVAE, begin=None, options=OPTIONS, texture=None):
+def draw(count, prior, vqvae=FAKE_VQVAE, given=None, options=OPTIONS, texture=None):
     """Batches of brains."""
-    drawn = brains.draw_brain_codes(prior, count, options, begin)
+    drawn = brains.draw_brain_codes(prior, count, options, given)
     return list(samples.decode(Models(vqvae, prior, texture), drawn, options))
 
 
@@ -77,34 +77,42 @@ def vqvae():
     return make_vqvae()
 
 
-def test_every_slice_is_given_those_drawn_below_it(prior):
-    below = tf.fill((2, 2, 4, 4), NO_CODE)
+def test_slices_are_drawn_coarse_to_fine_given_their_neighbours(prior):
     ((codes, numbers),) = brains.draw_brain_codes(prior, 2, SamplingOptions(3))
     expected = FIRST_BRAIN + np.arange(2 * LEVELS).reshape(2, LEVELS)
     np.testing.assert_array_equal(numbers, expected)
-    for level in range(LEVELS):
-        seed = numbered_seed(3, FIRST_BRAIN + level)
-        one = prior.sample(tf.fill((2,), level), seed, below=below)
-        np.testing.assert_array_equal(codes[:, level], one)
-        below = tf.stack([one, below[:, 0]], axis=1)
+    order = arrange([0] * LEVELS, range(LEVELS), 1)
+    for brain, seeds in zip(codes, numbers):
+        for level in np.argsort(order.depths):
+            near, seed = among(order, brain, [level]), numbered_seed(3, seeds[[level]])
+            one = prior.sample(tf.constant([level], tf.int32), seed, neighbours=near)
+            np.testing.assert_array_equal(brain[level], one[0])
 
 
 def test_brains_are_drawn_in_batches():
     prior = FakePrior()
     drawn = draw(18, prior)
     assert [len(batch) for batch in drawn] == [16, 2]
-    np.testing.assert_array_equal(drawn[1][0, :, 0, 0], as_grey(NO_CODE + 1 + np.arange(3)))
-    assert prior.levels == [0, 1, 2] * 2 and len(set(prior.seeds)) == 6
+    np.testing.assert_array_equal(drawn[1][0, :, 0, 0], as_grey([1, 2, 3]))
+    assert prior.levels == [0, 1, 2] * 18 and len(set(prior.seeds)) == 54
 
 
-def test_a_brain_grows_from_a_slice():
-    prior, first = FakePrior(), np.full((4, 4), 5)
-    begin = brains.FirstSlice(1, first)
-    (brain,) = draw(1, prior, begin=begin)
-    np.testing.assert_array_equal(brain[0, :, 0, 0], as_grey([5, 6]))
-    assert prior.levels == [2]
-    (brain,) = draw(1, prior, begin=begin._replace(level=2))
-    assert brain.shape[1] == 1 and prior.levels == [2]
+def test_brains_are_drawn_around_given_slices():
+    prior, first = FakePrior(), np.full((1, 4, 4), 7)
+    (brain,) = draw(1, prior, given=brains.GivenSlices(np.array([1]), first))
+    np.testing.assert_array_equal(brain[0, :, 0, 0], as_grey([1, 7, 3]))
+    assert prior.levels == [0, 2]
+    whole = brains.GivenSlices(np.arange(3), np.arange(48).reshape(3, 4, 4) % 9)
+    (brain,) = draw(1, prior, given=whole)
+    np.testing.assert_array_equal(brain[0], as_grey(whole.codes))
+    assert prior.levels == [0, 2]
+
+
+def test_given_slices_are_neighbours_of_the_drawn_ones(prior):
+    given = [brains.GivenSlices(np.array([2]), np.full((1, 4, 4), code)) for code in (1, 9)]
+    drawn = [next(brains.draw_brain_codes(prior, 1, SamplingOptions(3), some))[0] for some in given]
+    assert all((some[0, 2] == code).all() for some, code in zip(drawn, (1, 9)))
+    assert (drawn[0][0, 1] != drawn[1][0, 1]).any()
 
 
 def test_brains_do_not_depend_on_how_many_are_drawn(prior, vqvae):
@@ -114,12 +122,12 @@ def test_brains_do_not_depend_on_how_many_are_drawn(prior, vqvae):
     assert np.abs(two[0].astype(int) - two[1]).max() > 3
 
 
-@pytest.mark.parametrize("reads_below", [True, False])
-def test_slices_to_compare_are_those_of_brains_or_drawn_one_by_one(prior, vqvae, reads_below):
-    prior, known = prior if reads_below else make_prior(4, False, blocks=1), np.array([1, 3])
+@pytest.mark.parametrize("neighbours", [1, 0])
+def test_slices_to_compare_are_those_of_brains_or_drawn_one_by_one(prior, vqvae, neighbours):
+    prior, known = prior if neighbours else make_prior(4, 0, blocks=1), np.array([1, 3])
     drawn, plain = comparison.draw(Models(vqvae, prior), 3, known, SamplingOptions(3))
     assert drawn is plain and drawn.images.shape == (3, IMAGE_SIZE, IMAGE_SIZE)
-    if not reads_below:
+    if not neighbours:
         assert len(set(drawn.groups)) == 3
         return
     assert drawn.levels.tolist() == [1, 3, 1] and len(set(drawn.groups)) == 2
@@ -176,20 +184,25 @@ def test_brains_are_written_as_volumes_and_as_a_data_folder(run_copy, slices_fol
 
 
 @pytest.mark.slow
-def test_a_brain_grows_from_a_slice_of_a_file(run_copy, slices_folder):
+def test_brains_are_drawn_around_slices_of_files(run_copy, slices_folder):
     split = open_folder(slices_folder / "keras_png_slices_test")
-    path = split.paths[-2]
-    done, report = predict(run_copy, slices_folder, "--samples", 0, "--from-slice", path)
-    assert report["brains"]["first_level"] == split.levels[-2]
-    assert report["brains"]["count"] == 1
-    nameless = shutil.copy(path, run_copy / "slice.png")
-    done = run_script(
-        "predict.py", "--run", run_copy, "--data", slices_folder, "--from-slice", nameless
+    paths = split.paths[-1:-3:-1]
+    done, report = predict(run_copy, slices_folder, "--samples", 0, "--from-slice", *paths)
+    assert report["brains"] | {"seconds": 0} == {
+        "count": 1, "seconds": 0, "first_level": 0, "slices": LEVELS,
+    }  # fmt: skip
+    nameless = shutil.copy(paths[0], run_copy / "slice.png")
+    for flags, words in (
+        ([nameless], "has no level in its name"),
+        ([paths[0], split.paths[LEVELS - 1]], "has the level of another"),
+    ):
+        command = "--run", run_copy, "--data", slices_folder, "--from-slice", *flags
+        done = run_script("predict.py", *command)
+        assert done.returncode == 2 and words in done.stderr
+    done, report = predict(
+        run_copy, slices_folder, "--from-slice", nameless, "--slice", 0, NO_TEXTURE
     )
-    assert done.returncode == 2 and "has no level in its name" in done.stderr
-    flags = ["--from-slice", nameless, "--slice", 0]
-    done, report = predict(run_copy, slices_folder, *flags)
-    assert report["brains"]["first_level"] == 0
+    assert report["brains"]["slices"] == LEVELS
 
 
 def test_without_slices_it_draws(run_copy, tmp_path):
@@ -206,9 +219,9 @@ def test_without_slices_it_draws(run_copy, tmp_path):
 
 def test_a_prior_of_single_slices_draws_no_brain(run_copy, slices_folder):
     path = RunDirectory(run_copy).model("prior")
-    settings = {**checkpoints.load_model(path).settings, "reads_below": False}
+    settings = {**checkpoints.load_model(path).settings, "neighbours": 0}
     checkpoints.save_model(PixelCNN(**settings), path)
     path = open_folder(slices_folder / "keras_png_slices_test").paths[0]
-    for flags in (["--brains", 2], ["--from-slice", path], ["--walk"]):
+    for flags in (["--brains", 2], ["--from-slice", path], ["--walk"], ["--fill"]):
         done = run_script("predict.py", "--run", run_copy, "--data", slices_folder, *flags)
-        assert done.returncode == 2 and "does not read the slices below" in done.stderr
+        assert done.returncode == 2 and "reads no neighbouring slices" in done.stderr

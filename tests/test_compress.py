@@ -10,13 +10,14 @@ from PIL import Image
 from shared import one_line, run_script
 
 from coding import container, entropy, slices
+from networks.order import arrange
 from sources.folder import open_folder
 from utils import InputError
 
 
 @pytest.fixture(scope="module")
 def folder(slices_folder, tmp_path_factory):
-    """Two cases; one lacks a level, so that it has two runs."""
+    """Two cases; one lacks a level."""
     folder = tmp_path_factory.mktemp("some") / "slices"
     shutil.copytree(slices_folder / "keras_png_slices_test", folder)
     (folder / "case_005_slice_1.nii.png").unlink()
@@ -51,14 +52,14 @@ def test_frequencies_are_whole_and_follow_the_logits():
 def test_a_file_is_as_long_as_the_prior_says(codec, folder, content):
     split = open_folder(folder)
     _, _, stacks, streams = container.unpack(content, "file", 9)
-    assert stacks == [(5, 0, 1), (5, 2, 2), (6, 0, 4)]
+    assert stacks == [(5, (0, 2, 3)), (6, (0, 1, 2, 3))]
     _, codes = codec.decode(content, "file")
-    below = slices.codes_below(codes, split.below, np.arange(len(split)))
-    bits = codec.prior.bits(codes, split.levels, below).numpy().sum((1, 2))
-    ideal = np.bincount(container.stacks_of(split)[1], bits) / 8
+    order = arrange(split.cases, split.levels, codec.prior.settings["neighbours"])
+    bits = codec.prior.bits(codes, split.levels, order).numpy().sum((1, 2))
+    ideal = [bits[split.cases == case].sum() / 8 for case, _ in stacks]
     for stream, least in zip(streams, ideal, strict=True):
         assert least - 1 <= len(stream) <= least + 1.1
-    assert len(content) - sum(map(len, streams)) == 10 + 4 * len(stacks)
+    assert len(content) - sum(map(len, streams)) == 10 + 5 * len(stacks) + 2
 
 
 def test_a_single_slice_has_a_short_head(codec, folder, tmp_path):
@@ -70,15 +71,22 @@ def test_a_single_slice_has_a_short_head(codec, folder, tmp_path):
     assert bits / 8 + 6 <= len(content) <= bits / 8 + 8
     with pytest.raises(InputError, match="does not give back"):
         codec.decode(content[:-2], "file")
-    assert container.unpack(content, "file", 4)[2] == [(5, 3, 1)]
+    assert container.unpack(content, "file", 4)[2] == [(5, (3,))]
 
 
 # ---- what must not matter ----------------------------------------------------------------------
 
 
-def test_the_batch_does_not_matter(codec, folder, content, monkeypatch):
-    monkeypatch.setattr(slices, "BATCH", 2)
-    assert codec.encode(open_folder(folder)) == content
+def test_neither_batches_nor_other_stacks_matter(codec, folder, content, monkeypatch):
+    """The bytes of a stack are the same whatever else is in the file."""
+    split = open_folder(folder)
+    monkeypatch.setattr(slices, "STACKED", 3)
+    monkeypatch.setattr(slices, "AT_ONCE", 2)
+    assert codec.encode(split) == content
+    for number, case in enumerate((5, 6)):
+        one = codec.encode(split.pick(np.flatnonzero(split.cases == case)))
+        streams = container.unpack(one, "file", 9)[3]
+        assert streams == [container.unpack(content, "file", 9)[3][number]]
 
 
 @pytest.mark.slow
@@ -168,7 +176,9 @@ def test_what_is_cut_or_longer_is_refused(content):
     with pytest.raises(InputError, match="copy it again"):
         container.unpack(content + b"\0", "file", 9)
     with pytest.raises(InputError, match="no .bvq file that this program knows"):
-        container.unpack(b"\xb2" + content[1:], "file", 9)  # another version
+        container.unpack(b"\xb3" + content[1:], "file", 9)  # another version
+    with pytest.raises(InputError, match="written by version 1 in CHANGELOG.md: decode it with"):
+        container.unpack(b"\xb1" + content[1:], "file", 9)
 
 
 def test_altered_codes_are_refused(codec, content):
@@ -181,24 +191,28 @@ def test_altered_codes_are_refused(codec, content):
 
 def pack(*stacks, streams=None):
     streams = streams or [b"abc"] * len(stacks)
-    return container.pack(b"1234", b"5678", [container.Stack(*part) for part in stacks], streams, 9)
+    parts = [container.Stack(case, tuple(levels)) for case, levels in stacks]
+    return container.pack(b"1234", b"5678", parts, streams, 9)
 
 
-HEAD = pack((1, 0, 2))[:9]
+WHOLE = pack((1, range(2)))
+HEAD = WHOLE[:9]
+assert WHOLE[9:] == b"\1\1\0\2\0\3abc"  # a stack: case, first level, two slices, none missing
 BAD_NUMBERS = {
     "no stack": pack(),
-    "an empty stack": pack((1, 0, 0)),
-    "an unknown level": pack((1, 9, 2)),
-    "a stack beyond the levels": pack((1, 8, 2)),
-    "overlapping stacks": pack((1, 0, 2), (1, 1, 1)),
-    "touching stacks": pack((1, 0, 2), (1, 2, 1)),
-    "stacks in disorder": pack((2, 0, 1), (1, 0, 1)),
-    "a giant case": pack((10**9, 0, 1)),
-    "a giant case of a stack": pack((10**9, 0, 2)),
+    "an empty stack": HEAD + b"\1\1\0\0\3abc",
+    "an unknown level": pack((1, (9, 10))),
+    "a stack beyond the levels": pack((1, (8, 9))),
+    "a gap beyond the levels": HEAD + b"\1\1\0\2\7\1\0\3abc",
+    "no slice after a gap": HEAD + b"\1\1\0\2\1\0\3abc",
+    "one case twice": pack((1, (0, 1)), (1, (3,))),
+    "stacks in disorder": pack((2, (0,)), (1, (0,))),
+    "a giant case": pack((10**9, (0,))),
+    "a giant case of a stack": pack((10**9, (0, 1))),
     "a giant number": HEAD + b"\xff" * 9 + b"\x01",
     "an endless number": HEAD + b"\xff" * 30,
     "too many stacks": HEAD + b"\xff\xff\x03" + b"\x01" * 40,
-    "too many slices": pack(*((case, 0, 9) for case in range(container.MAX_SLICES // 9 + 1))),
+    "too many slices": pack(*((case, range(9)) for case in range(container.MAX_SLICES // 9 + 1))),
 }
 
 
@@ -209,10 +223,10 @@ def test_numbers_that_make_no_sense_are_refused(kind):
 
 
 def test_packed_places_come_back():
-    stacks = [(1, 0, 5), (1, 6, 3), (300, 2, 1), (10**9 - 1, 0, 9)]
+    stacks = [(1, (0, 1, 2, 4, 8)), (2, (7,)), (300, (2, 5)), (10**9 - 1, (*range(9),))]
     streams = [b"", b"a" * 300, b"\0", b"xyz"]
     models, check, back, contents = container.unpack(pack(*stacks, streams=streams), "file", 9)
     assert (models, check, contents) == (b"1234", b"5678", streams) and back == stacks
     split = container.split_of(back)
-    assert container.stacks_of(split)[0] == back
+    assert container.stacks_of(split) == back
     assert split.paths[-1] == "case_999999999_slice_8.nii.png"

@@ -8,8 +8,10 @@ import tensorflow as tf
 from PIL import Image
 
 import dataset
+from networks.neighbours import NO_CODE
+from networks.order import NO_SLICE, arrange
 from sources import images as sources_images
-from sources.folder import open_slices
+from sources.folder import make_split, open_slices
 from sources.masking import frame_of, remove_residue
 
 
@@ -29,9 +31,7 @@ def test_pixels_and_range(split):
     # The nose is to the right, so left and right are rows.
     np.testing.assert_array_equal(mirrored, image[::-1])
     for mirror, expected in ((False, image), (True, mirrored)):
-        batches = list(dataset.upward_images(source, 5, "upward", mirror))
-        pictures = {i: image for batch, images in batches for i, image in zip(batch, images)}
-        np.testing.assert_array_equal(pictures[3], expected)
+        np.testing.assert_array_equal(dataset.images_of(source, [3], mirror)[0], expected)
 
 
 @pytest.mark.parametrize("size", [80, 128])
@@ -90,19 +90,74 @@ def test_mirror_images_follow_the_facts(mirror, split):
     image, _ = dataset.image_examples(source)(*places)
     whole = source.images[3].astype("float32") / 255
     np.testing.assert_allclose(image[..., 0], facts.mirrored(whole), atol=1e-6)
-    for batch, images in dataset.upward_images(source, 64, "upward", mirror=True):
-        expected = facts.mirrored(source.images[batch].astype("float32") / 255)
-        np.testing.assert_allclose(images[..., 0], expected, atol=1e-6)
+    expected = facts.mirrored(source.images.astype("float32") / 255)
+    images = dataset.images_of(source, np.arange(len(split)), mirror=True)
+    np.testing.assert_allclose(images[..., 0], expected, atol=1e-6)
     occupied = np.zeros((64, 64), bool)
     occupied[10:33, 8:25] = True
     frames = {"rows": (8, 8, 56, 32), "columns": (8, 8, 40, 56), "none": (8, 8, 40, 32)}
     assert frame_of(occupied, 8, facts) == frames[mirror]
 
 
+# ---- examples of the prior ---------------------------------------------------------------------
+
+
+def stacks(*levels):
+    """A split of one case for each sequence of levels, and codes that are the index of a slice."""
+    places = [(case, k, f"{case} {k}") for case, some in enumerate(levels) for k in some]
+    numbers = np.arange(len(places), dtype="uint16")[:, None, None]
+    codes = np.stack(
+        [np.broadcast_to(numbers + 100 * side, (len(places), 2, 2)) for side in (0, 1)]
+    )
+    return make_split("train", places), codes
+
+
+def known(inputs):
+    """Index and distance of each neighbour of an example."""
+    return inputs["neighbours"][:, 0, 0].numpy().tolist(), inputs["distances"].numpy().tolist()
+
+
+def test_an_example_of_evaluation_knows_what_its_slice_knows_in_a_drawn_stack():
+    split, codes = stacks(range(5), (1, 2, 4))
+    example, order = (
+        dataset.code_examples(codes, split, 9, 1),
+        arrange(split.cases, split.levels, 1),
+    )
+    for index in range(len(split)):
+        inputs, target = example(tf.constant(index), tf.constant(True))
+        assert (target.numpy() == 100 + index).all()
+        assert inputs["levels"] == split.levels[index] + 9
+        sources = order.sources[index]
+        expected = np.where(sources == NO_SLICE, NO_CODE, sources + 100)
+        assert known(inputs) == (expected.tolist(), order.distances[index].tolist())
+
+
+def test_examples_of_training_know_other_neighbours_too():
+    """None, one side, the usual ones or others of the same case, at distances that are told."""
+    split, codes = stacks(range(0, 60, 2), range(30))
+    example, index = tf.function(dataset.code_examples(codes, split, 60, 2)), tf.constant(45)
+    usual = known(example(index, tf.constant(False))[0])
+    seen = [
+        known(example(index, tf.constant(False), tf.constant(chance, tf.float32))[0])
+        for chance in np.linspace(0, 1, 400, endpoint=False)
+    ]
+    again = known(example(index, tf.constant(False), tf.constant(0.25))[0])
+    assert again == seen[100]  # a resume sees the same
+    kinds = {"usual": 0, "alone": 0, "one side": 0, "others": 0}
+    for places, distances in seen:
+        assert all((d == 0) == (i == NO_CODE) for i, d in zip(places, distances))
+        there = [(i, d) for i, d in zip(places, distances) if d]
+        assert all(30 <= i < 60 and abs(i - 45) == d for i, d in there)
+        sides = {i > 45 for i, _ in there}
+        kind = "others" if len(sides) == 2 else "one side" if sides else "alone"
+        kinds["usual" if (places, distances) == usual else kind] += 1
+    assert kinds["usual"] > 200 and 25 < kinds["alone"] < 60
+    assert 25 < kinds["one side"] < 90 and 30 < kinds["others"] < 110
+
+
 def test_without_mirror_images_no_codes_are_mirrored():
-    codes, levels = np.arange(8).reshape(1, 2, 2, 2), np.array([0, 1], "int32")
-    example = dataset.code_examples(codes, levels, 2, np.array([-1, 0]))
-    inputs, target = example(tf.constant(1), tf.constant(True))
+    split, codes = stacks(range(2))
+    example = dataset.code_examples(codes[:1], split, 2, 0)
+    inputs, target = example(tf.constant(1), tf.constant(True), tf.constant(0.5))
     np.testing.assert_array_equal(target, codes[0, 1])
-    np.testing.assert_array_equal(inputs["below"][0], codes[0, 0])
-    assert inputs["levels"] == 1
+    assert inputs["levels"] == 1 and inputs["neighbours"].shape == (0, 2, 2)

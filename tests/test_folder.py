@@ -211,10 +211,10 @@ def test_slices_of_any_side_with_black_ones(tmp_path):
         open_slices(folder)
 
 
-def test_a_prior_of_one_level_knows_of_no_slices_below(tmp_path):
+def test_a_prior_of_one_level_knows_no_neighbours(tmp_path):
     slices = open_slices(write_knees(tmp_path, levels=1), needed=FITTED_SPLITS)
     args = train.parse(["--image-size", str(SIDE), "--batch-size", "1"])
-    assert slices.num_levels == 1 and train.resolve(args, slices).slices_alone
+    assert slices.num_levels == 1 and train.resolve(args, slices).neighbours == 0
 
 
 # ---- finding -----------------------------------------------------------------------------------

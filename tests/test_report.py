@@ -137,8 +137,8 @@ class FakePrior:
     def __init__(self):
         self.seeds = []
 
-    def sample(self, levels, seed, *settings):
-        self.seeds.append(int(seed))
+    def sample(self, levels, seeds, *settings):
+        self.seeds.append(np.asarray(seeds).tolist())
         return np.zeros((len(levels), 4, 4), "int32")
 
 
@@ -150,22 +150,22 @@ VQVAE = SimpleNamespace(decode=decode, grid=(4, 4), settings={"codebook_size": 1
 
 
 @pytest.mark.parametrize("first, expected", [
-    (0, [5, 5 + 16 * 7919, 5 + 32 * 7919]),
-    (1000, [5 + (1000 + begin) * 7919 for begin in (0, 16, 32)]),
+    (0, [5 + number * 7919 for number in range(40)]),
+    (1000, [5 + (1000 + number) * 7919 for number in range(40)]),
 ])  # fmt: skip
-def test_each_batch_has_its_seed_and_is_drawn_when_it_is_asked_for(first, expected):
+def test_each_sample_has_its_seed_and_is_drawn_when_it_is_asked_for(first, expected):
     prior, levels = FakePrior(), np.zeros(40, int)
     options = SamplingOptions(5)
     drawn = samples.draw_slice_codes(prior, levels, options, first)
     batches = samples.decode(Models(VQVAE, prior), drawn, options)
     assert not prior.seeds and len(next(batches)) == 16 and len(prior.seeds) == 1
     assert [len(batch) for batch in batches] == [16, 8]
-    assert prior.seeds == expected
+    assert sum(prior.seeds, []) == expected
     last = SamplingOptions(seed=2**31 - 1)
     assert [int(n[0, 0]) for _, n in samples.draw_slice_codes(prior, levels, last, 10**6)] == [
         10**6, 10**6 + 16, 10**6 + 32,
     ]  # fmt: skip
-    assert all(0 <= seed < 2**31 for seed in prior.seeds)
+    assert all(0 <= seed < 2**31 for seed in sum(prior.seeds, []))
 
 
 def test_of_many_samples_a_few_are_shown(tmp_path, monkeypatch):

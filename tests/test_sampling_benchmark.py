@@ -6,17 +6,20 @@ import sampling
 import tensorflow as tf
 from shared import codes, make_prior
 
+from networks.order import beside
+
 GRID, BATCH = 6, 2
 
 
 def test_the_naive_loop_draws_what_the_cached_sampler_draws():
-    prior, levels, seed = make_prior(GRID, blocks=2), tf.range(BATCH), tf.constant(5)
-    below = tf.constant(codes((BATCH, 2, GRID, GRID)))
-    step = sampling.naive_step(lambda maps: prior.logits(maps, levels, below), seed, GRID)
+    prior = make_prior(GRID, blocks=2, mirror="columns")  # of which lines are rows
+    levels, seeds = tf.range(BATCH), tf.constant([5, 6])
+    known = beside(codes((BATCH, 2, GRID, GRID)), [[1, 2], [3, 0]])
+    step = sampling.naive_step(lambda maps: prior.logits(maps, levels, known), seeds, GRID)
     naive = np.zeros((BATCH, GRID, GRID), "int32")
     for y, x in np.ndindex(GRID, GRID):
         naive[:, y, x] = step(tf.constant(naive), tf.constant(y), tf.constant(x))
-    np.testing.assert_array_equal(naive, prior.sample(levels, seed, below=below))
+    np.testing.assert_array_equal(naive, prior.sample(levels, seeds, neighbours=known))
     assert len(np.unique(naive)) > 4
 
 

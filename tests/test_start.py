@@ -16,7 +16,7 @@ import train
 from fitting import checkpoints, loop, stages
 from fitting.devices import find_strategy
 from fitting.run_directory import RunDirectory, claimed, read_config
-from fitting.settings import OF_NETWORKS, Settings
+from fitting.settings import OF_PRIOR, OF_VQVAE, Settings
 from fitting.training_data import TrainingData
 from sources.folder import open_slices
 from utils import InputError, read_arrays
@@ -30,7 +30,7 @@ def test_defaults_are_those_of_the_data():
         for c in (None, {"seed": 0})
     )
     assert oasis == Settings() and (oasis.image_size, cohort.image_size) == (256, 160)
-    assert oasis.reduction == 8 and oasis.slices_alone is False
+    assert oasis.reduction == 8 and oasis.neighbours == 1
     assert dataclasses.replace(oasis, beta_2=0.9) != oasis
 
 
@@ -40,12 +40,13 @@ def test_names_of_priors_are_those_of_the_table():
 
 
 def test_old_flags_work_and_name_the_new_ones(capsys):
-    args = train.parse(["--draft-epochs=3", "--turn", "--start-from", "runs/x"])
-    assert args.first_prior_epochs == 3 and args.choose_codes_again
+    args = train.parse(["--draft-epochs=3", "--turn", "--slices-alone", "--start-from", "x"])
+    assert args.first_prior_epochs == 3 and args.choose_codes_again and args.neighbours == 0
     lines = capsys.readouterr().err.splitlines()
     assert lines == [
         "--draft-epochs is called --first-prior-epochs now.",
         "--turn is called --choose-codes-again now.",
+        "--slices-alone is called --neighbours=0 now.",
     ]
 
 
@@ -71,7 +72,7 @@ def test_a_run_of_an_older_version_goes_on(tmp_path):
 
 @pytest.mark.parametrize("change", [
     {"width": 33}, {"width": "64"}, {"width": True}, {"epochs": 10**9}, {"prior": "unknown"},
-    {"rate_weight": float("nan")}, {"slices_alone": 1}, {"frame": 3}, {"precision": []},
+    {"rate_weight": float("nan")}, {"neighbours": 3}, {"frame": 3}, {"precision": []},
 ])  # fmt: skip
 def test_a_setting_of_a_stranger_is_checked(change, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config_of(change)))
@@ -145,22 +146,40 @@ def test_codes_are_chosen_again_by_the_prior_of_the_run(trained_run, slices_fold
     assert not run.first_prior_codes.exists()
 
 
+@pytest.mark.slow
+def test_a_new_prior_learns_the_codes_of_the_vqvae_of_a_run(run_copy, slices_folder, tmp_path):
+    """Even if the prior there is of another version, and has other sizes."""
+    run, source_run = RunDirectory(tmp_path / "new"), RunDirectory(run_copy)
+    source_run.model("prior").write_bytes(b"of another version")
+    flags = ["--keep-vqvae", "--prior-width", 4, "--neighbours", 2, "--epochs", 9]
+    for _ in range(2):  # the second time everything is there
+        done = begin(slices_folder, run, run_copy, *flags)
+        assert done.returncode == 0, done.stderr
+        assert "vqvae: finished" in done.stdout
+    assert run.model("vqvae").read_bytes() == source_run.model("vqvae").read_bytes()
+    prior = checkpoints.load_models(run).prior
+    assert prior.settings["neighbours"] == 2 and run.first_prior_codes.exists()
+
+
 def test_settings_that_are_not_given_are_those_of_the_run(trained_run, slices_folder, tmp_path):
     """Also those that no data set decides, such as the size of the codebook."""
     config = json.loads((trained_run / "config.json").read_text())
-    config["settings"] |= {"reduction": 4, "code_dim": 3, "slices_alone": True, "patience": 9}
+    config["settings"] |= {"reduction": 4, "code_dim": 3, "neighbours": 0, "patience": 9}
     (tmp_path / "config.json").write_text(json.dumps(config))
     args = train.parse(["--start-from", str(tmp_path), "--width", "64"])
     settings = dataclasses.asdict(train.resolve(args, open_slices(slices_folder)))
-    for name in OF_NETWORKS:
+    for name in OF_VQVAE + OF_PRIOR:
         assert settings[name] == (64 if name == "width" else config["settings"][name])
     assert settings["patience"] == 5 and settings["start_from"] is None
+    args = train.parse(["--start-from", str(tmp_path), "--keep-vqvae"])
+    settings = train.resolve(args, open_slices(slices_folder))
+    assert settings.code_dim == 3 and settings.neighbours == 1  # all but the VQ-VAE is new
 
 
 @pytest.mark.parametrize("flags, words", [
     (["--codebook-size", 32], ["does not fit", "codebook_size is 32 here and 16 there"]),
     (["--prior-width", 16], ["prior_width is 16 here and 8 there"]),
-    (["--slices-alone"], ["slices_alone is True here and False there"]),
+    (["--slices-alone"], ["neighbours is 0 here and 1 there"]),
     (["--choose-codes-again", "--rate-weight", 0], ["--rate-weight above 0"]),
     (["--start-from", "none"], ["none/config.json"]),
 ])  # fmt: skip
@@ -169,8 +188,11 @@ def test_what_does_not_fit_the_run_is_refused(flags, words, trained_run, slices_
     assert not (tmp_path / "run").exists()
 
 
-def test_choosing_again_needs_a_run(capsys):
-    one_line(run_script("train.py", "--choose-codes-again"), "--choose-codes-again", "--start-from")
+@pytest.mark.parametrize("flags", [
+    ["--choose-codes-again"], ["--keep-vqvae"], ["--keep-vqvae", "--turn", "--start-from", "x"],
+])  # fmt: skip
+def test_what_is_kept_needs_a_run(flags):
+    one_line(run_script("train.py", *flags), f"argument {flags[0]}: ")
 
 
 def test_other_levels_are_refused(trained_run, tmp_path):
