@@ -135,7 +135,7 @@ def test_an_example_of_evaluation_knows_what_its_slice_knows_in_a_drawn_stack():
 def test_examples_of_training_know_other_neighbours_too():
     """None, one side, the usual ones or others of the same case, at distances that are told."""
     split, codes = stacks(range(0, 60, 2), range(30))
-    example, index = tf.function(dataset.code_examples(codes, split, 60, 2)), tf.constant(45)
+    example, index = tf.function(dataset.code_examples(codes, split, 60, 2)), tf.constant(44)
     usual = known(example(index, tf.constant(False))[0])
     seen = [
         known(example(index, tf.constant(False), tf.constant(chance, tf.float32))[0])
@@ -147,8 +147,8 @@ def test_examples_of_training_know_other_neighbours_too():
     for places, distances in seen:
         assert all((d == 0) == (i == NO_CODE) for i, d in zip(places, distances))
         there = [(i, d) for i, d in zip(places, distances) if d]
-        assert all(30 <= i < 60 and abs(i - 45) == d for i, d in there)
-        sides = {i > 45 for i, _ in there}
+        assert all(30 <= i < 60 and abs(i - 44) == d for i, d in there)
+        sides = {i > 44 for i, _ in there}
         kind = "others" if len(sides) == 2 else "one side" if sides else "alone"
         kinds["usual" if (places, distances) == usual else kind] += 1
     assert kinds["usual"] > 200 and 25 < kinds["alone"] < 60
