@@ -12,7 +12,7 @@ from dataset import ImageSource, codes_below, upward_images
 from evaluation import curves, metrics, plots
 from evaluation.context import Context
 from evaluation.plots import GREY, GREY_SCALE
-from evaluation.stacks import write_notes, write_slices
+from evaluation.stacks import resized, write_notes, write_slices
 from evaluation.suitability import lost_pixels
 from modules import VQVAE, Models, Texture
 from networks import losses
@@ -53,7 +53,8 @@ def evaluate(
     """
     vqvae, prior = exact(models.vqvae), exact(models.prior)
     size = vqvae.settings["image_size"]
-    source, content = ImageSource(split, size), metrics.content_box(split.facts, size)
+    facts, source = resized(split.facts, size), ImageSource(split, size)
+    content = metrics.content_box(facts, size)
     codes = np.empty((len(split), *vqvae.grid), "int32")
     parts, order = [], []
     for batch, images in upward_images(source, BATCH, f"evaluating {split.name}"):
@@ -65,9 +66,9 @@ def evaluate(
         order.append(batch)
         if folder:
             places = zip(split.cases[batch], split.levels[batch])
-            write_slices(folder, part["restored"], list(places), split.facts)
+            write_slices(folder, part["restored"], list(places), facts)
     if folder:
-        write_notes(folder, split.facts)
+        write_notes(folder, facts)
     return join(parts, order)
 
 

@@ -162,7 +162,7 @@ def test_what_is_left_out_is_out(run, slices_folder):
 
 def test_neighbours_are_those_of_the_settings(tmp_path):
     """Case 1 has levels 0 to 3, and the code of a slice is its level."""
-    split = make_split("train", [(1, level, f"{level}") for level in range(4)], {})
+    split = make_split("train", [(1, level, f"{level}") for level in range(4)])
     codes = np.arange(4, dtype="uint16")[:, None, None] * np.ones((2, 1, 1, 1), "uint16")
     slices = types.SimpleNamespace(num_levels=4)
     bench = variants.PriorBench(slices, ablation.SHIPPED, tmp_path)

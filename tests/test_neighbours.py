@@ -116,7 +116,7 @@ PLACES = [(2, 0), (2, 1), (2, 3), (2, 4), (3, 1), (3, 2), (5, 0)]
 
 @pytest.fixture
 def split():
-    return make_split("test", [(case, level, f"{case} {level}") for case, level in PLACES], {})
+    return make_split("test", [(case, level, f"{case} {level}") for case, level in PLACES])
 
 
 def test_the_slice_below_is_of_the_same_case_one_level_down(split):
@@ -127,7 +127,7 @@ def test_the_slice_below_is_of_the_same_case_one_level_down(split):
     np.testing.assert_array_equal(under[:, 0, 0, 0], [-1, 0, -1, 2, -1, 4, -1])
     np.testing.assert_array_equal(under[:, 1, 0, 0], [-1] * 7)
     assert under.shape == (7, 2, 2, 3) and under.dtype == np.int32
-    three = make_split("test", [(1, level, f"{level}") for level in range(3)], {})
+    three = make_split("test", [(1, level, f"{level}") for level in range(3)])
     under = dataset.codes_below(maps, three.below, np.array([2, 1]))
     np.testing.assert_array_equal(under[:, :, 0, 0], [[1, 0], [0, -1]])
 
@@ -164,7 +164,7 @@ def test_examples_of_the_prior_have_the_slice_below(split):
 
 def test_training_leaves_slices_below_out():
     """It leaves out the lower one or both, and the same ones at every run of an epoch."""
-    split = make_split("train", [(1, level, f"{level}") for level in range(3)], {})
+    split = make_split("train", [(1, level, f"{level}") for level in range(3)])
     maps = np.ones((2, 3, 2, 2), "uint16")
     example = dataset.code_examples(maps, split.levels, 3, split.below)
 

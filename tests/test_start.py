@@ -26,7 +26,9 @@ from utils import InputError, read_arrays
 
 def test_defaults_are_those_of_the_data():
     oasis, cohort = (
-        train.resolve(train.parse([]), SimpleNamespace(cohort=c, splits={"train": range(99)}))
+        train.resolve(
+            train.parse([]), SimpleNamespace(cohort=c, num_levels=32, splits={"train": range(99)})
+        )
         for c in (None, {"seed": 0})
     )
     assert oasis == Settings() and (oasis.image_size, cohort.image_size) == (256, 160)

@@ -164,7 +164,7 @@ def test_a_baseline_that_knows_the_mask_pays_for_the_brain_alone(texture, slices
     images[:, 9:23, 6:27] = np.maximum(images[:, 9:23, 6:27], 1)  # no black inside
     errors = np.round(np.random.default_rng(0).normal(0, 8, images.shape))
     results = {"images": images, "restored": images.astype(float) - errors * (images > 0)}
-    split = make_split("test", [(case, 0, f"{case}") for case in range(3)], {})
+    split = make_split("test", [(case, 0, f"{case}") for case in range(3)])
     found = reconstruction.texture_measures(texture, results, split)
     share = (14 * 21) / (16 * 24)  # of the frame
     masked = found["masked_deviation_bits_per_pixel"]
