@@ -192,7 +192,7 @@ def read_config(run: RunDirectory) -> dict[str, Any]:
         if not isinstance(data["fingerprint"], str):
             raise TypeError("its fingerprint is no text")
         data["name"] = clean_name(data["name"])
-        settings = Settings.from_config(config["settings"], bool(data.get("cohort")))
+        settings = Settings.from_config(config["settings"])
         return {**config, "settings": settings}
 
 
