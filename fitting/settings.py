@@ -55,7 +55,7 @@ PRESETS = {
 }
 # fmt: on
 STANDARD = PRESETS["standard"].settings
-MOST_FACTOR = 50  # by which passes grow for few slices, because a pass costs time of its own
+MOST_FACTOR = 20  # by which passes grow for few slices, because a pass costs time of its own
 FINE_SIDE = 128  # pixels; smaller slices need finer codes
 
 
@@ -113,7 +113,7 @@ class Settings:
         choices=("auto", "float32", "bfloat16"), metavar=None)
     deterministic: bool = _flag(
         "run", False, "give the same bits from the same seed on a GPU too, with slower kernels; "
-        "a CPU does so anyway")
+        "a CPU does so anyway, with the same number of cores")
     batch_size: int = _flag(
         "run", 8, "slices in a step of all stages, over all devices", 1, 10**6)
     patience: int = _flag(

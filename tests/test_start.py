@@ -43,7 +43,7 @@ FINE = {"reduction": 4, "width": 64, "epochs": 8, "rate_weight": 0.5, "texture_e
     (1600, 256, "--preset standard", {"epochs": 19, "patience": 9}),
     (100, 256, "", {"epochs": 100, "first_prior_epochs": 20, "prior_epochs": 40, "patience": 50}),
     (100, 256, "--epochs 3", {"epochs": 3, "prior_epochs": 40}),
-    (1, 256, "", {"epochs": 500, "batch_size": 1}),
+    (1, 256, "", {"epochs": 200, "batch_size": 1}),
     (100_000, 256, "", {"epochs": 1, "prior_epochs": 1, "texture_epochs": 1, "patience": 5}),
     (1600, 128, "", {**COHORT, "image_size": 128}), (9664, 240, "", {"image_size": 240}),
     (9664, 32, "", {"image_size": 32, "reduction": 4}),
