@@ -50,8 +50,10 @@ class VectorQuantizer(layers.Layer):
     mean of the vectors assigned to it (van den Oord et al. 2017, appendix A.1, equations 6-8,
     with Laplace smoothing of the counts). A code that has lost its vectors restarts on a vector of
     the batch, drawn with probability proportional to its squared error (k-means++, Arthur and
-    Vassilvitskii 2007). No code has vectors before the first step, so the same rule starts the
-    codebook from data. The layer works in `full_precision` under any policy.
+    Vassilvitskii 2007). The first codes are so near to each other that few have vectors, so the
+    same rule starts the codebook from data. After t steps the averages remember about the last
+    1 + t / 10, and 100 at most: the encoder moves fast at first, and a small set gives few steps.
+    The layer works in `full_precision` under any policy.
 
     Call: latents `(B, H, W, D)` -> quantized latents of the same shape, with a straight-through
     gradient. The commitment loss, beta times the mean squared distance (equation 3), is added.
@@ -65,7 +67,8 @@ class VectorQuantizer(layers.Layer):
         ValueError: `codebook_size` is out of range.
     """
 
-    DECAY = 0.99  # of the moving averages
+    DECAY = 0.99  # of the moving averages, once their memory has grown to 1 / (1 - DECAY) steps
+    GROWTH = 0.1  # steps by which the memory grows at each step
     COMMITMENT_WEIGHT = 0.25  # beta
     RESTART_BELOW = 0.05  # share of an even count below which a code restarts
 
@@ -137,19 +140,26 @@ class VectorQuantizer(layers.Layer):
             ops.segment_sum(vectors, codes, self.codebook_size),  # (K, D)
             ops.mean(errors),
         )
-        counts = self.DECAY * self.counts + (1 - self.DECAY) * counts
-        sums = self.DECAY * self.sums + (1 - self.DECAY) * sums
-        error = self.DECAY * self.error + (1 - self.DECAY) * error / replicas.count()
+        # The counts add up to the vectors of a step times the share of the memory that is filled.
+        size = ops.cast(replicas.count() * ops.shape(vectors)[0], "float32")
+        newest, before = 1 - self.DECAY, ops.sum(self.counts) / size
+        filled = ops.clip(before + self.GROWTH * newest, newest, 1.0)
+        kept = (filled - newest) / ops.maximum(before, newest)
+        counts = kept * self.counts + newest * counts
+        sums = kept * self.sums + newest * sums
+        error = self.error + newest / filled * (error / replicas.count() - self.error)
 
-        even_share = ops.cast(replicas.count() * ops.shape(vectors)[0], "float32")
-        even_share = even_share / self.codebook_size
-        is_dead = self.counts < self.RESTART_BELOW * even_share  # (K,)
+        total = filled * size
+        even_share = total / self.codebook_size
+        is_dead = counts < self.RESTART_BELOW * even_share  # (K,)
         restarts = self._draw_restarts(vectors, errors)
         counts = ops.where(is_dead, even_share, counts)
         sums = ops.where(is_dead[:, None], even_share * restarts, sums)
+        scale = total / ops.sum(counts)
+        counts, sums = scale * counts, scale * sums
 
-        total = ops.sum(counts)
-        smoothed = (counts + 1e-5) / (total + self.codebook_size * 1e-5) * total
+        rest = 1e-5 * filled
+        smoothed = (counts + rest) / (total + self.codebook_size * rest) * total
         self.counts.assign(counts)
         self.sums.assign(sums)
         self.codebook.assign(sums / smoothed[:, None])
