@@ -162,6 +162,7 @@ def import_tensorflow() -> None:
     """
     no_home = os.path.join(os.devnull, "keras")  # where no `keras.json` is
     os.environ |= {"KERAS_BACKEND": "tensorflow", "KERAS_HOME": no_home}
+    os.environ["HDF5_USE_FILE_LOCKING"] = "FALSE"  # weights lie in files that nobody else writes
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.getLogger("tensorflow").addFilter(_is_no_retracing)  # which adds the same only once
     hidden = [name for name in UNUSED_BY_KERAS if name not in sys.modules]
