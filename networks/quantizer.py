@@ -47,13 +47,12 @@ class VectorQuantizer(layers.Layer):
     """Nearest-neighbour quantizer whose codebook follows the data by exponential moving average.
 
     The optimizer does not train the codebook. Every training step moves each code towards the
-    mean of the vectors assigned to it (van den Oord et al. 2017, appendix A.1, equations 6-8,
-    with Laplace smoothing of the counts). A code that has lost its vectors restarts on a vector of
-    the batch, drawn with probability proportional to its squared error (k-means++, Arthur and
-    Vassilvitskii 2007). The first codes are so near to each other that few have vectors, so the
-    same rule starts the codebook from data. After t steps the averages remember about the last
-    1 + t / 10, and 100 at most: the encoder moves fast at first, and a small set gives few steps.
-    The layer works in `full_precision` under any policy.
+    mean of the vectors assigned to it (van den Oord et al. 2017, appendix A.1, equations 6-8). A
+    code that has lost its vectors restarts on a vector of the batch, drawn with probability
+    proportional to its squared error (k-means++, Arthur and Vassilvitskii 2007). No code has
+    vectors before the first step, so the same rule starts the codebook from data. After t steps the
+    counts of vectors remember about the last 1 + t / 10 steps, and 100 at most: vectors move fast
+    at first, and a small set gives few steps. The layer works in `full_precision` under any policy.
 
     Call: latents `(B, H, W, D)` -> quantized latents of the same shape, with a straight-through
     gradient. The commitment loss, beta times the mean squared distance (equation 3), is added.
@@ -67,8 +66,8 @@ class VectorQuantizer(layers.Layer):
         ValueError: `codebook_size` is out of range.
     """
 
-    DECAY = 0.99  # of the moving averages, once their memory has grown to 1 / (1 - DECAY) steps
-    GROWTH = 0.1  # steps by which the memory grows at each step
+    DECAY = 0.99  # of the moving averages; that of the counts is less before their memory is full
+    GROWTH = 0.1  # steps by which this memory grows at each step, up to 1 / (1 - DECAY)
     COMMITMENT_WEIGHT = 0.25  # beta
     RESTART_BELOW = 0.05  # share of an even count below which a code restarts
 
@@ -145,24 +144,20 @@ class VectorQuantizer(layers.Layer):
         newest, before = 1 - self.DECAY, ops.sum(self.counts) / size
         filled = ops.clip(before + self.GROWTH * newest, newest, 1.0)
         kept = (filled - newest) / ops.maximum(before, newest)
-        counts = kept * self.counts + newest * counts
-        sums = kept * self.sums + newest * sums
+        usage = kept * self.counts + newest * counts
         error = self.error + newest / filled * (error / replicas.count() - self.error)
 
-        total = filled * size
-        even_share = total / self.codebook_size
-        is_dead = counts < self.RESTART_BELOW * even_share  # (K,)
-        restarts = self._draw_restarts(vectors, errors)
-        counts = ops.where(is_dead, even_share, counts)
-        sums = ops.where(is_dead[:, None], even_share * restarts, sums)
-        scale = total / ops.sum(counts)
-        counts, sums = scale * counts, scale * sums
-
-        rest = 1e-5 * filled
-        smoothed = (counts + rest) / (total + self.codebook_size * rest) * total
-        self.counts.assign(counts)
-        self.sums.assign(sums)
-        self.codebook.assign(sums / smoothed[:, None])
+        step = newest * filled / ops.maximum(usage, 1e-12)  # (K,), as with a full memory
+        codebook = self.codebook + step[:, None] * (sums - counts[:, None] * self.codebook)
+        even_share = size / self.codebook_size
+        is_dead = self.counts < self.RESTART_BELOW * before * even_share  # (K,)
+        is_dead = ops.logical_or(is_dead, before == 0)
+        codebook = ops.where(is_dead[:, None], self._draw_restarts(vectors, errors), codebook)
+        usage = ops.where(is_dead, filled * even_share, usage)
+        usage = usage * (filled * size / ops.sum(usage))
+        self.counts.assign(usage)
+        self.sums.assign(usage[:, None] * codebook)
+        self.codebook.assign(codebook)
         self.error.assign(error)
 
     def _draw_restarts(self, vectors, errors):

@@ -68,16 +68,15 @@ def test_codebook_starts_from_data_and_dead_codes_restart_on_it():
     latents = np.random.default_rng(1).normal(5, 1, (2, 8, 8, 3)).astype("float32")
     layer(latents, training=True)
     vectors = latents.reshape(-1, 3)
-    distances = np.abs(vectors[:, None] - layer.codebook.numpy()).sum(-1).min(0)
-    assert (distances < 0.01).mean() > 0.5  # others are means of several vectors
-    assert (layer.codebook.numpy() > vectors.min(0) - 0.01).all()
+    for code in layer.codebook.numpy():
+        assert np.abs(vectors - code).sum(-1).min() < 1e-3
     assert len(np.unique(layer.codebook.numpy(), axis=0)) == CODES
     table, counts = layer.codebook.numpy(), layer.counts.numpy()
     table[3], counts[3] = 1e3, 0.0  # a code that no vector will ever reach
     layer.codebook.assign(table)
     layer.counts.assign(counts)
     layer(latents, training=True)
-    assert np.abs(vectors - layer.codebook.numpy()[3]).sum(-1).min() < 1e-2
+    assert np.abs(vectors - layer.codebook.numpy()[3]).sum(-1).min() < 1e-3
 
 
 def test_a_lost_code_restarts_within_steps_that_few_slices_give():
