@@ -11,7 +11,7 @@ import shlex
 import sys
 
 from fitting.run_directory import RunDirectory, claimed, read_config
-from fitting.settings import GROUPS, OF_PRIOR, OF_VQVAE, OLD_FLAGS, Settings, add_flags
+from fitting.settings import GROUPS, OF_PRIOR, OF_VQVAE, OLD_FLAGS, Settings, add_flags, preset_for
 from sources.folder import find_slices, open_slices
 from sources.layout import FITTED_SPLITS, MAX_SUBJECTS
 from utils import InputError, Parser, between, command_line, cores, import_tensorflow, versions
@@ -83,6 +83,8 @@ def main(args):
         sys.stdout = open(os.devnull, "w")  # only one of the workers prints
     precision = devices.use_precision(settings.precision)
     print(f"{slices.name} in {directory}", *slices.summary(), sep="\n")
+    preset = args.preset or preset_for(len(slices.splits["train"]))
+    print(f"Settings that no flag gives are of the preset {preset} (train.py --help).")
     print(f"Training on {devices.describe(strategy, precision)}.", flush=True)
     if settings.deterministic:
         print("Deterministic: the same bits at every run, with slower kernels on a GPU.")
@@ -112,7 +114,7 @@ def main(args):
 
 
 def resolve(args, slices):
-    """Settings of the flags. Those that are not given get the default of the data.
+    """Settings of the flags. Those that are not given are of the preset.
 
     Raises:
         InputError: A setting does not fit the data.
@@ -125,8 +127,8 @@ def resolve(args, slices):
         given = {name: getattr(source, name) for name in names} | given
     if slices.num_levels == 1:
         given.setdefault("neighbours", 0)
-    settings = Settings.for_data(bool(slices.cohort), **given)
-    count = len(slices.splits["train"])
+    count, side = slices.splits["train"].images.shape[:2]
+    settings = Settings.for_data(count, side, args.preset, **given)
     if settings.choose_codes_again and not settings.rate_weight:
         raise InputError(
             "--choose-codes-again lets a prior choose codes: give a --rate-weight above 0."

@@ -163,9 +163,9 @@ def import_tensorflow() -> None:
     """
     no_home = os.path.join(os.devnull, "keras")  # where no `keras.json` is
     os.environ |= {"KERAS_BACKEND": "tensorflow", "KERAS_HOME": no_home}
+    os.environ["HDF5_USE_FILE_LOCKING"] = "FALSE"  # weights lie in files that nobody else writes
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    # Each size of a batch is traced once on purpose, because its shapes are static then.
-    logging.getLogger("tensorflow").addFilter(lambda note: "retracing" not in note.getMessage())
+    logging.getLogger("tensorflow").addFilter(_is_no_retracing)  # which adds the same only once
     hidden = [name for name in UNUSED_BY_KERAS if name not in sys.modules]
     sys.modules.update(dict.fromkeys(hidden))  # None makes an import fail as if not installed
     stderr = os.dup(2)
@@ -185,6 +185,11 @@ def import_tensorflow() -> None:
     keras.config.set_epsilon(1e-7)
     keras.config.set_image_data_format("channels_last")
     gc.freeze()  # or garbage collections look through all of TensorFlow, which stays anyway
+
+
+def _is_no_retracing(note):
+    """Each size of a batch is traced once on purpose, because its shapes are static then."""
+    return "retracing" not in note.getMessage()
 
 
 def progress(

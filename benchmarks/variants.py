@@ -130,7 +130,7 @@ class AutoencoderBench(Bench):
 
     def make(self, settings: dict, schedule) -> keras.Model:
         """Build and compile a variant."""
-        of_training = Settings.from_config(settings, is_synthetic=False)
+        of_training = Settings.from_config(settings)
         model = make_vqvae(of_training)
         model.compile(make_optimizer(schedule), **vqvae_objective(of_training))
         if settings["codebook"] != "restarted":

@@ -9,7 +9,7 @@ from coding import container
 from coding.entropy import Coder, RangeEncoder, opened, shortest
 from dataset import ImageSource, images_of, load_images
 from evaluation.reconstruction import read_code_counts
-from evaluation.stacks import write_notes, write_slices, write_stack
+from evaluation.stacks import resized, write_notes, write_slices, write_stack
 from evaluation.suitability import check_levels, warn_of_masking, warn_of_strange_slices
 from fitting.checkpoints import fingerprint, load_models
 from fitting.run_directory import RunDirectory, read_config
@@ -139,13 +139,14 @@ class Codec:
         return split, codes
 
     def write(self, folder: pathlib.Path, split: Split, codes: np.ndarray) -> None:
-        """Write the PNG of every slice to a new folder, in the size of the set of the run."""
+        """Write the PNG of every slice to a new folder."""
         folder.mkdir()
+        facts = resized(self.facts, self.vqvae.settings["image_size"])
         places = list(zip(split.cases.tolist(), split.levels.tolist()))
         for first in progress(range(0, len(split), AT_ONCE), "restoring"):
             batch = slice(first, first + AT_ONCE)
-            write_slices(folder, self._restored(codes[batch]), places[batch], self.facts)
-        write_notes(folder, self.facts)
+            write_slices(folder, self._restored(codes[batch]), places[batch], facts)
+        write_notes(folder, facts)
 
     def write_volume(self, path: pathlib.Path, split: Split, codes: np.ndarray) -> None:
         """Write slices of one case as a NIfTI volume that lies over the scans of the set.

@@ -12,7 +12,7 @@ from dataset import ImageSource, images_of
 from evaluation import curves, metrics, plots
 from evaluation.context import Context
 from evaluation.plots import GREY, GREY_SCALE
-from evaluation.stacks import write_notes, write_slices
+from evaluation.stacks import resized, write_notes, write_slices
 from evaluation.suitability import lost_pixels
 from modules import VQVAE, Models, Texture
 from networks import losses
@@ -55,7 +55,8 @@ def evaluate(
     """
     vqvae, prior = exact(models.vqvae), exact(models.prior)
     size = vqvae.settings["image_size"]
-    source, content = ImageSource(split, size), metrics.content_box(split.facts, size)
+    facts, source = resized(split.facts, size), ImageSource(split, size)
+    content = metrics.content_box(facts, size)
     codes = np.empty((len(split), *vqvae.grid), "int32")
     order = arrange(split.cases, split.levels, prior.settings["neighbours"])
     parts, places = [], batches(order, BATCH)
@@ -66,9 +67,9 @@ def evaluate(
         parts.append(part)
         if folder:
             named = zip(split.cases[batch], split.levels[batch])
-            write_slices(folder, part["restored"], list(named), split.facts)
+            write_slices(folder, part["restored"], list(named), facts)
     if folder:
-        write_notes(folder, split.facts)
+        write_notes(folder, facts)
     return join(parts, places)
 
 

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from evaluation.metrics import content_box
 from sources.facts import DataFacts, write_facts
 from sources.images import enlarge, write_png
 from sources.layout import slice_name
-from sources.volumes import write_volume
+from sources.volumes import moved_affine, write_volume
 
 
 def write_stack(
@@ -47,6 +48,16 @@ def write_slices(
     """
     for image, place in zip(images, places, strict=True):
         write_png(folder / slice_name(*place), enlarge(image, facts.side))
+
+
+def resized(facts: DataFacts, side: int) -> DataFacts:
+    """Facts of a set whose slices were brought to another side, in pixels."""
+    step, affine = facts.side / side, facts.affine
+    if affine and step != 1:
+        offset = ((step - 1) / 2, (step - 1) / 2, 0)
+        affine = moved_affine(affine, offset, (step, step, 1)).tolist()
+    content = facts.content and content_box(facts, side)
+    return dataclasses.replace(facts, side=side, content=content, affine=affine)
 
 
 def write_notes(folder: pathlib.Path, facts: DataFacts) -> None:

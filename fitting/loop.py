@@ -227,6 +227,6 @@ def _comment(stage, rows, epochs, patience, codebook_size):
         print(
             f"{stage}: WARNING: the codebook is collapsing, {used[0]:.0f} codes were used in the "
             f"epoch before and {used[1]:.0f} of {codebook_size} now. "
-            "A lower --learning-rate or a larger --batch-size helps."
+            "More --epochs or a smaller --batch-size help, because both give it more steps."
         )
     sys.stdout.flush()

@@ -194,7 +194,7 @@ def read_config(run: RunDirectory) -> dict[str, Any]:
             raise TypeError("its fingerprint is no text")
         data["name"] = clean_name(data["name"])
         facts_of_run(data)  # or they are damaged
-        settings = Settings.from_config(config["settings"], bool(data.get("cohort")))
+        settings = Settings.from_config(config["settings"])
         return {**config, "settings": settings}
 
 

@@ -6,7 +6,7 @@ loads no TensorFlow.
 
 import argparse
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 from utils import between
 
@@ -23,7 +23,52 @@ OLD_FLAGS = {
 OLD_SETTINGS = {"turn": "choose_codes_again", "draft_epochs": "first_prior_epochs"}
 
 
-def _flag(group, default, help_text, *bounds, synthetic=None, metavar="N", **more):
+class Preset(NamedTuple):
+    """A row of `PRESETS`.
+
+    Attributes:
+        slices: Least and largest number of training slices that its passes are meant for.
+        minutes: Minutes of a training on two cores, for people.
+        settings: Values of settings by name. Others have one default for all rows.
+    """
+
+    slices: tuple[int, int]
+    minutes: str
+    settings: dict[str, Any]
+
+
+# Defaults that are not the same for all trainings. `fine` is the VQ-VAE and the prior of
+# pretrained/oasis-256-fine, before codes are chosen again.
+# fmt: off
+PRESETS = {
+    "small": Preset((1_000, 3_000), "5 to 8", {
+        "image_size": 160, "reduction": 8, "width": 96, "epochs": 10,
+        "rate_weight": 0.05, "first_prior_epochs": 2, "prior_epochs": 4, "prior_width": 96,
+        "texture_epochs": 2,
+    }),
+    "standard": Preset((3_000, 10_000), "45 to 90", {
+        "image_size": 256, "reduction": 8, "width": 128, "epochs": 10,
+        "rate_weight": 0.35, "first_prior_epochs": 2, "prior_epochs": 6, "prior_width": 128,
+        "texture_epochs": 6,
+    }),
+    "fine": Preset((3_000, 10_000), "200 to 400", {
+        "image_size": 256, "reduction": 4, "width": 64, "epochs": 8,
+        "rate_weight": 0.5, "first_prior_epochs": 1, "prior_epochs": 24, "prior_width": 96,
+        "texture_epochs": 12,
+    }),
+}
+# fmt: on
+STANDARD = PRESETS["standard"].settings
+MOST_FACTOR = 20  # by which passes grow for few slices, because a pass costs time of its own
+FINE_SIDE = 128  # pixels; smaller slices need finer codes
+
+
+def preset_for(count: int) -> str:
+    """Name of the preset that fits a number of training slices."""
+    return "small" if count < PRESETS["standard"].slices[0] else "standard"
+
+
+def _flag(group, default, help_text, *bounds, metavar="N", **more):
     """A setting with a flag: a switch, a choice, or a number between `bounds`.
 
     Args:
@@ -31,11 +76,10 @@ def _flag(group, default, help_text, *bounds, synthetic=None, metavar="N", **mor
         default: Default, which also tells the type.
         help_text: What --help says about it.
         *bounds: Least and largest number.
-        synthetic: Default for the synthetic cohort, where it is another one.
         metavar: Name of the number in --help.
         **more: `choices`, or `multiple`, of which a number must be one.
     """
-    about = {"group": group, "help": help_text, "bounds": bounds, "synthetic": synthetic}
+    about = {"group": group, "help": help_text, "bounds": bounds}
     return dataclasses.field(default=default, metadata={**about, "metavar": metavar, **more})
 
 
@@ -48,7 +92,7 @@ def _constant(default, *bounds):
 # fmt: off
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Settings of a training. Defaults are those for OASIS.
+    """Settings of a training. Defaults are those of the preset "standard".
 
     The last three are no choices: a training finds them in its slices and in the run that it
     starts from. `frame` is the part of the slices that networks see, as first row, first column,
@@ -60,8 +104,8 @@ class Settings:
     """
 
     image_size: int = _flag(
-        "data", 256, "pixels of a side, a multiple of 8", 16, 2048,
-        synthetic=160, metavar="S", multiple=8)
+        "data", STANDARD["image_size"], "pixels of a side, a multiple of 8; never more than the "
+        "slices have unless given", 16, 2048, metavar="S", multiple=8)
 
     choose_codes_again: bool = _flag(
         "run", False, "with --start-from: keep its VQ-VAE, choose the codes again with its prior, "
@@ -76,7 +120,7 @@ class Settings:
         choices=("auto", "float32", "bfloat16"), metavar=None)
     deterministic: bool = _flag(
         "run", False, "give the same bits from the same seed on a GPU too, with slower kernels; "
-        "a CPU does so anyway")
+        "a CPU does so anyway, with the same number of cores")
     batch_size: int = _flag(
         "run", 8, "slices in a step of all stages, over all devices", 1, 10**6)
     patience: int = _flag(
@@ -85,14 +129,15 @@ class Settings:
     beta_2: float = _constant(0.99, 0, 1)  # of Adam
     clip_norm: float = _constant(1.0, 0, 1e6)  # of the gradient of all weights together
 
-    epochs: int = _flag("VQ-VAE", 10, "passes over the slices", 1, 10**6)
+    epochs: int = _flag("VQ-VAE", STANDARD["epochs"], "passes over the slices", 1, 10**6)
     reduction: int = _flag(
-        "VQ-VAE", 8, "one code stands for R x R pixels; 4 gives finer codes and more of them",
+        "VQ-VAE", STANDARD["reduction"], "one code stands for R x R pixels; 4 gives finer codes "
+        f"and more of them, and is the default for slices below {FINE_SIDE} pixels",
         choices=(8, 4), metavar="R")
     codebook_size: int = _flag("VQ-VAE", 512, "number of codes", 2, 2**16, metavar="K")
     code_dim: int = _flag("VQ-VAE", 16, "dimension of a code", 1, 1024, metavar="D")
     width: int = _flag(
-        "VQ-VAE", 128, "channels, an even number", 2, 1024, synthetic=96, metavar="C", multiple=2)
+        "VQ-VAE", STANDARD["width"], "channels, an even number", 2, 1024, metavar="C", multiple=2)
     learning_rate: float = _flag(
         "VQ-VAE", 1e-3, "peak of the learning rate", 1e-8, 1e30, metavar="R")
     ssim_weight: float = _flag(
@@ -104,14 +149,15 @@ class Settings:
     prior: str = _flag("prior", "pixelcnn", "network of the prior", choices=("pixelcnn",),
         metavar=None)  # those of `modules.PRIORS`
     rate_weight: float = _flag(
-        "prior", 0.35, "price of one bit when codes are chosen: a code minimises distance + L x "
-        "bits; 0 gives the nearest codes and needs no first prior", 0, 1e6,
-        synthetic=0.05, metavar="L")
+        "prior", STANDARD["rate_weight"], "price of one bit when codes are chosen: a code "
+        "minimises distance + L x bits; 0 gives the nearest codes and needs no first prior", 0, 1e6,
+        metavar="L")
     first_prior_epochs: int = _flag(
-        "prior", 2, "passes of the first prior, which learns the nearest codes and says which "
-        "codes are likely", 1, 10**6)
-    prior_epochs: int = _flag("prior", 6, "passes of the prior", 1, 10**6, synthetic=4)
-    prior_width: int = _flag("prior", 128, "channels", 2, 1024, synthetic=96, metavar="C")
+        "prior", STANDARD["first_prior_epochs"], "passes of the first prior, which learns the "
+        "nearest codes and says which codes are likely", 1, 10**6)
+    prior_epochs: int = _flag(
+        "prior", STANDARD["prior_epochs"], "passes of the prior", 1, 10**6)
+    prior_width: int = _flag("prior", STANDARD["prior_width"], "channels", 2, 1024, metavar="C")
     prior_blocks: int = _flag("prior", 8, "gated blocks", 1, 64)
     prior_dropout: float = _flag("prior", 0.1, "dropout rate", 0, 0.99, metavar="P")
     neighbours: int = _flag(
@@ -121,8 +167,8 @@ class Settings:
         "prior", 6e-3, "peak of the learning rate", 1e-8, 1e30, metavar="R")
 
     texture_epochs: int = _flag(
-        "texture", 6, "passes of the texture, which draws the fine grain that codes lose; 0 for "
-        "none", 0, 10**6, synthetic=2)
+        "texture", STANDARD["texture_epochs"], "passes of the texture, which draws the fine grain "
+        "that codes lose; 0 for none", 0, 10**6)
     texture_width: int = _flag("texture", 64, "channels", 2, 1024, metavar="C")
     texture_learning_rate: float = _constant(4e-3, 1e-8, 1e30)
 
@@ -136,15 +182,30 @@ class Settings:
                 raise ValueError(f"its setting {field.name} has another type or is out of range")
 
     @classmethod
-    def for_data(cls, is_synthetic: bool, **given) -> "Settings":
-        """Settings with the defaults of the data where none is given."""
-        known = {}
-        if is_synthetic:
-            known = {f.name: f.metadata["synthetic"] for f in _flags() if f.metadata["synthetic"]}
-        return cls(**known | given)
+    def for_data(cls, count: int, side: int, preset: str | None = None, **given) -> "Settings":
+        """Settings of a preset for a set of slices, where none is given.
+
+        Passes grow where the set has fewer slices than those of the preset are meant for, so that
+        each stage takes as many steps as there, and shrink where it has more.
+
+        Args:
+            count: Number of training slices.
+            side: Pixels of their sides, a multiple of 8.
+            preset: One of `PRESETS`. None is that for this number of slices.
+            **given: Settings that are given.
+        """
+        (least, most), _, row = PRESETS[preset or preset_for(count)]
+        factor = min(MOST_FACTOR, max(1, least / count)) * min(1, most / count)
+        row = {n: max(1, round(v * factor)) if n in PASSES else v for n, v in row.items()}
+        row["patience"] = max(cls.patience, round(cls.patience * factor))
+        row["batch_size"] = min(cls.batch_size, count)
+        row["image_size"] = min(row["image_size"], side)
+        if side < FINE_SIDE:
+            row["reduction"] = 4
+        return cls(**row | given)
 
     @classmethod
-    def from_config(cls, values: dict[str, Any], is_synthetic: bool) -> "Settings":
+    def from_config(cls, values: dict[str, Any]) -> "Settings":
         """Settings in a `config.json`. It may be older than some of them, and name others.
 
         Raises:
@@ -153,10 +214,11 @@ class Settings:
         names = {field.name for field in dataclasses.fields(cls)}
         values = {OLD_SETTINGS.get(name, name): value for name, value in values.items()}
         known = {n: value for n, value in values.items() if n in names and value is not None}
-        return cls.for_data(is_synthetic, **known)
+        return cls(**known)
 # fmt: on
 
 
+PASSES = ("epochs", "first_prior_epochs", "prior_epochs", "texture_epochs")
 OF_VQVAE = ("image_size", "reduction", "codebook_size", "code_dim", "width")
 # Settings that a training takes from the run it starts from, where none is given.
 OF_PRIOR = ("prior", "prior_width", "prior_blocks", "neighbours", "rate_weight")
@@ -181,19 +243,36 @@ def _fits(value, field):
 
 
 def add_flags(groups: dict[str, argparse.ArgumentParser]) -> None:
-    """Add a flag for each setting that has one. A flag that is not given is None.
+    """Add `--preset` and a flag for each setting that has one. What is not given is None.
 
     Args:
         groups: Groups of flags of a parser, by the names in `GROUPS`.
     """
+    groups["run"].add_argument("--preset", choices=PRESETS, help=_help_of_presets())
     for field in _flags():
         about, kind = field.metadata, type(field.default)
         flag, text = f"--{field.name.replace('_', '-')}", about["help"]
         options = {"action": "store_true"}
         if kind is not bool:
-            other = about["synthetic"] and f", for the synthetic cohort {about['synthetic']}"
-            text += f" (default: {field.default}{other or ''})"
+            text += f" (default: {_default(field)})"
             bounds = about["bounds"]
             number = between(kind, *bounds, about.get("multiple", 1)) if bounds else kind
             options = {"type": number, "metavar": about["metavar"], "choices": about.get("choices")}
         groups[about["group"]].add_argument(flag, default=None, help=text, **options)
+
+
+def _default(field):
+    """The default of a setting, or those of all presets, for --help."""
+    values = [preset.settings.get(field.name, field.default) for preset in PRESETS.values()]
+    return "/".join(map(str, values if len(set(values)) > 1 else values[:1]))
+
+
+def _help_of_presets():
+    minutes = ", ".join(f"{name} ({preset.minutes})" for name, preset in PRESETS.items())
+    few, many = PRESETS["standard"].slices
+    return (
+        f"defaults of sizes and passes, and minutes on two cores: {minutes}; the help of a flag "
+        f"shows its values in this order. Without it, small is for fewer than {few} training "
+        f"slices and standard for more. Passes grow for fewer than {PRESETS['small'].slices[0]} "
+        f"slices (standard and fine: {few}), and shrink for more than {many}"
+    )

@@ -47,11 +47,12 @@ class VectorQuantizer(layers.Layer):
     """Nearest-neighbour quantizer whose codebook follows the data by exponential moving average.
 
     The optimizer does not train the codebook. Every training step moves each code towards the
-    mean of the vectors assigned to it (van den Oord et al. 2017, appendix A.1, equations 6-8,
-    with Laplace smoothing of the counts). A code that has lost its vectors restarts on a vector of
-    the batch, drawn with probability proportional to its squared error (k-means++, Arthur and
-    Vassilvitskii 2007). No code has vectors before the first step, so the same rule starts the
-    codebook from data. The layer works in `full_precision` under any policy.
+    mean of the vectors assigned to it (van den Oord et al. 2017, appendix A.1, equations 6-8). A
+    code that has lost its vectors restarts on a vector of the batch, drawn with probability
+    proportional to its squared error (k-means++, Arthur and Vassilvitskii 2007). No code has
+    vectors before the first step, so the same rule starts the codebook from data. After t steps the
+    counts of vectors remember about the last 1 + t / 10 steps, and 100 at most: vectors move fast
+    at first, and a small set gives few steps. The layer works in `full_precision` under any policy.
 
     Call: latents `(B, H, W, D)` -> quantized latents of the same shape, with a straight-through
     gradient. The commitment loss, beta times the mean squared distance (equation 3), is added.
@@ -65,7 +66,8 @@ class VectorQuantizer(layers.Layer):
         ValueError: `codebook_size` is out of range.
     """
 
-    DECAY = 0.99  # of the moving averages
+    DECAY = 0.99  # of the moving averages; that of the counts is less before their memory is full
+    GROWTH = 0.1  # steps by which this memory grows at each step, up to 1 / (1 - DECAY)
     COMMITMENT_WEIGHT = 0.25  # beta
     RESTART_BELOW = 0.05  # share of an even count below which a code restarts
 
@@ -137,22 +139,25 @@ class VectorQuantizer(layers.Layer):
             ops.segment_sum(vectors, codes, self.codebook_size),  # (K, D)
             ops.mean(errors),
         )
-        counts = self.DECAY * self.counts + (1 - self.DECAY) * counts
-        sums = self.DECAY * self.sums + (1 - self.DECAY) * sums
-        error = self.DECAY * self.error + (1 - self.DECAY) * error / replicas.count()
+        # The counts add up to the vectors of a step times the share of the memory that is filled.
+        size = ops.cast(replicas.count() * ops.shape(vectors)[0], "float32")
+        newest, before = 1 - self.DECAY, ops.sum(self.counts) / size
+        filled = ops.clip(before + self.GROWTH * newest, newest, 1.0)
+        kept = (filled - newest) / ops.maximum(before, newest)
+        usage = kept * self.counts + newest * counts
+        error = self.error + newest / filled * (error / replicas.count() - self.error)
 
-        even_share = ops.cast(replicas.count() * ops.shape(vectors)[0], "float32")
-        even_share = even_share / self.codebook_size
-        is_dead = self.counts < self.RESTART_BELOW * even_share  # (K,)
-        restarts = self._draw_restarts(vectors, errors)
-        counts = ops.where(is_dead, even_share, counts)
-        sums = ops.where(is_dead[:, None], even_share * restarts, sums)
-
-        total = ops.sum(counts)
-        smoothed = (counts + 1e-5) / (total + self.codebook_size * 1e-5) * total
-        self.counts.assign(counts)
-        self.sums.assign(sums)
-        self.codebook.assign(sums / smoothed[:, None])
+        step = newest * filled / ops.maximum(usage, 1e-12)  # (K,), as with a full memory
+        codebook = self.codebook + step[:, None] * (sums - counts[:, None] * self.codebook)
+        even_share = size / self.codebook_size
+        is_dead = self.counts < self.RESTART_BELOW * before * even_share  # (K,)
+        is_dead = ops.logical_or(is_dead, before == 0)
+        codebook = ops.where(is_dead[:, None], self._draw_restarts(vectors, errors), codebook)
+        usage = ops.where(is_dead, filled * even_share, usage)
+        usage = usage * (filled * size / ops.sum(usage))
+        self.counts.assign(usage)
+        self.sums.assign(usage[:, None] * codebook)
+        self.codebook.assign(codebook)
         self.error.assign(error)
 
     def _draw_restarts(self, vectors, errors):

@@ -28,6 +28,7 @@ from utils import InputError, cores, progress, reading
 COARSEST = 2.0  # mm of a pixel, unless another spacing is asked for
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".zip")
 LAST_NUMBER = r"(\d+)[^/\d]*$"  # of a path
+ENDING = re.compile(r"\.(nii|nii\.gz|mgz|hdr)$", re.IGNORECASE)
 MASKED = "masked_"  # in the names of brain-masked volumes
 AXES = {"R": 0, "L": 0, "A": 1, "P": 1, "S": 2, "I": 2}  # of a volume, by where one runs to
 # On the OASIS-1 discs a volume is an Analyze 7.5 pair; its header stands for it.
@@ -111,8 +112,8 @@ class Input:
     unit = "image"
     workers = 4 * cores()  # they wait for the disk most of the time
 
-    def __init__(self, folder: PictureFolder, understood: Understood, report: Callable):
-        self.folder, self.understood, self.report = folder, understood, report
+    def __init__(self, understood: Understood, report: Callable[[str], None]):
+        self.understood, self.report = understood, report
         self.sizes, self.modes = collections.Counter(), collections.Counter()
 
     def look(self) -> list[Place]:
@@ -142,16 +143,17 @@ class Pictures(Input):
     """
 
     def __init__(self, source, settings, rules, report, with_levels=False):
-        self.settings, folder = settings, open_pictures(source)
+        self.settings, self.folder = settings, open_pictures(source)
+        paths = self.folder.paths
         try:
-            understood = understand(folder.paths, rules)
+            understood = understand(paths, rules)
             if with_levels and all(place.level is None for place in understood.places):
-                understood = understand(folder.paths, rules._replace(level=LAST_NUMBER))
+                understood = understand(paths, rules._replace(level=LAST_NUMBER))
         except InputError:
-            _refuse_dicom(folder)
+            _refuse_dicom(self.folder)
             raise
-        super().__init__(folder, understood, report)
-        self.understood.notes.extend(folder.notes)
+        super().__init__(understood, report)
+        self.understood.notes.extend(self.folder.notes)
 
     def _look(self, place):
         height, width, mode = self.folder.size(place.path)
@@ -194,63 +196,64 @@ class Volumes(Input):
     workers = cores()  # each has a volume in memory
 
     def __init__(self, source, settings, rules, report):
-        self.settings = settings
-        source = pathlib.Path(source)
+        self.settings, source = settings, pathlib.Path(source)
         if not source.exists():
             raise InputError(f"{source} is no folder: give the one that holds the volumes.")
-        folder = PictureFolder(source if source.is_dir() else source.parent)
+        self.root, paths, masked = source, [], settings["masked"]
         if source.is_file():
-            folder.paths = [source.name]
-        kinds = settings["masked"], not settings["masked"]
+            self.root, paths = source.parent, [source.name]
+        folder = PictureFolder(source) if source.is_dir() else None
+        paths = paths or folder.paths
+        is_masked = [MASKED in path.rpartition("/")[2] for path in paths]
         wanted, others = (
-            [path for path in folder.paths if (MASKED in path.rpartition("/")[2]) == kind]
-            for kind in kinds
+            self._understand(
+                [path for path, is_it in zip(paths, is_masked) if is_it == kind], rules
+            )
+            for kind in (masked, not masked)
         )
-        super().__init__(folder, self._understand(folder, wanted, rules), report)
-        with contextlib.suppress(InputError):  # there are no others
-            found = self._understand(folder, others, rules), self.understood
+        if wanted is None:
+            if folder:
+                _refuse_dicom(folder)
+            raise InputError(_nothing_found(source, paths, settings))
+        super().__init__(wanted, report)
+        if others:
             there, here = (
                 {place.path.replace(MASKED, "") for place in understood.places}
-                for understood in found
+                for understood in (others, wanted)
             )
             if there - here:
-                partner = (
-                    f"volume {'with' if settings['masked'] else 'without'} {MASKED} in its name"
-                )
-                lacking = f"{len(there - here)} scans lack a {partner}, such as {min(there - here)}"
-                self.understood.notes.append(lacking)
+                kind = f"{'with' if masked else 'without'} {MASKED} in its name"
+                lacking = f"{len(there - here)} scans lack a volume {kind}, such as"
+                wanted.notes.append(f"{lacking} {min(there - here)}")
+
+    def _understand(self, paths, rules):
+        """What the names of volumes tell, or None where there is no volume."""
+        if self.settings["kind"] == "oasis1":
+            understood = _discs(paths)
+            return understood if understood.places else None
+        are_there = any(path.lower().endswith(volumes.VOLUME_ENDINGS) for path in paths)
+        return understand(paths, rules, volumes=True) if are_there else None
 
     def name_of(self, place: Place) -> str:
         """Name of a scan: of its file, but for the ending."""
         if self.settings["kind"] == "oasis1":
             return place.scan
-        name = place.path.removesuffix(".gz").replace(MASKED, "")
-        return name.rpartition(".")[0]
-
-    def _understand(self, folder, paths, rules):
-        if self.settings["kind"] == "oasis1":
-            understood = _discs(paths)
-        elif any(path.lower().endswith(volumes.VOLUME_ENDINGS) for path in paths):
-            return understand(paths, rules, volumes=True)
-        else:
-            _refuse_dicom(folder)
-            understood = None
-        if not understood or not understood.places:
-            raise InputError(_nothing_found(folder, self.settings))
-        return understood
+        return ENDING.sub("", place.path.replace(MASKED, ""))
 
     def look(self) -> list[Place]:
         """As for all inputs. Volumes of the discs are known, so no look is needed."""
         if self.settings["kind"] != "oasis1":
             return super().look()
-        self.modes["voxels of 1 x 1 x 1 mm"] = len(self.understood.places)
+        self.sizes[volumes.GRID] = self.modes["voxels of 1 x 1 x 1 mm"] = len(
+            self.understood.places
+        )
         self.settings |= OASIS_SLICES
         return self.understood.places
 
     @contextlib.contextmanager
     def _loaded(self, path):
         """The volume of a file. What is wrong with it becomes one line."""
-        path = self.folder.source / path
+        path = self.root / path
         with reading(path, "repair it or leave it out"):
             if self.settings["kind"] == "oasis1":
                 yield volumes.load_disc_volume(path)
@@ -262,7 +265,7 @@ class Volumes(Input):
         with self._loaded(place.path) as volume:
             labels = volumes.looks_like_labels(volume)
             if labels:
-                raise InputError(f"{self.folder.source / place.path} is {labels}: leave it out.")
+                raise InputError(f"{self.root / place.path} is {labels}: leave it out.")
             in_oasis_space = volumes.is_in_oasis_space(volume)
             count = len(volumes.filled_levels(volume, plane, self.settings["slices"]))
             shape, steps = volume.voxels.shape, nibabel.affines.voxel_sizes(volume.affine)
@@ -347,14 +350,12 @@ def _discs(paths):
     return Understood([places[name] for name in sorted(places)], {}, "OASIS-1 discs", [])
 
 
-def _nothing_found(folder, settings):
-    archives = [path for path in folder.paths if path.lower().endswith(ARCHIVES)]
+def _nothing_found(source, paths, settings):
+    archives = [path for path in paths if path.lower().endswith(ARCHIVES)]
     if archives:
-        first = folder.source / archives[0]
-        return f"{folder.source} holds archives: unpack {first} and the like first."
+        return f"{source} holds archives: unpack {source / archives[0]} and the like first."
     needed = "volumes (*.nii, *.nii.gz, *.mgz, *.hdr and .img)"
     if settings["kind"] == "oasis1":
         needed = "OASIS-1 volumes (OAS1_*_anon_111_t88_*gfc.hdr and .img)"
     kind = f"{'with' if settings['masked'] else 'without'} {MASKED} in the name"
-    advice = "give the folder above them, or change --masked"
-    return f"{folder.source} holds no {needed} {kind}: {advice}."
+    return f"{source} holds no {needed} {kind}: give the folder above them, or change --masked."

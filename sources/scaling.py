@@ -240,8 +240,10 @@ def suspicious(images: Sequence[np.ndarray]) -> list[str]:
     neighbours = enumerate(zip(means, means[1:], means[2:]), 1)
     dark = [k for k, (low, mean, up) in neighbours if mean < FAR_DARKER * min(low, up)]
     spots = [k for k, image in enumerate(images) if _has_hot_spot(image)]
+    if 2 * len(spots) > len(images):  # then they are part of what the slices show
+        spots = []
     found = {"far darker than their neighbours": dark, "dark but for a bright spot": spots}
-    return [f"slices {', '.join(map(str, at))} are {what}" for what, at in found.items() if at]
+    return [f"slices {what}: {', '.join(map(str, at))}" for what, at in found.items() if at]
 
 
 def _has_hot_spot(image):

@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import signal
+import sys
 import time
 
 import filelock
@@ -33,8 +34,11 @@ def run(tmp_path):
     return RunDirectory(tmp_path / "run")
 
 
-@pytest.fixture(params=run_directory.NO_LOCKS)
+@pytest.fixture(params=[*run_directory.NO_LOCKS, None])
 def no_locks(monkeypatch, request):
+    if not request.param:
+        return monkeypatch.setitem(sys.modules, "fcntl", None)  # as on Windows
+
     def flock(*_):
         raise OSError(request.param, os.strerror(request.param))
 

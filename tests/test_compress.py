@@ -114,7 +114,7 @@ def test_slices_come_back_as_predict_restores_them(run_copy, slices_folder, tmp_
     assert done.returncode == 0, done.stderr
     assert "8 slices in" in done.stdout and "decoded again" in done.stdout
     assert decode(run_copy, tmp_path / "test.bvq", tmp_path / "out").returncode == 0
-    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    names = sorted(path.name for path in (tmp_path / "out").glob("*.png"))
     assert names == sorted(path.name for path in test.iterdir())
     flags = "--write-reconstructions", "--samples", 0, "--brains", 0
     done = run_script("predict.py", "--run", run_copy, "--data", slices_folder, *flags)

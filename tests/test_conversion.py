@@ -149,6 +149,8 @@ def test_masked_volumes_and_another_first_slice(discs, tmp_path):
     assert np.argwhere(image == 255).tolist() == [[215 - i, 24 + j]]
     # Two subjects cannot fill three splits.
     assert "validate is empty" in done.stdout or "test is empty" in done.stdout
+    done = run("from-oasis1", discs, "--out", out, "--masked", "--dry-run")
+    assert "3 scans lack a volume with masked_ in its name" in done.stdout
 
 
 # ---- what stops a conversion, and what does not ------------------------------------------------

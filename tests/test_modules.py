@@ -53,11 +53,11 @@ def test_gradient_goes_straight_through_and_commitment_is_weighed():
 def test_codebook_follows_the_moving_average_of_its_vectors():
     layer = quantizer(size=2, dim=1, DECAY=0.9, RESTART_BELOW=0.0)
     layer.codebook.assign([[0.0], [10.0]])
-    layer.counts.assign([4.0, 4.0])
-    layer.sums.assign([[0.0], [40.0]])
+    layer.counts.assign([2.0, 2.0])  # of all the steps that it can remember
+    layer.sums.assign([[0.0], [20.0]])
     layer(np.array([1.0, 1.0, 1.0, 8.0], "float32").reshape(1, 2, 2, 1), training=True)
-    counts = np.array([0.9 * 4 + 0.1 * 3, 0.9 * 4 + 0.1 * 1])
-    sums = np.array([0.1 * 3.0, 0.9 * 40 + 0.1 * 8])
+    counts = np.array([0.9 * 2 + 0.1 * 3, 0.9 * 2 + 0.1 * 1])
+    sums = np.array([0.1 * 3.0, 0.9 * 20 + 0.1 * 8])
     np.testing.assert_allclose(layer.counts, counts, rtol=1e-5)
     smoothed = (counts + 1e-5) / (counts.sum() + 2e-5) * counts.sum()
     np.testing.assert_allclose(layer.codebook[:, 0], sums / smoothed, rtol=1e-4)
@@ -77,6 +77,17 @@ def test_codebook_starts_from_data_and_dead_codes_restart_on_it():
     layer.counts.assign(counts)
     layer(latents, training=True)
     assert np.abs(vectors - layer.codebook.numpy()[3]).sum(-1).min() < 1e-3
+
+
+def test_a_lost_code_restarts_within_steps_that_few_slices_give():
+    """Vectors move away in the second step, as those of an untrained encoder do."""
+    layer, rng = quantizer(), np.random.default_rng(1)
+    for step in range(12):
+        latents = rng.normal(5 * (step > 0), 1, (8, 4, 4, 3)).astype("float32")
+        layer(latents, training=True)
+        filled = min(0.01 + 0.001 * step, 1)
+        np.testing.assert_allclose(layer.counts.numpy().sum(), filled * 128, rtol=1e-4)
+    assert len(np.unique(layer.codes(latents))) >= CODES - 2
 
 
 def test_quantizer_works_in_float32_under_any_policy():

@@ -158,8 +158,8 @@ def test_notices_dark_slices_and_bright_spots():
     dark[4] //= 5
     dark[4, 30, 30] = 255
     dark_note, spot_note = suspicious(dark)
-    assert dark_note == "slices 2, 4 are far darker than their neighbours"
-    assert spot_note == "slices 4 are dark but for a bright spot"
+    assert dark_note == "slices far darker than their neighbours: 2, 4"
+    assert spot_note == "slices dark but for a bright spot: 4"
 
 
 def test_contact_sheet(tmp_path):

@@ -161,7 +161,7 @@ def test_metrics_equal_those_of_the_written_reconstructions(run, report, slices_
     originals = dataset.load_images(split, IMAGE_SIZE)[..., None] / 255.0
     files = sorted((run / "predict" / "reconstructions").glob("*.png"))
     assert [file.name for file in files] == [
-        f"case_{case:03d}_slice_{level}.png" for case in (5, 6) for level in range(LEVELS)
+        f"case_{case:03d}_slice_{level}.nii.png" for case in (5, 6) for level in range(LEVELS)
     ]
     restored = np.stack([np.array(Image.open(file)) for file in files])[..., None] / 255.0
     ssim = losses.ssim(originals.astype("float32"), restored).numpy().mean()

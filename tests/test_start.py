@@ -24,14 +24,47 @@ from utils import InputError, read_arrays
 # ---- settings ----------------------------------------------------------------------------------
 
 
-def test_defaults_are_those_of_the_data():
-    oasis, cohort = (
-        train.resolve(train.parse([]), SimpleNamespace(cohort=c, splits={"train": range(99)}))
-        for c in (None, {"seed": 0})
+def slices_of(count, side=256):
+    return SimpleNamespace(
+        num_levels=32, splits={"train": SimpleNamespace(images=np.empty((count, side, 0)))}
     )
-    assert oasis == Settings() and (oasis.image_size, cohort.image_size) == (256, 160)
-    assert oasis.reduction == 8 and oasis.neighbours == 1
-    assert dataclasses.replace(oasis, beta_2=0.9) != oasis
+
+
+COHORT = {
+    "image_size": 160, "width": 96, "rate_weight": 0.05, "prior_epochs": 4, "prior_width": 96,
+    "texture_epochs": 2,
+}  # fmt: skip
+FINE = {"reduction": 4, "width": 64, "epochs": 8, "rate_weight": 0.5, "texture_epochs": 12}
+
+
+@pytest.mark.parametrize("count, side, flags, expected", [
+    (9664, 256, "", {}), (4736, 256, "", {}), (3000, 256, "", {}),  # OASIS
+    (1600, 256, "", COHORT), (1000, 256, "", COHORT), (2999, 256, "", COHORT),
+    (4736, 256, "--preset fine", {**FINE, "prior_epochs": 24, "first_prior_epochs": 1}),
+    (4736, 256, "--preset small --width 8", {"width": 8, "image_size": 160, "epochs": 6}),
+    (1600, 256, "--preset standard", {"epochs": 19, "patience": 9}),
+    (100, 256, "", {"epochs": 100, "first_prior_epochs": 20, "prior_epochs": 40, "patience": 50}),
+    (100, 256, "--epochs 3", {"epochs": 3, "prior_epochs": 40}),
+    (1, 256, "", {"epochs": 200, "batch_size": 1}),
+    (100_000, 256, "", {"epochs": 1, "prior_epochs": 1, "texture_epochs": 1, "patience": 5}),
+    (1600, 128, "", {**COHORT, "image_size": 128}), (9664, 240, "", {"image_size": 240}),
+    (9664, 32, "", {"image_size": 32, "reduction": 4}),
+    (9664, 32, "--image-size 64 --reduction 8", {"image_size": 64, "reduction": 8}),
+])  # fmt: skip
+def test_slices_and_flags_choose_the_settings(count, side, flags, expected):
+    """Whole settings are checked of the rows; of scaled ones, what is named."""
+    found = train.resolve(train.parse(flags.split()), slices_of(count, side))
+    assert {name: getattr(found, name) for name in expected} == expected
+    if 1000 <= count <= 10_000 and not flags:
+        assert found == dataclasses.replace(Settings(), **expected)
+
+
+def test_help_shows_the_defaults_of_all_presets(capsys):
+    with pytest.raises(SystemExit):
+        train.parse(["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    for words in ("(default: 160/256/256)", "(default: 0.05/0.35/0.5)", "small (", "than 3000"):
+        assert words in text
 
 
 def test_names_of_priors_are_those_of_the_table():
@@ -170,7 +203,7 @@ def test_settings_that_are_not_given_are_those_of_the_run(trained_run, slices_fo
     settings = dataclasses.asdict(train.resolve(args, open_slices(slices_folder)))
     for name in OF_VQVAE + OF_PRIOR:
         assert settings[name] == (64 if name == "width" else config["settings"][name])
-    assert settings["patience"] == 5 and settings["start_from"] is None
+    assert settings["patience"] != 9 and settings["start_from"] is None
     args = train.parse(["--start-from", str(tmp_path), "--keep-vqvae"])
     settings = train.resolve(args, open_slices(slices_folder))
     assert settings.code_dim == 3 and settings.neighbours == 1  # all but the VQ-VAE is new
