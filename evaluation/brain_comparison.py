@@ -29,7 +29,7 @@ def compare(context: Context, training_images: np.ndarray) -> dict[str, Any]:
     """Draw `DRAWN` brains and compare them with real ones; draw the figure of their ventricles.
 
     Args:
-        context: The run, whose prior reads the slices below, and what was evaluated.
+        context: The run, whose prior reads neighbours, and what was evaluated.
         training_images: Images of the training split, uint8 `(N, S, S)`.
 
     Returns:

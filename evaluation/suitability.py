@@ -17,7 +17,7 @@ from utils import InputError, spread
 
 LOOKED_AT = 16  # slices whose likelihood is measured, at most
 # A slice is unlikely that takes more bits than training slices take without context, times the
-# first, and more than validation slices take given the slices below, times the second. In bits a
+# first, and more than validation slices take given their neighbours, times the second. In bits a
 # code of both shipped models, OASIS slices that they never saw take 4.8 and 4.3, and such slices
 # with the nose to the other side 7.3 and 6.2, turned by 90 degrees 8.9 and 6.9. The limits are 5.4
 # and 5.6.
@@ -97,7 +97,7 @@ def warn_of_unlikely(run: RunDirectory, counts: np.ndarray, bits: np.ndarray) ->
     Args:
         run: The run.
         counts: See `warn_of_strange_slices`.
-        bits: Bits of each code of slices to a prior that is not told the slices below, `(N, H, W)`.
+        bits: Bits of each code of slices to a prior that is told no neighbours, `(N, H, W)`.
     """
     validated = min((row["val_loss"] for row in read_history(run.history("prior"))), default=0.0)
     without_context = stats.entropy(counts, base=2, axis=-1).mean()

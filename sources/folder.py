@@ -92,7 +92,7 @@ class Split:
     def upward(self, batch_size: int) -> list[np.ndarray]:
         """Indices of all slices in batches, each slice in a later batch than the one below it.
 
-        A batch holds slices of several cases, so that whoever reads the slices below can still take
+        A batch holds slices of several cases, so that whoever reads the slice below can still take
         many slices at once.
         """
         below, height = self.below, np.zeros(len(self), int)
