@@ -212,7 +212,7 @@ def test_settings_that_are_not_given_are_those_of_the_run(trained_run, slices_fo
 @pytest.mark.parametrize("flags, words", [
     (["--codebook-size", 32], ["does not fit", "codebook_size is 32 here and 16 there"]),
     (["--prior-width", 16], ["prior_width is 16 here and 8 there"]),
-    (["--slices-alone"], ["neighbours is 0 here and 1 there"]),
+    (["--neighbours", 0], ["neighbours is 0 here and 1 there"]),
     (["--choose-codes-again", "--rate-weight", 0], ["--rate-weight above 0"]),
     (["--start-from", "none"], ["none/config.json"]),
 ])  # fmt: skip
@@ -222,7 +222,7 @@ def test_what_does_not_fit_the_run_is_refused(flags, words, trained_run, slices_
 
 
 @pytest.mark.parametrize("flags", [
-    ["--choose-codes-again"], ["--keep-vqvae"], ["--keep-vqvae", "--turn", "--start-from", "x"],
+    ["--choose-codes-again"], ["--keep-vqvae"], ["--keep-vqvae", "--choose-codes-again", "--start-from", "x"],
 ])  # fmt: skip
 def test_what_is_kept_needs_a_run(flags):
     one_line(run_script("train.py", *flags), f"argument {flags[0]}: ")
