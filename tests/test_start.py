@@ -222,7 +222,8 @@ def test_what_does_not_fit_the_run_is_refused(flags, words, trained_run, slices_
 
 
 @pytest.mark.parametrize("flags", [
-    ["--choose-codes-again"], ["--keep-vqvae"], ["--keep-vqvae", "--choose-codes-again", "--start-from", "x"],
+    ["--choose-codes-again"], ["--keep-vqvae"],
+    ["--keep-vqvae", "--choose-codes-again", "--start-from", "x"],
 ])  # fmt: skip
 def test_what_is_kept_needs_a_run(flags):
     one_line(run_script("train.py", *flags), f"argument {flags[0]}: ")
