@@ -21,7 +21,16 @@ import numpy as np
 
 from sources.facts import FACTS_FILE, OASIS_AFFINE, DataFacts, read_facts, write_facts
 from sources.images import write_png
-from sources.inputs import OASIS_SLICES, Pictures, Scan, Stack, Volumes, in_threads, relative_places
+from sources.inputs import (
+    OASIS_SLICES,
+    Discs,
+    Pictures,
+    Scan,
+    Stack,
+    Volumes,
+    in_threads,
+    relative_places,
+)
 from sources.layout import SPLITS, slice_name, split_folder
 from sources.names import Rules
 from sources.scaling import (
@@ -37,7 +46,7 @@ from sources.scaling import (
 )
 from sources.splitting import FRACTIONS, complete_splits
 from sources.volumes import PLANES, moved_affine, scale_to_grey
-from utils import PARTIAL_FILES, InputError, spread
+from utils import PARTIAL_FILES, InputError, refuse, spread
 
 REPEAT = 1000  # added to the case of a subject's second scan: OAS1_0061_MR2 is case 1061
 SHARED_NUMBERS = 0.9  # share of all numbers that most scans have where scans share them
@@ -102,22 +111,23 @@ class Plan:
     """What a conversion will do.
 
     Attributes:
-        source: What is converted.
-        inputs: Reads its files.
+        inputs: Reads the files of the source.
         scans: What becomes a case.
         splits: How their splits came about.
-        settings: Settings, with all that was found. They go into `dataset.json`.
         like: Facts of the set that slices become like, or None.
         problems: Files that cannot be used, a line each. More may come when slices are written.
     """
 
-    source: pathlib.Path
     inputs: Pictures | Volumes
     scans: list[Scan]
     splits: str
-    settings: dict[str, Any]
     like: DataFacts | None
     problems: list[str]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Settings, with all that was found. They go into `dataset.json`."""
+        return self.inputs.settings
 
 
 def make_plan(
@@ -141,54 +151,57 @@ def make_plan(
     """
     found = {**dataclasses.asdict(settings), "space": None, "numbers": None, "range": None}
     found |= {"rules": list(settings.rules), "fractions": list(settings.fractions)}
-    found |= _settings_of(like) if like else {}
     problems, is_pictures = [], settings.kind == "images"
+    found |= _settings_of(like, is_pictures) if like else {}
     if is_pictures:
-        report = problems.append if skip_bad else _refuse
-        with_levels = like is not None and found["levels"] != 1
-        inputs = Pictures(source, found, settings.rules, report, with_levels)
+        report = problems.append if skip_bad else refuse
+        inputs = Pictures(source, found, report, like is not None and found["levels"] != 1)
     else:
-        inputs = Volumes(source, found, settings.rules, problems.append)
+        inputs = {"nifti": Volumes, "oasis1": Discs}[settings.kind](source, found, problems.append)
     usable, places = {place.path for place in inputs.look()}, inputs.understood.places
     if not usable:
-        none = f"{source}: no {inputs.unit} could be used."
-        raise InputError(" ".join([none, *problems[:3]]))
+        _refuse_all(inputs, problems)
     if len(places) == 1 and is_pictures and not like:
         one = f"{source} holds one image, {places[0].path}"
         raise InputError(f"{one}: training needs more; --like DATA makes it like a prepared set.")
     if is_pictures:
         stacks = _with_levels(_stacks(places, found["levels"]), found, inputs.understood.notes)
     else:
-        stacks = {(inputs.name_of(place),): [(place, 0)] for place in places}
-        stacks = {name: stacks[name] for name in sorted(stacks)}
+        names = sorted((inputs.name_of(place), place) for place in places)
+        stacks = {(name,): [(place, 0)] for name, place in names}
     # Files that cannot be used are counted too, so that nothing changes if one is repaired.
     scans, splits = _scans(stacks, settings, like)
-    as_json = json.dumps([dataclasses.astuple(scan) for scan in scans])
-    found["scans"] = hashlib.sha256(as_json.encode()).hexdigest()
+    found["scans"] = hashlib.sha256(json.dumps(scans).encode()).hexdigest()
     scans = [scan for scan in scans if usable & {path for path, _ in scan.files}]
     if found["scale"] is None:
         is_single = is_pictures and found["levels"] == 1
         found["scale"] = "set" if is_single else "slice" if found["space"] == "oasis" else "subject"
-    return Plan(pathlib.Path(source), inputs, scans, splits, found, like, problems)
+    return Plan(inputs, scans, splits, like, problems)
 
 
-def _settings_of(facts):
+def _settings_of(facts, is_pictures):
     """Settings that one more patient takes over from a set."""
     if "space" in facts.settings:
         return {name: facts.settings[name] for name in OF_A_SET}
     if facts.brain:  # OASIS as handed out, or as a former version converted it
         return {**OASIS_SLICES, "scale": "slice"}
     settings = {"side": facts.side, "levels": facts.levels}
-    if facts.affine:  # of a run, which keeps no settings
+    if facts.affine and not is_pictures:  # of a set that was not converted here
         axes = "".join(nibabel.aff2axcodes(np.array(facts.affine)))
-        planes = [plane for plane, axcodes in PLANES.items() if axcodes == axes]
+        plane = next((plane for plane, axcodes in PLANES.items() if axcodes == axes), None)
+        if plane is None:
+            raise InputError(
+                f"slices of {facts.name} run to {axes}, which is none of the planes that volumes "
+                "are cut into: make that set of its volumes with from-nifti --plane ..."
+            )
         spacing = float(nibabel.affines.voxel_sizes(np.array(facts.affine))[0])
-        settings |= {"space": "extent", "plane": planes[0] if planes else None, "spacing": spacing}
+        settings |= {"space": "extent", "plane": plane, "spacing": spacing}
     return settings
 
 
-def _refuse(problem):
-    raise InputError(problem)
+def _refuse_all(inputs, problems):
+    none = f"{inputs.source}: no {inputs.unit} could be used."
+    raise InputError(" ".join([none, *problems[:3]]))
 
 
 def _stacks(places, levels):
@@ -254,11 +267,9 @@ def _scans(stacks, settings, like):
         classes.setdefault(subject, place.attributes.get("class", ""))
     if like:
         return list(scans.values()), "none"
-    split_of, how = complete_splits(
-        given, classes, settings.fractions, settings.seed, settings.resplit
-    )
-    placed = (dataclasses.replace(scan, split=split_of[scan.subject]) for scan in scans.values())
-    return list(placed), how
+    fractions, seed = settings.fractions, settings.seed
+    split_of, how = complete_splits(given, classes, fractions, seed, settings.resplit)
+    return [scan._replace(split=split_of[scan.subject]) for scan in scans.values()], how
 
 
 # ---- slices --------------------------------------------------------------------------------------
@@ -340,7 +351,7 @@ class _Written(NamedTuple):
 
     stack: Stack  # images are uint8 (S, S), notes are those of the conversion too
     digests: list[bytes]  # of the images as they were read; of flat ones there are none
-    content: tuple[int, int, int, int]  # see `DataFacts`
+    boxes: list[tuple[int, int, int, int]]  # their parts that are no padding
 
 
 def _write_scan(plan, scan, out, ranges):
@@ -353,7 +364,9 @@ def _write_scan(plan, scan, out, ranges):
     # Pixels of volumes have a size in millimetres, so they are not enlarged.
     images, boxes = zip(*(fit_square(grey, side, fit, enlarge=not is_volume) for grey in greys))
     if is_volume and not np.any(images):
-        raise InputError(f"{plan.source}/{scan.name}: all of its slices are black: leave it out.")
+        raise InputError(
+            f"{plan.inputs.source}/{scan.name}: all of its slices are black: leave it out."
+        )
     folder = split_folder(out, scan.split) if scan.split else out
     for level, image in zip(stack.levels, images):
         path = folder / slice_name(scan.case, level)
@@ -363,16 +376,13 @@ def _write_scan(plan, scan, out, ranges):
     if affine is not None:
         kept = centre_square(greys[0], side) if fit == "crop" else greys[0]
         affine = _moved(affine, greys[0].shape, kept.shape, boxes[0])
-    tops, lefts, bottoms, rights = zip(*boxes)
-    content = min(tops), min(lefts), max(bottoms), max(rights)
     digests = [
         hashlib.blake2b(np.ascontiguousarray(image), digest_size=16).digest()
         if image.min() < image.max()
         else b""
         for image in stack.images
     ]
-    stack = stack._replace(images=images, affine=affine, notes=notes)
-    return _Written(stack, digests, content)
+    return _Written(stack._replace(images=images, affine=affine, notes=notes), digests, boxes)
 
 
 def _grey(plan, images, grey):
@@ -424,7 +434,7 @@ def _finish(plan, out, written):
             cases[scan.case] |= {"affine": stack.affine.tolist(), "volume": stack.place}
             affines.append(stack.affine)
         slices[scan.split] += len(stack.images)
-        boxes.append(done.content)
+        boxes += done.boxes
         notes += [f"case {scan.case:03d} ({scan.name}): {note}" for note in stack.notes]
         for digest, path in zip(done.digests, stack.paths):
             split, other = owners.setdefault(digest, (scan.split, path))
@@ -437,11 +447,8 @@ def _finish(plan, out, written):
         if scan.case in wanted["sample"]:
             sample.append(middle)
     if not cases:
-        none = f"{plan.source}: no {plan.inputs.unit} could be used."
-        raise InputError(" ".join([none, *plan.problems[:3]]))
-    tops, lefts, bottoms, rights = zip(*boxes)
-    content = min(tops), min(lefts), max(bottoms), max(rights)
-    facts = _facts(plan, out, cases, sample, content, affines)
+        _refuse_all(plan.inputs, plan.problems)
+    facts = _facts(plan, out, cases, sample, np.array(boxes), affines)
     if sheet and not plan.like:  # with `like` it would lie among slices
         contact_sheet(out / PREVIEW, *zip(*sheet))
     write_facts(out, facts)
@@ -469,26 +476,19 @@ def _wanted(scans):
     return {"sheet": shown, "sample": {scans[i].case for i in spread(len(scans), MIRRORED)}}
 
 
-def _facts(plan, out, cases, sample, content, affines):
+def _facts(plan, out, cases, sample, boxes, affines):
     """Facts of the set that was written."""
     settings, side = plan.settings, plan.settings["side"]
     name = settings["name"] or out.resolve().name
     about = {"cases": cases, "settings": settings}
     if plan.like:
-        return dataclasses.replace(plan.like, name=name, cohort=None, **about)
+        return dataclasses.replace(plan.like, name=name, masked=None, cohort=None, **about)
     affine = tuple(map(tuple, np.median(affines, axis=0).tolist())) if affines else None
     if settings["space"] != "oasis":
-        return DataFacts(
-            name=name,
-            side=side,
-            levels=settings["levels"],
-            mirror=find_mirror(sample),
-            residue=False,
-            brain=False,
-            content=None if content == (0, 0, side, side) else content,
-            affine=affine,
-            **about,
-        )
+        content = (*boxes[:, :2].min(0).tolist(), *boxes[:, 2:].max(0).tolist())
+        about |= {"content": None if content == (0, 0, side, side) else content, "affine": affine}
+        about |= {"mirror": find_mirror(sample), "residue": False, "brain": False}
+        return DataFacts(name, side, settings["levels"], **about)
     is_disc = settings["kind"] == "oasis1"
     name = settings["name"] or ("OASIS" if is_disc else name)
     name += ", brain-masked" * (settings["masked"] and not settings["name"])
@@ -504,71 +504,32 @@ def _claimed(out, plan):
     Otherwise a subject could change its split when a conversion is continued. If nothing comes of
     a conversion, nothing stays that would be in the way of the next one.
     """
-    is_new, inside = not out.exists(), out.resolve().is_relative_to(plan.source.resolve())
-    if inside and plan.inputs.unit == "image":
-        raise InputError(f"{out} lies in {plan.source}, and would be read too: name another --out.")
-    if (out / FACTS_FILE).is_file():
+    source, is_new = plan.inputs.source, not out.exists()
+    if plan.inputs.unit == "image" and out.resolve().is_relative_to(source.resolve()):
+        raise InputError(f"{out} lies in {source}, and would be read too: name another --out.")
+    is_first = not (out / FACTS_FILE).is_file()
+    if not is_first:
         if _claim(read_facts(out).settings) != _claim(plan.settings):
             other = "a conversion of other files or with other settings"
             raise InputError(f"{out} holds {other}: repeat those, or name another --out.")
-        is_first = False
     elif out.is_file() or any(out.glob("[!.]*")):
         raise InputError(f"{out} exists and is no unfinished conversion: name another --out.")
     else:
-        is_first = True
         cases = {scan.case: _entry(scan) for scan in plan.scans}
         write_facts(out, DataFacts(side=plan.settings["side"], cases=cases, settings=plan.settings))
-    for leftover in (*out.glob(PARTIAL_FILES), *out.glob(f"*/{PARTIAL_FILES}")):
+    for leftover in out.rglob(PARTIAL_FILES):
         leftover.unlink()  # of a conversion that was killed
     try:
         yield
     except (InputError, OSError) as error:
-        nothing = not any(out.glob("case_*")) and not any(out.glob("*/case_*"))
-        if is_first and (nothing or isinstance(error, InputError)):
-            _clear(out, plan.like, is_new)
+        if is_first and (isinstance(error, InputError) or not any(out.rglob("case_*"))):
+            for path in out.glob("[!.]*"):  # there was nothing, so all is ours
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            if is_new and not any(out.iterdir()):
+                out.rmdir()
         raise
 
 
 def _claim(settings):
     """What must be the same where a conversion is continued."""
     return json.dumps({**settings, "range": None}, sort_keys=True)
-
-
-def _clear(out, is_flat, is_new):
-    """Remove what a conversion wrote."""
-    for folder in (split_folder(out, split) for split in SPLITS):
-        shutil.rmtree(folder, ignore_errors=True)
-    for path in (*(out.glob("case_*") if is_flat else ()), out / PREVIEW, out / FACTS_FILE):
-        path.unlink(missing_ok=True)
-    if is_new and not any(out.iterdir()):
-        out.rmdir()
-
-
-# ---- one volume ----------------------------------------------------------------------------------
-
-
-def write_slices(
-    volume: pathlib.Path,
-    folder: pathlib.Path,
-    facts: DataFacts | None = None,
-    axcodes: str | None = None,
-) -> dict[str, Any]:
-    """Write the slices of one volume, like those of a set, as case 0.
-
-    Args:
-        volume: File of the volume.
-        folder: Folder to write to.
-        facts: What is known of the set. None is OASIS as handed out.
-        axcodes: See `ConversionSettings`.
-
-    Returns:
-        What `dataset.json` would say of the case: its `affine`, and `volume`.
-
-    Raises:
-        InputError: The volume cannot be read or does not hold the slices.
-    """
-    settings = ConversionSettings("nifti", axcodes=axcodes)
-    plan = make_plan(volume, settings, like=facts or DataFacts())
-    (scan,) = plan.scans
-    written = _write_scan(plan, dataclasses.replace(scan, case=0), folder, _ranges(plan))
-    return {"affine": written.stack.affine.tolist(), "volume": written.stack.place}

@@ -28,7 +28,7 @@ from sources.layout import (
     split_folder,
 )
 from sources.masking import is_masked
-from utils import InputError, open_archive, progress, reading
+from utils import InputError, open_archive, progress, reading, refuse
 
 NO_SLICE = -1  # index where there is no slice
 MAX_DEPTH = 4  # folders above the splits, where an archive was unpacked
@@ -233,13 +233,9 @@ def _archive_of_splits(path):
 # ---- reading -----------------------------------------------------------------------------------
 
 
-def _refuse(problem):
-    raise InputError(problem)
-
-
 def open_slices(
     directory: str | os.PathLike,
-    report: Callable[[str], None] = _refuse,
+    report: Callable[[str], None] = refuse,
     needed: Sequence[str] = SPLITS,
 ) -> Slices:
     """Read a data folder.
@@ -324,7 +320,7 @@ def open_folder(directory: str | os.PathLike, facts: DataFacts = OASIS) -> Split
         raise InputError(f"{directory} is no folder: give one that holds {SLICE_FORM}.")
     facts = _facts_beside(directory, facts)
     name = directory.resolve().name
-    split = _list_split(name, directory, facts, _refuse, (name,))
+    split = _list_split(name, directory, facts, refuse, (name,))
     return _read([split], facts)[0]
 
 
@@ -391,7 +387,7 @@ def _list_split(name, folder, facts, report, needed):
     return make_split(name, [(*place, str(path)) for place, path in paths.items()], facts)
 
 
-def _read(listed, facts, report=_refuse):
+def _read(listed, facts, report=refuse):
     """Read the files of some splits: those of them that have a readable slice.
 
     What the facts do not tell is found in them.

@@ -17,10 +17,11 @@ from shared import contents, one_line, run_script
 from shared import write_slices as write_data
 
 import utils
-from sources.conversion import ConversionSettings, convert, make_plan, write_slices
+from sources.conversion import ConversionSettings, convert, make_plan
 from sources.facts import read_facts
 from sources.folder import open_folder, open_slices
 from sources.layout import SPLITS
+from sources.scans import open_scan
 from sources.splitting import FRACTIONS, split_subjects
 
 GRID = (176, 208, 176)
@@ -624,8 +625,9 @@ def test_volumes_of_any_origin(tmp_path):
     assert done.returncode == 0, done.stderr
     old, new = slices_of(out, 3), slices_of(tmp_path / "more")
     assert list(old) == list(new) and all((old[k] == new[k]).all() for k in old)
-    bare = write_slices(path, tmp_path / "bare", facts)
-    assert np.allclose(bare["affine"], facts.cases[3]["affine"])
+    scan = open_scan(str(path), facts)
+    assert np.allclose(scan.facts.cases[0]["affine"], facts.cases[3]["affine"])
+    assert all((image == old[k]).all() for k, image in zip(scan.levels, scan.images))
 
 
 def test_a_volume_like_oasis_as_handed_out(discs, converted, tmp_path):
