@@ -50,10 +50,9 @@ from utils import PARTIAL_FILES, InputError, refuse, spread
 
 REPEAT = 1000  # added to the case of a subject's second scan: OAS1_0061_MR2 is case 1061
 SHARED_NUMBERS = 0.9  # share of all numbers that most scans have where scans share them
-SHOWN, SHOWN_IN_ALL = 4, 16  # cases of each class on the contact sheet at least; of all, if more
+SHOWN, SHOWN_IN_ALL = 4, 48  # cases of each class on the contact sheet at least; of all, if more
 LOST = 0.05  # share of a slice that is lost with a note
 MEASURED = 256  # scans of which a common range of grey values is found
-MIRRORED = 64  # slices by which the mirror axis is found
 FAST = 2  # compression of PNGs: half the time of the usual one, a tenth longer
 PREVIEW = "preview.png"
 # Settings that one more patient takes over from a set.
@@ -275,8 +274,7 @@ def _scans(stacks, settings, like):
 # ---- slices --------------------------------------------------------------------------------------
 
 
-@dataclasses.dataclass
-class Report:
+class Report(NamedTuple):
     """What a conversion did.
 
     Attributes:
@@ -290,6 +288,14 @@ class Report:
     slices: dict[str | None, int]
     notes: list[str]
     problems: list[str]
+
+
+class _Written(NamedTuple):
+    """What was written of a scan."""
+
+    stack: Stack  # images are uint8 (S, S), notes are those of the conversion too
+    digests: list[bytes]  # of the images as they were read; of flat ones there are none
+    boxes: list[tuple[int, int, int, int]]  # their parts that are no padding
 
 
 def convert(plan: Plan, out: str | os.PathLike) -> Report:
@@ -318,11 +324,10 @@ def convert(plan: Plan, out: str | os.PathLike) -> Report:
 
 def _group(plan, scan):
     """What shares its range of grey values with a scan. None is nothing, so it has its own."""
-    scale = plan.settings["scale"]
-    if scale == "set":
-        return ""
-    is_single = plan.inputs.unit == "image" and len(scan.files) == 1
-    return scan.subject if scale == "subject" and is_single else None
+    scale, is_single = plan.settings["scale"], len(scan.files) == 1
+    if scale == "subject" and is_single and plan.inputs.unit == "image":
+        return scan.subject
+    return "" if scale == "set" else None
 
 
 def _ranges(plan):
@@ -335,23 +340,11 @@ def _ranges(plan):
     groups.pop(None, None)
     for group, scans in groups.items():
         chosen = [scans[i] for i in spread(len(scans), MEASURED)]
-        ranges[group] = grey_range(_images(plan, chosen))
-    if plan.settings["scale"] == "set":
+        stacks = in_threads(plan.inputs.read, chosen, "reading", plan.inputs)
+        ranges[group] = grey_range(image for _, stack in stacks for image in stack.images)
+    if "" in ranges:
         plan.settings["range"] = list(ranges[""])
     return ranges
-
-
-def _images(plan, scans):
-    for _, stack in in_threads(plan.inputs.read, scans, "reading", plan.inputs):
-        yield from stack.images
-
-
-class _Written(NamedTuple):
-    """What was written of a scan."""
-
-    stack: Stack  # images are uint8 (S, S), notes are those of the conversion too
-    digests: list[bytes]  # of the images as they were read; of flat ones there are none
-    boxes: list[tuple[int, int, int, int]]  # their parts that are no padding
 
 
 def _write_scan(plan, scan, out, ranges):
@@ -364,18 +357,25 @@ def _write_scan(plan, scan, out, ranges):
     # Pixels of volumes have a size in millimetres, so they are not enlarged.
     images, boxes = zip(*(fit_square(grey, side, fit, enlarge=not is_volume) for grey in greys))
     if is_volume and not np.any(images):
-        raise InputError(
-            f"{plan.inputs.source}/{scan.name}: all of its slices are black: leave it out."
-        )
+        black = f"{plan.inputs.source}/{scan.name}: all of its slices are black"
+        raise InputError(f"{black}: leave it out.")
     folder = split_folder(out, scan.split) if scan.split else out
     for level, image in zip(stack.levels, images):
         path = folder / slice_name(scan.case, level)
         if not path.is_file():
             write_png(path, image, -1 if settings["space"] == "oasis" else FAST)
-    affine, notes = stack.affine, [*stack.notes, *suspicious(greys), *_lost(plan, stack, greys)]
+    kept = [centre_square(grey, side) if fit == "crop" else grey for grey in greys]
+    notes = [*stack.notes, *suspicious(greys)]
+    lost = max(share_lost(*pair) for pair in zip(greys, kept))
+    if lost > LOST:
+        notes.append(f"up to {lost:.0%} of a slice is cut off by --fit crop")
+    if settings["space"] == "oasis" and settings["scale"] == "slice":
+        negative = np.mean(np.concatenate([image[image != 0] for image in stack.images]) < 0)
+        if negative > LOST:
+            notes.append(f"{negative:.0%} of it is negative and becomes black: --scale subject")
+    affine = stack.affine
     if affine is not None:
-        kept = centre_square(greys[0], side) if fit == "crop" else greys[0]
-        affine = _moved(affine, greys[0].shape, kept.shape, boxes[0])
+        affine = _moved(affine, greys[0].shape, kept[0].shape, boxes[0])
     digests = [
         hashlib.blake2b(np.ascontiguousarray(image), digest_size=16).digest()
         if image.min() < image.max()
@@ -387,26 +387,12 @@ def _write_scan(plan, scan, out, ranges):
 
 def _grey(plan, images, grey):
     """Images as uint8, by a range that is given or by their own."""
-    scale, is_oasis = plan.settings["scale"], plan.settings["space"] == "oasis"
-    if scale == "slice" and is_oasis and plan.inputs.unit == "volume":
+    if plan.settings["scale"] != "slice":
+        grey = grey or grey_range(images)
+        return [to_grey_values(image, grey) for image in images]
+    if plan.settings["space"] == "oasis" and plan.inputs.unit == "volume":
         return scale_to_grey(np.stack(images))
-    if scale == "slice":
-        return [to_grey_values(image, grey_range([image])) for image in images]
-    grey = grey or grey_range(images)
-    return [to_grey_values(image, grey) for image in images]
-
-
-def _lost(plan, stack, greys):
-    """Notes on what is lost of slices: what `--fit crop` cuts off, and negative values."""
-    side = plan.settings["side"]
-    if plan.settings["fit"] == "crop":
-        lost = max(share_lost(grey, centre_square(grey, side)) for grey in greys)
-        if lost > LOST:
-            yield f"up to {lost:.0%} of a slice is cut off by --fit crop"
-    if plan.settings["space"] == "oasis" and plan.settings["scale"] == "slice":
-        values = np.concatenate([image[image != 0] for image in stack.images])
-        if np.mean(values < 0) > LOST:
-            yield f"{np.mean(values < 0):.0%} of it is negative and becomes black: --scale subject"
+    return [to_grey_values(image, grey_range([image])) for image in images]
 
 
 def _moved(affine, shape, kept, content):
@@ -423,8 +409,7 @@ def _moved(affine, shape, kept, content):
 def _finish(plan, out, written):
     """Go through the slices of all scans as they are written, and write the facts of the set."""
     cases, slices, boxes, affines, notes = {}, collections.Counter(), [], [], []
-    owners, leaks = {}, collections.defaultdict(list)
-    sheet, sample, wanted = [], [], _wanted(plan.scans)
+    owners, leaks, sheet, shown = {}, collections.defaultdict(list), [], _shown(plan.scans)
     for scan, done in written:
         if done is None:
             continue
@@ -440,24 +425,18 @@ def _finish(plan, out, written):
             split, other = owners.setdefault(digest, (scan.split, path))
             if digest and split != scan.split:
                 leaks[*sorted((split, scan.split), key=SPLITS.index)].append((other, path))
-        middle = stack.images[len(stack.images) // 2]
-        if scan.case in wanted["sheet"]:
+        if scan.case in shown:
             label = f"{scan.case:03d} {scan.subject}\n{scan.attributes.get('class', '')}"
-            sheet.append((middle, label.strip()))
-        if scan.case in wanted["sample"]:
-            sample.append(middle)
+            sheet.append((stack.images[len(stack.images) // 2], label.strip()))
     if not cases:
         _refuse_all(plan.inputs, plan.problems)
-    facts = _facts(plan, out, cases, sample, np.array(boxes), affines)
+    facts = _facts(plan, out, cases, [image for image, _ in sheet], np.array(boxes), affines)
     if sheet and not plan.like:  # with `like` it would lie among slices
         contact_sheet(out / PREVIEW, *zip(*sheet))
     write_facts(out, facts)
     for (one, other), ((first, second), *more) in leaks.items():
-        notes.insert(
-            0,
-            f"LEAK: {1 + len(more)} images of {other} are in {one} too, such as {first} and "
-            f"{second}: remove the copies, or figures of these splits flatter",
-        )
+        copies = f"{1 + len(more)} images of {other} are in {one} too, such as {first} and {second}"
+        notes.insert(0, f"LEAK: {copies}: remove them, or figures of these splits flatter")
     return Report(facts, dict(slices), notes, sorted(set(plan.problems)))
 
 
@@ -466,35 +445,35 @@ def _entry(scan):
     return {"subject": scan.subject, "split": scan.split, **name, **scan.attributes}
 
 
-def _wanted(scans):
-    """Cases to show, some of each class, and cases by which the mirror axis is found."""
+def _shown(scans):
+    """Cases to show, some of each class. The mirror axis is found in them, too."""
     classes = collections.defaultdict(list)
     for scan in scans:
         classes[scan.attributes.get("class")].append(scan.case)
     each = max(SHOWN, SHOWN_IN_ALL // len(classes))
-    shown = {cases[i] for cases in classes.values() for i in spread(len(cases), each)}
-    return {"sheet": shown, "sample": {scans[i].case for i in spread(len(scans), MIRRORED)}}
+    return {cases[i] for cases in classes.values() for i in spread(len(cases), each)}
 
 
 def _facts(plan, out, cases, sample, boxes, affines):
     """Facts of the set that was written."""
     settings, side = plan.settings, plan.settings["side"]
-    name = settings["name"] or out.resolve().name
-    about = {"cases": cases, "settings": settings}
+    name, about = settings["name"] or out.resolve().name, {"cases": cases, "settings": settings}
     if plan.like:
         return dataclasses.replace(plan.like, name=name, masked=None, cohort=None, **about)
-    affine = tuple(map(tuple, np.median(affines, axis=0).tolist())) if affines else None
+    about["affine"] = np.median(affines, axis=0).tolist() if affines else None
     if settings["space"] != "oasis":
         content = (*boxes[:, :2].min(0).tolist(), *boxes[:, 2:].max(0).tolist())
-        about |= {"content": None if content == (0, 0, side, side) else content, "affine": affine}
+        about["content"] = None if content == (0, 0, side, side) else content
         about |= {"mirror": find_mirror(sample), "residue": False, "brain": False}
         return DataFacts(name, side, settings["levels"], **about)
     is_disc = settings["kind"] == "oasis1"
-    name = settings["name"] or ("OASIS" if is_disc else name)
+    if is_disc and not settings["name"]:
+        name = "OASIS"
     name += ", brain-masked" * (settings["masked"] and not settings["name"])
-    affine = OASIS_AFFINE if settings["first_slice"] is None else affine
+    if settings["first_slice"] is None:
+        about["affine"] = OASIS_AFFINE
     masked = settings["masked"] if is_disc else None
-    return DataFacts(name, masked=masked, levels=settings["levels"], affine=affine, **about)
+    return DataFacts(name, masked=masked, levels=settings["levels"], **about)
 
 
 @contextlib.contextmanager
