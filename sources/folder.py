@@ -131,11 +131,6 @@ class Slices:
         return self.facts.name
 
     @property
-    def cohort(self) -> dict | None:
-        """`subjects` and `seed` of a synthetic cohort, else None."""
-        return self.facts.cohort
-
-    @property
     def masked(self) -> bool:
         """Whether the set is masked."""
         return bool(self.facts.masked)
@@ -152,6 +147,12 @@ class Slices:
         facts = ((name, getattr(self.facts, name)) for name in ("mirror", "residue", "levels"))
         others = [f"{name} {value}" for name, value in facts if value != getattr(usual, name)]
         return fingerprint(*splits, facts=others)
+
+    def are_of(self, data: dict) -> bool:
+        """Whether these are all slices of a training, or whole splits: `data` in `config.json`."""
+        known = data.get("split_fingerprints", {})
+        are_splits = all(known.get(name) == fingerprint(s) for name, s in self.splits.items())
+        return are_splits or self.fingerprint == data["fingerprint"]
 
     def summary(self) -> Iterator[str]:
         """Yield a line for each split: its images, its cases, and its slices a case."""

@@ -136,7 +136,7 @@ def test_folders_and_runs_of_former_versions(slices_folder, tmp_path):
     cohort = {"subjects": 3, "seed": 4, "version": 1}
     (folder / "cohort.json").write_text(json.dumps(cohort))
     made = open_slices(folder)
-    assert made.name == "synthetic cohort (3 subjects, seed 4)" and made.cohort == cohort
+    assert made.name == "synthetic cohort (3 subjects, seed 4)" and made.facts.cohort == cohort
     assert before.fingerprint == converted.fingerprint == made.fingerprint
     (folder / "dataset.json").write_text(json.dumps({"mirror": "none"}))
     assert open_slices(folder).name == "data"
@@ -254,7 +254,7 @@ UNPREPARED = {
     ("set/train/AD/1.jpg", "set/test/NC/2.JPG", "set/.DS_Store"):
         "looks like 2 images such as test/NC/2.JPG. "
         "Prepare it with: python dataset.py from-images set --out data/set",
-    ("set/s1/a.png", "set/s2/b.tif", "set/notes.txt"): "looks like 2 images such as s1/a.png. Prepare",
+    ("set/s1/a.png", "set/s2/b.tif", "set/notes.txt"): "2 images such as s1/a.png. Prepare",
     ("set/sub-1/anat/T1w.nii.gz",): "from-nifti set --out data/set",
     ("set/OAS1_0001_MR1_mpr_n4_anon_111_t88_gfc.hdr",): "from-oasis1 set --out",
     ("set/1.dcm",): "dcm2niix -z y -o data/set_nifti set && python dataset.py from-nifti",
