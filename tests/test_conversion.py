@@ -4,6 +4,7 @@ Landmarks in the volumes would move with a wrong axis, flip or level.
 """
 
 import collections
+import dataclasses
 import os
 import shutil
 import zipfile
@@ -18,11 +19,12 @@ from shared import write_slices as write_data
 
 import utils
 from sources.conversion import ConversionSettings, convert, make_plan
-from sources.facts import read_facts
+from sources.facts import OASIS, read_facts
 from sources.folder import open_folder, open_slices
 from sources.layout import SPLITS
 from sources.scans import open_scan
 from sources.splitting import FRACTIONS, split_subjects
+from utils import InputError
 
 GRID = (176, 208, 176)
 FIRST = 71
@@ -199,11 +201,9 @@ def test_what_cannot_be_read_is_listed_and_the_rest_is_written(tmp_path):
 
 
 def test_commands_need_no_tensorflow(discs, tmp_path):
-    """Each command answers as a process that cannot import TensorFlow."""
+    """They answer as a process that cannot import TensorFlow."""
     (tmp_path / "tensorflow.py").write_text("raise ImportError('not installed')")
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    data = write_data(tmp_path / "data")
-    assert run("check", data, env=environment).returncode == 0
     arguments = ("from-oasis1", discs, "--first-slice", "150", "--out", tmp_path / "out")
     one_line(run(*arguments, env=environment), "no volume could be used")
 
@@ -375,12 +375,6 @@ def hipmri():
                 yield f"keras_slices_seg_{split}/seg_{name}.gz"
 
 
-def repeats():
-    for scan in ("0028_MR1", "0031_MR1", "0061_MR1", "0061_MR2"):
-        for repeat in (1, 2):
-            yield from (f"OAS1_{scan}_mpr-{repeat}_{k}.jpg" for k in range(100, 104))
-
-
 def tumours():
     for split, count in {"Training": 6, "Testing": 3}.items():
         for kind in ("glioma", "meningioma", "notumor", "pituitary"):
@@ -388,20 +382,7 @@ def tumours():
             yield from (f"{split}/{kind}/{name}" for name in names)
 
 
-def with_masks():
-    for case in ("CS_4941_19960909", "CS_4942_19970222", "DU_5849_19950405", "HT_7473_19970826"):
-        for k in range(1, 5):
-            yield from (f"TCGA_{case}/TCGA_{case}_{k}{mask}.tif" for mask in ("", "_mask"))
-
-
-def pneumonia():
-    for split, count in {"train": 6, "test": 4, "val": 3}.items():
-        for n in range(1, count):
-            person = n + 100 * len(split)
-            yield f"{split}/PNEUMONIA/person{person}_{('virus', 'bacteria')[n % 2]}_{n * 7}.jpeg"
-            yield f"{split}/NORMAL/IM-{person:04d}-0001.jpeg"
-
-
+# Some of the sets of `test_names`, from files to slices.
 # Names; subjects, scans, levels; subjects of the splits; classes; words that are printed
 SETS = {
     "adni": (adni(), 10, 10, 4, (6, 1, 3), {"AD", "NC"}, "subject 297734, level 78"),
@@ -412,18 +393,9 @@ SETS = {
     "gliomas": ([f"glioma_tumor/gg ({n}).jpg" for n in range(1, 8)]
         + [f"no_tumor/image({n}).jpg" for n in range(1, 8)],
         14, 14, 1, (12, 1, 1), {"glioma_tumor", "no_tumor"}, "figures of the test split flatter"),
-    "folders": ([f"P{n}/IMG_{k:03d}.png" for n in range(4) for k in range(12, 16)],
-        4, 4, 4, (2, 1, 1), None, "levels     4"),
     "HipMRI": (hipmri(), 9, 18, 3, (5, 2, 2), None, "54 label maps and masks"),
-    "repeats": (repeats(), 3, 8, 4, (1, 1, 1), None, "OAS1_0061"),
     "tumours": (tumours(), 36, 36, 1, None, {"glioma", "meningioma", "notumor", "pituitary"},
         "validate cut from train"),
-    "masks": (with_masks(), 4, 4, 4, (2, 1, 1), None, "16 label maps and masks"),
-    "a word": ([f"BraTS20_Training_{n:03d}/slice_{k}.png" for n in range(1, 5) for k in range(3)],
-        4, 4, 3, (2, 1, 1), None, "made here by subject"),
-    "a folder in itself": ([f"{c}-parent/{c}/{n}.png" for c in ("AD", "CN") for n in range(6)],
-        12, 12, 1, (10, 1, 1), {"AD", "CN"}, "of one person"),
-    "pneumonia": (pneumonia(), 20, 20, 1, (10, 4, 6), {"PNEUMONIA", "NORMAL"}, "person"),
 }  # fmt: skip
 
 
@@ -452,9 +424,6 @@ def test_well_known_sets_are_understood(name, tmp_path):
     assert (facts.side, facts.brain, facts.name) == (32, False, "out")
     with Image.open(out / "preview.png") as sheet:
         assert min(sheet.size) > 90
-    once = contents(out)
-    assert run("from-images", source, "--out", out).returncode == 0  # repeated, it changes nothing
-    assert contents(out) == once
 
 
 def convert_images(source, out, *flags):
@@ -502,6 +471,11 @@ def test_one_more_patient(tmp_path):
     old, new = slices_of(out, case), slices_of(more)
     assert list(new) == [1, 2, 3] and all((new[k] == old[k]).all() for k in new)
     assert len(open_folder(more)) == 3
+    done = run("check", more)
+    assert done.returncode == 0 and "more     " in done.stdout and "no problems" in done.stdout
+    before = contents(more)
+    convert_images(tmp_path / "one", more, "--like", out)  # repeated, it changes nothing
+    assert contents(more) == before
     single = tmp_path / "single"
     make(single, ["scan.png"])
     one_line(run("from-images", single, "--out", tmp_path / "s"), "holds one image", "--like")
@@ -628,6 +602,10 @@ def test_volumes_of_any_origin(tmp_path):
     scan = open_scan(str(path), facts)
     assert np.allclose(scan.facts.cases[0]["affine"], facts.cases[3]["affine"])
     assert all((image == old[k]).all() for k, image in zip(scan.levels, scan.images))
+    unknown = dataclasses.replace(facts, settings={}, affine=np.diag([3, -3, 3, 1]))
+    for like, words in ((unknown, "--plane"), (OASIS, "space of OASIS: register it")):
+        with pytest.raises(InputError, match=words):
+            open_scan(str(path), like)
 
 
 def test_a_volume_like_oasis_as_handed_out(discs, converted, tmp_path):
