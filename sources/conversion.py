@@ -34,7 +34,6 @@ from sources.inputs import (
 from sources.layout import SPLITS, slice_name, split_folder
 from sources.names import Rules
 from sources.scaling import (
-    GreyRange,
     centre_square,
     contact_sheet,
     find_mirror,
@@ -105,8 +104,7 @@ class ConversionSettings:
     slices: Sequence[float] | None = None
 
 
-@dataclasses.dataclass(frozen=True)
-class Plan:
+class Plan(NamedTuple):
     """What a conversion will do.
 
     Attributes:
@@ -322,28 +320,21 @@ def convert(plan: Plan, out: str | os.PathLike) -> Report:
         return _finish(plan, out, in_threads(write, plan.scans, "slicing", plan.inputs))
 
 
-def _group(plan, scan):
-    """What shares its range of grey values with a scan. None is nothing, so it has its own."""
-    scale, is_single = plan.settings["scale"], len(scan.files) == 1
-    if scale == "subject" and is_single and plan.inputs.unit == "image":
-        return scan.subject
-    return "" if scale == "set" else None
-
-
 def _ranges(plan):
-    """Range of grey values of each group of scans, found in some of them."""
-    if plan.settings["range"]:  # of the set that these become like
-        return {"": GreyRange(*plan.settings["range"])}
+    """Range of grey values by case, for scans that share one. It is found in some of them."""
+    scale, given = plan.settings["scale"], plan.settings["range"]  # that of a set to be like
     groups, ranges = collections.defaultdict(list), {}
     for scan in plan.scans:
-        groups[_group(plan, scan)].append(scan)
-    groups.pop(None, None)
-    for group, scans in groups.items():
-        chosen = [scans[i] for i in spread(len(scans), MEASURED)]
+        is_single = plan.inputs.unit == "image" and len(scan.files) == 1
+        if scale == "set" or scale == "subject" and is_single:
+            groups["" if scale == "set" else scan.subject].append(scan)
+    for scans in groups.values():
+        chosen = [] if given else [scans[i] for i in spread(len(scans), MEASURED)]
         stacks = in_threads(plan.inputs.read, chosen, "reading", plan.inputs)
-        ranges[group] = grey_range(image for _, stack in stacks for image in stack.images)
-    if "" in ranges:
-        plan.settings["range"] = list(ranges[""])
+        found = given or grey_range(image for _, stack in stacks for image in stack.images)
+        ranges |= dict.fromkeys((scan.case for scan in scans), found)
+        if scale == "set":
+            plan.settings["range"] = list(found)
     return ranges
 
 
@@ -353,7 +344,7 @@ def _write_scan(plan, scan, out, ranges):
     if not len(stack.images):
         return None
     side, fit, is_volume = settings["side"], settings["fit"], plan.inputs.unit == "volume"
-    greys = _grey(plan, stack.images, ranges.get(_group(plan, scan)))
+    greys = _grey(plan, stack.images, ranges.get(scan.case))
     # Pixels of volumes have a size in millimetres, so they are not enlarged.
     images, boxes = zip(*(fit_square(grey, side, fit, enlarge=not is_volume) for grey in greys))
     if is_volume and not np.any(images):

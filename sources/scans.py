@@ -26,7 +26,7 @@ def open_scan(source: str, facts: DataFacts, axcodes: str | None = None) -> Spli
         return open_folder(path, dataclasses.replace(facts, levels=None))  # the prior knows them
     settings = ConversionSettings("nifti", name=path.name, axcodes=axcodes)
     plan = make_plan(path, settings, like=facts)
-    plan = dataclasses.replace(plan, scans=[scan._replace(case=0) for scan in plan.scans])
+    plan = plan._replace(scans=[scan._replace(case=0) for scan in plan.scans])
     with tempfile.TemporaryDirectory() as folder:
         convert(plan, folder)
         split = open_folder(folder)
