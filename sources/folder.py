@@ -149,10 +149,15 @@ class Slices:
         return fingerprint(*splits, facts=others)
 
     def are_of(self, data: dict) -> bool:
-        """Whether these are all slices of a training, or whole splits: `data` in `config.json`."""
+        """Whether these are the slices of a training, or some splits of them alone.
+
+        Args:
+            data: What the `config.json` of the training says of its data.
+        """
         known = data.get("split_fingerprints", {})
-        are_splits = all(known.get(name) == fingerprint(s) for name, s in self.splits.items())
-        return are_splits or self.fingerprint == data["fingerprint"]
+        if set(self.splits) < set(known):
+            return all(known[name] == fingerprint(split) for name, split in self.splits.items())
+        return self.fingerprint == data["fingerprint"]
 
     def summary(self) -> Iterator[str]:
         """Yield a line for each split: its images, its cases, and its slices a case."""
