@@ -51,6 +51,11 @@ class InputError(ValueError):
     """
 
 
+def refuse(problem: str) -> None:
+    """Raise an `InputError`, where others may collect problems."""
+    raise InputError(problem)
+
+
 # ---- the command line --------------------------------------------------------------------------
 
 

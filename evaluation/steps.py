@@ -49,7 +49,7 @@ def predict(
     levels = _sample_levels(run, models, split, args)
     facts, out = facts_of_run(config["data"]), _results(run, args)
     num_brains, begin = _plan_brains(run, models, args, facts)
-    same_data = bool(slices) and slices.fingerprint == config["data"]["fingerprint"]
+    same_data = bool(slices) and slices.are_of(config["data"])
     counts = read_code_counts(run.code_counts, models.vqvae) if split else None
     histories = _read_curves(run) if split else None
     _announce(models.vqvae, facts, same_data, slices, split)
