@@ -1,20 +1,27 @@
 """What the names of files tell of slices and volumes: split, class, subject, scan and level.
 
-Names are read as a set, never one by one. Directories tell splits and classes. `PATTERNS` knows the
-names that nobody could guess. For the rest there is one rule, over all names of one form: numbers
-and words that are the same everywhere drop out, the level is the number that runs densely where all
-else stands still, and of what else varies the first is the subject and the rest its scans.
-Nothing here opens a file.
+Names are read as a set, never one by one, and nothing here opens a file:
+
+1. Files that are no images, or lie beside images (masks, derivatives), are set aside.
+2. What a flag or one of `PATTERNS` says is taken out of the names.
+3. Directories tell splits (`train`, `test`) and classes (words, each with subjects of its own).
+4. What is left is cut into tokens: numbers and words. Names whose tokens are of the same kinds are
+   of one form, a table: a row for each name, a column for each token.
+5. In each form, columns that are the same everywhere drop out. The level is the number that runs
+   densely where all else stands still. Of what else varies, the first with many different tokens
+   is the subject, and the rest its scans.
+6. Over all forms: a set has levels or none, and persons counted anew in each class are different.
 """
 
 import dataclasses
 import functools
+import math
+import os
 import re
+import statistics
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
-
-import numpy as np
 
 from utils import InputError
 
@@ -37,12 +44,11 @@ DENSE = 0.7  # share of the numbers between the first and the last of a stack th
 MARGIN = 0.05  # of two dense numbers, the one that is denser by this is the level
 # Numbers that are subjects.
 COUNTED = 0.9  # share of the numbers from 1 to the last that are there, where subjects are counted
-MANY = 0.4  # different subjects, in different tokens of the place that has the most
+MANY = 0.4  # different subjects, in different tokens of the column that has the most
 
 _IMAGES = r"\.(?:png|jpe?g|jfif|tiff?|bmp|nii(?:\.gz)?)"
 _VOLUMES = r"\.(?:nii(?:\.gz)?|mg[zh]|hdr)"
 _ENDINGS = {False: re.compile(_IMAGES + "$", re.I), True: re.compile(_VOLUMES + "$", re.I)}
-_ENDING = re.compile(f"{_IMAGES}|{_VOLUMES}", re.I)
 _SYSTEM = re.compile(r"(?:^|/)(?:\.|__MACOSX/|(?:thumbs\.db|desktop\.ini|@eaDir)(?:$|/))", re.I)
 
 # Names of splits as directories have them, in one word: Training, valid, testset, imagesTr.
@@ -98,8 +104,8 @@ _CLASS_WORD = re.compile(
     re.I,
 )
 
-# Ways to write a subject and a level that the numbers alone do not tell. The groups `split`,
-# `class`, `subject`, `scan` and `level` are taken out of the path, and the rule reads the rest.
+# Ways to write a subject or a level that the numbers alone do not tell. The group is taken out of
+# the path, and the rule reads the rest.
 PATTERNS = {
     "BIDS": r"(?<![^/])(?P<subject>sub-[a-z0-9]+)",
     "ADNI": r"(?<!\d)(?P<subject>\d{3}_S_\d{4})(?!\d)",
@@ -112,7 +118,7 @@ PATTERNS = {
 _PATTERNS = {name: re.compile(pattern, re.I) for name, pattern in PATTERNS.items()}
 
 # Numbers in parentheses at the end count files that had one name: 26.jpg, 26 (2).jpg, 26 (3).jpg.
-_COPY = re.compile(r"\((\d+)\)$")
+_COPY = re.compile(r"\s*\(\d+\)(?=\.[^/]*$)")
 _TOKEN = re.compile(
     rf"\((?P<copy>\d+)\)$|(?<![^\W\d_])(?:(?P<contrast>(?i:{_CONTRAST}))|(?P<scan>(?i:{_KNOWN})))"
     r"|(?<![^\W_])(?P<hash>(?=[0-9a-f]*\d[a-f]+\d)[0-9a-f]{8,}(?:-[0-9a-f]{4,})*)(?![^\W_])"
@@ -121,7 +127,7 @@ _TOKEN = re.compile(
 
 
 class Rules(NamedTuple):
-    """What the flags --subject, --level, --split and --class say: regular expressions.
+    """Regular expressions of the flags --subject, --level, --split and --class.
 
     Each is searched in the relative path. Its first group counts, or else the whole match.
     """
@@ -180,42 +186,37 @@ class _Token(NamedTuple):
     label: str  # the word before a number, or ""
 
 
+class _Column(NamedTuple):
+    """The tokens of one place in all names of a form."""
+
+    index: int
+    token: _Token  # of the first name
+    values: list[str]
+    count: int  # of different values
+
+
 @dataclasses.dataclass(slots=True, eq=False)
 class _Name:
     """A path and what is read from it, step by step."""
 
     path: str
-    text: str  # the path without ending, and without a directory of the file's own name
-    ending: str
-    parts: list[str] = dataclasses.field(default_factory=list)  # of `text`, but what was read
+    text: str  # the path without a directory of the file's own name
+    parts: list[str]  # of `text`, without the ending and what was read
     tokens: list[_Token] = dataclasses.field(default_factory=list)  # of `parts`
     split: str | None = None
     class_: str | None = None
     subject: str | None = None
-    number: int | None = None  # of the subject
-    group: str = ""  # what varies before the number of the subject
+    group: str = ""  # what varies before the subject
     contrast: str = ""
     scan: str = ""  # numbers, side, plane, visit
     version: str = ""  # all other words
     level: int | None = None
-    only: str | None = None  # the subject, if it is the only one
     is_said: bool = False  # a pattern or a rule tells the subject
     is_known: bool = True  # or else the file is taken for a person
-    is_copy: bool = False  # the subject is the number of a copy
 
     def key(self):
         """What no two files of a split have in common."""
         return self.subject, self.contrast, self.scan, self.version, self.level
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Column:
-    """The tokens of one place in all names of a form."""
-
-    index: int
-    token: _Token  # of the first name
-    codes: np.ndarray  # (N,) int: equal where the tokens are
-    count: int  # of different tokens
 
 
 def understand(paths: Sequence[str], rules: Rules = NO_RULES, volumes: bool = False) -> Understood:
@@ -234,7 +235,7 @@ def understand(paths: Sequence[str], rules: Rules = NO_RULES, volumes: bool = Fa
         InputError: No image is there, names can be read in two ways, one slice is named twice in
             a split, or a rule fits nothing.
     """
-    ignored = defaultdict(list)
+    ignored, notes, spelling = defaultdict(list), [], {}
     names = _set_aside(paths, volumes, ignored)
     names = _apply_rules(names, rules, ignored)
     patterns = _apply_patterns(names, rules, volumes)
@@ -246,10 +247,10 @@ def understand(paths: Sequence[str], rules: Rules = NO_RULES, volumes: bool = Fa
     always = _common({token.text for token in name.tokens} for name in names)
     forms = defaultdict(list)
     for name in names:
-        forms[_form(name)].append(name)
+        kinds = [(token.depth, token.kind) for token in name.tokens]
+        forms[name.is_said, name.level is None, *kinds].append(name)
     for form in forms.values():
         _read_form(form, always, len(form) < RARE * len(names), volumes)
-    notes, spelling = [], {}
     for name in names:
         name.subject = spelling.setdefault(name.subject.lower(), name.subject)
     names = _settle_levels(names, ignored, notes)
@@ -261,17 +262,11 @@ def understand(paths: Sequence[str], rules: Rules = NO_RULES, volumes: bool = Fa
         names = _choose_versions(names, ignored)
     _check_twice(names)
     notes += _describe(names, ignored, volumes)
-    places = [
-        Place(
-            name.path,
-            name.split,
-            name.subject,
-            " ".join(filter(None, (name.contrast, name.scan, name.version))),
-            name.level,
-            {} if name.class_ is None else {"class": name.class_},
-        )
-        for name in names
-    ]
+    places = []
+    for name in names:
+        scan = " ".join(filter(None, (name.contrast, name.scan, name.version)))
+        attributes = {} if name.class_ is None else {"class": name.class_}
+        places.append(Place(name.path, name.split, name.subject, scan, name.level, attributes))
     return Understood(places, dict(ignored), ", ".join(patterns) or "general rule", notes)
 
 
@@ -281,6 +276,11 @@ def _common(sets):
 
 def _examples(paths):
     return ", ".join(list(paths)[:MAX_EXAMPLES])
+
+
+def _tell(fine, coarse):
+    """Whether each value of `fine` stands beside one value of `coarse`: two lists `(N,)`."""
+    return len(set(zip(fine, coarse))) == len(set(fine))
 
 
 # ---- what is no image --------------------------------------------------------------------------
@@ -297,23 +297,23 @@ def _set_aside(paths, volumes, ignored):
             ignored["other files"].append(path)
         else:
             *parts, stem = path[: ending.start()].split("/")
-            if parts and parts[-1].startswith(stem) and _ENDING.fullmatch(parts[-1], len(stem)):
+            if parts and parts[-1] != stem == _ENDINGS[volumes].sub("", parts[-1]):
                 parts.pop()  # case_004.nii/case_004.nii
             parts = [spelling.setdefault(part.lower(), part) for part in parts] + [stem]
-            names.append(_Name(path, "/".join(parts), path[ending.start() :], parts))
+            names.append(_Name(path, "/".join(parts) + ending[0], parts))
     if not names:
         kind = "volume (.nii, .nii.gz, .mgz, .hdr)" if volumes else "image (.png, .jpg, .tif, .nii)"
         found = _examples(paths) or "none"
         raise InputError(f"no {kind} is among the {len(paths)} files: {found}.")
     words = {name: {word.lower() for word in _LABELS.findall(name.text)} for name in names}
     always = _common(words.values())  # a word that is everywhere tells nothing
-    for reason, is_beside in (
-        (
-            "label maps and masks",
-            lambda name: words[name] - always or volumes and _TISSUE.search(name.text),
+    beside = {
+        "label maps and masks": lambda name: (
+            words[name] - always or (volumes and _TISSUE.search(name.text))
         ),
-        ("derivatives", lambda name: _DERIVED.search(name.text)),
-    ):
+        "derivatives": lambda name: _DERIVED.search(name.text),
+    }
+    for reason, is_beside in beside.items():
         images = [name for name in names if not is_beside(name)]
         if 0 < len(images) < len(names):
             ignored[reason] = [name.path for name in names if is_beside(name)]
@@ -335,7 +335,7 @@ def _apply_rules(names, rules, ignored):
             raise InputError(f"--{role} {rule} is no regular expression: {error}.") from error
         group, fitting = min(1, pattern.groups), []
         for name in names:
-            match = pattern.search(name.text + name.ending)
+            match = pattern.search(name.text)
             if match and match[group]:
                 _take(name, role, match, group)
                 fitting.append(name)
@@ -353,18 +353,14 @@ def _apply_patterns(names, rules, volumes):
     if volumes:
         taken.add("level")
     for title, pattern in _PATTERNS.items():
-        matches = {name: pattern.search(name.text) for name in names}
-        fits = sum(map(bool, matches.values())) >= FIT * len(names)
-        for role in set(pattern.groupindex) - taken if fits else ():
-            values = {match[role].lower() for match in matches.values() if match}
-            if len(values) > 1:
-                taken.add(role)
-                fitting.append(title)
+        (role,) = pattern.groupindex
+        matches = {name: match for name in names if (match := pattern.search(name.text))}
+        several = len({match[role].lower() for match in matches.values()}) > 1
+        if role not in taken and several and len(matches) >= FIT * len(names):
+            taken.add(role)
+            fitting.append(title)
             for name, match in matches.items():
-                if match and len(values) > 1:
-                    _take(name, role, match, role)
-                elif match and role == "subject":
-                    name.only = match[role]
+                _take(name, role, match, role)
     return fitting
 
 
@@ -372,7 +368,7 @@ def _take(name, role, match, group):
     """Take what a match says of a name, and leave the rest of the name."""
     text, places = match[group], [match.span(group)]
     if role == "subject":
-        name.subject, name.number, name.is_said = text, _last_number(text), True
+        name.subject, name.is_said = text, True
         if not text.isdecimal() or len(text) > 3:  # or else it may be another number
             again = re.finditer(rf"(?<![^\W_]){re.escape(text)}(?![^\W_])", name.text)
             places += [other.span() for other in again]
@@ -382,47 +378,41 @@ def _take(name, role, match, group):
         name.split = _split_named(text)
         if name.split is None:
             raise InputError(f"{name.path}: --split reads {text!r}, not train, validate or test.")
-    else:
-        if not text.isdecimal():
-            raise InputError(f"{name.path}: --level reads {text!r}, which is no number.")
+    elif text.isdecimal():
         name.level = int(text)
-    rest = "/".join(name.parts)
+    else:
+        raise InputError(f"{name.path}: --level reads {text!r}, which is no number.")
+    rest = list("/".join(name.parts))
     for start, end in places:
-        rest = rest[:start] + "\0" * (end - start) + rest[end:]
-    name.parts = rest[: len(name.text)].split("/")
+        rest[start:end] = "\0" * len(rest[start:end])
+    name.parts = "".join(rest).split("/")
 
 
 # ---- directories: splits and classes -----------------------------------------------------------
 
 
+@functools.cache
 def _split_named(word):
     """The split that a word names, or None."""
-    found = {
-        split
-        for part in _CAMEL_WORD.findall(word)
-        for split, pattern in _SPLITS.items()
-        if pattern.fullmatch(part)
-    }
-    return found.pop() if len(found) == 1 else None
+    parts = _CAMEL_WORD.findall(word)
+    found = [name for name, form in _SPLITS.items() if any(map(form.fullmatch, parts))]
+    return found[0] if len(found) == 1 else None
 
 
 def _find_splits(names, ignored):
     """Names inside split folders, or all names where these are not at least two splits."""
-    constant = _common(name.parts[:-1] for name in names)
-    split_of = {part: _split_named(part) for name in names for part in name.parts[:-1]}
-    found = {}
+    constant, found = _common(name.parts[:-1] for name in names), {}
     for name in names:
-        parts = [part for part in name.parts[:-1] if split_of[part] and part not in constant]
-        if parts:
-            found[name] = parts[0]
+        for part in name.parts[:-1]:
+            if part not in constant and _split_named(part):
+                found.setdefault(name, part)
     folders = set(found.values())
     # A split's word inside the names of subjects, as in BraTS20_Training_001, has many folders.
-    if len(folders) > MAX_SPLIT_FOLDERS or len(found) < FIT * len(names):
-        return names
-    if len({split_of[part] for part in folders}) < 2:
+    is_few = len(folders) <= MAX_SPLIT_FOLDERS and len(set(map(_split_named, folders))) > 1
+    if not is_few or len(found) < FIT * len(names):
         return names
     for name, folder in found.items():
-        name.split = split_of[folder]
+        name.split = _split_named(folder)
         name.parts[name.parts.index(folder)] = ""
     if len(found) < len(names):
         outside = [name.path for name in names if name not in found]
@@ -434,76 +424,78 @@ def _find_classes(names):
     """Give names their classes: directories that are words, above those of the subjects."""
     constant = _common(name.parts[:-1] for name in names)
     free = {
-        name: [
-            depth
-            for depth, part in enumerate(name.parts[:-1])
-            if part.strip("\0") and part not in constant
-        ]
+        name: [i for i, p in enumerate(name.parts[:-1]) if p.strip("\0") and p not in constant]
         for name in names
     }
     found = []
     for position in range(max(map(len, free.values()))):
-        place = {name: depths[position] for name, depths in free.items() if len(depths) > position}
-        folders = {name: name.parts[depth] for name, depth in place.items()}
-        if all(_SCAN_WORD.fullmatch(folder) for folder in set(folders.values())):
+        depths = {name: places[position] for name, places in free.items() if len(places) > position}
+        folders = {name: name.parts[depth] for name, depth in depths.items()}
+        splits = [name.split for name in folders]
+        if all(map(_SCAN_WORD.fullmatch, set(folders.values()))):
             continue
-        splits = {name: name.split for name in place}
-        if len(set(splits.values())) > 1 and _tells(splits, folders):
+        if len(set(splits)) > 1 and _tell(splits, folders.values()):
             continue  # train/train_images
-        if len(place) < len(names) / 2 or not _are_classes(place, folders):
+        if len(folders) < len(names) / 2 or not _are_classes(folders, depths):
             break
-        found = [coarse for coarse in found if not _tells(folders, coarse)]  # AD-parent/AD
+        found = [  # of AD-parent/AD the finer
+            coarse for coarse in found if not _tell(folders.values(), map(coarse.get, folders))
+        ]
         found.append(folders)
-        for name, depth in place.items():
+        for name, depth in depths.items():
             name.parts[depth] = ""
     for name in names:
         name.class_ = "/".join(folders[name] for folders in found if name in folders) or None
 
 
-def _tells(fine, coarse):
-    """Whether the folder of a name among `fine` tells that among `coarse`."""
-    return len({(fine[name], coarse.get(name)) for name in fine}) == len(set(fine.values()))
-
-
-def _are_classes(place, folders):
+def _are_classes(folders, depths):
     """Whether directories are classes, and no subjects.
 
     Args:
-        place: Depth of the directory, by name.
-        folders: The directory, by name.
+        folders: Directory of each name.
+        depths: Its depth.
     """
     by_split, rests = defaultdict(set), defaultdict(set)
     for name, folder in folders.items():
         by_split[name.split].add(folder)
-        rests[folder].add("/".join(name.parts[place[name] + 1 :]))
+        rests[folder].add("/".join(name.parts[depths[name] + 1 :]))
     kinds = set(rests)
-    if not 2 <= len(kinds) <= MAX_CLASSES:
-        return False
     plain = {kind for kind in kinds if not re.search(r"\d", _SCAN_WORD.sub("", kind))}
     plain |= {kind for kind in kinds if _CLASS_LABEL.match(kind)}
+    are_words = len(plain) >= len(kinds) / 2
+    if not 2 <= len(kinds) <= MAX_CLASSES:
+        return False
     if len(by_split) > 1:  # a class stands in several splits, a subject in one
         fewest = min(by_split.values(), key=len)
         shared = [kind for kind in fewest if sum(kind in found for found in by_split.values()) > 1]
-        if len(plain) >= len(kinds) / 2 and len(shared) >= len(fewest) / 2:
+        if are_words and len(shared) >= len(fewest) / 2:
             return True
-        # Numbers are classes if all splits have the same few.
-        if all(len(kind) < 3 and kind[0] != "0" or kind == "0" for kind in kinds):
-            return len(shared) == len(kinds)
-    if len(plain) < len(kinds) / 2:
+        if all(re.fullmatch(r"0|[1-9]\d?|\D\d?", kind) for kind in kinds):
+            return len(shared) == len(kinds)  # numbers are classes if all splits have the same few
+    if not are_words:
         return False
     if any(map(_CLASS_WORD.search, kinds)) or next(iter(folders)).is_said:
         return True
+    if _are_stacks_of_persons(folders):
+        return False
     common, union = _common(rests.values()), set().union(*rests.values())
     if len(common) < FIT * len(union) or any("/" in rest for rest in common):
         return True
-    if len({re.sub(r"\d", "", rest) for rest in common}) == len(common):
+    if len({re.sub(r"\d", "", rest) for rest in common}) == len(common) or len(by_split) > 1:
         return False  # Anna/T1.nii, Bob/T1.nii: all directories hold the same few files
-    if len(by_split) > 1:
-        return False
     raise InputError(
         f"the folders {_examples(sorted(kinds))} can be subjects or classes: say "
         "--subject '([^/]+)/[^/]+$' or --class '([^/]+)/[^/]+$', or what fits."
     )
+
+
+def _are_stacks_of_persons(folders):
+    """Whether directories whose words begin alike hold a stack each, as person_A/slice_10.png."""
+    stem = os.path.commonprefix(list(folders.values())).rstrip(" -_.")
+    levels = [re.findall(r"\d+", "".join(name.parts[-1])) for name in folders]
+    if not stem or _CLASS_LABEL.match(stem) or any(len(numbers) != 1 for numbers in levels):
+        return False
+    return _density_of([int(number) for (number,) in levels], folders.values()) >= DENSE
 
 
 # ---- names of one form -------------------------------------------------------------------------
@@ -511,8 +503,7 @@ def _are_classes(place, folders):
 
 def _split_into_tokens(names):
     """Cut what is left of the names into numbers and words."""
-    copies = [_COPY.search(name.text) for name in names]
-    originals = {name.text[: copy.start()].rstrip() for name, copy in zip(names, copies) if copy}
+    originals = {_COPY.sub("", name.text) for name in names if _COPY.search(name.text)}
     for name in names:
         tokens = [token for i, part in enumerate(name.parts) for token in _cut(part, i)]
         name.tokens = [token for token in tokens if token.kind not in ("contrast", "scan")]
@@ -540,16 +531,6 @@ def _cut(part, depth):
     return tokens
 
 
-def _form(name):
-    """Kinds of the tokens of a name, directory by directory, and what was read before."""
-    depths = [token.depth for token in name.tokens]
-    kinds = [
-        token.kind if depth == before else "/" + token.kind
-        for token, depth, before in zip(name.tokens, depths, [-1, *depths])
-    ]
-    return name.is_said, name.level is None, *kinds
-
-
 def _read_form(names, always, is_rare, volumes):
     """Give all names of one form their subject, scan and level.
 
@@ -563,91 +544,92 @@ def _read_form(names, always, is_rare, volumes):
         InputError: Two numbers can be the level.
     """
     columns, constant = _find_columns(names)
-    level = None
     if names[0].level is None and not volumes and not is_rare:
         level = _find_level(names, columns)
         if level is not None:
-            for name in names:
-                name.level = int(name.tokens[level.index].text)
+            columns.remove(level)
+            for name, value in zip(names, level.values):
+                name.level = int(value)
     if names[0].level is not None:
-        columns = [column for column in columns if column is not level]
         stacks = [column for column in columns if column.count < len(names)]
         if stacks or len({name.level for name in names}) == len(names):
             columns = stacks  # without numbers that each file has of its own
     free = [column for column in columns if not _SCAN_LABEL.fullmatch(column.token.label)]
     if names[0].is_said:
         pass
-    elif is_rare or (len(names) == 1 and not names[0].only):
+    elif is_rare or (len(names) == 1 and not _only_subject(names[0])):
         for name in names:
             name.subject, name.is_known = name.path, False
     elif not free:  # one subject
         for name in names:
-            name.subject, name.is_said = name.only or "1", True
+            name.subject, name.is_said = _only_subject(name) or "1", True
     else:
         first = _first_of_many(free)
         before = [column for column in free if column.index < first.index]
-        before = [column for column in before if not _tell(first.codes, column)]
+        before = [column for column in before if not _tell(first.values, column.values)]
         columns = [column for column in columns if column not in before and column is not first]
-        told = {column.token.depth for column in columns if not _tell(first.codes, column)}
+        told = {c.token.depth for c in columns if not _tell(first.values, c.values)}
         constant.discard(first.index - 1)  # the word before the number
         is_copy = _counts_persons(names, first)
         for name in names:
-            name.is_copy = is_copy
-            name.subject = _subject_text(name, first.index, told)
-            name.number = _last_number(name.tokens[first.index].text)
+            name.subject = name.tokens[first.index].text
+            if not is_copy:
+                name.subject = _subject_text(name, first.index, told)
             name.group = " ".join(name.tokens[column.index].text for column in before)
-    subjects = _code((name.subject, name.group) for name in names)
-    needed = set()
-    key = _joint(subjects, _code((name.class_, name.split, name.level) for name in names))
+    subjects = [(name.subject, name.group) for name in names]
+    known = [(name.subject, name.group, name.class_, name.split, name.level) for name in names]
+    needed = {index for index in constant if names[0].tokens[index].text not in always}
     for column in columns:
-        more = _joint(key, column.codes)
-        if not _tell(subjects, column) and (column not in free or _count(more) > _count(key)):
+        more = list(zip(known, column.values))
+        if not _tell(subjects, column.values) and (
+            column not in free or len(set(more)) > len(set(known))
+        ):
             needed.add(column.index)
-            key = more
+            known = more
     for name in names:
-        for index, token in enumerate(name.tokens):
-            if index in needed or (index in constant and token.text not in always):
-                if token.kind == "word":
-                    name.version = f"{name.version} {token.text}".strip()
-                else:
-                    name.scan = " ".join(filter(None, (name.scan, token.label, token.text)))
+        tokens = [name.tokens[index] for index in sorted(needed)]
+        words = [token.text for token in tokens if token.kind == "word"]
+        others = [(token.label, token.text) for token in tokens if token.kind != "word"]
+        name.version = " ".join(words)
+        name.scan = " ".join(filter(None, [name.scan, *sum(others, ())]))
+
+
+def _only_subject(name):
+    """The subject of names of which all have the same, as a pattern tells it, or None."""
+    matches = [pattern.search(name.text) for pattern in _PATTERNS.values()]
+    return next((m["subject"] for m in matches if m and "subject" in m.re.groupindex), None)
 
 
 def _find_columns(names):
-    """Places of tokens that vary and say something new, and indices of those that do not vary."""
-    context = _code((name.class_, name.split) for name in names)
-    told_by = [_code(name.subject for name in names)] if names[0].is_said else []
+    """Columns that vary and say something new, and indices of those that do not vary."""
+    context = [(name.class_, name.split) for name in names]
+    subjects = [name.subject for name in names] if names[0].is_said else [None] * len(names)
     columns, constant = [], set()
     for index, token in enumerate(names[0].tokens):
-        codes = _code(name.tokens[index].text for name in names)
-        column = _Column(index, token, codes, int(codes.max()) + 1)
-        if column.count == 1:
+        values = [name.tokens[index].text for name in names]
+        count = len(set(values))
+        if count == 1:
             constant.add(index)
-            continue
-        if token.kind == "word" and _tell(context, column):
-            continue
-        if any(_tell(codes, earlier) and _tell(earlier.codes, column) for earlier in columns):
-            continue
-        if not any(_tell(codes, column) for codes in told_by):
-            columns.append(column)
+        elif not (
+            (token.kind == "word" and _tell(context, values))
+            or _tell(subjects, values)
+            or any(_tell(values, c.values) and _tell(c.values, values) for c in columns)
+        ):
+            columns.append(_Column(index, token, values, count))
     return columns, constant
 
 
 def _find_level(names, columns):
     """The number that runs densely where all else stands still, or None."""
-    if columns and _counts_persons(names, columns[-1]):
-        same = [c for c in columns[:-1] if c.token.depth == columns[-1].token.depth]
-        if len(same) == 1 and same[0].token.kind == "number":
-            return same[0]
-    density = {column: _density(names, columns, column) for column in columns}
-    dense = [column for column in columns if density[column] >= DENSE]
+    density = {column.index: _density(names, columns, column) for column in columns}
+    dense = [column for column in columns if density[column.index] >= DENSE]
     dense = [column for column in dense if column.token.depth == dense[-1].token.depth]
-    if len(dense) > 1 and dense[-1].token.kind == "copy":  # S1 (2).jpg without S1.jpg
-        dense = dense[-1:]
+    if len(dense) > 1 and dense[-1].token.kind == "copy":  # 26 (2).jpg, or S1 (2).jpg alone
+        dense = dense[:-1] if _counts_persons(names, dense[-1]) else dense[-1:]
     if len(dense) > 1 and not _is_glued(names[0], dense[-1].index):  # the subject in P01_12.png
         dense = [c for c in dense if c is dense[-1] or not _is_glued(names[0], c.index)]
-    best = max((density[column] for column in dense), default=0)
-    dense = [column for column in dense if density[column] > best - MARGIN]
+    best = max((density[column.index] for column in dense), default=0)
+    dense = [column for column in dense if density[column.index] > best - MARGIN]
     if len(dense) > 1:
         shown = names[len(names) // 2]
         numbers = [shown.tokens[column.index].text for column in dense]
@@ -665,7 +647,7 @@ def _are_stacks(names, columns, level):
     telling = [c for c in others if c.token.kind != "word" or c.token.depth < level.token.depth]
     if names[0].is_said or any(c.count < len(names) for c in telling):
         return True
-    words = {name.tokens[c.index].text for c in others for name in names if c.token.kind == "word"}
+    words = {value for c in others if c.token.kind == "word" for value in c.values}
     if telling or any(map(_CLASS_WORD.search, words)):
         return False
     raise InputError(
@@ -685,20 +667,18 @@ def _density(names, columns, column):
     is_scan = _SCAN_LABEL.fullmatch(column.token.label)
     if column.token.kind not in ("number", "copy") or is_scan or column.count > MAX_LEVELS:
         return 0.0
-    others = [other.codes for other in columns if other is not column and other.count < len(names)]
+    others = [c.values for c in columns if c is not column and c.count < len(names)]
     if names[0].is_said:
-        others.append(_code(name.subject for name in names))
-    if not others:
+        others.append([name.subject for name in names])
+    values = list(map(int, column.values))
+    if not others or max(values) > MAX_LEVEL:
         return 0.0
-    values = np.array([int(name.tokens[column.index].text) for name in names])
-    if values.max() > MAX_LEVEL:
-        return 0.0
-    stacks = _joint(*others, _code((name.contrast, name.scan) for name in names))
-    context = _code((name.class_, name.split) for name in names)
-    return max(_share(values, stacks), _share(values, _joint(stacks, context)))
+    stacks = list(zip(*others, [(name.contrast, name.scan) for name in names]))
+    context = [(name.class_, name.split) for name in names]
+    return max(_density_of(values, stacks), _density_of(values, zip(stacks, context)))
 
 
-def _share(values, stacks):
+def _density_of(values, stacks):
     """Share of the numbers between the first and the last of each stack that are there.
 
     It is 0 where numbers are no levels: many occur twice in a stack, most stacks hold one, or
@@ -706,29 +686,30 @@ def _share(values, stacks):
 
     Args:
         values: Numbers `(N,)`.
-        stacks: Codes `(N,)` of what they belong to.
+        stacks: What each belongs to.
     """
-    order = np.lexsort((values, stacks))
-    values, stacks = values[order], stacks[order]
-    steps = np.diff(values)[np.diff(stacks) == 0]
-    sizes = np.unique(stacks, return_counts=True)[1]
-    typical = np.median(sizes)
-    if len(sizes) < 2 or typical < MIN_STACK or np.mean(steps == 0) > MAX_TWICE:
+    numbers = defaultdict(list)
+    for stack, value in zip(stacks, values):
+        numbers[stack].append(value)
+    typical = statistics.median(map(len, numbers.values()))
+    different = {stack: sorted(set(found)) for stack, found in numbers.items()}
+    count = sum(map(len, different.values()))
+    if len(numbers) < 2 or typical < MIN_STACK or len(values) - count > MAX_TWICE * len(values):
         return 0.0
-    if len(np.unique(values)) > MAX_OFFSET * typical:
+    if len(set(values)) > MAX_OFFSET * typical:
         return 0.0
-    steps = steps[steps > 0].astype(int)
-    return (len(steps) + len(sizes)) / (steps.sum() / np.gcd.reduce(steps) + len(sizes))
+    gaps = math.gcd(*(b - a for found in different.values() for a, b in zip(found, found[1:])))
+    extent = sum(found[-1] - found[0] for found in different.values()) // max(gaps, 1)
+    return count / (extent + len(different))
 
 
 def _first_of_many(columns):
-    """The first column with many different tokens, a number rather than a word: the subject."""
+    """The first column with many different values, a number rather than a word: the subject."""
     most = max(column.count for column in columns)
-    numbers = [column for column in columns if column.token.kind in ("number", "copy")]
-    if numbers and max(column.count for column in numbers) >= MANY * most:
-        columns = numbers
-    most = max(column.count for column in columns)
-    return next(column for column in columns if column.count >= MANY * most)
+    many = [column for column in columns if column.count >= MANY * most]
+    numbers = [c for c in columns if c.token.kind in ("number", "copy")]
+    best = max((c.count for c in numbers), default=0)
+    return next((c for c in numbers if c.count >= MANY * best >= MANY**2 * most), many[0])
 
 
 def _subject_text(name, index, told):
@@ -737,7 +718,7 @@ def _subject_text(name, index, told):
     if token.depth < len(name.parts) - 1 and token.depth not in told:
         return name.parts[token.depth]
     if token.kind == "copy":
-        return token.text if name.is_copy else name.parts[-1]
+        return name.parts[-1]
     start = name.tokens[index - 1].start if _is_glued(name, index) else token.start
     return name.parts[token.depth][start : token.end]
 
@@ -748,43 +729,16 @@ def _is_glued(name, index):
     return token.label != "" and name.tokens[index - 1].end == token.start
 
 
-def _code(values):
-    """Codes `(N,)` from 0 on that are equal where the values are."""
-    codes = {}
-    return np.array([codes.setdefault(value, len(codes)) for value in values])
-
-
-def _joint(first, *others):
-    """Codes `(N,)` that are equal where all the codes are."""
-    for codes in others:
-        first = np.unique(first * (codes.max() + 1) + codes, return_inverse=True)[1]
-    return first
-
-
-def _count(codes):
-    return int(codes.max()) + 1
-
-
-def _tell(codes, column):
-    """Whether `codes` tell the tokens of a column."""
-    return _count(_joint(codes, column.codes)) == _count(_joint(codes, codes))
-
-
-def _last_number(text):
-    numbers = re.findall(r"\d+", text)
-    return int(numbers[-1]) if numbers else None
-
-
 # ---- the whole set -----------------------------------------------------------------------------
 
 
 def _settle_levels(names, ignored, notes):
     """Names of the set: all have a level, or none has."""
     with_level = [name for name in names if name.level is not None]
+    without = [name.path for name in names if name.level is None]
     if len(with_level) >= LEVELLED * len(names):
-        without = [name.path for name in names if name.level is None]
         if without:
-            ignored["names without a level"] += without
+            ignored["names without a level"] = without
         return with_level
     if with_level:
         notes.append(
@@ -806,10 +760,11 @@ def _qualify_restarted(names, attribute):
     groups, numbers = defaultdict(set), defaultdict(set)
     for name in names:
         groups[name.key()].add(getattr(name, attribute))
-        numbers[getattr(name, attribute)].add(name.number)
+        found = re.findall(r"\d+", name.subject) or ["-1"]
+        numbers[getattr(name, attribute)].add(int(found[-1]))
     twice = {name for name in names if len(groups[name.key()]) > 1}
-    is_anew = twice and (
-        any(name.is_copy for name in twice) or all(map(_are_counted, numbers.values()))
+    is_anew = twice and all(
+        0 <= min(found) < 2 and len(found) >= COUNTED * max(found) for found in numbers.values()
     )
     for name in names:
         if is_anew:
@@ -818,22 +773,17 @@ def _qualify_restarted(names, attribute):
             name.scan = f"{getattr(name, attribute)} {name.scan}".strip()
 
 
-def _are_counted(numbers):
-    """Whether a set of numbers is counted from 0 or 1 on, almost without gaps."""
-    return None not in numbers and min(numbers) < 2 and len(numbers) >= COUNTED * max(numbers)
-
-
 def _find_unknown(names, forms):
-    """Say of which files the subject is not known. Each of them is taken for a person."""
+    """Find of which files the subject is not known. Each of them is taken for a person."""
     files = Counter((name.split, name.class_, name.subject) for name in names)
     keys = Counter((name.split, name.class_, name.key()) for name in names)
     for form in forms:
         if form[0].is_said or form[0].level is not None:
             continue
-        alone = np.mean([files[n.split, n.class_, n.subject] == 1 for n in form])
+        alone = sum(files[name.split, name.class_, name.subject] == 1 for name in form)
         for name in form:
             is_twice = keys[name.split, name.class_, name.key()] > 1
-            name.is_known &= alone < MOSTLY and not is_twice
+            name.is_known &= alone < MOSTLY * len(form) and not is_twice
     unknown = [name for name in names if not name.is_known]
     if len({name.subject for name in unknown}) < len(unknown):
         for name in unknown:
@@ -841,27 +791,25 @@ def _find_unknown(names, forms):
 
 
 def _choose_versions(names, ignored):
-    """Of volumes that differ in words that are no contrast, side or visit, one of each scan."""
-    subjects, chosen = defaultdict(list), set()
+    """Of volumes that differ in words that are no contrast, side or visit, one of each scan.
+
+    That is the one with the fewest words of processing. Of two alike the shorter path comes first.
+    """
+    scans = defaultdict(list)
+    has_contrasts = {(name.split, name.subject) for name in names if name.contrast}
     for name in names:
-        subjects[name.split, name.subject].append(name)
-    for versions in subjects.values():
-        scans, has_contrasts = defaultdict(list), any(name.contrast for name in versions)
-        for name in versions:
-            if name.contrast or not has_contrasts:
-                scans[name.contrast, name.scan].append(name)
-        chosen.update(min(scan, key=_processing) for scan in scans.values())
+        if name.contrast or (name.split, name.subject) not in has_contrasts:
+            scans[name.split, name.subject, name.contrast, name.scan].append(name)
+    chosen = {
+        min(scan, key=lambda n: (len(_PROCESSED.findall(n.text)), len(n.path), n.path))
+        for scan in scans.values()
+    }
     left = [name.path for name in names if name not in chosen]
     if left:
-        ignored["further versions of a scan"] += left
+        ignored["further versions of a scan"] = left
     for name in chosen:
         name.version = ""
     return [name for name in names if name in chosen]
-
-
-def _processing(name):
-    """How much a volume was processed, by its words; of two alike the shorter path comes first."""
-    return len(_PROCESSED.findall(name.text)), len(name.path), name.path
 
 
 def _check_twice(names):
@@ -878,40 +826,37 @@ def _check_twice(names):
 
 def _describe(names, ignored, volumes):
     """Sentences for the user."""
-    notes, file = [], "volume" if volumes else "file"
     known = [name for name in names if name.is_known]
     unknown = [name for name in names if not name.is_known]
     if known:
-        notes.append(f"The subject of {known[0].path} is {known[0].subject!r}.")
+        yield f"The subject of {known[0].path} is {known[0].subject!r}."
     if unknown:
         share = f"{len(unknown)} times a" if known else "every"
-        notes.append(
-            f"Subjects are not known: {share} {file} is taken for a person, as {unknown[0].path}. "
-            "Slices of one person may stand in two splits, so figures of the test split flatter. "
-            "If names tell the person, say --subject REGEX."
+        yield (
+            f"Subjects are not known: {share} {'volume' if volumes else 'file'} is taken for a "
+            f"person, as {unknown[0].path}. Slices of one person may stand in two splits, so "
+            "figures of the test split flatter. If names tell the person, say --subject REGEX; "
+            "if these are slices of one person, --level REGEX."
         )
     if {name.split for name in known} == {"test"}:
-        notes.append(
+        yield (
             "The training part has no subjects in its names, and people of the test part may stand "
             "in it: figures of the test split are worth nothing."
         )
     contrasts = Counter(contrast for _, contrast in {(n.subject, n.contrast) for n in names})
     del contrasts[""]
     if len(contrasts) > 1:
-        listed = ", ".join(
-            f"{contrast} of {count}" for contrast, count in sorted(contrasts.items())
-        )
-        notes.append(
-            f"Contrasts: {listed} subjects. Each is a scan of its subject; a --subject REGEX that "
+        of = ", ".join(f"{contrast} of {count}" for contrast, count in sorted(contrasts.items()))
+        yield (
+            f"Contrasts: {of} subjects. Each is a scan of its subject; a --subject REGEX that "
             "fits the names of one contrast takes that alone."
         )
     scans = Counter(subject for subject, *_ in dict.fromkeys(n.key()[:-1] for n in known))
     several = [subject for subject, count in scans.items() if count > 1]
     if several:
-        notes.append(
+        yield (
             f"{len(several)} of {len(scans)} subjects have several scans, as {several[0]!r}: they "
             "stay in one split."
         )
     for reason, found in ignored.items():
-        notes.append(f"Ignored: {len(found)} {reason}, as {found[0]}.")
-    return notes
+        yield f"Ignored: {len(found)} {reason}, as {found[0]}."
