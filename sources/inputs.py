@@ -255,10 +255,9 @@ class Volumes(Input):
         """The volume of a file. What is wrong with it becomes one line."""
         path = self.root / path
         with reading(path, "repair it or leave it out"):
-            if self.settings["kind"] == "oasis1":
-                yield volumes.load_disc_volume(path)
-            else:
-                yield volumes.load_volume(path, self.settings["axcodes"])
+            is_disc = self.settings["kind"] == "oasis1"
+            axcodes = volumes.GRID_AXCODES if is_disc else self.settings["axcodes"]
+            yield volumes.load_volume(path, axcodes)
 
     def _look(self, place):
         plane = self.settings["plane"] or "axial"
@@ -312,8 +311,7 @@ class Volumes(Input):
                 slices = volumes.oasis_slices(volume, settings["first_slice"])
             else:
                 plane, percent = settings["plane"], settings["slices"]
-                count = min(most, len(volumes.filled_levels(volume, plane, percent)))
-                slices = volumes.plane_slices(volume, plane, settings["spacing"], percent, count)
+                slices = volumes.plane_slices(volume, plane, settings["spacing"], percent, most)
         # A volume of fewer slices than levels is spread over all levels.
         count = len(slices.images)
         levels, notes = relative_places(count, most), [*volume.notes, *slices.notes]

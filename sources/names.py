@@ -29,14 +29,12 @@ MAX_EXAMPLES = 3  # of names in a message
 # Shares of the names of a set.
 FIT = 0.99  # that a pattern or a reading must fit
 LEVELLED = 0.95  # that tell a level, where levels are levels
-RARE = 0.01  # of a form from which no rule is told
 MOSTLY = 0.9  # of files that are the only one of their subject, where subjects are not known
 # Directories.
 MAX_SPLIT_FOLDERS = 6
 MAX_CLASSES = 20
 # Numbers that are levels.
 MAX_LEVEL = 9999  # longer numbers are subjects, dates or the like
-MAX_LEVELS = 512
 MIN_STACK = 3  # slices of a typical stack
 MAX_OFFSET = 4  # different levels of the set, in those of a typical stack
 MAX_TWICE = 0.25  # share of the slices of a stack that have the number of another
@@ -250,7 +248,7 @@ def understand(paths: Sequence[str], rules: Rules = NO_RULES, volumes: bool = Fa
         kinds = [(token.depth, token.kind) for token in name.tokens]
         forms[name.is_said, name.level is None, *kinds].append(name)
     for form in forms.values():
-        _read_form(form, always, len(form) < RARE * len(names), volumes)
+        _read_form(form, always, volumes)
     for name in names:
         name.subject = spelling.setdefault(name.subject.lower(), name.subject)
     names = _settle_levels(names, ignored, notes)
@@ -366,12 +364,9 @@ def _apply_patterns(names, rules, volumes):
 
 def _take(name, role, match, group):
     """Take what a match says of a name, and leave the rest of the name."""
-    text, places = match[group], [match.span(group)]
+    text, rest = match[group], list("/".join(name.parts))
     if role == "subject":
         name.subject, name.is_said = text, True
-        if not text.isdecimal() or len(text) > 3:  # or else it may be another number
-            again = re.finditer(rf"(?<![^\W_]){re.escape(text)}(?![^\W_])", name.text)
-            places += [other.span() for other in again]
     elif role == "class":
         name.class_ = text
     elif role == "split":
@@ -382,9 +377,8 @@ def _take(name, role, match, group):
         name.level = int(text)
     else:
         raise InputError(f"{name.path}: --level reads {text!r}, which is no number.")
-    rest = list("/".join(name.parts))
-    for start, end in places:
-        rest[start:end] = "\0" * len(rest[start:end])
+    start, end = match.span(group)
+    rest[start:end] = "\0" * len(rest[start:end])
     name.parts = "".join(rest).split("/")
 
 
@@ -436,7 +430,7 @@ def _find_classes(names):
             continue
         if len(set(splits)) > 1 and _tell(splits, folders.values()):
             continue  # train/train_images
-        if len(folders) < len(names) / 2 or not _are_classes(folders, depths):
+        if not _are_classes(folders, depths):
             break
         found = [  # of AD-parent/AD the finer
             coarse for coarse in found if not _tell(folders.values(), map(coarse.get, folders))
@@ -449,12 +443,7 @@ def _find_classes(names):
 
 
 def _are_classes(folders, depths):
-    """Whether directories are classes, and no subjects.
-
-    Args:
-        folders: Directory of each name.
-        depths: Its depth.
-    """
+    """Whether the directories of names, at these depths, are classes, and no subjects."""
     by_split, rests = defaultdict(set), defaultdict(set)
     for name, folder in folders.items():
         by_split[name.split].add(folder)
@@ -531,20 +520,13 @@ def _cut(part, depth):
     return tokens
 
 
-def _read_form(names, always, is_rare, volumes):
+def _read_form(names, always, volumes):
     """Give all names of one form their subject, scan and level.
 
-    Args:
-        names: Names whose tokens have the same kinds.
-        always: Tokens that all names of the set have.
-        is_rare: Whether the form is too rare in the set to tell a rule from it.
-        volumes: Whether there are no levels.
-
-    Raises:
-        InputError: Two numbers can be the level.
+    Tokens of `always` stand in all names of the set.
     """
     columns, constant = _find_columns(names)
-    if names[0].level is None and not volumes and not is_rare:
+    if names[0].level is None and not volumes:
         level = _find_level(names, columns)
         if level is not None:
             columns.remove(level)
@@ -557,14 +539,14 @@ def _read_form(names, always, is_rare, volumes):
     free = [column for column in columns if not _SCAN_LABEL.fullmatch(column.token.label)]
     if names[0].is_said:
         pass
-    elif is_rare or (len(names) == 1 and not _only_subject(names[0])):
-        for name in names:
-            name.subject, name.is_known = name.path, False
+    elif len(names) == 1 and not _only_subject(names[0]):
+        names[0].subject, names[0].is_known = names[0].path, False
     elif not free:  # one subject
         for name in names:
             name.subject, name.is_said = _only_subject(name) or "1", True
     else:
-        first = _first_of_many(free)
+        most = max(column.count for column in free)
+        first = next(column for column in free if column.count >= MANY * most)
         before = [column for column in free if column.index < first.index]
         before = [column for column in before if not _tell(first.values, column.values)]
         columns = [column for column in columns if column not in before and column is not first]
@@ -665,7 +647,7 @@ def _counts_persons(names, column):
 def _density(names, columns, column):
     """How densely a column of numbers runs where all else stands still, 0 to 1."""
     is_scan = _SCAN_LABEL.fullmatch(column.token.label)
-    if column.token.kind not in ("number", "copy") or is_scan or column.count > MAX_LEVELS:
+    if column.token.kind not in ("number", "copy") or is_scan:
         return 0.0
     others = [c.values for c in columns if c is not column and c.count < len(names)]
     if names[0].is_said:
@@ -682,11 +664,7 @@ def _density_of(values, stacks):
     """Share of the numbers between the first and the last of each stack that are there.
 
     It is 0 where numbers are no levels: many occur twice in a stack, most stacks hold one, or
-    stacks have few of their numbers in common.
-
-    Args:
-        values: Numbers `(N,)`.
-        stacks: What each belongs to.
+    stacks have few of their numbers in common. `stacks` is what each of the `values` belongs to.
     """
     numbers = defaultdict(list)
     for stack, value in zip(stacks, values):
@@ -701,15 +679,6 @@ def _density_of(values, stacks):
     gaps = math.gcd(*(b - a for found in different.values() for a, b in zip(found, found[1:])))
     extent = sum(found[-1] - found[0] for found in different.values()) // max(gaps, 1)
     return count / (extent + len(different))
-
-
-def _first_of_many(columns):
-    """The first column with many different values, a number rather than a word: the subject."""
-    most = max(column.count for column in columns)
-    many = [column for column in columns if column.count >= MANY * most]
-    numbers = [c for c in columns if c.token.kind in ("number", "copy")]
-    best = max((c.count for c in numbers), default=0)
-    return next((c for c in numbers if c.count >= MANY * best >= MANY**2 * most), many[0])
 
 
 def _subject_text(name, index, told):

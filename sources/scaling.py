@@ -25,10 +25,8 @@ LIT = 16  # grey values above this are no background
 # Sides
 MAX_SIDE, SIDE_STEP = 256, 8
 
-# Mirror images. Medians of the likeness are 0.73 to 0.98 in axial and coronal heads (OASIS and
-# templates; also shifted, tilted by 8 degrees, shaded, noisy), 0.27 to 0.67 in sagittal ones, and
-# 0.54 in ellipses filled with random texture.
-LIKE = 0.7
+# Mirror images
+LIKE = 0.7  # medians are 0.73 to 0.98 in axial and coronal heads, 0.27 to 0.67 in sagittal ones
 MIRROR_IMAGES, MIRROR_SIDE = 40, 64
 TILTS = (-12, -6, 0, 6, 12)  # degrees between an image and its mirror image: twice its own tilt
 REACH, REACH_ACROSS = 16, 5  # pixels of shifts, along the axis twice that of the midline
@@ -61,21 +59,17 @@ def grey_range(images: Iterable[np.ndarray]) -> GreyRange:
     """Choose what becomes black and white in all images of a subject or a set.
 
     A value that more than a tenth of the pixels have exactly, though others are brighter, is
-    background. Of the rest, half a percent at either end may be outliers. A fifth of what lies
-    between is added at either end, as far as there are such values: a hot voxel cannot blacken the
-    rest, and of an ordinary image next to nothing is cut.
+    background. Of the rest, half a percent at either end may be outliers, and a fifth of what lies
+    between is added at either end: a hot voxel cannot blacken the rest.
 
     Black is the background. But where the rest begins very far above it (CT of a masked brain),
     black is a little below the rest. Where a part of the rest is below the background, the range
     holds that part, and a background of 0 becomes black all the same (a masked volume that was
-    normalised to mean 0). Whole numbers from 0 to 255 whose range ends at `DIM` or more are 8-bit
-    images that were scaled already: they stay as they are.
+    normalised to mean 0). 8-bit images whose range ends at `DIM` or more stay as they are.
 
     Args:
-        images: Arrays of any shape and at least one pixel, in the unit of the files. Up to
-            `SAMPLED_PIXELS` of each are looked at, and of very many images every second, fourth
-            and so on, so that memory holds a few megabytes. What is no finite number does not
-            count.
+        images: Arrays of any shape and at least one pixel, in the unit of the files. Of very many,
+            every second, fourth and so on is looked at. What is no finite number does not count.
     """
     samples, stride = [np.zeros(0, "float32")], 1
     for number, image in enumerate(images):
@@ -118,6 +112,17 @@ def to_grey_values(pixels: np.ndarray, grey: tuple) -> np.ndarray:
     return np.rint(values).astype("uint8")
 
 
+def scale_to_grey(slices: np.ndarray) -> np.ndarray:
+    """Scale intensities `(K, H, W)` to 8-bit grey: the maximum of each slice becomes 255.
+
+    The published slices of OASIS are scaled so. With scalp, exactly one pixel of a slice is 255. In
+    brain-masked ones, white matter jumps by up to a third from one millimetre to the next.
+    """
+    slices = np.clip(np.nan_to_num(slices.astype("float64"), posinf=0.0), 0, None)
+    peaks = slices.max((1, 2), keepdims=True)  # (K, 1, 1)
+    return np.rint(slices * (255.0 / np.where(peaks > 0, peaks, 1.0))).astype("uint8")
+
+
 def share_lost(whole: np.ndarray, kept: np.ndarray) -> float:
     """Share of what is lit in grey values, uint8 of any shape, that a part of them lacks."""
     lit = np.count_nonzero(whole > LIT)
@@ -145,9 +150,8 @@ def fit_square(
     Args:
         image: uint8 `(H, W)`.
         side: Pixels of a side of the result.
-        how: "pad" scales it until its longer side fits and leaves black bars. What lacks less than
-            8 pixels is not enlarged, so that nothing is blurred. "crop" scales `centre_square` of
-            it, "stretch" scales each side.
+        how: "pad" scales it until its longer side fits, unless that lacks less than 8 pixels, and
+            leaves black bars. "crop" scales `centre_square` of it, "stretch" scales each side.
         enlarge: Whether "pad" enlarges a smaller image.
 
     Returns:
@@ -193,7 +197,7 @@ def find_mirror(images: Sequence[np.ndarray]) -> str:
         "rows" where upside down is as good (axial brains, the nose to the right), "columns" where
         left and right may be exchanged (the nose up), or "none" (sagittal slices).
     """
-    chosen = (images[i] for i in spread(len(images), MIRROR_IMAGES)) if len(images) else ()
+    chosen = (images[i] for i in spread(len(images), MIRROR_IMAGES))
     pairs = [_mirror_likeness(image) for image in chosen if image.max() > LIT]
     rows, columns = np.median(pairs, axis=0) if pairs else (0, 0)
     if max(rows, columns) < LIKE:
@@ -267,15 +271,13 @@ def contact_sheet(
     width, height = TILE + GAP, TILE + GAP + lines * LINE
     size = (columns * width + GAP, -(-len(chosen) // columns) * height + GAP)
     sheet, font = Image.new("L", size, 40), ImageFont.load_default(10)
-    draw = ImageDraw.Draw(sheet)
     for number, index in enumerate(chosen):
-        left, top = number % columns * width + GAP, number // columns * height + GAP
-        sheet.paste(Image.fromarray(fit_square(images[index], TILE)[0]), (left, top))
+        tile = Image.new("L", (TILE, TILE + lines * LINE), 40)
+        tile.paste(Image.fromarray(fit_square(images[index], TILE)[0]))
         text = labels[index].encode("ascii", "replace").decode()  # the font knows few other letters
-        for line, words in enumerate(text.split("\n")):
-            while draw.textlength(words, font) > TILE:
-                words = words.removesuffix("..")[:-1] + ".."
-            draw.text((left, top + TILE + line * LINE), words, 255, font)
+        ImageDraw.Draw(tile).text((0, TILE), text, 255, font)
+        row, column = divmod(number, columns)
+        sheet.paste(tile, (column * width + GAP, row * height + GAP))
     file = io.BytesIO()
     sheet.save(file, "PNG")
     with replacing(path) as temporary:
