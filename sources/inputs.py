@@ -345,7 +345,7 @@ def _discs(paths):
     matches = [(path, OASIS1.fullmatch(path.rpartition("/")[2])) for path in paths]
     # Of two files of one scan, the first is taken.
     places = {m[1]: Place(path, None, m[2], m[1], None, {}) for path, m in matches[::-1] if m}
-    return Understood([places[name] for name in sorted(places)], {}, "OASIS-1 discs", [])
+    return Understood([places[name] for name in sorted(places)], {}, [])
 
 
 def _nothing_found(source, paths, settings):

@@ -3,7 +3,7 @@
 Names are read as a set, never one by one, and nothing here opens a file:
 
 1. Files that are no images, or lie beside images (masks, derivatives), are set aside.
-2. What a flag or one of `PATTERNS` says is taken out of the names.
+2. What a flag or one of `vocabulary.PATTERNS` says is taken out of the names.
 3. Directories tell splits (`train`, `test`) and classes (words, each with subjects of its own).
 4. What is left is cut into tokens: numbers and words. Names whose tokens are of the same kinds are
    of one form, a table: a row for each name, a column for each token.
@@ -23,8 +23,10 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from sources import vocabulary
 from utils import InputError
 
+_ROLES = ("subject", "level", "split", "class")  # of `Rules`
 MAX_EXAMPLES = 3  # of names in a message
 # Shares of the names of a set.
 FIT = 0.99  # that a pattern or a reading must fit
@@ -43,85 +45,6 @@ MARGIN = 0.05  # of two dense numbers, the one that is denser by this is the lev
 # Numbers that are subjects.
 COUNTED = 0.9  # share of the numbers from 1 to the last that are there, where subjects are counted
 MANY = 0.4  # different subjects, in different tokens of the column that has the most
-
-_IMAGES = r"\.(?:png|jpe?g|jfif|tiff?|bmp|nii(?:\.gz)?)"
-_VOLUMES = r"\.(?:nii(?:\.gz)?|mg[zh]|hdr)"
-_ENDINGS = {False: re.compile(_IMAGES + "$", re.I), True: re.compile(_VOLUMES + "$", re.I)}
-_SYSTEM = re.compile(r"(?:^|/)(?:\.|__MACOSX/|(?:thumbs\.db|desktop\.ini|@eaDir)(?:$|/))", re.I)
-
-# Names of splits as directories have them, in one word: Training, valid, testset, imagesTr.
-_ROLES = ("subject", "level", "split", "class")
-_SPLITS = {
-    "train": re.compile(r"[Tt]r|(?i:trn|train|training)(?:data|sets?|images?)?"),
-    "validate": re.compile(r"(?i:val|valid|validate|validation|dev)(?:data|sets?|images?)?"),
-    "test": re.compile(r"[Tt]s|(?i:tst|test|testing)(?:data|sets?|images?)?"),
-}
-_CAMEL_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
-
-
-def _words(pattern):
-    """A pattern for whole words, between other signs or inCamelCase."""
-    start = r"(?:(?<![^\W\d_])|(?<=[a-z])(?=[A-Z]))"
-    return re.compile(rf"{start}(?i:{pattern})(?![a-z])")
-
-
-# Words of files that lie beside images and show none.
-_LABELS = _words(
-    r"(?:[a-z]*mask|label|lbl|annotation|contour|roi|prob|probability)(?:s|maps?)?"
-    r"|[a-z]*seg(?:s|mentations?)?|gt|ground|groundtruth|[a-z]*parc|parcellations?|ribbon|pve"
-    r"|readers?|raters?"
-)
-_TISSUE = re.compile(r"(?:^|/)m?w?r?c[1-6](?=[a-z])[^/]*$", re.I)  # of SPM, as in c1sub-01_T1w.nii
-# Of BIDS: what was made of images, and images that are not anatomical.
-_DERIVED = re.compile(r"(?:^|/)(?:derivatives|func|dwi|fmap|perf)/|_(?:desc|space)-", re.I)
-# Words of processed copies. Of several copies of a scan the one with the fewest is taken.
-_PROCESSED = _words(
-    r"[a-z]*(?:brain|norm|norm[a-z]*linear|nu|mni[a-z]*|restored?|aligned|warp|warped|regist[a-z]+"
-    r"|reg|stripp?ed|bet|preproc[a-z]*|correct[a-z]*|smooth[a-z]*|resampled?|rawavg|filled|wm|gm"
-    r"|csf|masked)"
-)
-
-# Words that tell scans of one subject apart: contrast, side, plane, visit.
-_CONTRAST = (
-    r"(?:(?:c?t1|t2|pd)(?:w|wi|ce|c|gd|n|f|post|pre|km)?\+?"
-    r"|flair|dwi|adc|swi|bold|mra|dti|asl|stir|dess|pet|ct)(?![^\W_])"
-)
-_KNOWN = (
-    r"(?:left|right|lh|rh|axial|coronal|sagittal|baseline|followup|screening|pre|post)(?![^\W_])"
-)
-_SCAN_WORD = re.compile(f"{_CONTRAST}|{_KNOWN}", re.I)
-# Words before numbers that tell scans of one subject apart.
-_SCAN_LABEL = re.compile(
-    r"weeks?|wk|months?|days?|years?|yr|visits?|vis|ses|sessions?|scans?|runs?|mr|mpr|echo|tp"
-    r"|timepoints?|series|time|date|rep|repeats?|frame|phase"
-)
-_CLASS_LABEL = re.compile(r"(?:class|grade|stage|type|cdr|kl|group)(?![a-z])", re.I)
-_CLASS_WORD = re.compile(
-    r"normal|health|control|tumou?r|oma(?![a-z])|dement|cancer|benign|malign|covid|pneumon|disease"
-    r"|lesion|alzheimer|(?<![a-z])(?:yes|no|pos|neg|ad|e?l?mci|cn|nc|hc|abnormal)(?![a-z])",
-    re.I,
-)
-
-# Ways to write a subject or a level that the numbers alone do not tell. The group is taken out of
-# the path, and the rule reads the rest.
-PATTERNS = {
-    "BIDS": r"(?<![^/])(?P<subject>sub-[a-z0-9]+)",
-    "ADNI": r"(?<!\d)(?P<subject>\d{3}_S_\d{4})(?!\d)",
-    "OASIS": r"(?P<subject>OAS\d_?\d{4})(?!\d)",
-    "numbered subject": r"(?<![^\W\d_])(?P<subject>(?:case|sub|subj|subject|patient|pat|pt|person"
-    r"|participant|proband|volunteer)s?[-_ ]*(?:no|nr|id)?[-_. ]*\d+)",
-    "numbered level": r"(?<![^\W\d_])(?:slice|slc|sl|level|lvl|z|schicht|coupe|corte)s?[-_ =]*"
-    r"(?:no|nr|id)?[-_. ]*(?P<level>\d+)",
-}
-_PATTERNS = {name: re.compile(pattern, re.I) for name, pattern in PATTERNS.items()}
-
-# Numbers in parentheses at the end count files that had one name: 26.jpg, 26 (2).jpg, 26 (3).jpg.
-_COPY = re.compile(r"\s*\(\d+\)(?=\.[^/]*$)")
-_TOKEN = re.compile(
-    rf"\((?P<copy>\d+)\)$|(?<![^\W\d_])(?:(?P<contrast>(?i:{_CONTRAST}))|(?P<scan>(?i:{_KNOWN})))"
-    r"|(?<![^\W_])(?P<hash>(?=[0-9a-f]*\d[a-f]+\d)[0-9a-f]{8,}(?:-[0-9a-f]{4,})*)(?![^\W_])"
-    r"|(?P<number>\d+)|(?P<word>[^\W\d_]+)"
-)
 
 
 class Rules(NamedTuple):
@@ -165,23 +88,24 @@ class Understood(NamedTuple):
     Attributes:
         places: One for each slice or volume, in the order of the paths.
         ignored: Paths of all other files, by the reason.
-        pattern: Names of the `PATTERNS` that fitted, or "general rule".
         notes: Sentences for the user.
     """
 
     places: list[Place]
     ignored: dict[str, list[str]]
-    pattern: str
     notes: list[str]
 
 
 class _Token(NamedTuple):
     kind: str  # "number", "copy", "word", "hash", "contrast" or "scan"
     text: str  # in lower case
-    start: int
-    end: int
+    name: str  # as it is written, with a word that stands right before it, as in P01
     depth: int  # of its directory or file name, counted from 0
-    label: str  # the word before a number, or ""
+    label: str = ""  # the word before a number
+
+    @property
+    def is_glued(self):
+        return len(self.name) > len(self.text)
 
 
 class _Column(NamedTuple):
@@ -236,7 +160,7 @@ def understand(paths: Sequence[str], rules: Rules = NO_RULES, volumes: bool = Fa
     ignored, notes, spelling = defaultdict(list), [], {}
     names = _set_aside(paths, volumes, ignored)
     names = _apply_rules(names, rules, ignored)
-    patterns = _apply_patterns(names, rules, volumes)
+    _apply_patterns(names, rules, volumes)
     if rules.split is None:
         names = _find_splits(names, ignored)
     if rules.class_ is None:
@@ -265,7 +189,7 @@ def understand(paths: Sequence[str], rules: Rules = NO_RULES, volumes: bool = Fa
         scan = " ".join(filter(None, (name.contrast, name.scan, name.version)))
         attributes = {} if name.class_ is None else {"class": name.class_}
         places.append(Place(name.path, name.split, name.subject, scan, name.level, attributes))
-    return Understood(places, dict(ignored), ", ".join(patterns) or "general rule", notes)
+    return Understood(places, dict(ignored), notes)
 
 
 def _common(sets):
@@ -288,14 +212,14 @@ def _set_aside(paths, volumes, ignored):
     """Names of images or volumes. All other paths go to `ignored`."""
     names, spelling = [], {}
     for path in paths:
-        ending = _ENDINGS[volumes].search(path)
-        if _SYSTEM.search(path):
+        ending = vocabulary.ENDINGS[volumes].search(path)
+        if vocabulary.SYSTEM.search(path):
             ignored["system files"].append(path)
         elif ending is None:
             ignored["other files"].append(path)
         else:
             *parts, stem = path[: ending.start()].split("/")
-            if parts and parts[-1] != stem == _ENDINGS[volumes].sub("", parts[-1]):
+            if parts and parts[-1] != stem == vocabulary.ENDINGS[volumes].sub("", parts[-1]):
                 parts.pop()  # case_004.nii/case_004.nii
             parts = [spelling.setdefault(part.lower(), part) for part in parts] + [stem]
             names.append(_Name(path, "/".join(parts) + ending[0], parts))
@@ -303,13 +227,15 @@ def _set_aside(paths, volumes, ignored):
         kind = "volume (.nii, .nii.gz, .mgz, .hdr)" if volumes else "image (.png, .jpg, .tif, .nii)"
         found = _examples(paths) or "none"
         raise InputError(f"no {kind} is among the {len(paths)} files: {found}.")
-    words = {name: {word.lower() for word in _LABELS.findall(name.text)} for name in names}
+    words = {
+        name: {word.lower() for word in vocabulary.LABELS.findall(name.text)} for name in names
+    }
     always = _common(words.values())  # a word that is everywhere tells nothing
     beside = {
         "label maps and masks": lambda name: (
-            words[name] - always or (volumes and _TISSUE.search(name.text))
+            words[name] - always or (volumes and vocabulary.TISSUE.search(name.text))
         ),
-        "derivatives": lambda name: _DERIVED.search(name.text),
+        "derivatives": lambda name: vocabulary.DERIVED.search(name.text),
     }
     for reason, is_beside in beside.items():
         images = [name for name in names if not is_beside(name)]
@@ -346,20 +272,16 @@ def _apply_rules(names, rules, ignored):
 
 
 def _apply_patterns(names, rules, volumes):
-    """Read what `PATTERNS` knows and no rule says. Returns the names of patterns that fit."""
-    fitting, taken = [], {role for role, rule in zip(_ROLES, rules) if rule}
-    if volumes:
-        taken.add("level")
-    for title, pattern in _PATTERNS.items():
+    """Read what `vocabulary.PATTERNS` knows and no rule says."""
+    taken = {role for role, rule in zip(_ROLES, rules) if rule} | ({"level"} if volumes else set())
+    for pattern in vocabulary.PATTERNS:
         (role,) = pattern.groupindex
         matches = {name: match for name in names if (match := pattern.search(name.text))}
         several = len({match[role].lower() for match in matches.values()}) > 1
         if role not in taken and several and len(matches) >= FIT * len(names):
             taken.add(role)
-            fitting.append(title)
             for name, match in matches.items():
                 _take(name, role, match, role)
-    return fitting
 
 
 def _take(name, role, match, group):
@@ -388,8 +310,8 @@ def _take(name, role, match, group):
 @functools.cache
 def _split_named(word):
     """The split that a word names, or None."""
-    parts = _CAMEL_WORD.findall(word)
-    found = [name for name, form in _SPLITS.items() if any(map(form.fullmatch, parts))]
+    parts = vocabulary.CAMEL_WORD.findall(word)
+    found = [name for name, form in vocabulary.SPLITS.items() if any(map(form.fullmatch, parts))]
     return found[0] if len(found) == 1 else None
 
 
@@ -426,7 +348,7 @@ def _find_classes(names):
         depths = {name: places[position] for name, places in free.items() if len(places) > position}
         folders = {name: name.parts[depth] for name, depth in depths.items()}
         splits = [name.split for name in folders]
-        if all(map(_SCAN_WORD.fullmatch, set(folders.values()))):
+        if all(map(vocabulary.SCAN_WORD.fullmatch, set(folders.values()))):
             continue
         if len(set(splits)) > 1 and _tell(splits, folders.values()):
             continue  # train/train_images
@@ -449,8 +371,8 @@ def _are_classes(folders, depths):
         by_split[name.split].add(folder)
         rests[folder].add("/".join(name.parts[depths[name] + 1 :]))
     kinds = set(rests)
-    plain = {kind for kind in kinds if not re.search(r"\d", _SCAN_WORD.sub("", kind))}
-    plain |= {kind for kind in kinds if _CLASS_LABEL.match(kind)}
+    plain = {kind for kind in kinds if not re.search(r"\d", vocabulary.SCAN_WORD.sub("", kind))}
+    plain |= {kind for kind in kinds if vocabulary.CLASS_LABEL.match(kind)}
     are_words = len(plain) >= len(kinds) / 2
     if not 2 <= len(kinds) <= MAX_CLASSES:
         return False
@@ -463,7 +385,7 @@ def _are_classes(folders, depths):
             return len(shared) == len(kinds)  # numbers are classes if all splits have the same few
     if not are_words:
         return False
-    if any(map(_CLASS_WORD.search, kinds)) or next(iter(folders)).is_said:
+    if any(map(vocabulary.CLASS_WORD.search, kinds)) or next(iter(folders)).is_said:
         return True
     if _are_stacks_of_persons(folders):
         return False
@@ -482,7 +404,11 @@ def _are_stacks_of_persons(folders):
     """Whether directories whose words begin alike hold a stack each, as person_A/slice_10.png."""
     stem = os.path.commonprefix(list(folders.values())).rstrip(" -_.")
     levels = [re.findall(r"\d+", "".join(name.parts[-1])) for name in folders]
-    if not stem or _CLASS_LABEL.match(stem) or any(len(numbers) != 1 for numbers in levels):
+    if (
+        not stem
+        or vocabulary.CLASS_LABEL.match(stem)
+        or any(len(numbers) != 1 for numbers in levels)
+    ):
         return False
     return _density_of([int(number) for (number,) in levels], folders.values()) >= DENSE
 
@@ -492,7 +418,9 @@ def _are_stacks_of_persons(folders):
 
 def _split_into_tokens(names):
     """Cut what is left of the names into numbers and words."""
-    originals = {_COPY.sub("", name.text) for name in names if _COPY.search(name.text)}
+    originals = {
+        vocabulary.COPY.sub("", name.text) for name in names if vocabulary.COPY.search(name.text)
+    }
     for name in names:
         tokens = [token for i, part in enumerate(name.parts) for token in _cut(part, i)]
         name.tokens = [token for token in tokens if token.kind not in ("contrast", "scan")]
@@ -500,8 +428,7 @@ def _split_into_tokens(names):
         contrasts = [token.text.upper() for token in tokens if token.kind == "contrast"]
         name.contrast = contrasts[-1] if contrasts else ""  # T1w/T2w_acpc_dc.nii.gz
         if name.text in originals:  # 26.jpg is the first of 26 (2).jpg, 26 (3).jpg
-            end, depth = len(name.parts[-1]), len(name.parts) - 1
-            name.tokens.append(_Token("copy", "1", end, end, depth, ""))
+            name.tokens.append(_Token("copy", "1", "", len(name.parts) - 1))
     for attribute in ("contrast", "scan"):
         if len({getattr(name, attribute) for name in names}) == 1:
             for name in names:
@@ -511,12 +438,14 @@ def _split_into_tokens(names):
 @functools.lru_cache(2**16)
 def _cut(part, depth):
     """Tokens of a directory or file name."""
-    tokens, label = [], ""
-    for match in _TOKEN.finditer(part):
+    tokens, label, start, end = [], "", 0, 0
+    for match in vocabulary.TOKEN.finditer(part):
         kind = match.lastgroup
-        text = match[kind].lower()
-        tokens.append(_Token(kind, text, *match.span(kind), depth, label))
-        label = text if kind == "word" else ""
+        if not label or match.start(kind) > end:
+            start = match.start(kind)
+        end = match.end(kind)
+        tokens.append(_Token(kind, match[kind].lower(), part[start:end], depth, label))
+        label = tokens[-1].text if kind == "word" else ""
     return tokens
 
 
@@ -536,7 +465,7 @@ def _read_form(names, always, volumes):
         stacks = [column for column in columns if column.count < len(names)]
         if stacks or len({name.level for name in names}) == len(names):
             columns = stacks  # without numbers that each file has of its own
-    free = [column for column in columns if not _SCAN_LABEL.fullmatch(column.token.label)]
+    free = [column for column in columns if not vocabulary.SCAN_LABEL.fullmatch(column.token.label)]
     if names[0].is_said:
         pass
     elif len(names) == 1 and not _only_subject(names[0]):
@@ -552,11 +481,12 @@ def _read_form(names, always, volumes):
         columns = [column for column in columns if column not in before and column is not first]
         told = {c.token.depth for c in columns if not _tell(first.values, c.values)}
         constant.discard(first.index - 1)  # the word before the number
-        is_copy = _counts_persons(names, first)
+        # Of a directory all is the subject, if all of it is his.
+        is_whole = first.token.depth < len(names[0].parts) - 1 and first.token.depth not in told
+        is_whole |= first.token.kind == "copy" and not _counts_persons(names, first)
         for name in names:
-            name.subject = name.tokens[first.index].text
-            if not is_copy:
-                name.subject = _subject_text(name, first.index, told)
+            token = name.tokens[first.index]
+            name.subject = name.parts[token.depth] if is_whole else token.name or token.text
             name.group = " ".join(name.tokens[column.index].text for column in before)
     subjects = [(name.subject, name.group) for name in names]
     known = [(name.subject, name.group, name.class_, name.split, name.level) for name in names]
@@ -578,7 +508,7 @@ def _read_form(names, always, volumes):
 
 def _only_subject(name):
     """The subject of names of which all have the same, as a pattern tells it, or None."""
-    matches = [pattern.search(name.text) for pattern in _PATTERNS.values()]
+    matches = [pattern.search(name.text) for pattern in vocabulary.PATTERNS]
     return next((m["subject"] for m in matches if m and "subject" in m.re.groupindex), None)
 
 
@@ -608,17 +538,16 @@ def _find_level(names, columns):
     dense = [column for column in dense if column.token.depth == dense[-1].token.depth]
     if len(dense) > 1 and dense[-1].token.kind == "copy":  # 26 (2).jpg, or S1 (2).jpg alone
         dense = dense[:-1] if _counts_persons(names, dense[-1]) else dense[-1:]
-    if len(dense) > 1 and not _is_glued(names[0], dense[-1].index):  # the subject in P01_12.png
-        dense = [c for c in dense if c is dense[-1] or not _is_glued(names[0], c.index)]
+    if len(dense) > 1 and not dense[-1].token.is_glued:  # the subject in P01_12.png
+        dense = [c for c in dense if c is dense[-1] or not c.token.is_glued]
     best = max((density[column.index] for column in dense), default=0)
     dense = [column for column in dense if density[column.index] > best - MARGIN]
     if len(dense) > 1:
         shown = names[len(names) // 2]
         numbers = [shown.tokens[column.index].text for column in dense]
         raise InputError(
-            f"{_examples((names[0].path, names[-1].path, shown.path))}: in the last, "
-            f"{' and '.join(numbers)} can each be the subject or the level: say --subject REGEX "
-            r"and --level REGEX, such as --level '(\d+)[^\d]*$'."
+            f"{names[0].path}, {shown.path}: in the last, {' and '.join(numbers)} can each be the "
+            r"subject or the level: say --subject REGEX and --level REGEX, as '(\d+)[^\d]*$'."
         )
     return dense[0] if dense and _are_stacks(names, columns, dense[0]) else None
 
@@ -630,7 +559,7 @@ def _are_stacks(names, columns, level):
     if names[0].is_said or any(c.count < len(names) for c in telling):
         return True
     words = {value for c in others if c.token.kind == "word" for value in c.values}
-    if telling or any(map(_CLASS_WORD.search, words)):
+    if telling or any(map(vocabulary.CLASS_WORD.search, words)):
         return False
     raise InputError(
         f"{_examples(sorted(words))} in names as {names[0].path} can be subjects or classes: say "
@@ -641,12 +570,12 @@ def _are_stacks(names, columns, level):
 def _counts_persons(names, column):
     """Whether a column counts files that had one name, such as 26.jpg and 26 (2).jpg."""
     tokens = [name.tokens[column.index] for name in names]
-    return tokens[0].kind == "copy" and any(token.start == token.end for token in tokens)
+    return tokens[0].kind == "copy" and not all(token.name for token in tokens)
 
 
 def _density(names, columns, column):
     """How densely a column of numbers runs where all else stands still, 0 to 1."""
-    is_scan = _SCAN_LABEL.fullmatch(column.token.label)
+    is_scan = vocabulary.SCAN_LABEL.fullmatch(column.token.label)
     if column.token.kind not in ("number", "copy") or is_scan:
         return 0.0
     others = [c.values for c in columns if c is not column and c.count < len(names)]
@@ -679,23 +608,6 @@ def _density_of(values, stacks):
     gaps = math.gcd(*(b - a for found in different.values() for a, b in zip(found, found[1:])))
     extent = sum(found[-1] - found[0] for found in different.values()) // max(gaps, 1)
     return count / (extent + len(different))
-
-
-def _subject_text(name, index, told):
-    """A subject's token with the word that is glued to it. Of a directory all, if it is all his."""
-    token = name.tokens[index]
-    if token.depth < len(name.parts) - 1 and token.depth not in told:
-        return name.parts[token.depth]
-    if token.kind == "copy":
-        return name.parts[-1]
-    start = name.tokens[index - 1].start if _is_glued(name, index) else token.start
-    return name.parts[token.depth][start : token.end]
-
-
-def _is_glued(name, index):
-    """Whether a word stands right before a token, as in P01."""
-    token = name.tokens[index]
-    return token.label != "" and name.tokens[index - 1].end == token.start
 
 
 # ---- the whole set -----------------------------------------------------------------------------
@@ -770,7 +682,7 @@ def _choose_versions(names, ignored):
         if name.contrast or (name.split, name.subject) not in has_contrasts:
             scans[name.split, name.subject, name.contrast, name.scan].append(name)
     chosen = {
-        min(scan, key=lambda n: (len(_PROCESSED.findall(n.text)), len(n.path), n.path))
+        min(scan, key=lambda n: (len(vocabulary.PROCESSED.findall(n.text)), len(n.path), n.path))
         for scan in scans.values()
     }
     left = [name.path for name in names if name not in chosen]
@@ -797,8 +709,6 @@ def _describe(names, ignored, volumes):
     """Sentences for the user."""
     known = [name for name in names if name.is_known]
     unknown = [name for name in names if not name.is_known]
-    if known:
-        yield f"The subject of {known[0].path} is {known[0].subject!r}."
     if unknown:
         share = f"{len(unknown)} times a" if known else "every"
         yield (
@@ -819,13 +729,6 @@ def _describe(names, ignored, volumes):
         yield (
             f"Contrasts: {of} subjects. Each is a scan of its subject; a --subject REGEX that "
             "fits the names of one contrast takes that alone."
-        )
-    scans = Counter(subject for subject, *_ in dict.fromkeys(n.key()[:-1] for n in known))
-    several = [subject for subject, count in scans.items() if count > 1]
-    if several:
-        yield (
-            f"{len(several)} of {len(scans)} subjects have several scans, as {several[0]!r}: they "
-            "stay in one split."
         )
     for reason, found in ignored.items():
         yield f"Ignored: {len(found)} {reason}, as {found[0]}."
