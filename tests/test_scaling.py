@@ -15,12 +15,11 @@ from sources.scaling import (
     find_mirror,
     fit_square,
     grey_range,
+    scale_to_grey,
     share_lost,
     suspicious,
     to_grey_values,
 )
-
-# ---- grey values -------------------------------------------------------------------------------
 
 
 def head(side=64, slices=6, seed=0):
@@ -62,13 +61,12 @@ def test_the_range_keeps_the_contrast_of_what_is_no_background(name):
     assert np.percentile(brain, 1) > darkest and np.percentile(brain, 99) > 200
     assert np.mean(brain == 255) < 0.02
     assert images[~BRAIN].mean() < 15
-    assert to_grey_values(HEAD, (0, 1000)).max() == 255
 
 
 def test_8_bit_images_stay_and_what_is_no_number_does_not_count():
     for values in (np.rint(HEAD / 4), 255 - np.rint(HEAD / 4), (HEAD > 500) * 255, BRAIN * 128):
         np.testing.assert_array_equal(to_grey_values(values, grey_range([values])), values)
-    many = grey_range(image for _ in range(1000) for image in HEAD)  # more than are kept
+    many = grey_range(image for _ in range(350) for image in HEAD)  # more than are kept
     assert many == grey_range(HEAD)
     broken = np.where(HEAD > 990, np.nan, HEAD)
     assert grey_range(broken).low == 0 and 950 < grey_range(broken).high < 1000
@@ -76,9 +74,8 @@ def test_8_bit_images_stay_and_what_is_no_number_does_not_count():
     for empty in ([], np.zeros((2, 8, 8)), [np.full((8, 8), np.nan)]):
         assert grey_range(empty) == (0, 255, None)
     assert to_grey_values(np.full((4, 4), 7.0), (7, 7)).max() == 0
-
-
-# ---- squares -----------------------------------------------------------------------------------
+    by_slice = scale_to_grey(np.array([[[-5, 2, 4, np.nan]], [[0, 0, 0, 0]]]))
+    assert by_slice.tolist() == [[[0, 128, 255, 0]], [[0, 0, 0, 0]]]
 
 
 @pytest.mark.parametrize(
@@ -114,9 +111,6 @@ def test_sizes_of_a_set_and_what_a_crop_loses():
     assert share_lost(image, image) == 0 and share_lost(image * 0, image[:0]) == 0
 
 
-# ---- mirror images -----------------------------------------------------------------------------
-
-
 def symmetric(count, seed=0):
     """Heads that are alike left and right but for a little, each shifted, tilted and shaded."""
     rng = np.random.default_rng(seed)
@@ -126,15 +120,11 @@ def symmetric(count, seed=0):
         yield np.clip(both * np.linspace(0.4, 1, 64) / 8, 0, 255).astype("uint8")
 
 
-@pytest.mark.parametrize("count", [1, 8])
-def test_finds_what_may_be_mirrored(count):
-    upright = list(symmetric(count))
+def test_finds_what_may_be_mirrored():
+    upright = list(symmetric(4))
     assert find_mirror(upright) == "columns"
     assert find_mirror([np.rot90(image) for image in upright]) == "rows"
-    assert find_mirror([*upright, *[np.zeros((64, 64), "uint8")] * 20]) == "columns"
-
-
-def test_what_looks_otherwise_in_a_mirror_is_not_mirrored():
+    assert find_mirror([*upright[:1], *[np.zeros((64, 64), "uint8")] * 20]) == "columns"
     assert find_mirror([(image / 4).astype("uint8") for image in (HEAD - 300).clip(0)]) == "none"
     assert find_mirror([]) == find_mirror([np.zeros((32, 32), "uint8")]) == "none"
 
@@ -142,12 +132,9 @@ def test_what_looks_otherwise_in_a_mirror_is_not_mirrored():
 @pytest.mark.parametrize("axis, expected", [(0, "none"), (1, "rows"), (2, "rows")])
 def test_finds_the_mirror_of_a_real_head_in_each_plane(axis, expected):
     volume = pathlib.Path(nibabel.__file__).parent / "tests" / "data" / "anatomical.nii"
-    slices = np.moveaxis(nibabel.load(volume).get_fdata(), axis, 0)[8:-6]
+    slices = np.moveaxis(nibabel.load(volume).get_fdata(), axis, 0)[8:-6:4]
     images = [fit_square(to_grey_values(image, grey_range(slices)), 64)[0] for image in slices]
     assert find_mirror(images) == expected
-
-
-# ---- looking -----------------------------------------------------------------------------------
 
 
 def test_notices_dark_slices_and_bright_spots():
@@ -166,8 +153,7 @@ def test_contact_sheet(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (100, 120, 80), "uint8")
     contact_sheet(tmp_path / "a.png", noise, [f"Größe {i}\n" + "long " * 6 for i in range(100)])
     assert (tmp_path / "a.png").stat().st_size < 500_000
-    with Image.open(tmp_path / "a.png") as sheet:
-        assert sheet.size == (804, 772)
+    assert Image.open(tmp_path / "a.png").size == (804, 772)
     contact_sheet(tmp_path / "b.png", noise[:1], ["one"])
     with Image.open(tmp_path / "b.png") as sheet:
         assert sheet.size == (104, 118)

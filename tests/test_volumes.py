@@ -1,7 +1,5 @@
 """Volumes as files, in memory, as slices and back: axes, millimetres, and what is no image."""
 
-import itertools
-
 import nibabel
 import numpy as np
 import pytest
@@ -41,34 +39,28 @@ def save(path, voxels, affine=None, axes="RAS", codes=(2, 2), kind=nibabel.Nifti
     return path
 
 
-# ---- slices and back ---------------------------------------------------------------------------
-
-ORIENTATIONS = [  # axes in the file, size of voxels, degrees
-    ("RAS", (1, 1, 1), 0),
-    ("LPS", (1, 1, 2), 0),
-    ("PSR", (0.9, 1.1, 1.5), 12),
-    ("IRP", (3, 0.8, 0.8), -25),
+ORIENTATIONS = [  # axes in the file, size of voxels, degrees, plane
+    ("LPS", (1, 1, 2), 0, "axial"),
+    ("PSR", (0.9, 1.1, 1.5), 12, "coronal"),
+    ("IRP", (3, 0.8, 0.8), -25, "sagittal"),
 ]
 
 
-@pytest.mark.parametrize("axes, zooms, degrees", ORIENTATIONS)
-@pytest.mark.parametrize("plane", volumes.PLANES)
+@pytest.mark.parametrize("axes, zooms, degrees, plane", ORIENTATIONS)
 def test_written_slices_lie_over_the_scan(tmp_path, axes, zooms, degrees, plane):
     """The scan is a slope in millimetres, which neither interpolation nor smoothing changes."""
     slope, affine = np.array([0.8, -0.6, 1.0]), affine_of(zooms, degrees=degrees)
     world = nibabel.affines.apply_affine(affine, np.moveaxis(np.indices(SHAPE), 0, 3))
     middle = world.mean((0, 1, 2))
-    path = save(tmp_path / "scan.nii.gz", (world - middle) @ slope + 128, affine, axes)
+    path = save(tmp_path / "scan.nii", (world - middle) @ slope + 128, affine, axes)
     volume = load_volume(path)
     np.testing.assert_allclose(volume.affine, affine, atol=1e-4)
     inner, across = volumes.native_spacing(volume, plane)
     most = len(volumes.filled_levels(volume, plane, (0, 100)))
     # All levels, every second one, and those that are nearest to their places
     for spacing, percent, levels in (
-        (inner, (0, 100), most),
-        (2, (0, 100), most // 2),
-        (1, None, 13),
-    ):
+        (inner, (0, 100), most), (2, (0, 100), most // 2), (1, None, 13)
+    ):  # fmt: skip
         slices = plane_slices(volume, plane, spacing, percent, levels)
         assert slices.images.dtype == np.float32
         assert len(slices.images) == len(slices.place["levels"]) == levels
@@ -78,9 +70,8 @@ def test_written_slices_lie_over_the_scan(tmp_path, axes, zooms, degrees, plane)
         volumes.write_volume(tmp_path / "back.nii.gz", padded[2:], moved, level=2)
         back = nibabel.load(tmp_path / "back.nii.gz")
         np.testing.assert_allclose(back.header.get_zooms()[:2], spacing, rtol=0.01)
-        places = nibabel.affines.apply_affine(
-            back.affine, np.moveaxis(np.indices(back.shape), 0, 3)
-        )
+        indices = np.moveaxis(np.indices(back.shape), 0, 3)
+        places = nibabel.affines.apply_affine(back.affine, indices)
         error = np.abs((places - middle) @ slope + 128 - np.asarray(back.dataobj))[5:-3, 4:-7]
         assert error.max() < 1 + (across / 2 if percent is None else 0)
 
@@ -100,12 +91,10 @@ def test_planes_are_upright(plane):
         along, end = sides[side]
         np.moveaxis(voxels, along, 0)[end] = 50
         volume = Volume(voxels, affine_of())
-        levels = len(volumes.filled_levels(volume, plane, (0, 100)))
-        images = plane_slices(volume, plane, 1.0, (0, 100), levels).images
+        images = plane_slices(volume, plane, 1.0, (0, 100), 99).images
         stack = np.moveaxis(images, 0, 2)  # (rows, columns, levels)
-        assert (
-            np.moveaxis(stack, axis, 0)[0].all() and np.count_nonzero(stack) == (voxels > 0).sum()
-        )
+        assert np.moveaxis(stack, axis, 0)[0].all()
+        assert np.count_nonzero(stack) == np.count_nonzero(voxels)
 
 
 def test_levels_that_hold_something():
@@ -115,7 +104,7 @@ def test_levels_that_hold_something():
         volume = Volume(level, np.eye(4))
         assert volumes.filled_levels(volume, "axial") == range(10, 90)
     for levels, chosen in {  # whole steps where they leave out few levels
-        80: list(range(10, 90)),
+        99: list(range(10, 90)),
         76: list(range(12, 88)),
         40: list(range(11, 90, 2)),
         39: list(range(12, 89, 2)),
@@ -123,19 +112,15 @@ def test_levels_that_hold_something():
         1: [50],
     }.items():
         slices = plane_slices(volume, "axial", 1.0, None, levels)
-        assert (
-            slices.place["levels"] == chosen and len(slices.images) == levels and not slices.notes
-        )
-        middle = slices.affine @ [0, 0, (levels - 1) / 2, 1]
+        assert slices.place["levels"] == chosen and not slices.notes
+        assert len(slices.images) == len(chosen)
+        middle = slices.affine @ [0, 0, (len(chosen) - 1) / 2, 1]
         np.testing.assert_allclose(middle[2], np.mean(chosen))
-    halved = volumes.interpolate_levels(volume, "coronal", 0.5)
-    assert halved.voxels.shape == (20, 40, 100) and halved.affine[1, 1] == 0.5
     low = plane_slices(volume, "axial", 1.0, (0, 15), 15)
     assert "levels 0 to 14 hold 33%" in low.notes[0]
     assert "made-up detail" in plane_slices(volume, "axial", 0.4, None, 2).notes[0]
     for arguments, message in {
         ("axial", 1.0, (50, 50.1), 1): "no slices there",
-        ("axial", 1.0, None, 90): "it has 80 levels",
         ("axial", 1e-4, None, 80): "are too many",
         ("axial", 5, None, 80): "4 x 4 pixels",
     }.items():
@@ -143,9 +128,6 @@ def test_levels_that_hold_something():
             plane_slices(volume, *arguments)
     with pytest.raises(ValueError, match="the same"):
         plane_slices(Volume(np.ones((5, 5, 5)), np.eye(4)), "axial", 1.0, None, 1)
-
-
-# ---- the space of OASIS ------------------------------------------------------------------------
 
 
 def test_volumes_that_are_too_large_or_lie_elsewhere():
@@ -199,9 +181,6 @@ def test_what_is_in_the_space_of_oasis(tmp_path, shape, origin, codes, size, exp
     assert volumes.is_in_oasis_space(load_volume(path)) == expected
 
 
-# ---- files -------------------------------------------------------------------------------------
-
-
 def test_endings_and_kinds_of_files(tmp_path):
     voxels = smooth_voxels()
     for name in ("a.nii", "A.NII.GZ", "b.Nii", "c.mgz", "C.MGZ"):
@@ -213,22 +192,14 @@ def test_endings_and_kinds_of_files(tmp_path):
         volume = load_volume(plain.rename(tmp_path / name))
         np.testing.assert_array_equal(volume.voxels, voxels)
         np.testing.assert_allclose(volume.affine, affine_of())
-    for kind, header in itertools.product(
-        (nibabel.Nifti1Pair, nibabel.AnalyzeImage), ("hdr", "HDR")
-    ):
+    for kind in (nibabel.Nifti1Pair, nibabel.AnalyzeImage):
         save(tmp_path / "pair.hdr", voxels, kind=kind)
-        if kind is nibabel.AnalyzeImage:
-            with pytest.raises(ValueError, match="--axcodes RAS"):
-                load_volume(tmp_path / "pair.hdr")
-        (tmp_path / "pair.hdr").rename(tmp_path / f"pair.{header}")
-        (tmp_path / "pair.img").rename(tmp_path / "pair.IMG")
-        np.testing.assert_array_equal(
-            load_volume(tmp_path / f"pair.{header}", "RAS").voxels, voxels
-        )
-        (tmp_path / "pair.IMG").unlink()
+        header = (tmp_path / "pair.hdr").rename(tmp_path / "pair.HDR")
+        pixels = (tmp_path / "pair.img").rename(tmp_path / "pair.IMG")
+        np.testing.assert_array_equal(load_volume(header, "RAS").voxels, voxels)
+        pixels.unlink()
         with pytest.raises(ValueError, match="pair.img is missing"):
-            load_volume(tmp_path / f"pair.{header}")
-        (tmp_path / f"pair.{header}").unlink()
+            load_volume(header)
 
 
 def test_a_header_without_place_and_sides(tmp_path):
@@ -260,7 +231,8 @@ def test_values_of_all_sorts(tmp_path):
     volume = load_volume(save(tmp_path / "four.nii", np.stack([voxels, -voxels], 3)))
     np.testing.assert_array_equal(volume.voxels, voxels)
     assert volume.notes == ["of its 2 volumes the first is taken"]
-    assert (load_volume(save(tmp_path / "c.nii", voxels * 1j)).voxels == np.abs(voxels)).all()
+    volume = Volume(smooth_voxels() - 1000, affine_of(origin=(-20, -22, -4)))
+    assert abs(oasis_slices(volume).images[0, 0, 0] + 1000) < 3  # around a CT is air
 
 
 def large(path):
@@ -270,18 +242,9 @@ def large(path):
     path.write_bytes(header.binaryblock + bytes(4))
 
 
-def without_axes(path):
-    image = nibabel.Nifti1Image(np.ones((4, 4, 4), "uint8"), np.eye(4))
-    image.header["srow_x"] = image.header["srow_y"]
-    path.write_bytes(image.to_bytes())
-
-
 RGB = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
 REFUSED = {  # what is no volume: how it is written, and words of the line
-    "flat.nii": (
-        lambda path: save(path, np.ones((9, 9, 1), "uint8")[..., 0]),
-        "it has 9 x 9 voxels",
-    ),
+    "flat.nii": (lambda path: save(path, np.ones((9, 9), "uint8")), "it has 9 x 9 voxels"),
     "surface.nii": (lambda path: save(path, np.ones((999, 1, 1), "uint8")), "999 x 1 x 1"),
     "vectors.nii": (lambda path: save(path, np.ones((4, 4, 4, 1, 3), "uint8")), "vectors"),
     "colour.nii": (lambda path: save(path, np.zeros((4, 4, 4), RGB)), "colours"),
@@ -292,12 +255,11 @@ REFUSED = {  # what is no volume: how it is written, and words of the line
 }
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_what_is_no_volume(tmp_path, name):
-    write, message = REFUSED[name]
-    write(tmp_path / name)
-    with pytest.raises(ValueError, match=message):
-        load_volume(tmp_path / name)
+def test_what_is_no_volume(tmp_path):
+    for name, (write, message) in REFUSED.items():
+        write(tmp_path / name)
+        with pytest.raises(ValueError, match=message):
+            load_volume(tmp_path / name)
 
 
 def test_labels_are_no_images():
@@ -322,21 +284,3 @@ def test_labels_are_no_images():
     for voxels, expected in cases:
         assert volumes.looks_like_labels(Volume(voxels, np.eye(4))) == expected
     assert "z score" in volumes.looks_like_labels(Volume(noisy, np.eye(4), intent="z score"))
-
-
-def test_a_frame_around_a_ct(tmp_path):
-    """Around the volume is air, and the two forms of the header name different sides."""
-    voxels = smooth_voxels() - 1000
-    image = nibabel.Nifti1Image(voxels, affine_of(origin=(-20, -22, -4)))
-    image.set_qform(np.diag([-1, 1, 1, 1]), 1)
-    nibabel.save(image, tmp_path / "ct.nii")
-    volume = load_volume(tmp_path / "ct.nii")
-    assert "different sides" in volume.notes[0] and volume.space == 2
-    images = oasis_slices(volume).images
-    assert images.shape == (32, 256, 256) and abs(images[0, 0, 0] + 1000) < 3
-
-
-def test_intensity():
-    slices = np.zeros((2, 256, 256))
-    slices[0, 0, :4] = -5, 2, 4, np.nan
-    np.testing.assert_array_equal(volumes.scale_to_grey(slices)[0, 0, :5], [0, 128, 255, 0, 0])
