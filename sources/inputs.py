@@ -174,7 +174,7 @@ class Pictures(Input):
         images, files = [], []
         for path, level in scan.files:
             try:
-                images.append(self.folder.read(path).pixels)
+                images.append(self.folder.read(path))
                 files.append((path, level))
             except InputError as error:
                 self.report(str(error))

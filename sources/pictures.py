@@ -14,7 +14,6 @@ import stat
 import tempfile
 import warnings
 import zlib
-from typing import NamedTuple
 
 import nibabel
 import numpy as np
@@ -42,18 +41,6 @@ REMEDY = "repair it, remove it, or leave it out with --skip-bad"
 warnings.filterwarnings("ignore", module=r"PIL\.")  # notes about metadata, which nobody uses here
 
 
-class Picture(NamedTuple):
-    """An image in memory.
-
-    Attributes:
-        pixels: Grey values in the unit of the file, float32 `(H, W)`, all finite.
-        mode: Kind of its pixels in the file, such as "8-bit grey", "RGB" or "NIfTI".
-    """
-
-    pixels: np.ndarray
-    mode: str
-
-
 class PictureFolder:
     """A folder whose files are read as pictures, by several threads if need be.
 
@@ -69,13 +56,12 @@ class PictureFolder:
         with reading(source, "repair it, or name another folder, .zip or MedMNIST .npz"):
             self.paths = sorted(self._list())
 
-    def read(self, path: str) -> Picture:
-        """Read one of `paths`.
+    def read(self, path: str) -> np.ndarray:
+        """Grey values of one of `paths`, in the unit of the file, float32 `(H, W)`, all finite.
 
         Colours become luminance (ITU-R 601), what is transparent becomes black, and what is no
         finite number takes the least or greatest value. NIfTI voxel `(i, j)` is row i and column j.
-        An image that is to be turned, as EXIF says, is turned: viewers show it so, and readers of
-        TIFF turn it unasked.
+        An image that is to be turned, as EXIF says, is turned, as viewers show it.
 
         Raises:
             InputError: The file is damaged, absurdly large, animated, of several pages or slices,
@@ -87,15 +73,14 @@ class PictureFolder:
                 raise ValueError(f"it has more than {MAX_FILE_BYTES} bytes")
             if path.lower().endswith(NIFTI_ENDINGS):
                 voxels = np.asarray(_open_nifti(content).dataobj)
-                return Picture(_finite(np.squeeze(voxels)), "NIfTI")
+                return _finite(np.squeeze(voxels))
             with _open_image(io.BytesIO(content)) as image:
-                mode = MODES.get(image.mode[:4], image.mode)
                 if image.format == "PNG":  # whose checksums Pillow checks when it is asked to
                     _open_image(io.BytesIO(content)).verify()
-                return Picture(_finite(_to_grey(ImageOps.exif_transpose(image))), mode)
+                return _finite(_to_grey(ImageOps.exif_transpose(image)))
 
     def size(self, path: str) -> tuple[int, int, str]:
-        """Height, width and mode of one of `paths`. Only its header is read.
+        """Height, width and kind, as "8-bit grey", of one of `paths`. Only its header is read.
 
         Raises:
             InputError: As for `read`, as far as the header shows it.
@@ -248,13 +233,10 @@ def _to_grey(image):
 def _finite(pixels):
     with np.errstate(over="ignore"):
         pixels = pixels.astype("float32")
-    finite = np.isfinite(pixels)
-    if finite.all():
-        return pixels
-    if not finite.any():
+    finite = pixels[np.isfinite(pixels)]
+    if not finite.size:
         raise ValueError("it holds no numbers")
-    least, most = pixels[finite].min(), pixels[finite].max()
-    return np.nan_to_num(pixels, nan=least, neginf=least, posinf=most)
+    return np.nan_to_num(pixels, nan=finite.min(), neginf=finite.min(), posinf=finite.max())
 
 
 def _open_nifti(content):

@@ -12,7 +12,6 @@ from PIL import Image, ImageDraw, ImageFont
 
 from utils import replacing, spread
 
-# Grey values
 SAMPLED_PIXELS, SAMPLED_IMAGES = 2048, 1025  # of an image; one more than are kept at a time
 OUTLIERS = 0.5  # percent of the values at either end
 MARGIN = 0.2  # of the distance between the outliers; what lies beyond is cut
@@ -21,23 +20,15 @@ FEW_VALUES = 16  # images with fewer distinct ones are no photographs
 FAR = 4  # times the width of the rest: a background that is so far below it is not black
 DIM = 64  # 8-bit images that are darker than this are scaled
 LIT = 16  # grey values above this are no background
-
-# Sides
 MAX_SIDE, SIDE_STEP = 256, 8
-
-# Mirror images
 LIKE = 0.7  # medians are 0.73 to 0.98 in axial and coronal heads, 0.27 to 0.67 in sagittal ones
 MIRROR_IMAGES, MIRROR_SIDE = 40, 64
 TILTS = (-12, -6, 0, 6, 12)  # degrees between an image and its mirror image: twice its own tilt
 REACH, REACH_ACROSS = 16, 5  # pixels of shifts, along the axis twice that of the midline
 FAINT = 0.5  # of the deviation of the image: weaker contrast is not brought to the same strength
-
-# What is suspicious
 FAR_DARKER = 0.5  # of the mean of either neighbour
 SPOT, SPOT_PIXELS = 4, 9  # times as bright as all else, and how small
-
-# Contact sheet of at most half a megabyte
-TILE, GAP, LINE = 96, 4, 14  # pixels
+TILE, GAP, LINE = 96, 4, 14  # pixels of a contact sheet of at most half a megabyte
 SHEET_ROWS, SHEET_COLUMNS = 6, 8
 
 
@@ -90,8 +81,7 @@ def grey_range(images: Iterable[np.ndarray]) -> GreyRange:
     first, last = np.percentile(rest, (OUTLIERS, 100 - OUTLIERS), method="inverted_cdf")
     margin = MARGIN * (last - first)
     low, high = max(first - margin, rest.min()), min(last + margin, rest.max())
-    is_8_bit = distinct[0] >= 0 and distinct[-1] <= 255 and not np.any(distinct % 1)
-    if is_8_bit and high >= DIM:
+    if high >= DIM and distinct[0] >= 0 and distinct[-1] <= 255 and not np.any(distinct % 1):
         return GreyRange(0.0, 255.0)
     background = distinct[frequent].max(initial=-np.inf)
     if background > first:
@@ -129,15 +119,12 @@ def share_lost(whole: np.ndarray, kept: np.ndarray) -> float:
     return 1.0 - np.count_nonzero(kept > LIT) / lit if lit else 0.0
 
 
-# ---- squares -----------------------------------------------------------------------------------
-
-
-def common_side(sizes: Iterable[tuple]) -> int:
-    """The most common longer side of images `(H, W, ...)`, up to a multiple of 8, at most 256.
+def common_side(sizes: Iterable[tuple[int, int]]) -> int:
+    """The most common longer side of images `(H, W)`, up to a multiple of 8, at most 256.
 
     Of two sides that are as common the longer one is taken.
     """
-    counts = collections.Counter(max(height, width) for height, width, *_ in sizes)
+    counts = collections.Counter(map(max, sizes))
     side = max(counts, key=lambda side: (counts[side], side))
     return min(-(-side // SIDE_STEP) * SIDE_STEP, MAX_SIDE)
 
@@ -165,8 +152,7 @@ def fit_square(
     shape = [max(1, round(length * scale)) for length in image.shape]
     height, width = (side, side) if how == "stretch" else shape
     if (height, width) != image.shape:  # bicubic, which makes no ripples on black
-        resized = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
-        image = np.asarray(resized)
+        image = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
     top, left = (side - height) // 2, (side - width) // 2
     square = np.zeros((side, side), "uint8")
     square[top : top + height, left : left + width] = image
@@ -179,9 +165,6 @@ def centre_square(image: np.ndarray, side: int) -> np.ndarray:
     edge = side if side <= edge < side + SIDE_STEP else edge
     top, left = ((length - edge) // 2 for length in image.shape)
     return image[top : top + edge, left : left + edge]
-
-
-# ---- mirror images -----------------------------------------------------------------------------
 
 
 def find_mirror(images: Sequence[np.ndarray]) -> str:
@@ -229,9 +212,6 @@ def _local_contrast(image):
     details = smooth - scipy.ndimage.gaussian_filter(smooth, 4)
     floor = FAINT * smooth.std() + 1e-3
     return details / np.sqrt(scipy.ndimage.gaussian_filter(details**2, 4) + floor**2)
-
-
-# ---- looking -----------------------------------------------------------------------------------
 
 
 def suspicious(images: Sequence[np.ndarray]) -> list[str]:

@@ -103,7 +103,7 @@ def test_fits_a_square(shape, side, how, content):
 
 
 def test_sizes_of_a_set_and_what_a_crop_loses():
-    assert common_side([(208, 176), (208, 176, "RGB"), (300, 300)]) == 208
+    assert common_side([(208, 176), (208, 176), (300, 300)]) == 208
     assert common_side([(28, 28)] * 3) == 32 and common_side([(8, 900), (64, 64)]) == 256
     image = np.zeros((40, 20), "uint8")
     image[5:35] = 255
