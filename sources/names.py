@@ -385,7 +385,9 @@ def _are_classes(folders, depths):
             return len(shared) == len(kinds)  # numbers are classes if all splits have the same few
     if not are_words:
         return False
-    if any(map(vocabulary.CLASS_WORD.search, kinds)) or next(iter(folders)).is_said:
+    if next(iter(folders)).is_said or any(map(vocabulary.CLASS_WORD.search, kinds)):
+        return True
+    if all(map(vocabulary.CLASS_LABEL.match, kinds)):
         return True
     if _are_stacks_of_persons(folders):
         return False
@@ -402,15 +404,11 @@ def _are_classes(folders, depths):
 
 def _are_stacks_of_persons(folders):
     """Whether directories whose words begin alike hold a stack each, as person_A/slice_10.png."""
-    stem = os.path.commonprefix(list(folders.values())).rstrip(" -_.")
-    levels = [re.findall(r"\d+", "".join(name.parts[-1])) for name in folders]
-    if (
-        not stem
-        or vocabulary.CLASS_LABEL.match(stem)
-        or any(len(numbers) != 1 for numbers in levels)
-    ):
+    stem = os.path.commonprefix(list(folders.values()))
+    numbers = [re.findall(r"\d+", name.parts[-1]) for name in folders]
+    if not re.search(r"[^\W\d_]{2}|[-_ .]", stem) or any(len(found) != 1 for found in numbers):
         return False
-    return _density_of([int(number) for (number,) in levels], folders.values()) >= DENSE
+    return _density_of([int(*found) for found in numbers], folders.values()) >= DENSE
 
 
 # ---- names of one form -------------------------------------------------------------------------
@@ -475,7 +473,8 @@ def _read_form(names, always, volumes):
             name.subject, name.is_said = _only_subject(name) or "1", True
     else:
         most = max(column.count for column in free)
-        first = next(column for column in free if column.count >= MANY * most)
+        many = [column for column in free if column.count >= MANY * most]
+        first = next((c for c in many if c.token.kind in ("number", "copy")), many[0])
         before = [column for column in free if column.index < first.index]
         before = [column for column in before if not _tell(first.values, column.values)]
         columns = [column for column in columns if column not in before and column is not first]
@@ -533,11 +532,15 @@ def _find_columns(names):
 
 def _find_level(names, columns):
     """The number that runs densely where all else stands still, or None."""
+    if columns and _counts_persons(names, columns[-1]):  # 26 (19).jpg is slice 26 of person 19
+        same = [c for c in columns[:-1] if c.token.depth == columns[-1].token.depth]
+        if len(same) == 1 and same[0].token.kind == "number":
+            return same[0]
     density = {column.index: _density(names, columns, column) for column in columns}
     dense = [column for column in columns if density[column.index] >= DENSE]
     dense = [column for column in dense if column.token.depth == dense[-1].token.depth]
-    if len(dense) > 1 and dense[-1].token.kind == "copy":  # 26 (2).jpg, or S1 (2).jpg alone
-        dense = dense[:-1] if _counts_persons(names, dense[-1]) else dense[-1:]
+    if len(dense) > 1 and dense[-1].token.kind == "copy":  # S1 (2).jpg without S1.jpg
+        dense = dense[-1:]
     if len(dense) > 1 and not dense[-1].token.is_glued:  # the subject in P01_12.png
         dense = [c for c in dense if c is dense[-1] or not c.token.is_glued]
     best = max((density[column.index] for column in dense), default=0)
