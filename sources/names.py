@@ -638,7 +638,8 @@ def _qualify_restarted(names, attribute):
     """Name subjects after their group, class or split too, where each counts its subjects anew.
 
     One person may stand in two groups. But where two groups have the same slices of the same
-    numbers, and each counts its subjects from 1 without gaps, these are different persons.
+    numbers, and each counts its subjects from 1 without gaps, or copies of one name, these are
+    different persons.
     """
     names = [name for name in names if name.is_known and getattr(name, attribute)]
     groups, numbers = defaultdict(set), defaultdict(set)
@@ -647,14 +648,18 @@ def _qualify_restarted(names, attribute):
         found = re.findall(r"\d+", name.subject) or ["-1"]
         numbers[getattr(name, attribute)].add(int(found[-1]))
     twice = {name for name in names if len(groups[name.key()]) > 1}
-    is_anew = twice and all(
-        0 <= min(found) < 2 and len(found) >= COUNTED * max(found) for found in numbers.values()
-    )
+    are_copies = any(t[:2] == ("copy", name.subject) for name in twice for t in name.tokens[-1:])
+    is_anew = are_copies or (twice and all(map(_are_counted, numbers.values())))
     for name in names:
         if is_anew:
             name.subject = f"{getattr(name, attribute)}/{name.subject}"
         elif attribute == "group" or (attribute == "class_" and name in twice):
             name.scan = f"{getattr(name, attribute)} {name.scan}".strip()
+
+
+def _are_counted(numbers):
+    """Whether numbers are counted from 0 or 1 on, almost without gaps."""
+    return 0 <= min(numbers) < 2 and len(numbers) >= COUNTED * max(numbers)
 
 
 def _find_unknown(names, forms):

@@ -5,7 +5,6 @@ import io
 import os
 import struct
 import zipfile
-import zlib
 
 import nibabel
 import numpy as np
@@ -35,27 +34,18 @@ def nifti(array, kind=nibabel.Nifti1Image, slope=None):
     return image.to_bytes()
 
 
-def png(raw, height=24, width=40):
-    """An 8-bit grey PNG of these filtered rows, whose checksums are right."""
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    chunks = {b"IHDR": header, b"IDAT": zlib.compress(raw), b"IEND": b""}
-    parts = [
-        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-        for name, data in chunks.items()
-    ]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
-
-
-def exif(orientation):
-    tags = Image.Exif()
-    tags[0x0112] = orientation
-    return tags
+def of_size(side):
+    """A bitmap that declares another size than it has."""
+    content = encode(GREY, "BMP")
+    return content[:18] + struct.pack("<ii", side, side) + content[26:]
 
 
 def luminance(rgb):
     return np.asarray(Image.fromarray(rgb).convert("L"))
 
 
+TURNED = Image.Exif()
+TURNED[0x0112] = 6
 HALF = np.where(RAMP < 480, 255, 0).astype("uint8")
 PALETTE = Image.fromarray(COLOUR).quantize(16, dither=Image.Dither.NONE)
 CMYK = Image.fromarray(COLOUR).convert("CMYK")
@@ -64,25 +54,19 @@ FLOAT = (RAMP / 100 - 3).astype("float32")
 # name -> bytes, mode, grey values, tolerance
 READ = {
     "grey.png": (encode(GREY, "PNG"), "8-bit grey", GREY, 0),
-    "named_wrongly.jpg": (encode(GREY, "PNG"), "8-bit grey", GREY, 0),
     "UPPER.JPG": (encode(COLOUR[:, :, :1].repeat(3, 2), "JPEG", quality=98), "RGB", GREY, 12),
     "colour.bmp": (encode(COLOUR, "BMP"), "RGB", luminance(COLOUR), 0),
     "cmyk.tif": (encode(CMYK, "TIFF"), "CMYK", np.asarray(CMYK.convert("L")), 0),
-    "cmyk.jpeg": (encode(CMYK, "JPEG", quality=98), "CMYK", np.asarray(CMYK.convert("L")), 12),
     "palette.png": (encode(PALETTE, "PNG"), "palette", np.asarray(PALETTE.convert("L")), 0),
     "bits.png": (encode(Image.fromarray(HALF).convert("1"), "PNG"), "1-bit", HALF, 0),
     "alpha.png": (encode(np.dstack([COLOUR, HALF]), "PNG"), "RGBA", luminance(COLOUR) & HALF, 0),
-    "grey_alpha.png": (
-        encode(Image.merge("LA", [*map(Image.fromarray, (GREY, HALF))]), "PNG"),
-        "grey with transparency", GREY & HALF, 0,
-    ),
     "deep.png": (encode(DEEP, "PNG"), "16-bit grey", DEEP, 0),
     "deep.TIFF": (encode(DEEP, "TIFF", compression="tiff_lzw"), "16-bit grey", DEEP, 0),
     "float.tif": (encode(FLOAT, "TIFF"), "float grey", FLOAT, 0),
     "signed.tif": (encode(RAMP.astype("int32") - 500, "TIFF"), "integer grey", RAMP - 500, 0),
-    "turned.jpg": (encode(HALF, "JPEG", exif=exif(6)), "8-bit grey", np.rot90(HALF, -1), 12),
-    "turned.png": (encode(GREY, "PNG", exif=exif(6)), "8-bit grey", np.rot90(GREY, -1), 0),
-    "turned.tif": (encode(GREY, "TIFF", exif=exif(6)), "8-bit grey", np.rot90(GREY, -1), 0),
+    "turned.jpg": (encode(HALF, "JPEG", exif=TURNED), "8-bit grey", np.rot90(HALF, -1), 12),
+    "turned.png": (encode(GREY, "PNG", exif=TURNED), "8-bit grey", np.rot90(GREY, -1), 0),
+    "turned.tif": (encode(GREY, "TIFF", exif=TURNED), "8-bit grey", np.rot90(GREY, -1), 0),
     "a.nii": (nifti(DEEP.astype("int16")), "NIfTI", DEEP.astype("int16"), 0),
     "b.nii/b.nii": (nifti(FLOAT[:, :, None]), "NIfTI", FLOAT, 0),
     "B.NII.GZ": (gzip.compress(nifti(GREY, slope=0.5)), "NIfTI", GREY * 0.5 - 5, 0),
@@ -145,8 +129,8 @@ REFUSED = {
     "cut.nii": (nifti(GREY)[:-10], "cannot be read"),
     "cut.nii.gz": (gzip.compress(nifti(GREY))[:-20], "cannot be read"),
     "checksum.png": (encode(GREY, "PNG")[:-17] + b"0" + encode(GREY, "PNG")[-16:], "broken PNG"),
-    "huge.png": (png(b"", 9000, 9000), "declares 9000 x 9000"),
-    "bomb.png": (png(b"", 2**30, 2**30), "exceeds limit"),
+    "huge.bmp": (of_size(9000), "declares 9000 x 9000"),
+    "bomb.bmp": (of_size(2**30), "exceeds limit"),
     "animated.png": (encode(GREY, "PNG", **PAGES), "2 pages or frames"),
     "pages.tif": (encode(GREY, "TIFF", **PAGES), "2 pages or frames"),
     "volume.nii": (nifti(np.zeros((8, 9, 3), "uint8")), "8 x 9 x 3 voxels.*from-nifti"),
@@ -175,7 +159,7 @@ def test_refuses_in_one_line_what_is_no_picture(tmp_path, monkeypatch):
             with pytest.raises(InputError, match=words) as caught:
                 place.read(name)
             assert name in str(caught.value) and "\n" not in str(caught.value)
-    for name in ("huge.png", "bomb.png", "animated.png", "volume.nii", "huge.nii", "text.jpg"):
+    for name in ("huge.bmp", "bomb.bmp", "animated.png", "volume.nii", "huge.nii", "text.jpg"):
         with pytest.raises(InputError, match=refused[name]):
             source.size(name)
 
@@ -192,20 +176,18 @@ def test_links_are_followed_but_not_in_a_circle(tmp_path):
     np.testing.assert_array_equal(source.read("folder/a.png"), GREY)
 
 
-@pytest.mark.parametrize("channels", [(), (3,)])
-def test_a_medmnist_file_goes_in_like_a_folder(tmp_path, channels):
+def test_a_medmnist_file_goes_in_like_a_folder(tmp_path):
     rng, arrays = np.random.default_rng(0), {}
     for split, count in {"train": 5, "val": 2, "test": 3}.items():
-        arrays[f"{split}_images"] = rng.integers(0, 256, (count, 28, 28, *channels), "uint8")
+        arrays[f"{split}_images"] = rng.integers(0, 256, (count, 28, 28, 3), "uint8")
         arrays[f"{split}_labels"] = np.arange(count, dtype="uint8")[:, None] % 2
     np.savez_compressed(tmp_path / "a.npz", **arrays)
     source = open_pictures(tmp_path / "a.npz")
     assert len(source.paths) == 10 and not source.notes
     assert source.paths[-1] == "val/class_1/image (1).bmp"
-    image, mode = arrays["train_images"][3], "RGB" if channels else "8-bit grey"
     pixels = source.read("train/class_1/image (3).bmp")
-    np.testing.assert_array_equal(pixels, luminance(image))
-    assert source.size("test/class_0/image (2).bmp") == (28, 28, mode)
+    np.testing.assert_array_equal(pixels, luminance(arrays["train_images"][3]))
+    assert source.size("test/class_0/image (2).bmp") == (28, 28, "RGB")
     several = {name: array.repeat(14, 1) for name, array in arrays.items() if "labels" in name}
     np.savez(tmp_path / "b.npz", **arrays | several)
     source = open_pictures(tmp_path / "b.npz")

@@ -76,20 +76,15 @@ def test_written_slices_lie_over_the_scan(tmp_path, axes, zooms, degrees, plane)
         assert error.max() < 1 + (across / 2 if percent is None else 0)
 
 
-UPRIGHT = {  # plane: where the first row, the first column and the first level lie
-    "axial": "LPI",
-    "coronal": "SRP",
-    "sagittal": "SAL",
-}
+# plane: where the first row, the first column and the first level lie
+UPRIGHT = {"axial": "LPI", "coronal": "SRP", "sagittal": "SAL"}
 
 
 @pytest.mark.parametrize("plane", UPRIGHT)
 def test_planes_are_upright(plane):
-    sides = {"L": (0, 0), "P": (1, 0), "I": (2, 0), "R": (0, -1), "A": (1, -1), "S": (2, -1)}
     for axis, side in enumerate(UPRIGHT[plane]):
         voxels = np.zeros((9, 10, 11), "uint8")
-        along, end = sides[side]
-        np.moveaxis(voxels, along, 0)[end] = 50
+        np.moveaxis(voxels, "LPIRAS".index(side) % 3, 0)[-(side in "RAS")] = 50
         volume = Volume(voxels, affine_of())
         images = plane_slices(volume, plane, 1.0, (0, 100), 99).images
         stack = np.moveaxis(images, 0, 2)  # (rows, columns, levels)
@@ -106,7 +101,6 @@ def test_levels_that_hold_something():
     for levels, chosen in {  # whole steps where they leave out few levels
         99: list(range(10, 90)),
         76: list(range(12, 88)),
-        40: list(range(11, 90, 2)),
         39: list(range(12, 89, 2)),
         3: [24, 50, 76],
         1: [50],
@@ -132,7 +126,7 @@ def test_levels_that_hold_something():
 
 def test_volumes_that_are_too_large_or_lie_elsewhere():
     affine = affine_of(origin=(-200, -200, -10))
-    voxels = np.arange(400 * 400, dtype="int32").reshape(400, 400, 1).repeat(60, 2)
+    voxels = np.arange(400 * 400, dtype="int32").reshape(400, 400, 1).repeat(50, 2)
     images, moved, place, notes = oasis_slices(Volume(voxels, affine))
     cut = voxels[200 - 128 : 456 - 128, 200 - 147 : 456 - 147, 7]  # to the frame
     np.testing.assert_array_equal(images[5], cut)
@@ -150,7 +144,7 @@ def test_orders_of_axes_make_no_difference(tmp_path):
     voxels, origin = np.full((90, 110, 70), 50, "float32"), np.array([-45, -70, -20])
     for k in range(32):
         voxels[(*np.array([30, -50]) - origin[:2], k - 4 - origin[2])] = 500 + k
-    for axes in ("RAS", "LAS", "LPI", "PSR", "IRP"):
+    for axes in ("RAS", "LPI", "PSR"):
         volume = load_volume(save(tmp_path / "a.nii", voxels, affine_of(origin=origin), axes))
         assert volumes.is_in_oasis_space(volume)
         images, moved, place, notes = oasis_slices(volume)
@@ -161,29 +155,27 @@ def test_orders_of_axes_make_no_difference(tmp_path):
             assert (image[83:173, 77:187] >= 50).all() and np.count_nonzero(image) == 90 * 110
 
 
-OASIS_SPACE = [  # shape, origin, codes (qform, sform), size of voxels, whether
-    ((182, 218, 182), (-90, -126, -72), (0, 2), 1, True),
-    ((182, 218, 182), (-90, -126, -72), (1, 1), 1, True),  # programs that write a scanner's code
-    ((176, 208, 176), (-7, 5, 3), (0, 1), 1, True),  # a converter lost the origin
-    ((256, 256, 176), (-128, -128, -70), (1, 1), 1, False),  # a scanner
-    ((256, 256, 176), (-128, -128, -70), (0, 4), 1, True),
-    ((182, 218, 182), (-60, -126, -72), (1, 0), 1, False),
-    ((91, 109, 91), (-90, -126, -72), (4, 4), 2, False),
-    ((240, 240, 155), (0, 0, 0), (0, 1), 1, False),
+OASIS_SPACE = [  # shape, origin, code of the space, size of voxels, whether
+    ((182, 218, 182), (-90, -126, -72), 2, 1, True),
+    ((182, 218, 182), (-90, -126, -72), 1, 1, True),  # programs that write a scanner's code
+    ((176, 208, 176), (-7, 5, 3), 1, 1, True),  # a converter lost the origin
+    ((256, 256, 176), (-128, -128, -70), 1, 1, False),  # a scanner
+    ((256, 256, 176), (-128, -128, -70), 4, 1, True),
+    ((182, 218, 182), (-60, -126, -72), 1, 1, False),
+    ((91, 109, 91), (-90, -126, -72), 4, 2, False),
+    ((240, 240, 155), (0, 0, 0), 1, 1, False),
 ]
 
 
-@pytest.mark.parametrize("shape, origin, codes, size, expected", OASIS_SPACE)
-def test_what_is_in_the_space_of_oasis(tmp_path, shape, origin, codes, size, expected):
-    voxels = np.zeros(shape, "uint8")
-    voxels[40:60, 40:60, 30:80] = 9
-    path = save(tmp_path / "a.nii", voxels, affine_of((size,) * 3, origin), codes=codes)
-    assert volumes.is_in_oasis_space(load_volume(path)) == expected
+@pytest.mark.parametrize("shape, origin, space, size, expected", OASIS_SPACE)
+def test_what_is_in_the_space_of_oasis(shape, origin, space, size, expected):
+    volume = Volume(np.zeros(shape, "uint8"), affine_of((size,) * 3, origin), space)
+    assert volumes.is_in_oasis_space(volume) == expected
 
 
 def test_endings_and_kinds_of_files(tmp_path):
     voxels = smooth_voxels()
-    for name in ("a.nii", "A.NII.GZ", "b.Nii", "c.mgz", "C.MGZ"):
+    for name in ("A.NII.GZ", "b.Nii", "C.MGZ"):
         plain = tmp_path / "plain" / name.lower()
         if plain.suffix == ".mgz":
             save(plain, voxels.astype("float32"), axes="PSL", kind=nibabel.MGHImage)
