@@ -93,11 +93,10 @@ class VolumeSlices(NamedTuple):
     Attributes:
         images: From the first level on, float32 `(K, H, W)`, in the unit of the volume.
         affine: `(4, 4)`, (row, column, level) -> millimetres to the right, to the front and up.
-        place: What was cut out of the volume, for `dataset.json`. `axes` says where rows, columns
-            and levels run to and `shape` how many voxels the volume has along them. `levels` are
-            the voxels of the levels. In the frame of OASIS, `first` is the voxel of the first pixel
-            of level 0, negative in padding, and `lost` the share of what is not background in these
-            levels that lies outside the frame.
+        place: What was cut out of the volume, for `dataset.json`: `axes`, where rows, columns and
+            levels run to; `shape`, voxels of the volume along them; `levels`, voxels of the levels.
+            In the frame of OASIS `first`, the voxel of the first pixel of level 0, and `lost`, the
+            share of what is not background in these levels that lies outside the frame.
         notes: What a user should know, one line each.
     """
 
@@ -115,9 +114,8 @@ def load_volume(path: pathlib.Path, axcodes: str | None = None) -> Volume:
 
     Args:
         path: File that ends as `VOLUME_ENDINGS`. An `.img` file lies beside its `.hdr`.
-        axcodes: Where the three axes run to, such as "RAS" or "LPS", for a file whose header does
-            not say. A header that says it is believed. Without one, a volume on a grid of standard
-            brains lies as they do.
+        axcodes: Where the three axes run to, such as "RAS", for a file whose header does not say.
+            On a grid of standard brains such a volume lies as they do.
 
     Raises:
         ValueError: It is no volume of one grey value a voxel, it is too large, or its orientation
@@ -327,8 +325,8 @@ def plane_slices(
 def is_in_oasis_space(volume: Volume) -> bool:
     """Whether a volume is in the space of OASIS: upright, 1 mm, the commissure at its origin.
 
-    A header that names a standard brain is believed. Others, since many programs write the code
-    of a scanner for anything, must have the midline in the middle of a box as brains come in.
+    A header that names a standard brain is believed. Others, since many programs write any code,
+    must have the midline in the middle of a box as brains come in.
     """
     try:
         _oasis_place(volume, None)

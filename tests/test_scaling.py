@@ -107,30 +107,16 @@ def test_sizes_of_a_set_and_what_a_crop_loses():
     assert share_lost(image, image) == 0 and share_lost(image * 0, image[:0]) == 0
 
 
-def symmetric(count, seed=0):
-    """Heads that are alike left and right but for a little, each shifted, tilted and shaded."""
-    rng = np.random.default_rng(seed)
-    for image in head(64, count, seed):
-        both = image + image[:, ::-1] + 0.3 * np.where(image > 0, head(64, 1, 99)[0] - 650, 0)
-        both = ndimage.shift(ndimage.rotate(both, rng.uniform(-5, 5), reshape=False), (4, -5))
-        yield np.clip(both * np.linspace(0.4, 1, 64) / 8, 0, 255).astype("uint8")
-
-
-def test_finds_what_may_be_mirrored():
-    upright = list(symmetric(4))
-    assert find_mirror(upright) == "columns"
-    assert find_mirror([np.rot90(image) for image in upright]) == "rows"
-    assert find_mirror([*upright[:1], *[np.zeros((64, 64), "uint8")] * 20]) == "columns"
-    assert find_mirror([(image / 4).astype("uint8") for image in (HEAD - 300).clip(0)]) == "none"
-    assert find_mirror([]) == find_mirror([np.zeros((32, 32), "uint8")]) == "none"
-
-
 @pytest.mark.parametrize("axis, expected", [(0, "none"), (1, "rows"), (2, "rows")])
-def test_finds_the_mirror_of_a_real_head_in_each_plane(axis, expected):
+def test_finds_the_mirror_of_a_head_in_each_plane(axis, expected):
     volume = pathlib.Path(nibabel.__file__).parent / "tests" / "data" / "anatomical.nii"
     slices = np.moveaxis(nibabel.load(volume).get_fdata(), axis, 0)[8:-6:4]
     images = [fit_square(to_grey_values(image, grey_range(slices)), 64)[0] for image in slices]
-    assert find_mirror(images) == expected
+    black = np.zeros((64, 64), "uint8")
+    assert find_mirror([*images, *[black] * 20]) == expected
+    turned = {"rows": "columns"}.get(expected, "none")
+    assert find_mirror([np.rot90(image) for image in images]) == turned
+    assert find_mirror([]) == find_mirror([black]) == "none"
 
 
 def test_notices_dark_slices_and_bright_spots():
@@ -149,8 +135,6 @@ def test_contact_sheet(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (100, 120, 80), "uint8")
     contact_sheet(tmp_path / "a.png", noise, [f"Größe {i}\n" + "long " * 6 for i in range(100)])
     assert (tmp_path / "a.png").stat().st_size < 500_000
-    assert Image.open(tmp_path / "a.png").size == (804, 772)
-    contact_sheet(tmp_path / "b.png", noise[:1], ["one"])
-    with Image.open(tmp_path / "b.png") as sheet:
-        assert sheet.size == (104, 118)
-        assert np.asarray(sheet)[102:].max() > 200  # the label
+    with Image.open(tmp_path / "a.png") as sheet:
+        assert sheet.size == (804, 772)
+        assert np.asarray(sheet)[102:114].max() > 200  # a label
