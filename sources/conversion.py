@@ -39,12 +39,13 @@ from sources.scaling import (
     find_mirror,
     fit_square,
     grey_range,
+    scale_to_grey,
     share_lost,
     suspicious,
     to_grey_values,
 )
 from sources.splitting import FRACTIONS, complete_splits
-from sources.volumes import PLANES, moved_affine, scale_to_grey
+from sources.volumes import PLANES, moved_affine
 from utils import PARTIAL_FILES, InputError, refuse, spread
 
 REPEAT = 1000  # added to the case of a subject's second scan: OAS1_0061_MR2 is case 1061

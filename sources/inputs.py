@@ -176,7 +176,7 @@ class Pictures(Input):
         read = []
         for path, level in scan.files:
             try:
-                read.append((self.folder.read(path).pixels, level, path))
+                read.append((self.folder.read(path), level, path))
             except InputError as error:
                 self.report(str(error))
         return Stack(*zip(*read)) if read else Stack((), (), ())
@@ -291,8 +291,7 @@ class Volumes(Input):
                 slices = volumes.oasis_slices(volume, settings["first_slice"])
             else:
                 plane, percent = settings["plane"], settings["slices"]
-                count = min(most, len(volumes.filled_levels(volume, plane, percent)))
-                slices = volumes.plane_slices(volume, plane, settings["spacing"], percent, count)
+                slices = volumes.plane_slices(volume, plane, settings["spacing"], percent, most)
         # A volume of fewer slices than levels is spread over all levels.
         count = len(slices.images)
         levels, notes = relative_places(count, most), [*volume.notes, *slices.notes]
@@ -312,7 +311,7 @@ class Discs(Volumes):
         matches = [(path, OASIS1.fullmatch(path.rpartition("/")[2])) for path in paths]
         places = {m[1]: Place(path, None, m[2], m[1], None, {}) for path, m in matches[::-1] if m}
         sorted_places = [places[name] for name in sorted(places)]
-        return Understood(sorted_places, {}, "OASIS-1 discs", []) if places else None
+        return Understood(sorted_places, {}, []) if places else None
 
     def name_of(self, place):
         """Name of a scan, such as OAS1_0061_MR2."""
@@ -320,7 +319,7 @@ class Discs(Volumes):
 
     def load(self, path):
         """As for all volumes."""
-        return volumes.load_disc_volume(path)
+        return volumes.load_volume(path, volumes.GRID_AXCODES)
 
     def look(self):
         """As for all inputs."""
