@@ -318,8 +318,12 @@ class Discs(Volumes):
         return place.scan
 
     def load(self, path):
-        """As for all volumes."""
-        return volumes.load_volume(path, volumes.GRID_AXCODES)
+        """As for all volumes. All of the discs are on one grid."""
+        volume = volumes.load_volume(path, volumes.GRID_AXCODES)
+        if volume.voxels.shape != volumes.GRID:
+            shape, needed = (" x ".join(map(str, s)) for s in (volume.voxels.shape, volumes.GRID))
+            raise ValueError(f"it has {shape} voxels, not {needed}")
+        return volume
 
     def look(self):
         """As for all inputs."""
