@@ -52,6 +52,11 @@ class InputError(ValueError):
     """
 
 
+def refuse(problem: str) -> None:
+    """Raise an `InputError`, where others may collect problems."""
+    raise InputError(problem)
+
+
 # ---- the command line --------------------------------------------------------------------------
 
 

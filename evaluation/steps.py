@@ -56,7 +56,7 @@ def predict(
     num_brains, given = _plan_brains(run, models, args, facts)
     if to_fill:
         check_levels(run, models.prior, to_fill)
-    same_data = bool(slices) and slices.fingerprint == config["data"]["fingerprint"]
+    same_data = bool(slices) and slices.are_of(config["data"])
     counts = read_code_counts(run.code_counts, models.vqvae) if split else None
     histories = _read_curves(run) if split else None
     _announce(models.vqvae, facts, same_data, slices, split)

@@ -192,6 +192,8 @@ def read_config(run: RunDirectory) -> dict[str, Any]:
         data = config["data"]
         if not isinstance(data["fingerprint"], str):
             raise TypeError("its fingerprint is no text")
+        if not isinstance(data.get("split_fingerprints", {}), dict):
+            raise TypeError("its split_fingerprints are no object")
         data["name"] = clean_name(data["name"])
         facts_of_run(data)  # or they are damaged
         settings = Settings.from_config(config["settings"])

@@ -17,7 +17,7 @@ from fitting.run_directory import RunDirectory
 from networks.frames import cut
 from networks.order import among, arrange, batches
 from networks.raster import mirrored_level
-from sources.folder import Slices
+from sources.folder import Slices, fingerprint
 from sources.layout import FITTED_SPLITS
 from sources.masking import frame_of
 from utils import InputError, progress, read_arrays, replacing
@@ -68,8 +68,9 @@ class TrainingData:
         return {
             "name": self.slices.name,
             "facts": self.slices.facts.as_json(of_a_run=True),
-            "cohort": self.slices.cohort,
+            "cohort": self.slices.facts.cohort,
             "fingerprint": self.slices.fingerprint,
+            "split_fingerprints": {n: fingerprint(s) for n, s in self.slices.splits.items()},
             "masked": self.slices.masked,
             "intensity_range": dataset.INTENSITY_RANGE,
             "images": {name: len(split) for name, split in self.slices.splits.items()},

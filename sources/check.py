@@ -8,8 +8,9 @@ import sys
 
 import numpy as np
 
-from sources.folder import find_slices, fingerprint, open_slices
-from sources.layout import SPLITS
+from sources.facts import FACTS_FILE
+from sources.folder import Slices, find_slices, fingerprint, open_folder, open_slices
+from sources.layout import SPLITS, split_folder
 from sources.masking import frame_of, is_unmasked, remove_residue
 from sources.scaling import suspicious
 from utils import progress
@@ -22,16 +23,22 @@ def check(directory: str | os.PathLike) -> None:
     """Open a folder as for a training, but go on after a problem, and look closer.
 
     Args:
-        directory: What `find_slices` takes.
+        directory: What `find_slices` takes, or a folder of slices in no split (`--like`).
 
     Raises:
         InputError: There is no slice that can be read.
         SystemExit: The folder was checked. Its status is 1 if something is wrong with it.
     """
-    directory, problems = find_slices(directory), []
-    slices = open_slices(directory, problems.append)
+    problems = []
+    has_splits = any(split_folder(directory, split).is_dir() for split in SPLITS)
+    if pathlib.Path(directory, FACTS_FILE).is_file() and not has_splits:
+        split = open_folder(directory, report=problems.append)
+        slices = Slices(split.facts, {split.name: split})
+    else:
+        directory = find_slices(directory)
+        slices = open_slices(directory, problems.append)
     rows, occupied = _measure(slices)
-    problems += [*_missing_levels(slices), *_spoilt(slices), *_duplicates(rows)]
+    problems += [*_of_cases(slices), *_duplicates(rows)]
     print(directory, *_contents(slices), *_looks(slices, rows, occupied), sep="\n")
     print(*listed(problems), sep="\n")
     sys.exit(bool(problems))
@@ -63,25 +70,20 @@ def _measure(slices):
     return rows, occupied
 
 
-# ---- problems ------------------------------------------------------------------------------------
+def _of_cases(slices):
+    """Levels that cases lack, and spoilt slices.
 
-
-def _missing_levels(slices):
-    """Levels that cases lack. Stacks of others than brains may be shorter, but have no gap."""
+    Stacks of others than brains may be shorter, but have no gap.
+    """
     for split in slices.splits.values():
         for case in np.unique(split.cases).tolist():
-            levels = set(split.levels[split.cases == case].tolist())
+            chosen, name = split.cases == case, f"case {case:03d} of {split.name}"
+            levels = set(split.levels[chosen].tolist())
             whole = range(slices.num_levels)
             whole = whole if slices.facts.brain else range(min(levels), max(levels))
             if missing := sorted(set(whole) - levels):
-                yield f"case {case:03d} of {split.name} lacks slices {_joined(missing)}."
-
-
-def _spoilt(slices):
-    for split in slices.splits.values():
-        for case in np.unique(split.cases).tolist():
-            for note in suspicious(split.images[split.cases == case]):
-                yield f"case {case:03d} of {split.name} has {note}"
+                yield f"{name} lacks slices {', '.join(map(str, missing))}."
+            yield from (f"{name} has {note}" for note in suspicious(split.images[chosen]))
 
 
 def _duplicates(rows):
@@ -96,26 +98,21 @@ def _duplicates(rows):
             yield f"{leak}duplicates: {names} are one image."
 
 
-def _joined(numbers):
-    return ", ".join(map(str, numbers))
-
-
 # ---- what is there -------------------------------------------------------------------------------
 
 
 def _contents(slices):
     """Lines that say what is known and counted."""
     facts, splits = slices.facts, slices.splits.values()
-    side = f"{facts.side} x {facts.side} pixels"
     about = {"none": "not mirrored"}.get(facts.mirror, f"mirrored by exchanging {facts.mirror}")
-    yield f"  set        {facts.name}: {side}, {about}"
+    yield f"  set        {facts.name}: {facts.side} x {facts.side} pixels, {about}"
     if facts.content:
-        top, left, bottom, right = facts.content
-        place = f"rows {top}-{bottom - 1} and columns {left}-{right - 1}"
-        yield f"  content    {place}; the rest is padding"
+        yield f"  content    {_place(facts.content)}; the rest is padding"
     yield from slices.summary()
-    cases = len(np.unique(np.concatenate([split.cases for split in splits])))
-    subjects = len(np.unique(np.concatenate([split.subjects for split in splits])))
+    cases, subjects = (
+        len(np.unique(np.concatenate([getattr(split, of) for split in splits])))
+        for of in ("cases", "subjects")
+    )
     yield f"  subjects   {subjects}, with {cases} cases of up to {slices.num_levels} slices"
     for split in splits:
         known = [facts.cases.get(case, {}) for case in np.unique(split.cases).tolist()]
@@ -136,15 +133,15 @@ def _looks(slices, rows, occupied):
     yield (
         f"  intensity  brightest pixel of a slice {peaks.min()}-{peaks.max()}, "
         f"255 in {np.count_nonzero(peaks == 255)} of {count} slices; "
-        f"mean without background {means[lit].min():.0f}-{means[lit].max():.0f}"
+        f"mean without background {means[lit].min(initial=255):.0f}-{means[lit].max(initial=0):.0f}"
     )
     if not lit.all():
         yield f"  black      {np.count_nonzero(~lit)} of {count} slices: {_black(slices)}"
-    mostly, mixed = "with scalp", "mixed, brain-masked and with scalp"
-    masked, sign = "brain-masked", "more than noise outside the rows and columns of the brain"
+    masked, mostly, mixed = "brain-masked", "with scalp", "mixed, brain-masked and with scalp"
+    sign = "more than noise outside the rows and columns of the brain"
     if not facts.brain:
-        mostly, mixed = "not masked", "mixed, masked and not"
-        masked, sign = "masked", "no black background"
+        masked, mostly, mixed = "masked", "not masked", "mixed, masked and not"
+        sign = "no black background"
     kind = masked if facts.masked else mostly if unmasked.mean() > 0.5 else mixed
     yield f"  looks {kind} ({np.count_nonzero(unmasked)} of {count} slices have {sign})"
     if facts.masked and facts.residue:
@@ -153,12 +150,15 @@ def _looks(slices, rows, occupied):
             f"{residue.mean():.0f} pixels a slice; it is set to 0 when slices are read"
         )
     if np.any(occupied):
-        top, left, bottom, right = frame_of(occupied, WIDEST_REDUCTION, facts)
+        frame = top, left, bottom, right = frame_of(occupied, WIDEST_REDUCTION, facts)
         share = (bottom - top) * (right - left) / occupied.size
-        yield (
-            f"  frame      rows {top}-{bottom - 1} and columns {left}-{right - 1} hold all of the "
-            f"training slices, {share:.0%} of the pixels"
-        )
+        held = "hold all of the training slices"
+        yield f"  frame      {_place(frame)} {held}, {share:.0%} of the pixels"
+
+
+def _place(box):
+    top, left, bottom, right = box
+    return f"rows {top}-{bottom - 1} and columns {left}-{right - 1}"
 
 
 def _black(slices):
@@ -166,7 +166,7 @@ def _black(slices):
     levels = collections.defaultdict(list)
     for split in slices.splits.values():
         for i in np.flatnonzero(~split.images.any((1, 2))):
-            levels[f"{split.name}, case {split.cases[i]:03d}"].append(split.levels[i])
-    first = [f"{case}: {_joined(black)}" for case, black in list(levels.items())[:MOST_LISTED]]
-    more = f"; and of {len(levels) - MOST_LISTED} more cases" if len(levels) > MOST_LISTED else ""
-    return "; ".join(first) + more
+            levels[f"{split.name}, case {split.cases[i]:03d}"].append(str(split.levels[i]))
+    first = [f"{case}: {', '.join(black)}" for case, black in list(levels.items())[:MOST_LISTED]]
+    more = [f"and of {len(levels) - MOST_LISTED} more cases"] * (len(levels) > MOST_LISTED)
+    return "; ".join(first + more)

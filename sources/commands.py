@@ -146,7 +146,7 @@ def _understood(plan: Plan) -> Iterator[str]:
     shares = ", ".join(f"{name} {shares[name]}" for name in SPLITS if name in shares)
     kinds = _counted(plan.inputs.modes)
     colours = "; colours become luminance" if COLOUR.search(kinds) else ""
-    yield f"{plan.source}, as it is understood:"
+    yield f"{plan.inputs.source}, as it is understood:"
     yield f"  {plan.inputs.unit}s".ljust(13) + str(sum(len(scan.files) for scan in scans))
     yield f"  sizes      {_counted(sizes)}"
     yield f"  kinds      {kinds}{colours}"

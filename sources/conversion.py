@@ -21,30 +21,38 @@ import numpy as np
 
 from sources.facts import FACTS_FILE, OASIS_AFFINE, DataFacts, read_facts, write_facts
 from sources.images import write_png
-from sources.inputs import OASIS_SLICES, Pictures, Scan, Stack, Volumes, in_threads, relative_places
+from sources.inputs import (
+    OASIS_SLICES,
+    Discs,
+    Pictures,
+    Scan,
+    Stack,
+    Volumes,
+    in_threads,
+    relative_places,
+)
 from sources.layout import SPLITS, slice_name, split_folder
 from sources.names import Rules
 from sources.scaling import (
-    GreyRange,
     centre_square,
     contact_sheet,
     find_mirror,
     fit_square,
     grey_range,
+    scale_to_grey,
     share_lost,
     suspicious,
     to_grey_values,
 )
 from sources.splitting import FRACTIONS, complete_splits
-from sources.volumes import PLANES, moved_affine, scale_to_grey
-from utils import PARTIAL_FILES, InputError, spread
+from sources.volumes import PLANES, moved_affine
+from utils import PARTIAL_FILES, InputError, refuse, spread
 
 REPEAT = 1000  # added to the case of a subject's second scan: OAS1_0061_MR2 is case 1061
 SHARED_NUMBERS = 0.9  # share of all numbers that most scans have where scans share them
-SHOWN, SHOWN_IN_ALL = 4, 16  # cases of each class on the contact sheet at least; of all, if more
+SHOWN, SHOWN_IN_ALL = 4, 48  # cases of each class on the contact sheet at least; of all, if more
 LOST = 0.05  # share of a slice that is lost with a note
 MEASURED = 256  # scans of which a common range of grey values is found
-MIRRORED = 64  # slices by which the mirror axis is found
 FAST = 2  # compression of PNGs: half the time of the usual one, a tenth longer
 PREVIEW = "preview.png"
 # Settings that one more patient takes over from a set.
@@ -97,27 +105,27 @@ class ConversionSettings:
     slices: Sequence[float] | None = None
 
 
-@dataclasses.dataclass(frozen=True)
-class Plan:
+class Plan(NamedTuple):
     """What a conversion will do.
 
     Attributes:
-        source: What is converted.
-        inputs: Reads its files.
+        inputs: Reads the files of the source.
         scans: What becomes a case.
         splits: How their splits came about.
-        settings: Settings, with all that was found. They go into `dataset.json`.
         like: Facts of the set that slices become like, or None.
         problems: Files that cannot be used, a line each. More may come when slices are written.
     """
 
-    source: pathlib.Path
     inputs: Pictures | Volumes
     scans: list[Scan]
     splits: str
-    settings: dict[str, Any]
     like: DataFacts | None
     problems: list[str]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Settings, with all that was found. They go into `dataset.json`."""
+        return self.inputs.settings
 
 
 def make_plan(
@@ -141,54 +149,57 @@ def make_plan(
     """
     found = {**dataclasses.asdict(settings), "space": None, "numbers": None, "range": None}
     found |= {"rules": list(settings.rules), "fractions": list(settings.fractions)}
-    found |= _settings_of(like) if like else {}
     problems, is_pictures = [], settings.kind == "images"
+    found |= _settings_of(like, is_pictures) if like else {}
     if is_pictures:
-        report = problems.append if skip_bad else _refuse
-        with_levels = like is not None and found["levels"] != 1
-        inputs = Pictures(source, found, settings.rules, report, with_levels)
+        report = problems.append if skip_bad else refuse
+        inputs = Pictures(source, found, report, like is not None and found["levels"] != 1)
     else:
-        inputs = Volumes(source, found, settings.rules, problems.append)
+        inputs = {"nifti": Volumes, "oasis1": Discs}[settings.kind](source, found, problems.append)
     usable, places = {place.path for place in inputs.look()}, inputs.understood.places
     if not usable:
-        none = f"{source}: no {inputs.unit} could be used."
-        raise InputError(" ".join([none, *problems[:3]]))
+        _refuse_all(inputs, problems)
     if len(places) == 1 and is_pictures and not like:
         one = f"{source} holds one image, {places[0].path}"
         raise InputError(f"{one}: training needs more; --like DATA makes it like a prepared set.")
     if is_pictures:
         stacks = _with_levels(_stacks(places, found["levels"]), found, inputs.understood.notes)
     else:
-        stacks = {(inputs.name_of(place),): [(place, 0)] for place in places}
-        stacks = {name: stacks[name] for name in sorted(stacks)}
+        names = sorted((inputs.name_of(place), place) for place in places)
+        stacks = {(name,): [(place, 0)] for name, place in names}
     # Files that cannot be used are counted too, so that nothing changes if one is repaired.
     scans, splits = _scans(stacks, settings, like)
-    as_json = json.dumps([dataclasses.astuple(scan) for scan in scans])
-    found["scans"] = hashlib.sha256(as_json.encode()).hexdigest()
+    found["scans"] = hashlib.sha256(json.dumps(scans).encode()).hexdigest()
     scans = [scan for scan in scans if usable & {path for path, _ in scan.files}]
     if found["scale"] is None:
         is_single = is_pictures and found["levels"] == 1
         found["scale"] = "set" if is_single else "slice" if found["space"] == "oasis" else "subject"
-    return Plan(pathlib.Path(source), inputs, scans, splits, found, like, problems)
+    return Plan(inputs, scans, splits, like, problems)
 
 
-def _settings_of(facts):
+def _settings_of(facts, is_pictures):
     """Settings that one more patient takes over from a set."""
     if "space" in facts.settings:
         return {name: facts.settings[name] for name in OF_A_SET}
     if facts.brain:  # OASIS as handed out, or as a former version converted it
         return {**OASIS_SLICES, "scale": "slice"}
     settings = {"side": facts.side, "levels": facts.levels}
-    if facts.affine:  # of a run, which keeps no settings
+    if facts.affine and not is_pictures:  # of a set that was not converted here
         axes = "".join(nibabel.aff2axcodes(np.array(facts.affine)))
-        planes = [plane for plane, axcodes in PLANES.items() if axcodes == axes]
+        plane = next((plane for plane, axcodes in PLANES.items() if axcodes == axes), None)
+        if plane is None:
+            raise InputError(
+                f"slices of {facts.name} run to {axes}, which is none of the planes that volumes "
+                "are cut into: make that set of its volumes with from-nifti --plane ..."
+            )
         spacing = float(nibabel.affines.voxel_sizes(np.array(facts.affine))[0])
-        settings |= {"space": "extent", "plane": planes[0] if planes else None, "spacing": spacing}
+        settings |= {"space": "extent", "plane": plane, "spacing": spacing}
     return settings
 
 
-def _refuse(problem):
-    raise InputError(problem)
+def _refuse_all(inputs, problems):
+    none = f"{inputs.source}: no {inputs.unit} could be used."
+    raise InputError(" ".join([none, *problems[:3]]))
 
 
 def _stacks(places, levels):
@@ -254,18 +265,15 @@ def _scans(stacks, settings, like):
         classes.setdefault(subject, place.attributes.get("class", ""))
     if like:
         return list(scans.values()), "none"
-    split_of, how = complete_splits(
-        given, classes, settings.fractions, settings.seed, settings.resplit
-    )
-    placed = (dataclasses.replace(scan, split=split_of[scan.subject]) for scan in scans.values())
-    return list(placed), how
+    fractions, seed = settings.fractions, settings.seed
+    split_of, how = complete_splits(given, classes, fractions, seed, settings.resplit)
+    return [scan._replace(split=split_of[scan.subject]) for scan in scans.values()], how
 
 
 # ---- slices --------------------------------------------------------------------------------------
 
 
-@dataclasses.dataclass
-class Report:
+class Report(NamedTuple):
     """What a conversion did.
 
     Attributes:
@@ -279,6 +287,14 @@ class Report:
     slices: dict[str | None, int]
     notes: list[str]
     problems: list[str]
+
+
+class _Written(NamedTuple):
+    """What was written of a scan."""
+
+    stack: Stack  # images are uint8 (S, S), notes are those of the conversion too
+    digests: list[bytes]  # of the images as they were read; of flat ones there are none
+    boxes: list[tuple[int, int, int, int]]  # their parts that are no padding
 
 
 def convert(plan: Plan, out: str | os.PathLike) -> Report:
@@ -305,42 +321,22 @@ def convert(plan: Plan, out: str | os.PathLike) -> Report:
         return _finish(plan, out, in_threads(write, plan.scans, "slicing", plan.inputs))
 
 
-def _group(plan, scan):
-    """What shares its range of grey values with a scan. None is nothing, so it has its own."""
-    scale = plan.settings["scale"]
-    if scale == "set":
-        return ""
-    is_single = plan.inputs.unit == "image" and len(scan.files) == 1
-    return scan.subject if scale == "subject" and is_single else None
-
-
 def _ranges(plan):
-    """Range of grey values of each group of scans, found in some of them."""
-    if plan.settings["range"]:  # of the set that these become like
-        return {"": GreyRange(*plan.settings["range"])}
+    """Range of grey values by case, for scans that share one. It is found in some of them."""
+    scale, given = plan.settings["scale"], plan.settings["range"]  # that of a set to be like
     groups, ranges = collections.defaultdict(list), {}
     for scan in plan.scans:
-        groups[_group(plan, scan)].append(scan)
-    groups.pop(None, None)
-    for group, scans in groups.items():
-        chosen = [scans[i] for i in spread(len(scans), MEASURED)]
-        ranges[group] = grey_range(_images(plan, chosen))
-    if plan.settings["scale"] == "set":
-        plan.settings["range"] = list(ranges[""])
+        is_single = plan.inputs.unit == "image" and len(scan.files) == 1
+        if scale == "set" or scale == "subject" and is_single:
+            groups["" if scale == "set" else scan.subject].append(scan)
+    for scans in groups.values():
+        chosen = [] if given else [scans[i] for i in spread(len(scans), MEASURED)]
+        stacks = in_threads(plan.inputs.read, chosen, "reading", plan.inputs)
+        found = given or grey_range(image for _, stack in stacks for image in stack.images)
+        ranges |= dict.fromkeys((scan.case for scan in scans), found)
+        if scale == "set":
+            plan.settings["range"] = list(found)
     return ranges
-
-
-def _images(plan, scans):
-    for _, stack in in_threads(plan.inputs.read, scans, "reading", plan.inputs):
-        yield from stack.images
-
-
-class _Written(NamedTuple):
-    """What was written of a scan."""
-
-    stack: Stack  # images are uint8 (S, S), notes are those of the conversion too
-    digests: list[bytes]  # of the images as they were read; of flat ones there are none
-    content: tuple[int, int, int, int]  # see `DataFacts`
 
 
 def _write_scan(plan, scan, out, ranges):
@@ -349,54 +345,46 @@ def _write_scan(plan, scan, out, ranges):
     if not len(stack.images):
         return None
     side, fit, is_volume = settings["side"], settings["fit"], plan.inputs.unit == "volume"
-    greys = _grey(plan, stack.images, ranges.get(_group(plan, scan)))
+    greys = _grey(plan, stack.images, ranges.get(scan.case))
     # Pixels of volumes have a size in millimetres, so they are not enlarged.
     images, boxes = zip(*(fit_square(grey, side, fit, enlarge=not is_volume) for grey in greys))
     if is_volume and not np.any(images):
-        raise InputError(f"{plan.source}/{scan.name}: all of its slices are black: leave it out.")
+        black = f"{plan.inputs.source}/{scan.name}: all of its slices are black"
+        raise InputError(f"{black}: leave it out.")
     folder = split_folder(out, scan.split) if scan.split else out
     for level, image in zip(stack.levels, images):
         path = folder / slice_name(scan.case, level)
         if not path.is_file():
             write_png(path, image, -1 if settings["space"] == "oasis" else FAST)
-    affine, notes = stack.affine, [*stack.notes, *suspicious(greys), *_lost(plan, stack, greys)]
+    kept = [centre_square(grey, side) if fit == "crop" else grey for grey in greys]
+    notes = [*stack.notes, *suspicious(greys)]
+    lost = max(share_lost(*pair) for pair in zip(greys, kept))
+    if lost > LOST:
+        notes.append(f"up to {lost:.0%} of a slice is cut off by --fit crop")
+    if settings["space"] == "oasis" and settings["scale"] == "slice":
+        negative = np.mean(np.concatenate([image[image != 0] for image in stack.images]) < 0)
+        if negative > LOST:
+            notes.append(f"{negative:.0%} of it is negative and becomes black: --scale subject")
+    affine = stack.affine
     if affine is not None:
-        kept = centre_square(greys[0], side) if fit == "crop" else greys[0]
-        affine = _moved(affine, greys[0].shape, kept.shape, boxes[0])
-    tops, lefts, bottoms, rights = zip(*boxes)
-    content = min(tops), min(lefts), max(bottoms), max(rights)
+        affine = _moved(affine, greys[0].shape, kept[0].shape, boxes[0])
     digests = [
         hashlib.blake2b(np.ascontiguousarray(image), digest_size=16).digest()
         if image.min() < image.max()
         else b""
         for image in stack.images
     ]
-    stack = stack._replace(images=images, affine=affine, notes=notes)
-    return _Written(stack, digests, content)
+    return _Written(stack._replace(images=images, affine=affine, notes=notes), digests, boxes)
 
 
 def _grey(plan, images, grey):
     """Images as uint8, by a range that is given or by their own."""
-    scale, is_oasis = plan.settings["scale"], plan.settings["space"] == "oasis"
-    if scale == "slice" and is_oasis and plan.inputs.unit == "volume":
+    if plan.settings["scale"] != "slice":
+        grey = grey or grey_range(images)
+        return [to_grey_values(image, grey) for image in images]
+    if plan.settings["space"] == "oasis" and plan.inputs.unit == "volume":
         return scale_to_grey(np.stack(images))
-    if scale == "slice":
-        return [to_grey_values(image, grey_range([image])) for image in images]
-    grey = grey or grey_range(images)
-    return [to_grey_values(image, grey) for image in images]
-
-
-def _lost(plan, stack, greys):
-    """Notes on what is lost of slices: what `--fit crop` cuts off, and negative values."""
-    side = plan.settings["side"]
-    if plan.settings["fit"] == "crop":
-        lost = max(share_lost(grey, centre_square(grey, side)) for grey in greys)
-        if lost > LOST:
-            yield f"up to {lost:.0%} of a slice is cut off by --fit crop"
-    if plan.settings["space"] == "oasis" and plan.settings["scale"] == "slice":
-        values = np.concatenate([image[image != 0] for image in stack.images])
-        if np.mean(values < 0) > LOST:
-            yield f"{np.mean(values < 0):.0%} of it is negative and becomes black: --scale subject"
+    return [to_grey_values(image, grey_range([image])) for image in images]
 
 
 def _moved(affine, shape, kept, content):
@@ -413,8 +401,7 @@ def _moved(affine, shape, kept, content):
 def _finish(plan, out, written):
     """Go through the slices of all scans as they are written, and write the facts of the set."""
     cases, slices, boxes, affines, notes = {}, collections.Counter(), [], [], []
-    owners, leaks = {}, collections.defaultdict(list)
-    sheet, sample, wanted = [], [], _wanted(plan.scans)
+    owners, leaks, sheet, shown = {}, collections.defaultdict(list), [], _shown(plan.scans)
     for scan, done in written:
         if done is None:
             continue
@@ -424,33 +411,24 @@ def _finish(plan, out, written):
             cases[scan.case] |= {"affine": stack.affine.tolist(), "volume": stack.place}
             affines.append(stack.affine)
         slices[scan.split] += len(stack.images)
-        boxes.append(done.content)
+        boxes += done.boxes
         notes += [f"case {scan.case:03d} ({scan.name}): {note}" for note in stack.notes]
         for digest, path in zip(done.digests, stack.paths):
             split, other = owners.setdefault(digest, (scan.split, path))
             if digest and split != scan.split:
                 leaks[*sorted((split, scan.split), key=SPLITS.index)].append((other, path))
-        middle = stack.images[len(stack.images) // 2]
-        if scan.case in wanted["sheet"]:
+        if scan.case in shown:
             label = f"{scan.case:03d} {scan.subject}\n{scan.attributes.get('class', '')}"
-            sheet.append((middle, label.strip()))
-        if scan.case in wanted["sample"]:
-            sample.append(middle)
+            sheet.append((stack.images[len(stack.images) // 2], label.strip()))
     if not cases:
-        none = f"{plan.source}: no {plan.inputs.unit} could be used."
-        raise InputError(" ".join([none, *plan.problems[:3]]))
-    tops, lefts, bottoms, rights = zip(*boxes)
-    content = min(tops), min(lefts), max(bottoms), max(rights)
-    facts = _facts(plan, out, cases, sample, content, affines)
+        _refuse_all(plan.inputs, plan.problems)
+    facts = _facts(plan, out, cases, [image for image, _ in sheet], np.array(boxes), affines)
     if sheet and not plan.like:  # with `like` it would lie among slices
         contact_sheet(out / PREVIEW, *zip(*sheet))
     write_facts(out, facts)
     for (one, other), ((first, second), *more) in leaks.items():
-        notes.insert(
-            0,
-            f"LEAK: {1 + len(more)} images of {other} are in {one} too, such as {first} and "
-            f"{second}: remove the copies, or figures of these splits flatter",
-        )
+        copies = f"{1 + len(more)} images of {other} are in {one} too, such as {first} and {second}"
+        notes.insert(0, f"LEAK: {copies}: remove them, or figures of these splits flatter")
     return Report(facts, dict(slices), notes, sorted(set(plan.problems)))
 
 
@@ -459,42 +437,35 @@ def _entry(scan):
     return {"subject": scan.subject, "split": scan.split, **name, **scan.attributes}
 
 
-def _wanted(scans):
-    """Cases to show, some of each class, and cases by which the mirror axis is found."""
+def _shown(scans):
+    """Cases to show, some of each class. The mirror axis is found in them, too."""
     classes = collections.defaultdict(list)
     for scan in scans:
         classes[scan.attributes.get("class")].append(scan.case)
     each = max(SHOWN, SHOWN_IN_ALL // len(classes))
-    shown = {cases[i] for cases in classes.values() for i in spread(len(cases), each)}
-    return {"sheet": shown, "sample": {scans[i].case for i in spread(len(scans), MIRRORED)}}
+    return {cases[i] for cases in classes.values() for i in spread(len(cases), each)}
 
 
-def _facts(plan, out, cases, sample, content, affines):
+def _facts(plan, out, cases, sample, boxes, affines):
     """Facts of the set that was written."""
     settings, side = plan.settings, plan.settings["side"]
-    name = settings["name"] or out.resolve().name
-    about = {"cases": cases, "settings": settings}
+    name, about = settings["name"] or out.resolve().name, {"cases": cases, "settings": settings}
     if plan.like:
-        return dataclasses.replace(plan.like, name=name, cohort=None, **about)
-    affine = tuple(map(tuple, np.median(affines, axis=0).tolist())) if affines else None
+        return dataclasses.replace(plan.like, name=name, masked=None, cohort=None, **about)
+    about["affine"] = np.median(affines, axis=0).tolist() if affines else None
     if settings["space"] != "oasis":
-        return DataFacts(
-            name=name,
-            side=side,
-            levels=settings["levels"],
-            mirror=find_mirror(sample),
-            residue=False,
-            brain=False,
-            content=None if content == (0, 0, side, side) else content,
-            affine=affine,
-            **about,
-        )
+        content = (*boxes[:, :2].min(0).tolist(), *boxes[:, 2:].max(0).tolist())
+        about["content"] = None if content == (0, 0, side, side) else content
+        about |= {"mirror": find_mirror(sample), "residue": False, "brain": False}
+        return DataFacts(name, side, settings["levels"], **about)
     is_disc = settings["kind"] == "oasis1"
-    name = settings["name"] or ("OASIS" if is_disc else name)
+    if is_disc and not settings["name"]:
+        name = "OASIS"
     name += ", brain-masked" * (settings["masked"] and not settings["name"])
-    affine = OASIS_AFFINE if settings["first_slice"] is None else affine
+    if settings["first_slice"] is None:
+        about["affine"] = OASIS_AFFINE
     masked = settings["masked"] if is_disc else None
-    return DataFacts(name, masked=masked, levels=settings["levels"], affine=affine, **about)
+    return DataFacts(name, masked=masked, levels=settings["levels"], **about)
 
 
 @contextlib.contextmanager
@@ -504,71 +475,32 @@ def _claimed(out, plan):
     Otherwise a subject could change its split when a conversion is continued. If nothing comes of
     a conversion, nothing stays that would be in the way of the next one.
     """
-    is_new, inside = not out.exists(), out.resolve().is_relative_to(plan.source.resolve())
-    if inside and plan.inputs.unit == "image":
-        raise InputError(f"{out} lies in {plan.source}, and would be read too: name another --out.")
-    if (out / FACTS_FILE).is_file():
+    source, is_new = plan.inputs.source, not out.exists()
+    if plan.inputs.unit == "image" and out.resolve().is_relative_to(source.resolve()):
+        raise InputError(f"{out} lies in {source}, and would be read too: name another --out.")
+    is_first = not (out / FACTS_FILE).is_file()
+    if not is_first:
         if _claim(read_facts(out).settings) != _claim(plan.settings):
             other = "a conversion of other files or with other settings"
             raise InputError(f"{out} holds {other}: repeat those, or name another --out.")
-        is_first = False
     elif out.is_file() or any(out.glob("[!.]*")):
         raise InputError(f"{out} exists and is no unfinished conversion: name another --out.")
     else:
-        is_first = True
         cases = {scan.case: _entry(scan) for scan in plan.scans}
         write_facts(out, DataFacts(side=plan.settings["side"], cases=cases, settings=plan.settings))
-    for leftover in (*out.glob(PARTIAL_FILES), *out.glob(f"*/{PARTIAL_FILES}")):
+    for leftover in out.rglob(PARTIAL_FILES):
         leftover.unlink()  # of a conversion that was killed
     try:
         yield
     except (InputError, OSError) as error:
-        nothing = not any(out.glob("case_*")) and not any(out.glob("*/case_*"))
-        if is_first and (nothing or isinstance(error, InputError)):
-            _clear(out, plan.like, is_new)
+        if is_first and (isinstance(error, InputError) or not any(out.rglob("case_*"))):
+            for path in out.glob("[!.]*"):  # there was nothing, so all is ours
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            if is_new and not any(out.iterdir()):
+                out.rmdir()
         raise
 
 
 def _claim(settings):
     """What must be the same where a conversion is continued."""
     return json.dumps({**settings, "range": None}, sort_keys=True)
-
-
-def _clear(out, is_flat, is_new):
-    """Remove what a conversion wrote."""
-    for folder in (split_folder(out, split) for split in SPLITS):
-        shutil.rmtree(folder, ignore_errors=True)
-    for path in (*(out.glob("case_*") if is_flat else ()), out / PREVIEW, out / FACTS_FILE):
-        path.unlink(missing_ok=True)
-    if is_new and not any(out.iterdir()):
-        out.rmdir()
-
-
-# ---- one volume ----------------------------------------------------------------------------------
-
-
-def write_slices(
-    volume: pathlib.Path,
-    folder: pathlib.Path,
-    facts: DataFacts | None = None,
-    axcodes: str | None = None,
-) -> dict[str, Any]:
-    """Write the slices of one volume, like those of a set, as case 0.
-
-    Args:
-        volume: File of the volume.
-        folder: Folder to write to.
-        facts: What is known of the set. None is OASIS as handed out.
-        axcodes: See `ConversionSettings`.
-
-    Returns:
-        What `dataset.json` would say of the case: its `affine`, and `volume`.
-
-    Raises:
-        InputError: The volume cannot be read or does not hold the slices.
-    """
-    settings = ConversionSettings("nifti", axcodes=axcodes)
-    plan = make_plan(volume, settings, like=facts or DataFacts())
-    (scan,) = plan.scans
-    written = _write_scan(plan, dataclasses.replace(scan, case=0), folder, _ranges(plan))
-    return {"affine": written.stack.affine.tolist(), "volume": written.stack.place}

@@ -77,12 +77,11 @@ class DataFacts:
                 raise ValueError(f"its {name} has another type or is out of range")
         if self.content is not None and not _is_box(self.content, self.side):
             raise ValueError("its content is no part of the slices")
-        affine = None if self.affine is None else _affine(self.affine)
         for name, value in {
             "name": clean_name(self.name),
             "content": self.content and tuple(self.content),
-            "affine": affine,
-            "cases": {_case_number(case): _case(of) for case, of in self.cases.items()},
+            "affine": None if self.affine is None else _affine(self.affine),
+            "cases": dict(map(_case, self.cases.items())),
         }.items():
             object.__setattr__(self, name, value)
 
@@ -97,18 +96,14 @@ class DataFacts:
 
     def as_json(self, of_a_run: bool = False) -> dict[str, Any]:
         """The facts for a JSON file. A run keeps no `cases`."""
-        left_out = ("cases",) if of_a_run else ()
-        names = (field.name for field in dataclasses.fields(self))
-        return {name: getattr(self, name) for name in names if name not in left_out}
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        if of_a_run:
+            del values["cases"]
+        return values
 
 
 def _is_whole(value, least, most):
     return type(value) is int and least <= value <= most
-
-
-def _is_cohort(value):
-    most = {"subjects": MAX_SUBJECTS, "seed": 2**31 - 1}
-    return isinstance(value, dict) and all(_is_whole(value.get(n), 0, most[n]) for n in most)
 
 
 # What each fact may be. `content`, `affine` and the single cases are looked at apart.
@@ -122,7 +117,12 @@ _FITS = {
     "brain": lambda value: isinstance(value, bool),
     "cases": lambda value: isinstance(value, dict),
     "settings": lambda value: isinstance(value, dict),
-    "cohort": lambda value: value is None or _is_cohort(value),
+    "cohort": lambda value: (
+        value is None
+        or isinstance(value, dict)
+        and _is_whole(value.get("subjects"), 0, MAX_SUBJECTS)
+        and _is_whole(value.get("seed"), 0, 2**31 - 1)
+    ),
 }
 
 
@@ -141,21 +141,17 @@ def _affine(rows):
     return tuple(map(tuple, matrix.tolist()))
 
 
-def _case_number(text):
-    number = int(text)
+def _case(item):
+    """The number of a case and what is known of it, with names that can be shown."""
+    number, about = int(item[0]), item[1]
     if not 0 <= number <= MAX_CASE:
         raise ValueError(f"case {number} is out of range")
-    return number
-
-
-def _case(about):
-    """What is known of a case, with names that can be shown."""
     about = {name: clean_name(v) if isinstance(v, str) else v for name, v in about.items()}
     if not isinstance(about.get("subject", ""), str) or about.get("split") not in (None, *SPLITS):
         raise ValueError("a case has a subject that is no text, or an unknown split")
     if about.get("affine") is not None:
         about["affine"] = _affine(about["affine"])
-    return about
+    return number, about
 
 
 OASIS = DataFacts()  # as handed out
@@ -217,10 +213,6 @@ def _facts(values, name):
     return DataFacts(**{"name": name} | {n: value for n, value in values.items() if n in names})
 
 
-def _of_cohort(cohort, _name):
-    return cohort_facts(cohort, {})
-
-
 def _of_conversion(notes, name):
     settings, cases = notes.get("settings", {}), notes["cases"]
     name = name if settings.get("nifti") else "OASIS"
@@ -229,4 +221,8 @@ def _of_conversion(notes, name):
 
 
 # Files that tell facts, and their readers: the present one, and those of former versions.
-NOTES = {FACTS_FILE: _facts, COHORT_FILE: _of_cohort, CONVERSION_FILE: _of_conversion}
+NOTES = {
+    FACTS_FILE: _facts,
+    COHORT_FILE: lambda cohort, _: cohort_facts(cohort, {}),
+    CONVERSION_FILE: _of_conversion,
+}

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
-from sources import synthetic, unprepared
+from sources import synthetic
 from sources.facts import NOTES, OASIS, DataFacts, read_facts
 from sources.images import allocate_images, read_slice
 from sources.layout import (
@@ -28,9 +28,10 @@ from sources.layout import (
     split_folder,
 )
 from sources.masking import is_masked
-from utils import InputError, open_archive, progress, reading
+from utils import InputError, open_archive, progress, reading, refuse
 
 NO_SLICE = -1  # index where there is no slice
+PACK_AGAIN = "pack it again, or unpack it and name the folder"
 MAX_DEPTH = 4  # folders above the splits, where an archive was unpacked
 
 
@@ -130,11 +131,6 @@ class Slices:
         return self.facts.name
 
     @property
-    def cohort(self) -> dict | None:
-        """`subjects` and `seed` of a synthetic cohort, else None."""
-        return self.facts.cohort
-
-    @property
     def masked(self) -> bool:
         """Whether the set is masked."""
         return bool(self.facts.masked)
@@ -151,6 +147,17 @@ class Slices:
         facts = ((name, getattr(self.facts, name)) for name in ("mirror", "residue", "levels"))
         others = [f"{name} {value}" for name, value in facts if value != getattr(usual, name)]
         return fingerprint(*splits, facts=others)
+
+    def are_of(self, data: dict) -> bool:
+        """Whether these are the slices of a training, or some splits of them alone.
+
+        Args:
+            data: What the `config.json` of the training says of its data.
+        """
+        known = data.get("split_fingerprints", {})
+        if set(self.splits) < set(known):
+            return all(known[name] == fingerprint(split) for name, split in self.splits.items())
+        return self.fingerprint == data["fingerprint"]
 
     def summary(self) -> Iterator[str]:
         """Yield a line for each split: its images, its cases, and its slices a case."""
@@ -191,6 +198,8 @@ def find_slices(
             raise InputError(f"{data} is no folder: give the one that holds {SPLIT_FORMS}.")
         found = _folder_of_splits(path) if path.is_dir() else _archive_of_splits(path)
         if found is None:
+            from sources import unprepared  # noqa: PLC0415  no data folder needs what it loads
+
             raise InputError(unprepared.advice(path))
         return found
     nothing = f"slices found (no --data, no {DEFAULT_DIRECTORY}):"
@@ -226,20 +235,19 @@ def _is_of_splits(name):
 
 def _archive_of_splits(path):
     """The file if it is a zip archive of a data folder, or None."""
-    names = unprepared.file_names(path) if path.suffix.lower() == ".zip" else ()
+    if path.suffix.lower() != ".zip":
+        return None
+    with reading(path, PACK_AGAIN), open_archive(path) as archive:
+        names = archive.namelist()
     return path if any("/" in name and _is_of_splits(name) for name in names) else None
 
 
 # ---- reading -----------------------------------------------------------------------------------
 
 
-def _refuse(problem):
-    raise InputError(problem)
-
-
 def open_slices(
     directory: str | os.PathLike,
-    report: Callable[[str], None] = _refuse,
+    report: Callable[[str], None] = refuse,
     needed: Sequence[str] = SPLITS,
 ) -> Slices:
     """Read a data folder.
@@ -265,18 +273,15 @@ def open_slices(
         for name, folder in folders.items()
         if name in needed or folder.is_dir() and any(_pngs(folder))
     ]
-    listed = [split for split in listed if split]
     places = collections.defaultdict(list)  # a subject that is not noted is its case
-    for split in listed:
+    for split in filter(None, listed):
         for subject in np.unique(split.subjects).tolist():
             places[subject].append(split.name)
     for subject, names in places.items():
         if len(names) > 1:
             leak = f"leak: {subject} is in {' and '.join(names)} of {directory}"
             report(f"{leak}: keep every subject in one split.")
-    splits = _read(listed, facts, report)
-    if not splits:
-        raise InputError(f"{directory} holds no readable slice: {SPLIT_FORMS} hold slices.")
+    splits = _read(directory, listed, facts, report)
     return Slices(splits[0].facts, {split.name: split for split in splits})
 
 
@@ -288,10 +293,9 @@ def _open_archive(path, report, needed):
     """
     with tempfile.TemporaryDirectory() as temporary:
         inside = pathlib.Path(temporary, path.stem)  # it may give the set its name
-        with reading(path, "pack it again, or unpack it and name the folder"):
-            with open_archive(path) as archive:
-                wanted = [name for name in archive.namelist() if _is_of_splits(name)]
-                archive.extractall(inside, wanted)
+        with reading(path, PACK_AGAIN), open_archive(path) as archive:
+            wanted = [name for name in archive.namelist() if _is_of_splits(name)]
+            archive.extractall(inside, wanted)
 
         def plain(text):
             return text.replace(str(inside), str(path))
@@ -308,13 +312,18 @@ def _open_archive(path, report, needed):
     return dataclasses.replace(slices, splits=splits)
 
 
-def open_folder(directory: str | os.PathLike, facts: DataFacts = OASIS) -> Split:
+def open_folder(
+    directory: str | os.PathLike,
+    facts: DataFacts = OASIS,
+    report: Callable[[str], None] = refuse,
+) -> Split:
     """Read one folder of slices as a `Split` named like the folder.
 
     Args:
         directory: A folder of a split, or one that was made for a prepared set (`--like`).
         facts: What is known of the slices if neither the folder nor the one above it, whose split
             it is, has a file of facts.
+        report: See `open_slices`.
 
     Raises:
         InputError: The folder is missing or empty, or `open_slices` would refuse a name or a file.
@@ -324,8 +333,8 @@ def open_folder(directory: str | os.PathLike, facts: DataFacts = OASIS) -> Split
         raise InputError(f"{directory} is no folder: give one that holds {SLICE_FORM}.")
     facts = _facts_beside(directory, facts)
     name = directory.resolve().name
-    split = _list_split(name, directory, facts, _refuse, (name,))
-    return _read([split], facts)[0]
+    split = _list_split(name, directory, facts, report, (name,))
+    return _read(directory, [split], facts, report)[0]
 
 
 def open_slice(
@@ -347,7 +356,7 @@ def open_slice(
         raise InputError(f"{path} has no level in its name: name it {SLICE_FORM}.")
     place = (int(match[1]), int(match[2])) if match else (0, level)
     facts = _facts_beside(path.parent, facts)
-    return _read([make_split(path.name, [(*place, str(path))], facts)], facts)[0]
+    return _read(path, [make_split(path.name, [(*place, str(path))], facts)], facts)[0]
 
 
 def _facts_beside(directory, usual):
@@ -391,14 +400,15 @@ def _list_split(name, folder, facts, report, needed):
     return make_split(name, [(*place, str(path)) for place, path in paths.items()], facts)
 
 
-def _read(listed, facts, report=_refuse):
-    """Read the files of some splits: those of them that have a readable slice.
+def _read(source, listed, facts, report=refuse):
+    """Read the files of some splits: those of them that have a readable slice, at least one.
 
     What the facts do not tell is found in them.
     """
-    splits = [split for split in (_read_files(split, report) for split in listed) if len(split)]
+    splits = [_read_files(split, report) for split in filter(None, listed)]
+    splits = [split for split in splits if len(split)]
     if not splits:
-        return []
+        raise InputError(f"{source} holds no readable slice: restore its slices.")
     images = itertools.chain.from_iterable(split.images for split in splits)
     levels = facts.levels or _levels_shown(splits)
     facts = dataclasses.replace(facts, masked=is_masked(images, facts), levels=levels)

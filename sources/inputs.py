@@ -1,4 +1,4 @@
-"""What a conversion reads: pictures, or volumes, of which those on the OASIS-1 discs are a kind.
+"""What a conversion reads: pictures, volumes, or the volumes of the OASIS-1 discs.
 
 Each kind of input lists its files (`understood`), looks at them (`look`), and reads one scan as a
 stack of slices (`read`).
@@ -7,7 +7,6 @@ stack of slices (`read`).
 import collections
 import concurrent.futures
 import contextlib
-import dataclasses
 import math
 import pathlib
 import re
@@ -20,7 +19,7 @@ import numpy as np
 
 from sources import volumes
 from sources.layout import NUM_LEVELS, SLICE_SIDE
-from sources.names import Place, Understood, understand
+from sources.names import Place, Rules, Understood, understand
 from sources.pictures import PictureFolder, open_pictures
 from sources.scaling import common_side
 from utils import InputError, cores, progress, reading
@@ -30,9 +29,12 @@ ARCHIVES = (".tar", ".tar.gz", ".tgz", ".zip")
 LAST_NUMBER = r"(\d+)[^/\d]*$"  # of a path
 ENDING = re.compile(r"\.(nii|nii\.gz|mgz|hdr)$", re.IGNORECASE)
 MASKED = "masked_"  # in the names of brain-masked volumes
-AXES = {"R": 0, "L": 0, "A": 1, "P": 1, "S": 2, "I": 2}  # of a volume, by where one runs to
 # On the OASIS-1 discs a volume is an Analyze 7.5 pair; its header stands for it.
 OASIS1 = re.compile(r"((OAS1_\d{4})_MR[1-9])_mpr_n\d+_anon_111_t88_(?:masked_)?gfc\.hdr", re.ASCII)
+# How slices in the OASIS space are made.
+OASIS_SLICES = {
+    "space": "oasis", "plane": "axial", "spacing": 1.0, "levels": NUM_LEVELS, "side": SLICE_SIDE
+}  # fmt: skip
 
 
 class Stack(NamedTuple):
@@ -55,8 +57,7 @@ class Stack(NamedTuple):
     notes: Sequence[str] = ()
 
 
-@dataclasses.dataclass(frozen=True)
-class Scan:
+class Scan(NamedTuple):
     """A case: what one scan of a subject shows.
 
     Attributes:
@@ -102,18 +103,24 @@ def in_threads(function: Callable, items: Sequence, title: str, inputs: "Input")
 class Input:
     """Files to convert.
 
+    Args:
+        source: Where they are.
+        settings: Settings of the conversion. What is None of size and place is found by `look`.
+        report: Takes a line about a file that cannot be used. It may raise.
+
     Attributes:
         understood: What was read from their names.
         sizes: How many are of a size, once they were looked at.
         modes: How many are of a mode.
-        report: Takes a line about a file that cannot be used. It may raise.
     """
 
     unit = "image"
     workers = 4 * cores()  # they wait for the disk most of the time
+    understood: Understood
 
-    def __init__(self, understood: Understood, report: Callable[[str], None]):
-        self.understood, self.report = understood, report
+    def __init__(self, source, settings: dict[str, Any], report: Callable[[str], None]):
+        self.source, self.settings, self.report = pathlib.Path(source), settings, report
+        self.rules = Rules(*settings["rules"])
         self.sizes, self.modes = collections.Counter(), collections.Counter()
 
     def look(self) -> list[Place]:
@@ -131,28 +138,23 @@ class Input:
 
 
 class Pictures(Input):
-    """Image files: each is one slice.
+    """Image files of a folder, `.zip` of a folder, or MedMNIST file: each is one slice.
 
-    Args:
-        source: Folder, `.zip` of a folder, or MedMNIST file.
-        settings: Settings of the conversion. `side` is found by `look` if it is None.
-        rules: How to read names.
-        report: See `Input`.
-        with_levels: Whether these are slices like those of a set that has levels. A single stack
-            has but one number that varies, which would be taken for the subject.
+    With `with_levels` these are slices like those of a set that has levels. A single stack has but
+    one number that varies, which would be taken for the subject.
     """
 
-    def __init__(self, source, settings, rules, report, with_levels=False):
-        self.settings, self.folder = settings, open_pictures(source)
-        paths = self.folder.paths
+    def __init__(self, source, settings, report, with_levels=False):
+        super().__init__(source, settings, report)
+        self.folder = open_pictures(source)
         try:
-            understood = understand(paths, rules)
-            if with_levels and all(place.level is None for place in understood.places):
-                understood = understand(paths, rules._replace(level=LAST_NUMBER))
+            self.understood = understand(self.folder.paths, self.rules)
+            if with_levels and all(place.level is None for place in self.understood.places):
+                rules = self.rules._replace(level=LAST_NUMBER)
+                self.understood = understand(self.folder.paths, rules)
         except InputError:
             _refuse_dicom(self.folder)
             raise
-        super().__init__(understood, report)
         self.understood.notes.extend(self.folder.notes)
 
     def _look(self, place):
@@ -171,94 +173,68 @@ class Pictures(Input):
         Raises:
             InputError: `report` raised.
         """
-        images, files = [], []
+        read = []
         for path, level in scan.files:
             try:
-                images.append(self.folder.read(path).pixels)
-                files.append((path, level))
+                read.append((self.folder.read(path), level, path))
             except InputError as error:
                 self.report(str(error))
-        return Stack(images, [level for _, level in files], [path for path, _ in files])
+        return Stack(*zip(*read)) if read else Stack((), (), ())
 
 
 class Volumes(Input):
-    """Volumes: each is one scan.
-
-    Args:
-        source: Folder.
-        settings: Settings of the conversion. What is None of `space`, `plane`, `spacing`, `levels`
-            and `side` is found by `look`.
-        rules: How to read names.
-        report: See `Input`.
-    """
+    """Volumes of a folder, or one volume: each is one scan."""
 
     unit = "volume"
     workers = cores()  # each has a volume in memory
+    needed = "volumes (*.nii, *.nii.gz, *.mgz, *.hdr and .img)"
 
-    def __init__(self, source, settings, rules, report):
-        self.settings, source = settings, pathlib.Path(source)
-        if not source.exists():
+    def __init__(self, source, settings, report):
+        super().__init__(source, settings, report)
+        if not self.source.exists():
             raise InputError(f"{source} is no folder: give the one that holds the volumes.")
-        self.root, paths, masked = source, [], settings["masked"]
-        if source.is_file():
-            self.root, paths = source.parent, [source.name]
-        folder = PictureFolder(source) if source.is_dir() else None
-        paths = paths or folder.paths
-        is_masked = [MASKED in path.rpartition("/")[2] for path in paths]
-        wanted, others = (
-            self._understand(
-                [path for path, is_it in zip(paths, is_masked) if is_it == kind], rules
-            )
-            for kind in (masked, not masked)
-        )
-        if wanted is None:
+        is_file, files = self.source.is_file(), {True: [], False: []}
+        self.root = self.source.parent if is_file else self.source
+        folder = None if is_file else PictureFolder(source)
+        paths = [self.source.name] if is_file else folder.paths
+        for path in paths:
+            files[MASKED in path.rpartition("/")[2]].append(path)
+        masked = settings["masked"]
+        kind = f"{'with' if masked else 'without'} {MASKED} in its name"
+        self.understood = self.understand(files[masked])
+        if not self.understood:
+            archives = [path for path in paths if path.lower().endswith(ARCHIVES)]
+            if archives:
+                first = self.source / archives[0]
+                raise InputError(f"{source} holds archives: unpack {first} and the like first.")
             if folder:
                 _refuse_dicom(folder)
-            raise InputError(_nothing_found(source, paths, settings))
-        super().__init__(wanted, report)
-        if others:
-            there, here = (
-                {place.path.replace(MASKED, "") for place in understood.places}
-                for understood in (others, wanted)
-            )
+            none = f"{source} holds no {self.needed} {kind}"
+            raise InputError(f"{none}: give the folder above them, or change --masked.")
+        if others := self.understand(files[not masked]):
+            there, here = (set(map(self.name_of, of.places)) for of in (others, self.understood))
             if there - here:
-                kind = f"{'with' if masked else 'without'} {MASKED} in its name"
                 lacking = f"{len(there - here)} scans lack a volume {kind}, such as"
-                wanted.notes.append(f"{lacking} {min(there - here)}")
+                self.understood.notes.append(f"{lacking} {min(there - here)}")
 
-    def _understand(self, paths, rules):
+    def understand(self, paths: Sequence[str]) -> Understood | None:
         """What the names of volumes tell, or None where there is no volume."""
-        if self.settings["kind"] == "oasis1":
-            understood = _discs(paths)
-            return understood if understood.places else None
         are_there = any(path.lower().endswith(volumes.VOLUME_ENDINGS) for path in paths)
-        return understand(paths, rules, volumes=True) if are_there else None
+        return understand(paths, self.rules, volumes=True) if are_there else None
 
     def name_of(self, place: Place) -> str:
         """Name of a scan: of its file, but for the ending."""
-        if self.settings["kind"] == "oasis1":
-            return place.scan
         return ENDING.sub("", place.path.replace(MASKED, ""))
 
-    def look(self) -> list[Place]:
-        """As for all inputs. Volumes of the discs are known, so no look is needed."""
-        if self.settings["kind"] != "oasis1":
-            return super().look()
-        self.sizes[volumes.GRID] = self.modes["voxels of 1 x 1 x 1 mm"] = len(
-            self.understood.places
-        )
-        self.settings |= OASIS_SLICES
-        return self.understood.places
+    def load(self, path: pathlib.Path) -> volumes.Volume:
+        """Read a volume, or raise anything."""
+        return volumes.load_volume(path, self.settings["axcodes"])
 
     @contextlib.contextmanager
     def _loaded(self, path):
         """The volume of a file. What is wrong with it becomes one line."""
-        path = self.root / path
-        with reading(path, "repair it or leave it out"):
-            if self.settings["kind"] == "oasis1":
-                yield volumes.load_disc_volume(path)
-            else:
-                yield volumes.load_volume(path, self.settings["axcodes"])
+        with reading(self.root / path, "repair it or leave it out"):
+            yield self.load(self.root / path)
 
     def _look(self, place):
         plane = self.settings["plane"] or "axial"
@@ -270,8 +246,8 @@ class Volumes(Input):
             count = len(volumes.filled_levels(volume, plane, self.settings["slices"]))
             shape, steps = volume.voxels.shape, nibabel.affines.voxel_sizes(volume.affine)
             pixel, _ = volumes.native_spacing(volume, plane)
-        axes = [AXES[letter] for letter in volumes.PLANES[plane][:2]]
-        extent = [shape[axis] * steps[axis] for axis in axes]  # of a slice, mm
+        turned = nibabel.orientations.axcodes2ornt(volumes.PLANES[plane])[:2, 0].astype(int)
+        extent = [shape[axis] * steps[axis] for axis in turned]  # of a slice, mm
         mode = f"voxels of {' x '.join(f'{step:.3g}' for step in steps)} mm"
         return shape, mode, in_oasis_space, count, pixel, extent
 
@@ -307,13 +283,15 @@ class Volumes(Input):
         most = settings["levels"]
         with self._loaded(path) as volume:
             if settings["space"] == "oasis":
-                if settings["kind"] != "oasis1" and not volumes.is_in_oasis_space(volume):
-                    raise ValueError("it is not in the space of OASIS")
+                if not volumes.is_in_oasis_space(volume):
+                    raise InputError(
+                        f"{self.root / path} is not in the space of OASIS: register it to that "
+                        "template, or make a set of such volumes with from-nifti --plane axial."
+                    )
                 slices = volumes.oasis_slices(volume, settings["first_slice"])
             else:
                 plane, percent = settings["plane"], settings["slices"]
-                count = min(most, len(volumes.filled_levels(volume, plane, percent)))
-                slices = volumes.plane_slices(volume, plane, settings["spacing"], percent, count)
+                slices = volumes.plane_slices(volume, plane, settings["spacing"], percent, most)
         # A volume of fewer slices than levels is spread over all levels.
         count = len(slices.images)
         levels, notes = relative_places(count, most), [*volume.notes, *slices.notes]
@@ -323,10 +301,36 @@ class Volumes(Input):
         return Stack(slices.images, levels, [path] * count, affine, place, notes)
 
 
-# How slices in the OASIS space are made.
-OASIS_SLICES = {
-    "space": "oasis", "plane": "axial", "spacing": 1.0, "levels": NUM_LEVELS, "side": SLICE_SIDE
-}  # fmt: skip
+class Discs(Volumes):
+    """Volumes of the OASIS-1 discs. What they are is known, so no look is needed."""
+
+    needed = "OASIS-1 volumes (OAS1_*_anon_111_t88_*gfc.hdr and .img)"
+
+    def understand(self, paths):
+        """As for all volumes. Of two files of one scan, the first is taken."""
+        matches = [(path, OASIS1.fullmatch(path.rpartition("/")[2])) for path in paths]
+        places = {m[1]: Place(path, None, m[2], m[1], None, {}) for path, m in matches[::-1] if m}
+        sorted_places = [places[name] for name in sorted(places)]
+        return Understood(sorted_places, {}, []) if places else None
+
+    def name_of(self, place):
+        """Name of a scan, such as OAS1_0061_MR2."""
+        return place.scan
+
+    def load(self, path):
+        """As for all volumes. All of the discs are on one grid."""
+        volume = volumes.load_volume(path, volumes.GRID_AXCODES)
+        if volume.voxels.shape != volumes.GRID:
+            shape, needed = (" x ".join(map(str, s)) for s in (volume.voxels.shape, volumes.GRID))
+            raise ValueError(f"it has {shape} voxels, not {needed}")
+        return volume
+
+    def look(self):
+        """As for all inputs."""
+        count = len(self.understood.places)
+        self.sizes[volumes.GRID] = self.modes["voxels of 1 x 1 x 1 mm"] = count
+        self.settings |= OASIS_SLICES
+        return self.understood.places
 
 
 def relative_places(count: int, among: int) -> list[int]:
@@ -341,21 +345,3 @@ def _refuse_dicom(folder):
         command = f"dcm2niix -z y -o VOLUMES {shlex.quote(str(folder.source))}"
         advice = f"make volumes of them ({command}), then python dataset.py from-nifti VOLUMES"
         raise InputError(f"{folder.source} holds DICOM files: {advice}.")
-
-
-def _discs(paths):
-    matches = [(path, OASIS1.fullmatch(path.rpartition("/")[2])) for path in paths]
-    # Of two files of one scan, the first is taken.
-    places = {m[1]: Place(path, None, m[2], m[1], None, {}) for path, m in matches[::-1] if m}
-    return Understood([places[name] for name in sorted(places)], {}, "OASIS-1 discs", [])
-
-
-def _nothing_found(source, paths, settings):
-    archives = [path for path in paths if path.lower().endswith(ARCHIVES)]
-    if archives:
-        return f"{source} holds archives: unpack {source / archives[0]} and the like first."
-    needed = "volumes (*.nii, *.nii.gz, *.mgz, *.hdr and .img)"
-    if settings["kind"] == "oasis1":
-        needed = "OASIS-1 volumes (OAS1_*_anon_111_t88_*gfc.hdr and .img)"
-    kind = f"{'with' if settings['masked'] else 'without'} {MASKED} in the name"
-    return f"{source} holds no {needed} {kind}: give the folder above them, or change --masked."

@@ -1,35 +1,42 @@
 """What the names of files tell of slices and volumes: split, class, subject, scan and level.
 
-Names are read as a set, never one by one. Directories tell splits and classes. `PATTERNS` knows the
-names that nobody could guess. For the rest there is one rule, over all names of one form: numbers
-and words that are the same everywhere drop out, the level is the number that runs densely where all
-else stands still, and of what else varies the first is the subject and the rest its scans.
-Nothing here opens a file.
+Names are read as a set, never one by one, and nothing here opens a file:
+
+1. Files that are no images, or lie beside images (masks, derivatives), are set aside.
+2. What a flag or one of `vocabulary.PATTERNS` says is taken out of the names.
+3. Directories tell splits (`train`, `test`) and classes (words, each with subjects of its own).
+4. What is left is cut into tokens: numbers and words. Names whose tokens are of the same kinds are
+   of one form, a table: a row for each name, a column for each token.
+5. In each form, columns that are the same everywhere drop out. The level is the number that runs
+   densely where all else stands still. Of what else varies, the first with many different tokens
+   is the subject, and the rest its scans.
+6. Over all forms: a set has levels or none, and persons counted anew in each class are different.
 """
 
 import dataclasses
 import functools
+import math
+import os
 import re
+import statistics
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
-
+from sources import vocabulary
 from utils import InputError
 
+_ROLES = ("subject", "level", "split", "class")  # of `Rules`
 MAX_EXAMPLES = 3  # of names in a message
 # Shares of the names of a set.
 FIT = 0.99  # that a pattern or a reading must fit
 LEVELLED = 0.95  # that tell a level, where levels are levels
-RARE = 0.01  # of a form from which no rule is told
 MOSTLY = 0.9  # of files that are the only one of their subject, where subjects are not known
 # Directories.
 MAX_SPLIT_FOLDERS = 6
 MAX_CLASSES = 20
 # Numbers that are levels.
 MAX_LEVEL = 9999  # longer numbers are subjects, dates or the like
-MAX_LEVELS = 512
 MIN_STACK = 3  # slices of a typical stack
 MAX_OFFSET = 4  # different levels of the set, in those of a typical stack
 MAX_TWICE = 0.25  # share of the slices of a stack that have the number of another
@@ -37,91 +44,11 @@ DENSE = 0.7  # share of the numbers between the first and the last of a stack th
 MARGIN = 0.05  # of two dense numbers, the one that is denser by this is the level
 # Numbers that are subjects.
 COUNTED = 0.9  # share of the numbers from 1 to the last that are there, where subjects are counted
-MANY = 0.4  # different subjects, in different tokens of the place that has the most
-
-_IMAGES = r"\.(?:png|jpe?g|jfif|tiff?|bmp|nii(?:\.gz)?)"
-_VOLUMES = r"\.(?:nii(?:\.gz)?|mg[zh]|hdr)"
-_ENDINGS = {False: re.compile(_IMAGES + "$", re.I), True: re.compile(_VOLUMES + "$", re.I)}
-_ENDING = re.compile(f"{_IMAGES}|{_VOLUMES}", re.I)
-_SYSTEM = re.compile(r"(?:^|/)(?:\.|__MACOSX/|(?:thumbs\.db|desktop\.ini|@eaDir)(?:$|/))", re.I)
-
-# Names of splits as directories have them, in one word: Training, valid, testset, imagesTr.
-_ROLES = ("subject", "level", "split", "class")
-_SPLITS = {
-    "train": re.compile(r"[Tt]r|(?i:trn|train|training)(?:data|sets?|images?)?"),
-    "validate": re.compile(r"(?i:val|valid|validate|validation|dev)(?:data|sets?|images?)?"),
-    "test": re.compile(r"[Tt]s|(?i:tst|test|testing)(?:data|sets?|images?)?"),
-}
-_CAMEL_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
-
-
-def _words(pattern):
-    """A pattern for whole words, between other signs or inCamelCase."""
-    start = r"(?:(?<![^\W\d_])|(?<=[a-z])(?=[A-Z]))"
-    return re.compile(rf"{start}(?i:{pattern})(?![a-z])")
-
-
-# Words of files that lie beside images and show none.
-_LABELS = _words(
-    r"(?:[a-z]*mask|label|lbl|annotation|contour|roi|prob|probability)(?:s|maps?)?"
-    r"|[a-z]*seg(?:s|mentations?)?|gt|ground|groundtruth|[a-z]*parc|parcellations?|ribbon|pve"
-    r"|readers?|raters?"
-)
-_TISSUE = re.compile(r"(?:^|/)m?w?r?c[1-6](?=[a-z])[^/]*$", re.I)  # of SPM, as in c1sub-01_T1w.nii
-# Of BIDS: what was made of images, and images that are not anatomical.
-_DERIVED = re.compile(r"(?:^|/)(?:derivatives|func|dwi|fmap|perf)/|_(?:desc|space)-", re.I)
-# Words of processed copies. Of several copies of a scan the one with the fewest is taken.
-_PROCESSED = _words(
-    r"[a-z]*(?:brain|norm|norm[a-z]*linear|nu|mni[a-z]*|restored?|aligned|warp|warped|regist[a-z]+"
-    r"|reg|stripp?ed|bet|preproc[a-z]*|correct[a-z]*|smooth[a-z]*|resampled?|rawavg|filled|wm|gm"
-    r"|csf|masked)"
-)
-
-# Words that tell scans of one subject apart: contrast, side, plane, visit.
-_CONTRAST = (
-    r"(?:(?:c?t1|t2|pd)(?:w|wi|ce|c|gd|n|f|post|pre|km)?\+?"
-    r"|flair|dwi|adc|swi|bold|mra|dti|asl|stir|dess|pet|ct)(?![^\W_])"
-)
-_KNOWN = (
-    r"(?:left|right|lh|rh|axial|coronal|sagittal|baseline|followup|screening|pre|post)(?![^\W_])"
-)
-_SCAN_WORD = re.compile(f"{_CONTRAST}|{_KNOWN}", re.I)
-# Words before numbers that tell scans of one subject apart.
-_SCAN_LABEL = re.compile(
-    r"weeks?|wk|months?|days?|years?|yr|visits?|vis|ses|sessions?|scans?|runs?|mr|mpr|echo|tp"
-    r"|timepoints?|series|time|date|rep|repeats?|frame|phase"
-)
-_CLASS_LABEL = re.compile(r"(?:class|grade|stage|type|cdr|kl|group)(?![a-z])", re.I)
-_CLASS_WORD = re.compile(
-    r"normal|health|control|tumou?r|oma(?![a-z])|dement|cancer|benign|malign|covid|pneumon|disease"
-    r"|lesion|alzheimer|(?<![a-z])(?:yes|no|pos|neg|ad|e?l?mci|cn|nc|hc|abnormal)(?![a-z])",
-    re.I,
-)
-
-# Ways to write a subject and a level that the numbers alone do not tell. The groups `split`,
-# `class`, `subject`, `scan` and `level` are taken out of the path, and the rule reads the rest.
-PATTERNS = {
-    "BIDS": r"(?<![^/])(?P<subject>sub-[a-z0-9]+)",
-    "ADNI": r"(?<!\d)(?P<subject>\d{3}_S_\d{4})(?!\d)",
-    "OASIS": r"(?P<subject>OAS\d_?\d{4})(?!\d)",
-    "numbered subject": r"(?<![^\W\d_])(?P<subject>(?:case|sub|subj|subject|patient|pat|pt|person"
-    r"|participant|proband|volunteer)s?[-_ ]*(?:no|nr|id)?[-_. ]*\d+)",
-    "numbered level": r"(?<![^\W\d_])(?:slice|slc|sl|level|lvl|z|schicht|coupe|corte)s?[-_ =]*"
-    r"(?:no|nr|id)?[-_. ]*(?P<level>\d+)",
-}
-_PATTERNS = {name: re.compile(pattern, re.I) for name, pattern in PATTERNS.items()}
-
-# Numbers in parentheses at the end count files that had one name: 26.jpg, 26 (2).jpg, 26 (3).jpg.
-_COPY = re.compile(r"\((\d+)\)$")
-_TOKEN = re.compile(
-    rf"\((?P<copy>\d+)\)$|(?<![^\W\d_])(?:(?P<contrast>(?i:{_CONTRAST}))|(?P<scan>(?i:{_KNOWN})))"
-    r"|(?<![^\W_])(?P<hash>(?=[0-9a-f]*\d[a-f]+\d)[0-9a-f]{8,}(?:-[0-9a-f]{4,})*)(?![^\W_])"
-    r"|(?P<number>\d+)|(?P<word>[^\W\d_]+)"
-)
+MANY = 0.4  # different subjects, in different tokens of the column that has the most
 
 
 class Rules(NamedTuple):
-    """What the flags --subject, --level, --split and --class say: regular expressions.
+    """Regular expressions of the flags --subject, --level, --split and --class.
 
     Each is searched in the relative path. Its first group counts, or else the whole match.
     """
@@ -161,23 +88,33 @@ class Understood(NamedTuple):
     Attributes:
         places: One for each slice or volume, in the order of the paths.
         ignored: Paths of all other files, by the reason.
-        pattern: Names of the `PATTERNS` that fitted, or "general rule".
         notes: Sentences for the user.
     """
 
     places: list[Place]
     ignored: dict[str, list[str]]
-    pattern: str
     notes: list[str]
 
 
 class _Token(NamedTuple):
     kind: str  # "number", "copy", "word", "hash", "contrast" or "scan"
     text: str  # in lower case
-    start: int
-    end: int
+    name: str  # as it is written, with a word that stands right before it, as in P01
     depth: int  # of its directory or file name, counted from 0
-    label: str  # the word before a number, or ""
+    label: str = ""  # the word before a number
+
+    @property
+    def is_glued(self):
+        return len(self.name) > len(self.text)
+
+
+class _Column(NamedTuple):
+    """The tokens of one place in all names of a form."""
+
+    index: int
+    token: _Token  # of the first name
+    values: list[str]
+    count: int  # of different values
 
 
 @dataclasses.dataclass(slots=True, eq=False)
@@ -185,37 +122,23 @@ class _Name:
     """A path and what is read from it, step by step."""
 
     path: str
-    text: str  # the path without ending, and without a directory of the file's own name
-    ending: str
-    parts: list[str] = dataclasses.field(default_factory=list)  # of `text`, but what was read
+    text: str  # the path without a directory of the file's own name
+    parts: list[str]  # of `text`, without the ending and what was read
     tokens: list[_Token] = dataclasses.field(default_factory=list)  # of `parts`
     split: str | None = None
     class_: str | None = None
     subject: str | None = None
-    number: int | None = None  # of the subject
-    group: str = ""  # what varies before the number of the subject
+    group: str = ""  # what varies before the subject
     contrast: str = ""
     scan: str = ""  # numbers, side, plane, visit
     version: str = ""  # all other words
     level: int | None = None
-    only: str | None = None  # the subject, if it is the only one
     is_said: bool = False  # a pattern or a rule tells the subject
     is_known: bool = True  # or else the file is taken for a person
-    is_copy: bool = False  # the subject is the number of a copy
 
     def key(self):
         """What no two files of a split have in common."""
         return self.subject, self.contrast, self.scan, self.version, self.level
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Column:
-    """The tokens of one place in all names of a form."""
-
-    index: int
-    token: _Token  # of the first name
-    codes: np.ndarray  # (N,) int: equal where the tokens are
-    count: int  # of different tokens
 
 
 def understand(paths: Sequence[str], rules: Rules = NO_RULES, volumes: bool = False) -> Understood:
@@ -234,10 +157,10 @@ def understand(paths: Sequence[str], rules: Rules = NO_RULES, volumes: bool = Fa
         InputError: No image is there, names can be read in two ways, one slice is named twice in
             a split, or a rule fits nothing.
     """
-    ignored = defaultdict(list)
+    ignored, notes, spelling = defaultdict(list), [], {}
     names = _set_aside(paths, volumes, ignored)
     names = _apply_rules(names, rules, ignored)
-    patterns = _apply_patterns(names, rules, volumes)
+    _apply_patterns(names, rules, volumes)
     if rules.split is None:
         names = _find_splits(names, ignored)
     if rules.class_ is None:
@@ -246,10 +169,10 @@ def understand(paths: Sequence[str], rules: Rules = NO_RULES, volumes: bool = Fa
     always = _common({token.text for token in name.tokens} for name in names)
     forms = defaultdict(list)
     for name in names:
-        forms[_form(name)].append(name)
+        kinds = [(token.depth, token.kind) for token in name.tokens]
+        forms[name.is_said, name.level is None, *kinds].append(name)
     for form in forms.values():
-        _read_form(form, always, len(form) < RARE * len(names), volumes)
-    notes, spelling = [], {}
+        _read_form(form, always, volumes)
     for name in names:
         name.subject = spelling.setdefault(name.subject.lower(), name.subject)
     names = _settle_levels(names, ignored, notes)
@@ -261,18 +184,12 @@ def understand(paths: Sequence[str], rules: Rules = NO_RULES, volumes: bool = Fa
         names = _choose_versions(names, ignored)
     _check_twice(names)
     notes += _describe(names, ignored, volumes)
-    places = [
-        Place(
-            name.path,
-            name.split,
-            name.subject,
-            " ".join(filter(None, (name.contrast, name.scan, name.version))),
-            name.level,
-            {} if name.class_ is None else {"class": name.class_},
-        )
-        for name in names
-    ]
-    return Understood(places, dict(ignored), ", ".join(patterns) or "general rule", notes)
+    places = []
+    for name in names:
+        scan = " ".join(filter(None, (name.contrast, name.scan, name.version)))
+        attributes = {} if name.class_ is None else {"class": name.class_}
+        places.append(Place(name.path, name.split, name.subject, scan, name.level, attributes))
+    return Understood(places, dict(ignored), notes)
 
 
 def _common(sets):
@@ -283,6 +200,11 @@ def _examples(paths):
     return ", ".join(list(paths)[:MAX_EXAMPLES])
 
 
+def _tell(fine, coarse):
+    """Whether each value of `fine` stands beside one value of `coarse`: two lists `(N,)`."""
+    return len(set(zip(fine, coarse))) == len(set(fine))
+
+
 # ---- what is no image --------------------------------------------------------------------------
 
 
@@ -290,30 +212,32 @@ def _set_aside(paths, volumes, ignored):
     """Names of images or volumes. All other paths go to `ignored`."""
     names, spelling = [], {}
     for path in paths:
-        ending = _ENDINGS[volumes].search(path)
-        if _SYSTEM.search(path):
+        ending = vocabulary.ENDINGS[volumes].search(path)
+        if vocabulary.SYSTEM.search(path):
             ignored["system files"].append(path)
         elif ending is None:
             ignored["other files"].append(path)
         else:
             *parts, stem = path[: ending.start()].split("/")
-            if parts and parts[-1].startswith(stem) and _ENDING.fullmatch(parts[-1], len(stem)):
+            if parts and parts[-1] != stem == vocabulary.ENDINGS[volumes].sub("", parts[-1]):
                 parts.pop()  # case_004.nii/case_004.nii
             parts = [spelling.setdefault(part.lower(), part) for part in parts] + [stem]
-            names.append(_Name(path, "/".join(parts), path[ending.start() :], parts))
+            names.append(_Name(path, "/".join(parts) + ending[0], parts))
     if not names:
         kind = "volume (.nii, .nii.gz, .mgz, .hdr)" if volumes else "image (.png, .jpg, .tif, .nii)"
         found = _examples(paths) or "none"
         raise InputError(f"no {kind} is among the {len(paths)} files: {found}.")
-    words = {name: {word.lower() for word in _LABELS.findall(name.text)} for name in names}
+    words = {
+        name: {word.lower() for word in vocabulary.LABELS.findall(name.text)} for name in names
+    }
     always = _common(words.values())  # a word that is everywhere tells nothing
-    for reason, is_beside in (
-        (
-            "label maps and masks",
-            lambda name: words[name] - always or volumes and _TISSUE.search(name.text),
+    beside = {
+        "label maps and masks": lambda name: (
+            words[name] - always or (volumes and vocabulary.TISSUE.search(name.text))
         ),
-        ("derivatives", lambda name: _DERIVED.search(name.text)),
-    ):
+        "derivatives": lambda name: vocabulary.DERIVED.search(name.text),
+    }
+    for reason, is_beside in beside.items():
         images = [name for name in names if not is_beside(name)]
         if 0 < len(images) < len(names):
             ignored[reason] = [name.path for name in names if is_beside(name)]
@@ -335,7 +259,7 @@ def _apply_rules(names, rules, ignored):
             raise InputError(f"--{role} {rule} is no regular expression: {error}.") from error
         group, fitting = min(1, pattern.groups), []
         for name in names:
-            match = pattern.search(name.text + name.ending)
+            match = pattern.search(name.text)
             if match and match[group]:
                 _take(name, role, match, group)
                 fitting.append(name)
@@ -348,81 +272,63 @@ def _apply_rules(names, rules, ignored):
 
 
 def _apply_patterns(names, rules, volumes):
-    """Read what `PATTERNS` knows and no rule says. Returns the names of patterns that fit."""
-    fitting, taken = [], {role for role, rule in zip(_ROLES, rules) if rule}
-    if volumes:
-        taken.add("level")
-    for title, pattern in _PATTERNS.items():
-        matches = {name: pattern.search(name.text) for name in names}
-        fits = sum(map(bool, matches.values())) >= FIT * len(names)
-        for role in set(pattern.groupindex) - taken if fits else ():
-            values = {match[role].lower() for match in matches.values() if match}
-            if len(values) > 1:
-                taken.add(role)
-                fitting.append(title)
+    """Read what `vocabulary.PATTERNS` knows and no rule says."""
+    taken = {role for role, rule in zip(_ROLES, rules) if rule} | ({"level"} if volumes else set())
+    for pattern in vocabulary.PATTERNS:
+        (role,) = pattern.groupindex
+        matches = {name: match for name in names if (match := pattern.search(name.text))}
+        several = len({match[role].lower() for match in matches.values()}) > 1
+        if role not in taken and several and len(matches) >= FIT * len(names):
+            taken.add(role)
             for name, match in matches.items():
-                if match and len(values) > 1:
-                    _take(name, role, match, role)
-                elif match and role == "subject":
-                    name.only = match[role]
-    return fitting
+                _take(name, role, match, role)
 
 
 def _take(name, role, match, group):
     """Take what a match says of a name, and leave the rest of the name."""
-    text, places = match[group], [match.span(group)]
+    text, rest = match[group], list("/".join(name.parts))
     if role == "subject":
-        name.subject, name.number, name.is_said = text, _last_number(text), True
-        if not text.isdecimal() or len(text) > 3:  # or else it may be another number
-            again = re.finditer(rf"(?<![^\W_]){re.escape(text)}(?![^\W_])", name.text)
-            places += [other.span() for other in again]
+        name.subject, name.is_said = text, True
     elif role == "class":
         name.class_ = text
     elif role == "split":
         name.split = _split_named(text)
         if name.split is None:
             raise InputError(f"{name.path}: --split reads {text!r}, not train, validate or test.")
-    else:
-        if not text.isdecimal():
-            raise InputError(f"{name.path}: --level reads {text!r}, which is no number.")
+    elif text.isdecimal():
         name.level = int(text)
-    rest = "/".join(name.parts)
-    for start, end in places:
-        rest = rest[:start] + "\0" * (end - start) + rest[end:]
-    name.parts = rest[: len(name.text)].split("/")
+    else:
+        raise InputError(f"{name.path}: --level reads {text!r}, which is no number.")
+    start, end = match.span(group)
+    rest[start:end] = "\0" * len(rest[start:end])
+    name.parts = "".join(rest).split("/")
 
 
 # ---- directories: splits and classes -----------------------------------------------------------
 
 
+@functools.cache
 def _split_named(word):
     """The split that a word names, or None."""
-    found = {
-        split
-        for part in _CAMEL_WORD.findall(word)
-        for split, pattern in _SPLITS.items()
-        if pattern.fullmatch(part)
-    }
-    return found.pop() if len(found) == 1 else None
+    parts = vocabulary.CAMEL_WORD.findall(word)
+    found = [name for name, form in vocabulary.SPLITS.items() if any(map(form.fullmatch, parts))]
+    return found[0] if len(found) == 1 else None
 
 
 def _find_splits(names, ignored):
     """Names inside split folders, or all names where these are not at least two splits."""
-    constant = _common(name.parts[:-1] for name in names)
-    split_of = {part: _split_named(part) for name in names for part in name.parts[:-1]}
-    found = {}
+    constant, found = _common(name.parts[:-1] for name in names), {}
     for name in names:
-        parts = [part for part in name.parts[:-1] if split_of[part] and part not in constant]
-        if parts:
-            found[name] = parts[0]
+        for part in name.parts[:-1]:
+            if part not in constant and _split_named(part):
+                found.setdefault(name, part)
     folders = set(found.values())
     # A split's word inside the names of subjects, as in BraTS20_Training_001, has many folders.
-    if len(folders) > MAX_SPLIT_FOLDERS or len(found) < FIT * len(names):
-        return names
-    if len({split_of[part] for part in folders}) < 2:
+    is_few = len(folders) <= MAX_SPLIT_FOLDERS and len(set(map(_split_named, folders))) > 1
+    if not is_few or len(found) < FIT * len(names):
         return names
     for name, folder in found.items():
-        name.split = split_of[folder]
+        name.split = _split_named(folder)
         name.parts[name.parts.index(folder)] = ""
     if len(found) < len(names):
         outside = [name.path for name in names if name not in found]
@@ -434,76 +340,75 @@ def _find_classes(names):
     """Give names their classes: directories that are words, above those of the subjects."""
     constant = _common(name.parts[:-1] for name in names)
     free = {
-        name: [
-            depth
-            for depth, part in enumerate(name.parts[:-1])
-            if part.strip("\0") and part not in constant
-        ]
+        name: [i for i, p in enumerate(name.parts[:-1]) if p.strip("\0") and p not in constant]
         for name in names
     }
     found = []
     for position in range(max(map(len, free.values()))):
-        place = {name: depths[position] for name, depths in free.items() if len(depths) > position}
-        folders = {name: name.parts[depth] for name, depth in place.items()}
-        if all(_SCAN_WORD.fullmatch(folder) for folder in set(folders.values())):
+        depths = {name: places[position] for name, places in free.items() if len(places) > position}
+        folders = {name: name.parts[depth] for name, depth in depths.items()}
+        splits = [name.split for name in folders]
+        if all(map(vocabulary.SCAN_WORD.fullmatch, set(folders.values()))):
             continue
-        splits = {name: name.split for name in place}
-        if len(set(splits.values())) > 1 and _tells(splits, folders):
+        if len(set(splits)) > 1 and _tell(splits, folders.values()):
             continue  # train/train_images
-        if len(place) < len(names) / 2 or not _are_classes(place, folders):
+        if not _are_classes(folders, depths):
             break
-        found = [coarse for coarse in found if not _tells(folders, coarse)]  # AD-parent/AD
+        found = [  # of AD-parent/AD the finer
+            coarse for coarse in found if not _tell(folders.values(), map(coarse.get, folders))
+        ]
         found.append(folders)
-        for name, depth in place.items():
+        for name, depth in depths.items():
             name.parts[depth] = ""
     for name in names:
         name.class_ = "/".join(folders[name] for folders in found if name in folders) or None
 
 
-def _tells(fine, coarse):
-    """Whether the folder of a name among `fine` tells that among `coarse`."""
-    return len({(fine[name], coarse.get(name)) for name in fine}) == len(set(fine.values()))
-
-
-def _are_classes(place, folders):
-    """Whether directories are classes, and no subjects.
-
-    Args:
-        place: Depth of the directory, by name.
-        folders: The directory, by name.
-    """
+def _are_classes(folders, depths):
+    """Whether the directories of names, at these depths, are classes, and no subjects."""
     by_split, rests = defaultdict(set), defaultdict(set)
     for name, folder in folders.items():
         by_split[name.split].add(folder)
-        rests[folder].add("/".join(name.parts[place[name] + 1 :]))
+        rests[folder].add("/".join(name.parts[depths[name] + 1 :]))
     kinds = set(rests)
+    plain = {kind for kind in kinds if not re.search(r"\d", vocabulary.SCAN_WORD.sub("", kind))}
+    plain |= {kind for kind in kinds if vocabulary.CLASS_LABEL.match(kind)}
+    are_words = len(plain) >= len(kinds) / 2
     if not 2 <= len(kinds) <= MAX_CLASSES:
         return False
-    plain = {kind for kind in kinds if not re.search(r"\d", _SCAN_WORD.sub("", kind))}
-    plain |= {kind for kind in kinds if _CLASS_LABEL.match(kind)}
     if len(by_split) > 1:  # a class stands in several splits, a subject in one
         fewest = min(by_split.values(), key=len)
         shared = [kind for kind in fewest if sum(kind in found for found in by_split.values()) > 1]
-        if len(plain) >= len(kinds) / 2 and len(shared) >= len(fewest) / 2:
+        if are_words and len(shared) >= len(fewest) / 2:
             return True
-        # Numbers are classes if all splits have the same few.
-        if all(len(kind) < 3 and kind[0] != "0" or kind == "0" for kind in kinds):
-            return len(shared) == len(kinds)
-    if len(plain) < len(kinds) / 2:
+        if all(re.fullmatch(r"0|[1-9]\d?|\D\d?", kind) for kind in kinds):
+            return len(shared) == len(kinds)  # numbers are classes if all splits have the same few
+    if not are_words:
         return False
-    if any(map(_CLASS_WORD.search, kinds)) or next(iter(folders)).is_said:
+    if next(iter(folders)).is_said or any(map(vocabulary.CLASS_WORD.search, kinds)):
         return True
+    if all(map(vocabulary.CLASS_LABEL.match, kinds)):
+        return True
+    if _are_stacks_of_persons(folders):
+        return False
     common, union = _common(rests.values()), set().union(*rests.values())
     if len(common) < FIT * len(union) or any("/" in rest for rest in common):
         return True
-    if len({re.sub(r"\d", "", rest) for rest in common}) == len(common):
+    if len({re.sub(r"\d", "", rest) for rest in common}) == len(common) or len(by_split) > 1:
         return False  # Anna/T1.nii, Bob/T1.nii: all directories hold the same few files
-    if len(by_split) > 1:
-        return False
     raise InputError(
         f"the folders {_examples(sorted(kinds))} can be subjects or classes: say "
         "--subject '([^/]+)/[^/]+$' or --class '([^/]+)/[^/]+$', or what fits."
     )
+
+
+def _are_stacks_of_persons(folders):
+    """Whether directories whose words begin alike hold a stack each, as person_A/slice_10.png."""
+    stem = os.path.commonprefix(list(folders.values()))
+    numbers = [re.findall(r"\d+", name.parts[-1]) for name in folders]
+    if not re.search(r"[^\W\d_]{2}|[-_ .]", stem) or any(len(found) != 1 for found in numbers):
+        return False
+    return _density_of([int(*found) for found in numbers], folders.values()) >= DENSE
 
 
 # ---- names of one form -------------------------------------------------------------------------
@@ -511,8 +416,9 @@ def _are_classes(place, folders):
 
 def _split_into_tokens(names):
     """Cut what is left of the names into numbers and words."""
-    copies = [_COPY.search(name.text) for name in names]
-    originals = {name.text[: copy.start()].rstrip() for name, copy in zip(names, copies) if copy}
+    originals = {
+        vocabulary.COPY.sub("", name.text) for name in names if vocabulary.COPY.search(name.text)
+    }
     for name in names:
         tokens = [token for i, part in enumerate(name.parts) for token in _cut(part, i)]
         name.tokens = [token for token in tokens if token.kind not in ("contrast", "scan")]
@@ -520,8 +426,7 @@ def _split_into_tokens(names):
         contrasts = [token.text.upper() for token in tokens if token.kind == "contrast"]
         name.contrast = contrasts[-1] if contrasts else ""  # T1w/T2w_acpc_dc.nii.gz
         if name.text in originals:  # 26.jpg is the first of 26 (2).jpg, 26 (3).jpg
-            end, depth = len(name.parts[-1]), len(name.parts) - 1
-            name.tokens.append(_Token("copy", "1", end, end, depth, ""))
+            name.tokens.append(_Token("copy", "1", "", len(name.parts) - 1))
     for attribute in ("contrast", "scan"):
         if len({getattr(name, attribute) for name in names}) == 1:
             for name in names:
@@ -531,130 +436,121 @@ def _split_into_tokens(names):
 @functools.lru_cache(2**16)
 def _cut(part, depth):
     """Tokens of a directory or file name."""
-    tokens, label = [], ""
-    for match in _TOKEN.finditer(part):
+    tokens, label, start, end = [], "", 0, 0
+    for match in vocabulary.TOKEN.finditer(part):
         kind = match.lastgroup
-        text = match[kind].lower()
-        tokens.append(_Token(kind, text, *match.span(kind), depth, label))
-        label = text if kind == "word" else ""
+        if not label or match.start(kind) > end:
+            start = match.start(kind)
+        end = match.end(kind)
+        tokens.append(_Token(kind, match[kind].lower(), part[start:end], depth, label))
+        label = tokens[-1].text if kind == "word" else ""
     return tokens
 
 
-def _form(name):
-    """Kinds of the tokens of a name, directory by directory, and what was read before."""
-    depths = [token.depth for token in name.tokens]
-    kinds = [
-        token.kind if depth == before else "/" + token.kind
-        for token, depth, before in zip(name.tokens, depths, [-1, *depths])
-    ]
-    return name.is_said, name.level is None, *kinds
-
-
-def _read_form(names, always, is_rare, volumes):
+def _read_form(names, always, volumes):
     """Give all names of one form their subject, scan and level.
 
-    Args:
-        names: Names whose tokens have the same kinds.
-        always: Tokens that all names of the set have.
-        is_rare: Whether the form is too rare in the set to tell a rule from it.
-        volumes: Whether there are no levels.
-
-    Raises:
-        InputError: Two numbers can be the level.
+    Tokens of `always` stand in all names of the set.
     """
     columns, constant = _find_columns(names)
-    level = None
-    if names[0].level is None and not volumes and not is_rare:
+    if names[0].level is None and not volumes:
         level = _find_level(names, columns)
         if level is not None:
-            for name in names:
-                name.level = int(name.tokens[level.index].text)
+            columns.remove(level)
+            for name, value in zip(names, level.values):
+                name.level = int(value)
     if names[0].level is not None:
-        columns = [column for column in columns if column is not level]
         stacks = [column for column in columns if column.count < len(names)]
         if stacks or len({name.level for name in names}) == len(names):
             columns = stacks  # without numbers that each file has of its own
-    free = [column for column in columns if not _SCAN_LABEL.fullmatch(column.token.label)]
+    free = [column for column in columns if not vocabulary.SCAN_LABEL.fullmatch(column.token.label)]
     if names[0].is_said:
         pass
-    elif is_rare or (len(names) == 1 and not names[0].only):
-        for name in names:
-            name.subject, name.is_known = name.path, False
+    elif len(names) == 1 and not _only_subject(names[0]):
+        names[0].subject, names[0].is_known = names[0].path, False
     elif not free:  # one subject
         for name in names:
-            name.subject, name.is_said = name.only or "1", True
+            name.subject, name.is_said = _only_subject(name) or "1", True
     else:
-        first = _first_of_many(free)
+        most = max(column.count for column in free)
+        many = [column for column in free if column.count >= MANY * most]
+        first = next((c for c in many if c.token.kind in ("number", "copy")), many[0])
         before = [column for column in free if column.index < first.index]
-        before = [column for column in before if not _tell(first.codes, column)]
+        before = [column for column in before if not _tell(first.values, column.values)]
         columns = [column for column in columns if column not in before and column is not first]
-        told = {column.token.depth for column in columns if not _tell(first.codes, column)}
+        told = {c.token.depth for c in columns if not _tell(first.values, c.values)}
         constant.discard(first.index - 1)  # the word before the number
-        is_copy = _counts_persons(names, first)
+        # Of a directory all is the subject, if all of it is his.
+        is_whole = first.token.depth < len(names[0].parts) - 1 and first.token.depth not in told
+        is_whole |= first.token.kind == "copy" and not _counts_persons(names, first)
         for name in names:
-            name.is_copy = is_copy
-            name.subject = _subject_text(name, first.index, told)
-            name.number = _last_number(name.tokens[first.index].text)
+            token = name.tokens[first.index]
+            name.subject = name.parts[token.depth] if is_whole else token.name or token.text
             name.group = " ".join(name.tokens[column.index].text for column in before)
-    subjects = _code((name.subject, name.group) for name in names)
-    needed = set()
-    key = _joint(subjects, _code((name.class_, name.split, name.level) for name in names))
+    subjects = [(name.subject, name.group) for name in names]
+    known = [(name.subject, name.group, name.class_, name.split, name.level) for name in names]
+    needed = {index for index in constant if names[0].tokens[index].text not in always}
     for column in columns:
-        more = _joint(key, column.codes)
-        if not _tell(subjects, column) and (column not in free or _count(more) > _count(key)):
+        more = list(zip(known, column.values))
+        if not _tell(subjects, column.values) and (
+            column not in free or len(set(more)) > len(set(known))
+        ):
             needed.add(column.index)
-            key = more
+            known = more
     for name in names:
-        for index, token in enumerate(name.tokens):
-            if index in needed or (index in constant and token.text not in always):
-                if token.kind == "word":
-                    name.version = f"{name.version} {token.text}".strip()
-                else:
-                    name.scan = " ".join(filter(None, (name.scan, token.label, token.text)))
+        tokens = [name.tokens[index] for index in sorted(needed)]
+        words = [token.text for token in tokens if token.kind == "word"]
+        others = [(token.label, token.text) for token in tokens if token.kind != "word"]
+        name.version = " ".join(words)
+        name.scan = " ".join(filter(None, [name.scan, *sum(others, ())]))
+
+
+def _only_subject(name):
+    """The subject of names of which all have the same, as a pattern tells it, or None."""
+    matches = [pattern.search(name.text) for pattern in vocabulary.PATTERNS]
+    return next((m["subject"] for m in matches if m and "subject" in m.re.groupindex), None)
 
 
 def _find_columns(names):
-    """Places of tokens that vary and say something new, and indices of those that do not vary."""
-    context = _code((name.class_, name.split) for name in names)
-    told_by = [_code(name.subject for name in names)] if names[0].is_said else []
+    """Columns that vary and say something new, and indices of those that do not vary."""
+    context = [(name.class_, name.split) for name in names]
+    subjects = [name.subject for name in names] if names[0].is_said else [None] * len(names)
     columns, constant = [], set()
     for index, token in enumerate(names[0].tokens):
-        codes = _code(name.tokens[index].text for name in names)
-        column = _Column(index, token, codes, int(codes.max()) + 1)
-        if column.count == 1:
+        values = [name.tokens[index].text for name in names]
+        count = len(set(values))
+        if count == 1:
             constant.add(index)
-            continue
-        if token.kind == "word" and _tell(context, column):
-            continue
-        if any(_tell(codes, earlier) and _tell(earlier.codes, column) for earlier in columns):
-            continue
-        if not any(_tell(codes, column) for codes in told_by):
-            columns.append(column)
+        elif not (
+            (token.kind == "word" and _tell(context, values))
+            or _tell(subjects, values)
+            or any(_tell(values, c.values) and _tell(c.values, values) for c in columns)
+        ):
+            columns.append(_Column(index, token, values, count))
     return columns, constant
 
 
 def _find_level(names, columns):
     """The number that runs densely where all else stands still, or None."""
-    if columns and _counts_persons(names, columns[-1]):
+    if columns and _counts_persons(names, columns[-1]):  # 26 (19).jpg is slice 26 of person 19
         same = [c for c in columns[:-1] if c.token.depth == columns[-1].token.depth]
         if len(same) == 1 and same[0].token.kind == "number":
             return same[0]
-    density = {column: _density(names, columns, column) for column in columns}
-    dense = [column for column in columns if density[column] >= DENSE]
+    density = {column.index: _density(names, columns, column) for column in columns}
+    dense = [column for column in columns if density[column.index] >= DENSE]
     dense = [column for column in dense if column.token.depth == dense[-1].token.depth]
     if len(dense) > 1 and dense[-1].token.kind == "copy":  # S1 (2).jpg without S1.jpg
         dense = dense[-1:]
-    if len(dense) > 1 and not _is_glued(names[0], dense[-1].index):  # the subject in P01_12.png
-        dense = [c for c in dense if c is dense[-1] or not _is_glued(names[0], c.index)]
-    best = max((density[column] for column in dense), default=0)
-    dense = [column for column in dense if density[column] > best - MARGIN]
+    if len(dense) > 1 and not dense[-1].token.is_glued:  # the subject in P01_12.png
+        dense = [c for c in dense if c is dense[-1] or not c.token.is_glued]
+    best = max((density[column.index] for column in dense), default=0)
+    dense = [column for column in dense if density[column.index] > best - MARGIN]
     if len(dense) > 1:
         shown = names[len(names) // 2]
         numbers = [shown.tokens[column.index].text for column in dense]
         raise InputError(
-            f"{_examples((names[0].path, names[-1].path, shown.path))}: in the last, "
-            f"{' and '.join(numbers)} can each be the subject or the level: say --subject REGEX "
-            r"and --level REGEX, such as --level '(\d+)[^\d]*$'."
+            f"{names[0].path}, {shown.path}: in the last, {' and '.join(numbers)} can each be the "
+            r"subject or the level: say --subject REGEX and --level REGEX, as '(\d+)[^\d]*$'."
         )
     return dense[0] if dense and _are_stacks(names, columns, dense[0]) else None
 
@@ -665,8 +561,8 @@ def _are_stacks(names, columns, level):
     telling = [c for c in others if c.token.kind != "word" or c.token.depth < level.token.depth]
     if names[0].is_said or any(c.count < len(names) for c in telling):
         return True
-    words = {name.tokens[c.index].text for c in others for name in names if c.token.kind == "word"}
-    if telling or any(map(_CLASS_WORD.search, words)):
+    words = {value for c in others if c.token.kind == "word" for value in c.values}
+    if telling or any(map(vocabulary.CLASS_WORD.search, words)):
         return False
     raise InputError(
         f"{_examples(sorted(words))} in names as {names[0].path} can be subjects or classes: say "
@@ -677,102 +573,44 @@ def _are_stacks(names, columns, level):
 def _counts_persons(names, column):
     """Whether a column counts files that had one name, such as 26.jpg and 26 (2).jpg."""
     tokens = [name.tokens[column.index] for name in names]
-    return tokens[0].kind == "copy" and any(token.start == token.end for token in tokens)
+    return tokens[0].kind == "copy" and not all(token.name for token in tokens)
 
 
 def _density(names, columns, column):
     """How densely a column of numbers runs where all else stands still, 0 to 1."""
-    is_scan = _SCAN_LABEL.fullmatch(column.token.label)
-    if column.token.kind not in ("number", "copy") or is_scan or column.count > MAX_LEVELS:
+    is_scan = vocabulary.SCAN_LABEL.fullmatch(column.token.label)
+    if column.token.kind not in ("number", "copy") or is_scan:
         return 0.0
-    others = [other.codes for other in columns if other is not column and other.count < len(names)]
+    others = [c.values for c in columns if c is not column and c.count < len(names)]
     if names[0].is_said:
-        others.append(_code(name.subject for name in names))
-    if not others:
+        others.append([name.subject for name in names])
+    values = list(map(int, column.values))
+    if not others or max(values) > MAX_LEVEL:
         return 0.0
-    values = np.array([int(name.tokens[column.index].text) for name in names])
-    if values.max() > MAX_LEVEL:
-        return 0.0
-    stacks = _joint(*others, _code((name.contrast, name.scan) for name in names))
-    context = _code((name.class_, name.split) for name in names)
-    return max(_share(values, stacks), _share(values, _joint(stacks, context)))
+    stacks = list(zip(*others, [(name.contrast, name.scan) for name in names]))
+    context = [(name.class_, name.split) for name in names]
+    return max(_density_of(values, stacks), _density_of(values, zip(stacks, context)))
 
 
-def _share(values, stacks):
+def _density_of(values, stacks):
     """Share of the numbers between the first and the last of each stack that are there.
 
     It is 0 where numbers are no levels: many occur twice in a stack, most stacks hold one, or
-    stacks have few of their numbers in common.
-
-    Args:
-        values: Numbers `(N,)`.
-        stacks: Codes `(N,)` of what they belong to.
+    stacks have few of their numbers in common. `stacks` is what each of the `values` belongs to.
     """
-    order = np.lexsort((values, stacks))
-    values, stacks = values[order], stacks[order]
-    steps = np.diff(values)[np.diff(stacks) == 0]
-    sizes = np.unique(stacks, return_counts=True)[1]
-    typical = np.median(sizes)
-    if len(sizes) < 2 or typical < MIN_STACK or np.mean(steps == 0) > MAX_TWICE:
+    numbers = defaultdict(list)
+    for stack, value in zip(stacks, values):
+        numbers[stack].append(value)
+    typical = statistics.median(map(len, numbers.values()))
+    different = {stack: sorted(set(found)) for stack, found in numbers.items()}
+    count = sum(map(len, different.values()))
+    if len(numbers) < 2 or typical < MIN_STACK or len(values) - count > MAX_TWICE * len(values):
         return 0.0
-    if len(np.unique(values)) > MAX_OFFSET * typical:
+    if len(set(values)) > MAX_OFFSET * typical:
         return 0.0
-    steps = steps[steps > 0].astype(int)
-    return (len(steps) + len(sizes)) / (steps.sum() / np.gcd.reduce(steps) + len(sizes))
-
-
-def _first_of_many(columns):
-    """The first column with many different tokens, a number rather than a word: the subject."""
-    most = max(column.count for column in columns)
-    numbers = [column for column in columns if column.token.kind in ("number", "copy")]
-    if numbers and max(column.count for column in numbers) >= MANY * most:
-        columns = numbers
-    most = max(column.count for column in columns)
-    return next(column for column in columns if column.count >= MANY * most)
-
-
-def _subject_text(name, index, told):
-    """A subject's token with the word that is glued to it. Of a directory all, if it is all his."""
-    token = name.tokens[index]
-    if token.depth < len(name.parts) - 1 and token.depth not in told:
-        return name.parts[token.depth]
-    if token.kind == "copy":
-        return token.text if name.is_copy else name.parts[-1]
-    start = name.tokens[index - 1].start if _is_glued(name, index) else token.start
-    return name.parts[token.depth][start : token.end]
-
-
-def _is_glued(name, index):
-    """Whether a word stands right before a token, as in P01."""
-    token = name.tokens[index]
-    return token.label != "" and name.tokens[index - 1].end == token.start
-
-
-def _code(values):
-    """Codes `(N,)` from 0 on that are equal where the values are."""
-    codes = {}
-    return np.array([codes.setdefault(value, len(codes)) for value in values])
-
-
-def _joint(first, *others):
-    """Codes `(N,)` that are equal where all the codes are."""
-    for codes in others:
-        first = np.unique(first * (codes.max() + 1) + codes, return_inverse=True)[1]
-    return first
-
-
-def _count(codes):
-    return int(codes.max()) + 1
-
-
-def _tell(codes, column):
-    """Whether `codes` tell the tokens of a column."""
-    return _count(_joint(codes, column.codes)) == _count(_joint(codes, codes))
-
-
-def _last_number(text):
-    numbers = re.findall(r"\d+", text)
-    return int(numbers[-1]) if numbers else None
+    gaps = math.gcd(*(b - a for found in different.values() for a, b in zip(found, found[1:])))
+    extent = sum(found[-1] - found[0] for found in different.values()) // max(gaps, 1)
+    return count / (extent + len(different))
 
 
 # ---- the whole set -----------------------------------------------------------------------------
@@ -781,10 +619,10 @@ def _last_number(text):
 def _settle_levels(names, ignored, notes):
     """Names of the set: all have a level, or none has."""
     with_level = [name for name in names if name.level is not None]
+    without = [name.path for name in names if name.level is None]
     if len(with_level) >= LEVELLED * len(names):
-        without = [name.path for name in names if name.level is None]
         if without:
-            ignored["names without a level"] += without
+            ignored["names without a level"] = without
         return with_level
     if with_level:
         notes.append(
@@ -800,17 +638,18 @@ def _qualify_restarted(names, attribute):
     """Name subjects after their group, class or split too, where each counts its subjects anew.
 
     One person may stand in two groups. But where two groups have the same slices of the same
-    numbers, and each counts its subjects from 1 without gaps, these are different persons.
+    numbers, and each counts its subjects from 1 without gaps, or copies of one name, these are
+    different persons.
     """
     names = [name for name in names if name.is_known and getattr(name, attribute)]
     groups, numbers = defaultdict(set), defaultdict(set)
     for name in names:
         groups[name.key()].add(getattr(name, attribute))
-        numbers[getattr(name, attribute)].add(name.number)
+        found = re.findall(r"\d+", name.subject) or ["-1"]
+        numbers[getattr(name, attribute)].add(int(found[-1]))
     twice = {name for name in names if len(groups[name.key()]) > 1}
-    is_anew = twice and (
-        any(name.is_copy for name in twice) or all(map(_are_counted, numbers.values()))
-    )
+    are_copies = any(t[:2] == ("copy", name.subject) for name in twice for t in name.tokens[-1:])
+    is_anew = are_copies or (twice and all(map(_are_counted, numbers.values())))
     for name in names:
         if is_anew:
             name.subject = f"{getattr(name, attribute)}/{name.subject}"
@@ -819,21 +658,21 @@ def _qualify_restarted(names, attribute):
 
 
 def _are_counted(numbers):
-    """Whether a set of numbers is counted from 0 or 1 on, almost without gaps."""
-    return None not in numbers and min(numbers) < 2 and len(numbers) >= COUNTED * max(numbers)
+    """Whether numbers are counted from 0 or 1 on, almost without gaps."""
+    return 0 <= min(numbers) < 2 and len(numbers) >= COUNTED * max(numbers)
 
 
 def _find_unknown(names, forms):
-    """Say of which files the subject is not known. Each of them is taken for a person."""
+    """Find of which files the subject is not known. Each of them is taken for a person."""
     files = Counter((name.split, name.class_, name.subject) for name in names)
     keys = Counter((name.split, name.class_, name.key()) for name in names)
     for form in forms:
         if form[0].is_said or form[0].level is not None:
             continue
-        alone = np.mean([files[n.split, n.class_, n.subject] == 1 for n in form])
+        alone = sum(files[name.split, name.class_, name.subject] == 1 for name in form)
         for name in form:
             is_twice = keys[name.split, name.class_, name.key()] > 1
-            name.is_known &= alone < MOSTLY and not is_twice
+            name.is_known &= alone < MOSTLY * len(form) and not is_twice
     unknown = [name for name in names if not name.is_known]
     if len({name.subject for name in unknown}) < len(unknown):
         for name in unknown:
@@ -841,27 +680,25 @@ def _find_unknown(names, forms):
 
 
 def _choose_versions(names, ignored):
-    """Of volumes that differ in words that are no contrast, side or visit, one of each scan."""
-    subjects, chosen = defaultdict(list), set()
+    """Of volumes that differ in words that are no contrast, side or visit, one of each scan.
+
+    That is the one with the fewest words of processing. Of two alike the shorter path comes first.
+    """
+    scans = defaultdict(list)
+    has_contrasts = {(name.split, name.subject) for name in names if name.contrast}
     for name in names:
-        subjects[name.split, name.subject].append(name)
-    for versions in subjects.values():
-        scans, has_contrasts = defaultdict(list), any(name.contrast for name in versions)
-        for name in versions:
-            if name.contrast or not has_contrasts:
-                scans[name.contrast, name.scan].append(name)
-        chosen.update(min(scan, key=_processing) for scan in scans.values())
+        if name.contrast or (name.split, name.subject) not in has_contrasts:
+            scans[name.split, name.subject, name.contrast, name.scan].append(name)
+    chosen = {
+        min(scan, key=lambda n: (len(vocabulary.PROCESSED.findall(n.text)), len(n.path), n.path))
+        for scan in scans.values()
+    }
     left = [name.path for name in names if name not in chosen]
     if left:
-        ignored["further versions of a scan"] += left
+        ignored["further versions of a scan"] = left
     for name in chosen:
         name.version = ""
     return [name for name in names if name in chosen]
-
-
-def _processing(name):
-    """How much a volume was processed, by its words; of two alike the shorter path comes first."""
-    return len(_PROCESSED.findall(name.text)), len(name.path), name.path
 
 
 def _check_twice(names):
@@ -878,40 +715,28 @@ def _check_twice(names):
 
 def _describe(names, ignored, volumes):
     """Sentences for the user."""
-    notes, file = [], "volume" if volumes else "file"
     known = [name for name in names if name.is_known]
     unknown = [name for name in names if not name.is_known]
-    if known:
-        notes.append(f"The subject of {known[0].path} is {known[0].subject!r}.")
     if unknown:
         share = f"{len(unknown)} times a" if known else "every"
-        notes.append(
-            f"Subjects are not known: {share} {file} is taken for a person, as {unknown[0].path}. "
-            "Slices of one person may stand in two splits, so figures of the test split flatter. "
-            "If names tell the person, say --subject REGEX."
+        yield (
+            f"Subjects are not known: {share} {'volume' if volumes else 'file'} is taken for a "
+            f"person, as {unknown[0].path}. Slices of one person may stand in two splits, so "
+            "figures of the test split flatter. If names tell the person, say --subject REGEX; "
+            "if these are slices of one person, --level REGEX."
         )
     if {name.split for name in known} == {"test"}:
-        notes.append(
+        yield (
             "The training part has no subjects in its names, and people of the test part may stand "
             "in it: figures of the test split are worth nothing."
         )
     contrasts = Counter(contrast for _, contrast in {(n.subject, n.contrast) for n in names})
     del contrasts[""]
     if len(contrasts) > 1:
-        listed = ", ".join(
-            f"{contrast} of {count}" for contrast, count in sorted(contrasts.items())
-        )
-        notes.append(
-            f"Contrasts: {listed} subjects. Each is a scan of its subject; a --subject REGEX that "
+        of = ", ".join(f"{contrast} of {count}" for contrast, count in sorted(contrasts.items()))
+        yield (
+            f"Contrasts: {of} subjects. Each is a scan of its subject; a --subject REGEX that "
             "fits the names of one contrast takes that alone."
         )
-    scans = Counter(subject for subject, *_ in dict.fromkeys(n.key()[:-1] for n in known))
-    several = [subject for subject, count in scans.items() if count > 1]
-    if several:
-        notes.append(
-            f"{len(several)} of {len(scans)} subjects have several scans, as {several[0]!r}: they "
-            "stay in one split."
-        )
     for reason, found in ignored.items():
-        notes.append(f"Ignored: {len(found)} {reason}, as {found[0]}.")
-    return notes
+        yield f"Ignored: {len(found)} {reason}, as {found[0]}."

@@ -14,14 +14,11 @@ import stat
 import tempfile
 import warnings
 import zlib
-from collections.abc import Iterator
-from typing import BinaryIO, NamedTuple
 
 import nibabel
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from sources.images import unpack_png
 from utils import InputError, open_archive, reading
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP")  # as Pillow names them
@@ -38,28 +35,16 @@ NIFTI_ENDINGS = (".nii", ".nii.gz")
 NIFTI_HEADER_BYTES = 540  # of the longer kind, NIfTI-2
 MAX_PIXELS = 2**26  # of an image
 MAX_FILE_BYTES = 2**28  # of an image, packed or unpacked
-MAX_ARCHIVE_BYTES, MAX_RATIO = 2**36, 200  # of an archive, unpacked; the ratio counts in large ones
+MAX_ARCHIVE_BYTES = 2**36  # unpacked
 REMEDY = "repair it, remove it, or leave it out with --skip-bad"
 
 warnings.filterwarnings("ignore", module=r"PIL\.")  # notes about metadata, which nobody uses here
 
 
-class Picture(NamedTuple):
-    """An image in memory.
-
-    Attributes:
-        pixels: Grey values in the unit of the file, float32 `(H, W)`, all finite.
-        mode: Kind of its pixels in the file, such as "8-bit grey", "RGB" or "NIfTI".
-    """
-
-    pixels: np.ndarray
-    mode: str
-
-
 class PictureFolder:
     """A folder whose files are read as pictures, by several threads if need be.
 
-    Links are followed, also those that leave the folder.
+    Links are followed.
 
     Attributes:
         paths: Names of all files below the folder, whatever they are, with `/`, sorted.
@@ -71,13 +56,12 @@ class PictureFolder:
         with reading(source, "repair it, or name another folder, .zip or MedMNIST .npz"):
             self.paths = sorted(self._list())
 
-    def read(self, path: str) -> Picture:
-        """Read one of `paths`.
+    def read(self, path: str) -> np.ndarray:
+        """Grey values of one of `paths`, in the unit of the file, float32 `(H, W)`, all finite.
 
         Colours become luminance (ITU-R 601), what is transparent becomes black, and what is no
         finite number takes the least or greatest value. NIfTI voxel `(i, j)` is row i and column j.
-        An image that is to be turned, as EXIF says, is turned: viewers show it so, and readers of
-        TIFF turn it unasked.
+        An image that is to be turned, as EXIF says, is turned, as viewers show it.
 
         Raises:
             InputError: The file is damaged, absurdly large, animated, of several pages or slices,
@@ -88,22 +72,23 @@ class PictureFolder:
             if len(content) > MAX_FILE_BYTES:
                 raise ValueError(f"it has more than {MAX_FILE_BYTES} bytes")
             if path.lower().endswith(NIFTI_ENDINGS):
-                return Picture(_finite(_read_nifti(content)), "NIfTI")
+                voxels = np.asarray(_open_nifti(content).dataobj)
+                return _finite(np.squeeze(voxels))
             with _open_image(io.BytesIO(content)) as image:
-                mode = MODES.get(image.mode[:4], image.mode)
-                if image.format == "PNG":
-                    _check_png(content, image)
-                return Picture(_finite(_to_grey(ImageOps.exif_transpose(image))), mode)
+                if image.format == "PNG":  # whose checksums Pillow checks when it is asked to
+                    _open_image(io.BytesIO(content)).verify()
+                return _finite(_to_grey(ImageOps.exif_transpose(image)))
 
     def size(self, path: str) -> tuple[int, int, str]:
-        """Height, width and mode of one of `paths`. Only its header is read.
+        """Height, width and kind, as "8-bit grey", of one of `paths`. Only its header is read.
 
         Raises:
             InputError: As for `read`, as far as the header shows it.
         """
         with self._reading(path) as file:
             if path.lower().endswith(NIFTI_ENDINGS):
-                return *_nifti_header(file.read(2 * NIFTI_HEADER_BYTES))[0], "NIfTI"
+                image = _open_nifti(file.read(2 * NIFTI_HEADER_BYTES))
+                return *(n for n in image.shape if n != 1), "NIfTI"
             with _open_image(file) as image:
                 is_turned = image.format != "TIFF" and image.getexif().get(0x0112, 1) >= 5
                 sides = image.size if is_turned else image.size[::-1]
@@ -115,7 +100,7 @@ class PictureFolder:
             return file.read(132)[128:] == b"DICM"
 
     @contextlib.contextmanager
-    def _reading(self, path) -> Iterator[BinaryIO]:
+    def _reading(self, path):
         with reading(self.source / path, REMEDY), self._open(path) as file:
             yield file
 
@@ -144,7 +129,7 @@ class _ZippedFolder(PictureFolder):
     """The files of a `.zip` archive. Each is unpacked in memory when it is read."""
 
     def _list(self):
-        self.archive = _open_archive(self.source)
+        self.archive = open_archive(self.source, MAX_ARCHIVE_BYTES)
         entries = [entry for entry in self.archive.infolist() if not entry.is_dir()]
         # Some archives made on Windows have backslashes.
         self.entries = {entry.filename.replace("\\", "/"): entry for entry in entries}
@@ -168,7 +153,7 @@ class _MedMNIST(PictureFolder):
 
     def _list(self):
         self.images = {}
-        with _open_archive(self.source) as archive:
+        with open_archive(self.source, MAX_ARCHIVE_BYTES) as archive:
             for split in ("train", "val", "test"):
                 images = self.images[split] = _map_array(archive, f"{split}_images.npy")
                 if images.ndim - (images.shape[-1] == 3) != 3 or images.dtype != np.uint8:
@@ -192,8 +177,7 @@ def open_pictures(source: str | os.PathLike) -> PictureFolder:
     """Open a folder, a `.zip` archive of a folder, or a MedMNIST `.npz` file.
 
     Raises:
-        InputError: `source` is none of these, is damaged, unpacks to an absurd size, or has names
-            that lead out of it.
+        InputError: `source` is none of these, is damaged, or has names that lead out of it.
     """
     source = pathlib.Path(source)
     if source.is_dir():
@@ -203,17 +187,6 @@ def open_pictures(source: str | os.PathLike) -> PictureFolder:
         state = "is none" if source.exists() else "is not there"
         raise InputError(f"{source} {state}: give a folder of images, a .zip or a MedMNIST .npz.")
     return kinds[source.suffix.lower()](source)
-
-
-# ---- archives ----------------------------------------------------------------------------------
-
-
-def _open_archive(path):
-    archive = open_archive(path, MAX_ARCHIVE_BYTES)
-    packed, unpacked = path.stat().st_size, sum(entry.file_size for entry in archive.infolist())
-    if unpacked > max(MAX_FILE_BYTES, MAX_RATIO * packed):
-        raise ValueError(f"its {packed} bytes unpack to {unpacked}")
-    return archive
 
 
 def _map_array(archive, name):
@@ -238,11 +211,8 @@ def _open_image(file):
         image = Image.open(file, formats=FORMATS)
     except UnidentifiedImageError:
         file.seek(0)
-        start = file.read(132)
         reason = f"it is no {', '.join(FORMATS)} or NIfTI image, or of an unusual kind"
-        reason = reason if start else "it is empty"
-        is_dicom = start[128:] == b"DICM"
-        raise ValueError("it is DICOM, dcm2niix makes volumes" if is_dicom else reason) from None
+        raise ValueError(reason if file.read(1) else "it is empty") from None
     if image.width * image.height > MAX_PIXELS:
         raise ValueError(f"it declares {image.width} x {image.height} pixels")
     # A second frame of MPO, which is JPEG of a camera, is a preview.
@@ -251,68 +221,37 @@ def _open_image(file):
     return image
 
 
-def _check_png(content, image):
-    """Refuse wrong checksums, and rows that are missing, which Pillow would make black."""
-    with _open_image(io.BytesIO(content)) as again:
-        again.verify()
-    bits, colours, is_interlaced = content[24], content[25], content[28]
-    channels = {2: 3, 4: 2, 6: 4}.get(colours, 1)
-    row = -(-image.width * channels * bits // 8) + (not is_interlaced)  # it begins with its filter
-    if len(unpack_png(content, image.height * row)) < image.height * row:
-        raise ValueError("it lacks pixels")
-
-
 def _to_grey(image):
     if image.mode[0] in "IF":  # more than 8 bits
         return np.asarray(image)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         return np.rint(np.asarray(image.convert("L")) * (np.asarray(image.getchannel("A")) / 255))
-    return np.asarray(image.getchannel("L") if image.mode == "LAB" else image.convert("L"))
+    return np.asarray(image.convert("L"))
 
 
 def _finite(pixels):
     with np.errstate(over="ignore"):
         pixels = pixels.astype("float32")
-    finite = np.isfinite(pixels)
-    if finite.all():
-        return pixels
-    if not finite.any():
+    finite = pixels[np.isfinite(pixels)]
+    if not finite.size:
         raise ValueError("it holds no numbers")
-    least, most = pixels[finite].min(), pixels[finite].max()
-    return np.nan_to_num(pixels, nan=least, neginf=least, posinf=most)
+    return np.nan_to_num(pixels, nan=finite.min(), neginf=finite.min(), posinf=finite.max())
 
 
-def _nifti_header(content):
-    """Height and width, type, offset, slope and intercept of a NIfTI file of one slice."""
-    start = _unpack(content, NIFTI_HEADER_BYTES)[0]
-    kinds = (nibabel.Nifti1Header, nibabel.Nifti2Header)
-    kind = next((kind for kind in kinds if kind.may_contain_header(start)), None)
+def _open_nifti(content):
+    """The image of a NIfTI file of one slice, of which a part may be there."""
+    if content[:2] == b"\x1f\x8b":  # gzip
+        content = zlib.decompressobj(wbits=31).decompress(content, MAX_FILE_BYTES)
+    kinds = (nibabel.Nifti1Image, nibabel.Nifti2Image)
+    kind = next((kind for kind in kinds if kind.header_class.may_contain_header(content)), None)
     if kind is None:
-        raise ValueError("it is no NIfTI file" if start else "it is empty")
-    header = kind(start[: kind.sizeof_hdr], check=False)
-    dtype, sides = header.get_data_dtype(), [int(n) for n in header.get_data_shape() if n != 1]
+        raise ValueError("it is no NIfTI file" if content else "it is empty")
+    image = kind.from_bytes(content)
+    dtype, sides = image.get_data_dtype(), [n for n in image.shape if n != 1]
     form = f"{' x '.join(map(str, sides))} voxels of {dtype}"
     if len(sides) != 2:
         raise ValueError(f"it has {form}, not one slice; from-nifti takes volumes")
     if math.prod(sides) > MAX_PIXELS or dtype.kind not in "iuf":
         raise ValueError(f"it declares {form}")
-    slope, intercept = header.get_slope_inter()
-    return sides, dtype, int(header["vox_offset"]), slope or 1.0, intercept or 0.0
-
-
-def _read_nifti(content):
-    sides, dtype, offset, slope, intercept = _nifti_header(content)
-    content, is_whole = _unpack(content, MAX_FILE_BYTES)
-    if not is_whole:
-        raise ValueError("it ends too early, or never")
-    voxels = np.frombuffer(content, dtype, math.prod(sides), offset)
-    return voxels.reshape(sides, order="F").astype("float64") * slope + intercept
-
-
-def _unpack(content, limit):
-    """The first bytes of a file that may be packed by gzip, and whether these are all."""
-    if content[:2] != b"\x1f\x8b":
-        return content[:limit], len(content) <= limit
-    unpacker = zlib.decompressobj(wbits=31)  # gzip
-    return unpacker.decompress(content, limit), unpacker.eof
+    return image

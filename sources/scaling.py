@@ -12,7 +12,6 @@ from PIL import Image, ImageDraw, ImageFont
 
 from utils import replacing, spread
 
-# Grey values
 SAMPLED_PIXELS, SAMPLED_IMAGES = 2048, 1025  # of an image; one more than are kept at a time
 OUTLIERS = 0.5  # percent of the values at either end
 MARGIN = 0.2  # of the distance between the outliers; what lies beyond is cut
@@ -21,25 +20,15 @@ FEW_VALUES = 16  # images with fewer distinct ones are no photographs
 FAR = 4  # times the width of the rest: a background that is so far below it is not black
 DIM = 64  # 8-bit images that are darker than this are scaled
 LIT = 16  # grey values above this are no background
-
-# Sides
 MAX_SIDE, SIDE_STEP = 256, 8
-
-# Mirror images. Medians of the likeness are 0.73 to 0.98 in axial and coronal heads (OASIS and
-# templates; also shifted, tilted by 8 degrees, shaded, noisy), 0.27 to 0.67 in sagittal ones, and
-# 0.54 in ellipses filled with random texture.
-LIKE = 0.7
+LIKE = 0.7  # medians are 0.73 to 0.98 in axial and coronal heads, 0.27 to 0.67 in sagittal ones
 MIRROR_IMAGES, MIRROR_SIDE = 40, 64
 TILTS = (-12, -6, 0, 6, 12)  # degrees between an image and its mirror image: twice its own tilt
 REACH, REACH_ACROSS = 16, 5  # pixels of shifts, along the axis twice that of the midline
 FAINT = 0.5  # of the deviation of the image: weaker contrast is not brought to the same strength
-
-# What is suspicious
 FAR_DARKER = 0.5  # of the mean of either neighbour
 SPOT, SPOT_PIXELS = 4, 9  # times as bright as all else, and how small
-
-# Contact sheet of at most half a megabyte
-TILE, GAP, LINE = 96, 4, 14  # pixels
+TILE, GAP, LINE = 96, 4, 14  # pixels of a contact sheet of at most half a megabyte
 SHEET_ROWS, SHEET_COLUMNS = 6, 8
 
 
@@ -61,21 +50,17 @@ def grey_range(images: Iterable[np.ndarray]) -> GreyRange:
     """Choose what becomes black and white in all images of a subject or a set.
 
     A value that more than a tenth of the pixels have exactly, though others are brighter, is
-    background. Of the rest, half a percent at either end may be outliers. A fifth of what lies
-    between is added at either end, as far as there are such values: a hot voxel cannot blacken the
-    rest, and of an ordinary image next to nothing is cut.
+    background. Of the rest, half a percent at either end may be outliers, and a fifth of what lies
+    between is added at either end: a hot voxel cannot blacken the rest.
 
     Black is the background. But where the rest begins very far above it (CT of a masked brain),
     black is a little below the rest. Where a part of the rest is below the background, the range
     holds that part, and a background of 0 becomes black all the same (a masked volume that was
-    normalised to mean 0). Whole numbers from 0 to 255 whose range ends at `DIM` or more are 8-bit
-    images that were scaled already: they stay as they are.
+    normalised to mean 0). 8-bit images whose range ends at `DIM` or more stay as they are.
 
     Args:
-        images: Arrays of any shape and at least one pixel, in the unit of the files. Up to
-            `SAMPLED_PIXELS` of each are looked at, and of very many images every second, fourth
-            and so on, so that memory holds a few megabytes. What is no finite number does not
-            count.
+        images: Arrays of any shape and at least one pixel, in the unit of the files. Of very many,
+            every second, fourth and so on is looked at. What is no finite number does not count.
     """
     samples, stride = [np.zeros(0, "float32")], 1
     for number, image in enumerate(images):
@@ -96,8 +81,7 @@ def grey_range(images: Iterable[np.ndarray]) -> GreyRange:
     first, last = np.percentile(rest, (OUTLIERS, 100 - OUTLIERS), method="inverted_cdf")
     margin = MARGIN * (last - first)
     low, high = max(first - margin, rest.min()), min(last + margin, rest.max())
-    is_8_bit = distinct[0] >= 0 and distinct[-1] <= 255 and not np.any(distinct % 1)
-    if is_8_bit and high >= DIM:
+    if high >= DIM and distinct[0] >= 0 and distinct[-1] <= 255 and not np.any(distinct % 1):
         return GreyRange(0.0, 255.0)
     background = distinct[frequent].max(initial=-np.inf)
     if background > first:
@@ -118,21 +102,29 @@ def to_grey_values(pixels: np.ndarray, grey: tuple) -> np.ndarray:
     return np.rint(values).astype("uint8")
 
 
+def scale_to_grey(slices: np.ndarray) -> np.ndarray:
+    """Scale intensities `(K, H, W)` to 8-bit grey: the maximum of each slice becomes 255.
+
+    The published slices of OASIS are scaled so. With scalp, exactly one pixel of a slice is 255. In
+    brain-masked ones, white matter jumps by up to a third from one millimetre to the next.
+    """
+    slices = np.clip(np.nan_to_num(slices.astype("float64"), posinf=0.0), 0, None)
+    peaks = slices.max((1, 2), keepdims=True)  # (K, 1, 1)
+    return np.rint(slices * (255.0 / np.where(peaks > 0, peaks, 1.0))).astype("uint8")
+
+
 def share_lost(whole: np.ndarray, kept: np.ndarray) -> float:
     """Share of what is lit in grey values, uint8 of any shape, that a part of them lacks."""
     lit = np.count_nonzero(whole > LIT)
     return 1.0 - np.count_nonzero(kept > LIT) / lit if lit else 0.0
 
 
-# ---- squares -----------------------------------------------------------------------------------
-
-
-def common_side(sizes: Iterable[tuple]) -> int:
-    """The most common longer side of images `(H, W, ...)`, up to a multiple of 8, at most 256.
+def common_side(sizes: Iterable[tuple[int, int]]) -> int:
+    """The most common longer side of images `(H, W)`, up to a multiple of 8, at most 256.
 
     Of two sides that are as common the longer one is taken.
     """
-    counts = collections.Counter(max(height, width) for height, width, *_ in sizes)
+    counts = collections.Counter(map(max, sizes))
     side = max(counts, key=lambda side: (counts[side], side))
     return min(-(-side // SIDE_STEP) * SIDE_STEP, MAX_SIDE)
 
@@ -145,9 +137,8 @@ def fit_square(
     Args:
         image: uint8 `(H, W)`.
         side: Pixels of a side of the result.
-        how: "pad" scales it until its longer side fits and leaves black bars. What lacks less than
-            8 pixels is not enlarged, so that nothing is blurred. "crop" scales `centre_square` of
-            it, "stretch" scales each side.
+        how: "pad" scales it until its longer side fits, unless that lacks less than 8 pixels, and
+            leaves black bars. "crop" scales `centre_square` of it, "stretch" scales each side.
         enlarge: Whether "pad" enlarges a smaller image.
 
     Returns:
@@ -161,8 +152,7 @@ def fit_square(
     shape = [max(1, round(length * scale)) for length in image.shape]
     height, width = (side, side) if how == "stretch" else shape
     if (height, width) != image.shape:  # bicubic, which makes no ripples on black
-        resized = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
-        image = np.asarray(resized)
+        image = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
     top, left = (side - height) // 2, (side - width) // 2
     square = np.zeros((side, side), "uint8")
     square[top : top + height, left : left + width] = image
@@ -175,9 +165,6 @@ def centre_square(image: np.ndarray, side: int) -> np.ndarray:
     edge = side if side <= edge < side + SIDE_STEP else edge
     top, left = ((length - edge) // 2 for length in image.shape)
     return image[top : top + edge, left : left + edge]
-
-
-# ---- mirror images -----------------------------------------------------------------------------
 
 
 def find_mirror(images: Sequence[np.ndarray]) -> str:
@@ -193,7 +180,7 @@ def find_mirror(images: Sequence[np.ndarray]) -> str:
         "rows" where upside down is as good (axial brains, the nose to the right), "columns" where
         left and right may be exchanged (the nose up), or "none" (sagittal slices).
     """
-    chosen = (images[i] for i in spread(len(images), MIRROR_IMAGES)) if len(images) else ()
+    chosen = (images[i] for i in spread(len(images), MIRROR_IMAGES))
     pairs = [_mirror_likeness(image) for image in chosen if image.max() > LIT]
     rows, columns = np.median(pairs, axis=0) if pairs else (0, 0)
     if max(rows, columns) < LIKE:
@@ -225,9 +212,6 @@ def _local_contrast(image):
     details = smooth - scipy.ndimage.gaussian_filter(smooth, 4)
     floor = FAINT * smooth.std() + 1e-3
     return details / np.sqrt(scipy.ndimage.gaussian_filter(details**2, 4) + floor**2)
-
-
-# ---- looking -----------------------------------------------------------------------------------
 
 
 def suspicious(images: Sequence[np.ndarray]) -> list[str]:
@@ -267,15 +251,13 @@ def contact_sheet(
     width, height = TILE + GAP, TILE + GAP + lines * LINE
     size = (columns * width + GAP, -(-len(chosen) // columns) * height + GAP)
     sheet, font = Image.new("L", size, 40), ImageFont.load_default(10)
-    draw = ImageDraw.Draw(sheet)
     for number, index in enumerate(chosen):
-        left, top = number % columns * width + GAP, number // columns * height + GAP
-        sheet.paste(Image.fromarray(fit_square(images[index], TILE)[0]), (left, top))
+        tile = Image.new("L", (TILE, TILE + lines * LINE), 40)
+        tile.paste(Image.fromarray(fit_square(images[index], TILE)[0]))
         text = labels[index].encode("ascii", "replace").decode()  # the font knows few other letters
-        for line, words in enumerate(text.split("\n")):
-            while draw.textlength(words, font) > TILE:
-                words = words.removesuffix("..")[:-1] + ".."
-            draw.text((left, top + TILE + line * LINE), words, 255, font)
+        ImageDraw.Draw(tile).text((0, TILE), text, 255, font)
+        row, column = divmod(number, columns)
+        sheet.paste(tile, (column * width + GAP, row * height + GAP))
     file = io.BytesIO()
     sheet.save(file, "PNG")
     with replacing(path) as temporary:

@@ -1,11 +1,10 @@
 """One more scan for a run: a folder of slices, or a volume that is sliced as the set was."""
 
 import dataclasses
-import os
 import pathlib
 import tempfile
 
-from sources import conversion
+from sources.conversion import ConversionSettings, convert, make_plan
 from sources.facts import DataFacts
 from sources.folder import Split, open_folder
 from sources.volumes import VOLUME_ENDINGS
@@ -22,17 +21,14 @@ def open_scan(source: str, facts: DataFacts, axcodes: str | None = None) -> Spli
     Raises:
         InputError: It cannot be read.
     """
-    usual = dataclasses.replace(facts, levels=None)  # the prior says which levels it knows
-    if os.path.isdir(source) or not source.lower().endswith(VOLUME_ENDINGS):
-        return open_folder(source, usual)
     path = pathlib.Path(source)
+    if path.is_dir() or not source.lower().endswith(VOLUME_ENDINGS):
+        return open_folder(path, dataclasses.replace(facts, levels=None))  # the prior knows them
+    settings = ConversionSettings("nifti", name=path.name, axcodes=axcodes)
+    plan = make_plan(path, settings, like=facts)
+    plan = plan._replace(scans=[scan._replace(case=0) for scan in plan.scans])
     with tempfile.TemporaryDirectory() as folder:
-        about = conversion.write_slices(path, pathlib.Path(folder), facts, axcodes)
-        split = open_folder(folder, usual)
-    cases = {0: {**about, "subject": path.name, "split": None}}
-    return dataclasses.replace(
-        split,
-        name=path.name,
-        paths=tuple(pathlib.Path(slice_path).name for slice_path in split.paths),
-        facts=dataclasses.replace(split.facts, cases=cases),
-    )
+        convert(plan, folder)
+        split = open_folder(folder)
+    names = tuple(pathlib.Path(name).name for name in split.paths)
+    return dataclasses.replace(split, name=path.name, paths=names)

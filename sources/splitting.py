@@ -9,6 +9,7 @@ from sources.layout import SPLITS
 from utils import InputError
 
 FRACTIONS = (302.0, 35.0, 17.0)  # subjects of the splits in the set that this layout comes from
+ANEW = "--resplit makes splits by subject"
 
 
 def split_subjects(
@@ -66,50 +67,43 @@ def _split_sizes(count, fractions):
 
 def complete_splits(
     given: Mapping[str, set[str]],
-    classes: Mapping[str, str] | None,
+    classes: Mapping[str, str],
     fractions: Sequence[float],
     seed: int,
-    anew: bool = False,
+    anew: bool,
 ) -> tuple[dict[str, str], str]:
-    """The split of every subject, where a folder may have splits of its own.
-
-    A split that the folder lacks is cut from its training split.
+    """The split of every subject, and how it came about.
 
     Args:
-        given: The splits that files of each subject are in. An empty set: in none.
-        classes: See `split_subjects`.
-        fractions: See `split_subjects`.
-        seed: See `split_subjects`.
+        given: The splits that files of each subject are in. An empty set: in none. A split that
+            all lack is cut from the training split.
+        classes: As in `split_subjects`, as the next two.
+        fractions: Shares.
+        seed: Seed.
         anew: Make the splits anew, whatever the folder has.
-
-    Returns:
-        Split by subject, and how it came about.
 
     Raises:
         InputError: A subject is in two splits, or only some files are in a split.
     """
+    train, *others = SPLITS
     found = set().union(*given.values())
-    if anew or not found or found == {SPLITS[0]}:
+    if anew or found <= {train}:
         made = split_subjects(given, fractions, seed, classes)
         return made, f"made here by subject, seed {seed}"
     shared = [subject for subject, splits in given.items() if len(splits) > 1]
     if shared:
         places = " and ".join(sorted(given[shared[0]], key=SPLITS.index))
-        raise InputError(
-            f"subject {shared[0]} is in {places}, as are {len(shared) - 1} more in two splits: "
-            "--resplit makes splits by subject."
-        )
+        more = f"{len(shared) - 1} more in two splits"
+        raise InputError(f"subject {shared[0]} is in {places}, as are {more}: {ANEW}.")
     outside = [subject for subject, splits in given.items() if not splits]
     if outside:
-        raise InputError(
-            f"{len(outside)} subjects, such as {outside[0]}, are in no split and others are: "
-            "--resplit makes splits by subject, or name them with --split."
-        )
-    split_of = {subject: next(iter(splits)) for subject, splits in given.items()}
-    train = [subject for subject, split in split_of.items() if split == SPLITS[0]]
-    missing = [split for split in SPLITS[1:] if split not in found]
-    if not train or not missing:
+        some = f"{len(outside)} subjects, such as {outside[0]}, are in no split and others are"
+        raise InputError(f"{some}: {ANEW}, or name them with --split.")
+    split_of = {subject: split for subject, (split,) in given.items()}
+    missing = [split for split in others if split not in found]
+    if train not in found or not missing:
         return split_of, "as in the folder"
-    shares = [f if split not in found - {SPLITS[0]} else 0 for split, f in zip(SPLITS, fractions)]
-    split_of |= split_subjects(train, shares, seed, classes)
+    inside = [subject for subject, split in split_of.items() if split == train]
+    shares = [f * (split in (train, *missing)) for split, f in zip(SPLITS, fractions)]
+    split_of |= split_subjects(inside, shares, seed, classes)
     return split_of, f"as in the folder, {missing[0]} cut from train by subject, seed {seed}"

@@ -1,29 +1,24 @@
-"""What a folder, an archive or a file looks like that is no data folder, and how to make one of it.
+"""What something looks like that is no data folder, and the command that makes one of it.
 
-Only the endings of names are looked at. `dataset.py from-images` and `from-nifti` look closer.
+Next to nothing is read. `dataset.py from-images` and `from-nifti` look closer.
 """
 
-import collections
-import os
 import pathlib
 import re
 import shlex
-import zipfile
 
+from sources.inputs import ARCHIVES, OASIS1
 from sources.layout import SLICE_NAME, SPLIT_FORMS
-from utils import reading
+from sources.pictures import open_pictures
+from sources.volumes import VOLUME_ENDINGS
+from utils import InputError
 
-FORMATS = {"png": "PNG", "jpg": "JPEG", "jpeg": "JPEG", "tif": "TIFF", "tiff": "TIFF", "bmp": "BMP"}
-ENDINGS = {
-    "images": tuple(f".{ending}" for ending in FORMATS),
-    "volumes": (".nii", ".nii.gz", ".mgz", ".hdr"),
+KINDS = {  # by the endings of names
+    "images": (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"),
+    "volumes": VOLUME_ENDINGS,
     "MedMNIST files": (".npz",),
     "DICOM files": (".dcm", ".ima"),
-    "archives": (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".7z", ".rar"),
 }
-MOST_CLASSES = 12  # a set with more folders has one for each subject
-SPLIT_WORDS = re.compile(r"train(ing)?|test(ing)?|val(id(ate|ation)?)?", re.IGNORECASE)
-OASIS1_NAME = re.compile(r"OAS1_\d{4}_MR\d_mpr_n\d+_anon_111_t88_\w+\.hdr", re.ASCII)
 
 
 def advice(data: pathlib.Path) -> str:
@@ -33,102 +28,51 @@ def advice(data: pathlib.Path) -> str:
         data: A folder, a zip archive or another file.
 
     Raises:
-        InputError: The archive cannot be read.
+        InputError: The folder or archive cannot be read.
     """
-    kind, files = _kind_of_most(data, file_names(data))
-    names = [pathlib.PurePosixPath(file).name for file in files]
-    looks = f"{data} is no prepared data folder: it looks like {len(files)}"
-    command, source, out = "python dataset.py from-images", data, _new_folder(data)
-    if kind is None:
+    is_zip = data.suffix.lower() == ".zip"
+    folder = open_pictures(data) if is_zip or data.is_dir() else None
+    paths = folder.paths if folder else [data.name]
+    paths = [path for path in paths if not re.search(r"(^|/)(\.|__MACOSX/)", path)]
+    found = {
+        kind: [path for path in paths if path.lower().endswith(endings)]
+        for kind, endings in KINDS.items()
+    }
+    plain = [path for path in paths if "." not in path.rpartition("/")[2]]
+    if plain and not any(found.values()) and folder and folder.is_dicom(plain[0]):
+        found["DICOM files"] = plain  # such files often have no ending
+    kind, files = max(found.items(), key=lambda item: len(item[1]))
+    archives = [path for path in paths if path.lower().endswith(ARCHIVES)]
+    if not files and not archives:
         return f"{data} holds no {SPLIT_FORMS}, and no images or volumes: name another folder."
-    if kind == "archives":
-        return f"{looks} archives such as {files[0]}: unpack them, and name the folder."
-    if data.suffix.lower() == ".zip" and kind in ("volumes", "DICOM files"):
-        return f"{looks} {kind}: unpack it, and name the folder."
-    if kind == "images" and all(map(SLICE_NAME.fullmatch, names)):
-        return f"{looks} slices without splits: name the folder above, or give it to --anomaly."
-    if kind == "images":
-        formats = sorted({FORMATS[name.rpartition(".")[2].lower()] for name in names})
-        kind = f"{' and '.join(formats)} images{_in_folders(files)}"
-    elif kind == "volumes" and _is_flat(data / files[0]):
-        kind = "two-dimensional NIfTI images"
-    elif kind == "volumes":
-        is_oasis1 = any(map(OASIS1_NAME.fullmatch, names))
-        command = f"python dataset.py {'from-oasis1' if is_oasis1 else 'from-nifti'}"
-    elif kind == "DICOM files":
-        source = out.with_name(f"{out.name}_nifti")
-        folder = shlex.quote(str(source))
-        convert = f"mkdir -p {folder} && dcm2niix -z y -o {folder} {shlex.quote(str(data))}"
-        command = f"{convert} && python dataset.py from-nifti"
-    elif data.is_dir():  # MedMNIST files: each is a set
-        source = data / files[0]
-    command += f" {shlex.quote(str(source))} --out {shlex.quote(str(out))}"
-    return f"{looks} {kind}. Prepare it with: {command}"
+    kind, files = (kind, files) if files else ("archives", archives)
+    names = [path.rpartition("/")[2] for path in files]
+    looks = f"{data} is no prepared data folder: it looks like {len(files)} {kind} such as"
+    looks = f"{looks} {files[0]}"
+    if kind == "archives" or is_zip and kind in ("volumes", "DICOM files"):
+        return f"{looks}: unpack it, and name the folder."
+    if all(map(SLICE_NAME.fullmatch, names)):
+        return f"{looks}, without splits: name the folder above, or give it to --anomaly."
 
-
-def file_names(data: pathlib.Path) -> list[str]:
-    """Names of all files of a folder or of a zip archive, from there, or the name of a file.
-
-    Hidden files, and what other systems add, are left out.
-
-    Raises:
-        InputError: The archive cannot be read.
-    """
-    if data.is_dir():
-        places = (pathlib.Path(top, file) for top, _, files in os.walk(data) for file in files)
-        names = [place.relative_to(data).as_posix() for place in places]
-    elif data.suffix.lower() == ".zip":
-        with reading(data, "pack or download it again"), zipfile.ZipFile(data) as archive:
-            names = [name for name in archive.namelist() if not name.endswith("/")]
-    else:
-        names = [data.name]
-    return sorted(name for name in names if not re.search(r"(^|/)(\.|__MACOSX/)", name))
-
-
-def _kind_of_most(data, names):
-    """One of `ENDINGS` and its files, or None and none. Archives count where nothing else is."""
-    found = collections.defaultdict(list)
-    for name in names:
-        for kind, endings in ENDINGS.items():
-            if name.lower().endswith(endings):
-                found[kind].append(name)
-    plain = [name for name in names if "." not in pathlib.PurePosixPath(name).name]
-    if not found and plain and _is_dicom(data / plain[0]):  # such files often have no ending
-        return "DICOM files", plain
-    archives = found.pop("archives", [])
-    kind = max(found, key=lambda kind: len(found[kind]), default="archives" if archives else None)
-    return kind, found.get(kind, archives)
-
-
-def _in_folders(files):
-    """Say in which folders files lie, by the names of few."""
-    names = {pathlib.PurePosixPath(file).parent.name for file in files}
-    names = sorted(name for name in names if name and not SPLIT_WORDS.fullmatch(name))
-    if 1 < len(names) <= MOST_CLASSES:
-        return f" in class folders ({', '.join(names)})"
-    return f" in {len(names)} folders" if len(names) > 1 else ""
-
-
-def _new_folder(data):
-    """Where the data folder could be."""
     name = re.sub(r"[^\w.-]+", "_", data.resolve().name.split(".")[0]) or "slices"
-    folder = pathlib.Path("data", name)
-    return folder.with_name(f"{name}_slices") if folder.exists() else folder
+    out = pathlib.Path("data", name)
+    out = out.with_name(f"{name}_slices") if out.exists() else out
+    command, source, before = "from-images", data, ""
+    if kind == "MedMNIST files" and folder:  # each is a set
+        source = data / files[0]
+    elif kind == "DICOM files":
+        source, command = out.with_name(f"{out.name}_nifti"), "from-nifti"
+        where = shlex.quote(str(source))
+        before = f"mkdir -p {where} && dcm2niix -z y -o {where} {shlex.quote(str(data))} && "
+    elif kind == "volumes" and not (folder and _is_flat(folder, files[0])):
+        command = "from-oasis1" if any(map(OASIS1.fullmatch, names)) else "from-nifti"
+    prepare = f"{before}python dataset.py {command} {shlex.quote(str(source))}"
+    return f"{looks}. Prepare it with: {prepare} --out {shlex.quote(str(out))}"
 
 
-def _is_dicom(path):
+def _is_flat(folder, path):
+    """Whether a file of a volume has two axes, so that it is one slice."""
     try:
-        with open(path, "rb") as file:
-            return file.read(132)[128:] == b"DICM"
-    except OSError:
-        return False
-
-
-def _is_flat(path):
-    """Whether a NIfTI file has two axes."""
-    import nibabel  # noqa: PLC0415  no data folder needs it
-
-    try:
-        return sum(length > 1 for length in nibabel.load(path).shape) < 3
-    except Exception:  # it is in an archive, or damaged, which its reader will say
+        return bool(folder.size(path))
+    except InputError:
         return False

@@ -7,7 +7,6 @@ OASIS-1 is Marcus et al. 2007, doi:10.1162/jocn.2007.19.9.1498. Its T88_111 volu
 space. They have 176 x 208 x 176 voxels of 1 mm and come as Analyze 7.5 pairs.
 """
 
-import contextlib
 import gzip
 import logging
 import math
@@ -20,7 +19,7 @@ import numpy as np
 from nibabel.affines import voxel_sizes
 from nibabel.fileholders import FileHolder
 from nibabel.openers import ImageOpener
-from nibabel.orientations import aff2axcodes, axcodes2ornt, inv_ornt_aff, ornt_transform
+from nibabel.orientations import axcodes2ornt, inv_ornt_aff, ornt_transform
 from nibabel.spatialimages import SpatialImage
 from scipy.ndimage import gaussian_filter
 
@@ -34,7 +33,7 @@ from utils import replacing, spread
 # mirror x and z before they use them. So the atlas origin, the anterior commissure, is voxel
 # (87, 123, 75) from the right, the back and the bottom, counted from 0.
 GRID = (176, 208, 176)
-GRID_AXCODES = "LAS"
+GRID_AXCODES = "LAS"  # as `load_volume` takes it
 ORIGIN = (88, 123, 75)  # that voxel, counted from the left
 STANDARD_GRIDS = {  # of 1 mm -> voxel of the origin, from the left, the back and the bottom
     GRID: ORIGIN,
@@ -44,21 +43,18 @@ STANDARD_GRIDS = {  # of 1 mm -> voxel of the origin, from the left, the back an
     (197, 233, 189): (98, 134, 72),  # MNI152 NLin 2009a
 }
 
-# Slice 0 is voxel 71 from the bottom, 4 mm below the origin. A public audit compared 6,400
-# brain-masked slices of 200 OASIS-1 subjects with every level of the volumes, and found levels 71
-# to 102 (correlation above 0.9996). The match with the ICBM152 template in `synthetic.py` gives
-# voxel 70.8.
+# Slice 0 is voxel 71 from the bottom, 4 mm below the origin. A public audit compared 6,400 slices
+# with every level of the volumes, and found levels 71 to 102 (correlation above 0.9996).
 FIRST_SLICE = 71
 
-# Rows run from the left of the head to its right, columns from the back to the nose. In the mean of
-# 148 subjects the left-right asymmetry correlates at +0.49 with that of the fsaverage brain (-0.49
-# with its mirror image), and the midline is row 128.45: x = 0 is row 128, not 127.
+# Rows run from the left of the head to its right, columns from the back to the nose: in the mean of
+# 148 subjects the left-right asymmetry correlates at +0.49 with that of the fsaverage brain. The
+# midline is row 128.45: x = 0 is row 128, not 127.
 FRAME_ORIGIN = (128, 147)  # row and column of the atlas origin
 
 # Where rows, columns and levels of slices run to. Axial slices lie as those of OASIS, the nose to
 # the right. Coronal and sagittal ones lie as radiologists hang them: the head up, the right of the
-# body or the nose to the left. Left and right change places when the rows of axial slices or the
-# columns of coronal ones are mirrored.
+# body or the nose to the left.
 PLANES = {"axial": "RAS", "coronal": "ILA", "sagittal": "IPR"}
 
 VOLUME_ENDINGS = (".nii", ".nii.gz", ".mgz", ".hdr")  # in any case; `.img` goes with `.hdr`
@@ -77,11 +73,9 @@ class Volume(NamedTuple):
 
     Attributes:
         voxels: `(X, Y, Z)` to the right, to the front and up, finite, of any real type.
-        affine: `(4, 4)`, voxel -> millimetres to the right, to the front and up. Oblique volumes
-            stay oblique.
+        affine: `(4, 4)`, voxel -> millimetres to the right, to the front and up.
         space: What the millimetres refer to, by the codes of NIfTI: 0 where it was not known and
-            the centre of the volume is the origin, 1 for a scanner, 2 for another scan, 3 and 4
-            for a standard brain.
+            the centre of the volume is the origin, 3 and 4 for a standard brain.
         intent: What the header says the values are if they are no image, else "".
         notes: What a user should know, one line each.
     """
@@ -99,11 +93,10 @@ class VolumeSlices(NamedTuple):
     Attributes:
         images: From the first level on, float32 `(K, H, W)`, in the unit of the volume.
         affine: `(4, 4)`, (row, column, level) -> millimetres to the right, to the front and up.
-        place: What was cut out of the volume, for `dataset.json`. `axes` says where rows, columns
-            and levels run to and `shape` how many voxels the volume has along them. `levels` are
-            the voxels of the levels. In the frame of OASIS, `first` is the voxel of the first pixel
-            of level 0, negative in padding, and `lost` the share of what is not background in these
-            levels that lies outside the frame.
+        place: What was cut out of the volume, for `dataset.json`: `axes`, where rows, columns and
+            levels run to; `shape`, voxels of the volume along them; `levels`, voxels of the levels.
+            In the frame of OASIS `first`, the voxel of the first pixel of level 0, and `lost`, the
+            share of what is not background in these levels that lies outside the frame.
         notes: What a user should know, one line each.
     """
 
@@ -121,9 +114,8 @@ def load_volume(path: pathlib.Path, axcodes: str | None = None) -> Volume:
 
     Args:
         path: File that ends as `VOLUME_ENDINGS`. An `.img` file lies beside its `.hdr`.
-        axcodes: Where the three axes run to, such as "RAS" or "LPS", for a file whose header does
-            not say. A header that says it is believed. Without one, a volume on a grid of standard
-            brains lies as they do.
+        axcodes: Where the three axes run to, such as "RAS", for a file whose header does not say.
+            On a grid of standard brains such a volume lies as they do.
 
     Raises:
         ValueError: It is no volume of one grey value a voxel, it is too large, or its orientation
@@ -135,8 +127,8 @@ def load_volume(path: pathlib.Path, axcodes: str | None = None) -> Volume:
         listed = " x ".join(map(str, image.shape))
         raise ValueError(f"it has {listed} voxels: an image, a surface or vectors, no volume")
     dtype = image.get_data_dtype()
-    if dtype.kind not in "biufc":
-        raise ValueError("it holds colours, not one grey value a voxel")
+    if dtype.kind not in "biuf":
+        raise ValueError("it holds colours or complex numbers, not one grey value a voxel")
     if math.prod(shape) * dtype.itemsize > MAX_BYTES:  # before it is unpacked
         raise ValueError(f"it unpacks to more than {MAX_BYTES} bytes")
     affine = image.affine if space else _affine_of(axcodes, shape, image.header.get_zooms())
@@ -145,10 +137,6 @@ def load_volume(path: pathlib.Path, axcodes: str | None = None) -> Volume:
     voxels, notes = _finite(image.dataobj[(..., *(0 for _ in further))])
     if math.prod(further) > 1:
         notes.append(f"of its {further[0]} volumes the first is taken")
-    codes = [int(image.header.get(f"{form}_code", 0)) for form in ("qform", "sform")]
-    with contextlib.suppress(ValueError):  # of a quaternion that is none
-        if all(codes) and aff2axcodes(image.get_qform()) != aff2axcodes(image.get_sform()):
-            notes.append("qform and sform name different sides: those of sform are taken")
     upright = nibabel.as_closest_canonical(SpatialImage(voxels, affine))
     voxels, affine = np.asanyarray(upright.dataobj), upright.affine
     if not space and voxels.shape in STANDARD_GRIDS and _is_upright(affine):
@@ -160,19 +148,6 @@ def load_volume(path: pathlib.Path, axcodes: str | None = None) -> Volume:
 
 def _is_upright(affine):
     return np.allclose(affine[:3, :3], np.eye(3), atol=0.01)
-
-
-def load_disc_volume(path: pathlib.Path) -> Volume:
-    """Read a volume of an OASIS-1 disc, whose place and sides are known.
-
-    Raises:
-        ValueError: It does not have the grid of these volumes, or as `load_volume`.
-    """
-    volume = load_volume(path, GRID_AXCODES)
-    if volume.voxels.shape != GRID:
-        listed, needed = (" x ".join(map(str, shape)) for shape in (volume.voxels.shape, GRID))
-        raise ValueError(f"it has {listed} voxels, not {needed}")
-    return volume
 
 
 def _open(path):
@@ -220,19 +195,17 @@ def _affine_of(axcodes, shape, zooms):
 
 def _finite(voxels):
     """Voxels that are numbers, not too wide ones, and notes on what is odd about them."""
-    notes = []
-    if voxels.dtype.kind == "c":
-        voxels, notes = np.abs(voxels), ["it is complex: magnitudes are taken"]
-    if voxels.dtype.kind == "f":
-        with np.errstate(over="ignore"):
-            voxels = voxels.astype("float32")
-        known = np.isfinite(voxels)
-        if not known.any():
-            raise ValueError("none of its voxels is a number")
-        if not known.all():
-            voxels[~known] = min(0, voxels[known].min())
-            notes.append(f"{1 - known.mean():.1%} of its voxels are no numbers, and become black")
-    return voxels, notes
+    if voxels.dtype.kind != "f":
+        return voxels, []
+    with np.errstate(over="ignore"):
+        voxels = voxels.astype("float32")
+    known = np.isfinite(voxels)
+    if known.all():
+        return voxels, []
+    if not known.any():
+        raise ValueError("none of its voxels is a number")
+    voxels[~known] = min(0, voxels[known].min())
+    return voxels, [f"{1 - known.mean():.1%} of its voxels are no numbers, and become black"]
 
 
 # ---- what a volume is --------------------------------------------------------------------------
@@ -267,7 +240,7 @@ def native_spacing(volume: Volume, plane: str) -> tuple[float, float]:
     return float(max(row, column)), float(level)
 
 
-def background_of(voxels: np.ndarray) -> tuple[float, float]:
+def _background_of(voxels):
     """The commonest value of a volume, and how far from it values are no background any more.
 
     That is 0, air, the mean of a normalised volume, or whatever it is.
@@ -282,17 +255,12 @@ def background_of(voxels: np.ndarray) -> tuple[float, float]:
 
 def _foreground(voxels):
     """Where a volume holds something, `(X, Y, Z)`."""
-    background, tolerance = background_of(voxels)
+    background, tolerance = _background_of(voxels)
     return (voxels < background - tolerance) | (voxels > background + tolerance)
 
 
 def filled_levels(volume: Volume, plane: str, percent: Sequence[float] | None = None) -> range:
-    """Levels of a volume that hold something, or those in a part of its extent.
-
-    Args:
-        volume: The volume.
-        plane: "axial", "coronal" or "sagittal".
-        percent: First and last percent of the extent, or None for the levels that hold something.
+    """Levels of a volume that `plane_slices` takes slices from: see there.
 
     Raises:
         ValueError: There are none.
@@ -313,11 +281,7 @@ def filled_levels(volume: Volume, plane: str, percent: Sequence[float] | None = 
 
 
 def plane_slices(
-    volume: Volume,
-    plane: str,
-    spacing: float,
-    percent: Sequence[float] | None,
-    levels: int,
+    volume: Volume, plane: str, spacing: float, percent: Sequence[float] | None, most: int
 ) -> VolumeSlices:
     """Cut a volume into slices, resampled in the plane. Each is at a level of the volume.
 
@@ -331,15 +295,14 @@ def plane_slices(
             if that is the same within 1 %.
         percent: First and last percent of the volume's extent to take, or None for the levels that
             hold something.
-        levels: Number of slices, evenly spread over these levels.
+        most: Number of slices, evenly spread over these levels. There may be fewer levels.
 
     Raises:
-        ValueError: There are no such levels, or slices would be too large.
+        ValueError: There are no such levels, or slices would be too large or too small.
     """
     voxels, affine = _in_plane(volume, plane)
     inside = filled_levels(volume, plane, percent)
-    if levels > len(inside):
-        raise ValueError(f"it has {len(inside)} levels, not {levels}")
+    levels = min(most, len(inside))
     step = len(inside) / levels
     if math.floor(step) >= 0.9 * step:
         step = math.floor(step)
@@ -347,8 +310,7 @@ def plane_slices(
     chosen = inside[0] + np.floor(middles).astype(int)
     first = chosen.mean() - (levels - 1) / 2 * step
     cut = moved_affine(affine, (0, 0, first), (1, 1, step))
-    sizes = spacing, spacing, voxel_sizes(cut)[2]
-    stack, resampled = _resample(voxels[..., chosen], cut, sizes)
+    stack, resampled = _resample(voxels[..., chosen], cut, spacing)
     if min(stack.shape[:2]) < SMALLEST_SIDE:
         rows, columns = stack.shape[:2]
         advice = "choose another --plane or a smaller --spacing"
@@ -356,17 +318,15 @@ def plane_slices(
     place = {"axes": PLANES[plane], "shape": list(voxels.shape), "levels": chosen.tolist()}
     notes = _cut_off(_foreground(voxels), chosen) if percent else []
     if native_spacing(volume, plane)[0] > 2 * spacing:
-        notes.append(
-            f"pixels of more than {2 * spacing:g} mm become {spacing:g} mm: made-up detail"
-        )
+        notes.append(f"pixels of over {2 * spacing:g} mm become {spacing:g} mm: made-up detail")
     return VolumeSlices(np.moveaxis(stack, 2, 0), resampled, place, notes)
 
 
 def is_in_oasis_space(volume: Volume) -> bool:
     """Whether a volume is in the space of OASIS: upright, 1 mm, the commissure at its origin.
 
-    A header that names a standard brain is believed. Others, since many programs write the code
-    of a scanner for anything, must have the midline in the middle of a box as brains come in.
+    A header that names a standard brain is believed. Others, since many programs write any code,
+    must have the midline in the middle of a box as brains come in.
     """
     try:
         _oasis_place(volume, None)
@@ -399,7 +359,7 @@ def oasis_slices(volume: Volume, first_slice: int | None = None) -> VolumeSlices
     low, high = np.maximum(0, -offset), np.minimum(voxels.shape[:2], SLICE_SIDE - offset)
     levels = range(first, first + NUM_LEVELS)
     box = np.s_[low[0] : high[0], low[1] : high[1], first : first + NUM_LEVELS]
-    background, tolerance = background_of(voxels)
+    background, tolerance = _background_of(voxels)
     padding = background if background < -tolerance else 0  # the air of a CT
     frame = np.full((NUM_LEVELS, SLICE_SIDE, SLICE_SIDE), padding, "float32")
     (top, left), (bottom, right) = offset + low, offset + high
@@ -421,7 +381,8 @@ def _oasis_place(volume, first_slice):
     if not _is_upright(volume.affine):
         raise ValueError("voxels are no upright 1 mm cubes, as those in the space of OASIS are")
     if not volume.space:
-        raise ValueError("its header gives no place in the space of OASIS")
+        listed, needed = (" x ".join(map(str, sides)) for sides in (shape, GRID))
+        raise ValueError(f"it has {listed} voxels, not {needed}, and its header gives no place")
     origin = ORIGIN if shape == GRID else -np.rint(volume.affine[:3, 3]).astype(int)
     first = FIRST_SLICE - ORIGIN[2] + origin[2] if first_slice is None else first_slice
     if first < 0 or first + NUM_LEVELS > shape[2]:
@@ -441,12 +402,7 @@ def _in_plane(volume, plane):
 
 
 def _cut_off(held, levels):
-    """Note that the levels hold much less than as many others of the volume would.
-
-    Args:
-        held: Where the volume holds something, `(rows, columns, levels)`.
-        levels: The levels that are taken, in ascending order.
-    """
+    """Note that levels hold much less than as many others of what a volume holds would."""
     sums = np.cumsum([0, *held.sum((0, 1))])
     span = levels[-1] + 1 - levels[0]
     most = (sums[span:] - sums[:-span]).max()
@@ -457,49 +413,32 @@ def _cut_off(held, levels):
     return [f"{place} of what the fullest {span} levels hold: a good part is cut off"]
 
 
-def interpolate_levels(volume: Volume, plane: str, spacing: float) -> Volume:
-    """Make levels of another spacing. Between thick slices they are made up: only when asked.
+def _resample(stack, affine, spacing):
+    """Slices `(rows, columns, levels)` with other pixels in the same box, and their affine.
 
-    Args:
-        volume: The volume.
-        plane: "axial", "coronal" or "sagittal".
-        spacing: Millimetres from one level to the next.
-
-    Raises:
-        ValueError: The volume would be too large.
-    """
-    sizes, across = voxel_sizes(volume.affine), int(axcodes2ornt(PLANES[plane])[2, 0])
-    sizes[across] = spacing
-    voxels, affine = _resample(volume.voxels, volume.affine, sizes)
-    return volume._replace(voxels=voxels, affine=affine)
-
-
-def _resample(voxels, affine, sizes):
-    """Voxels of other sizes in the same box, and their affine. Sizes within 1 % stay.
-
-    Linear interpolation makes up no values beyond those around. Before voxels become fewer, they
+    Linear interpolation makes up no values beyond those around. Before pixels become fewer, they
     are smoothed to the width of the new ones.
     """
-    steps = np.asarray(sizes) / voxel_sizes(affine)
+    steps = np.array([*(spacing / voxel_sizes(affine)[:2]), 1.0])
     steps[np.abs(steps - 1) < 0.01] = 1
     if (steps == 1).all():
-        return voxels.astype("float32"), affine
-    shape = np.ceil(np.round(np.divide(voxels.shape, steps), 2)).clip(1)
-    if math.prod(shape.tolist()) * 4 > MAX_BYTES:
-        raise ValueError(f"voxels of {' x '.join(f'{size:g}' for size in sizes)} mm are too many")
+        return stack.astype("float32"), affine
+    shape = np.ceil(np.round(np.divide(stack.shape, steps), 2)).clip(1).astype(int).tolist()
+    if math.prod(shape) * 4 > MAX_BYTES:
+        raise ValueError(f"pixels of {spacing:g} mm are too many")
+    # Full width at half maximum -> standard deviation, in pixels
+    widths = np.sqrt(np.maximum(steps**2 - 1, 0)) / math.sqrt(8 * math.log(2))
+    smooth = gaussian_filter(stack.astype("float32"), widths, mode="nearest")
+    offset = (np.subtract(stack.shape, 1) - np.subtract(shape, 1) * steps) / 2  # centre on centre
+    edged = np.pad(smooth, 1, mode="edge")  # or the outermost half pixels would be black
+    target = moved_affine(affine, offset, steps)
 
     from nilearn.image import resample_img  # noqa: PLC0415  takes a second to load
 
-    # Full width at half maximum -> standard deviation, in voxels
-    widths = np.sqrt(np.maximum(steps**2 - 1, 0)) / math.sqrt(8 * math.log(2))
-    smooth = gaussian_filter(voxels.astype("float32"), widths, mode="nearest")
-    edged = np.pad(smooth, 1, mode="edge")  # or the outermost half voxels would be black
-    offset = (np.subtract(voxels.shape, 1) - (shape - 1) * steps) / 2  # centre on centre
-    target = moved_affine(affine, offset, steps)
     resampled = resample_img(
         nibabel.Nifti1Image(edged, moved_affine(affine, (-1, -1, -1))),
         target_affine=target,
-        target_shape=tuple(shape.astype(int).tolist()),
+        target_shape=tuple(shape),
         interpolation="linear",
         copy_header=False,
         force_resample=True,
@@ -517,8 +456,7 @@ def moved_affine(
 
     Args:
         affine: `(4, 4)`, (row, column, level) before -> millimetres.
-        offset: Row, column and level before, of what is now the first. Negative is padding. Where
-            pixels become `s` times as wide and the outline stays, the offset is `(s - 1) / 2`.
+        offset: Row, column and level before, of what is now the first. Negative is padding.
         step: Rows, columns and levels before, from one to the next now.
     """
     to_former = np.diag([*step, 1.0])
@@ -552,14 +490,3 @@ def write_volume(
     packed = gzip.compress(image.to_bytes(), mtime=0)  # the same bytes for the same slices
     with replacing(path) as temporary:
         temporary.write_bytes(packed)
-
-
-def scale_to_grey(slices: np.ndarray) -> np.ndarray:
-    """Scale intensities `(K, 256, 256)` to 8-bit grey: the maximum of each slice becomes 255.
-
-    The published slices are scaled so. With scalp, exactly one pixel of a slice is 255. In
-    brain-masked ones, white matter jumps by up to a third from one millimetre to the next.
-    """
-    slices = np.clip(np.nan_to_num(slices.astype("float64"), posinf=0.0), 0, None)
-    peaks = slices.max((1, 2), keepdims=True)  # (K, 1, 1)
-    return np.rint(slices * (255.0 / np.where(peaks > 0, peaks, 1.0))).astype("uint8")

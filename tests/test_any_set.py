@@ -92,6 +92,7 @@ def evaluated(knees, run, tmp_path_factory):
         done = run_script("predict.py", "--run", run, "--data", alone, "--out", out, *flags)
     assert done.returncode == 0, done.stderr
     assert contents(run) == before
+    assert "trained on other data" not in done.stdout
     return done.stdout, out, captions
 
 

@@ -4,6 +4,7 @@ Landmarks in the volumes would move with a wrong axis, flip or level.
 """
 
 import collections
+import dataclasses
 import os
 import shutil
 import zipfile
@@ -17,11 +18,13 @@ from shared import contents, one_line, run_script
 from shared import write_slices as write_data
 
 import utils
-from sources.conversion import ConversionSettings, convert, make_plan, write_slices
-from sources.facts import read_facts
+from sources.conversion import ConversionSettings, convert, make_plan
+from sources.facts import OASIS, read_facts
 from sources.folder import open_folder, open_slices
 from sources.layout import SPLITS
+from sources.scans import open_scan
 from sources.splitting import FRACTIONS, split_subjects
+from utils import InputError
 
 GRID = (176, 208, 176)
 FIRST = 71
@@ -78,15 +81,15 @@ def run(*arguments, **options):
     return run_script("dataset.py", *arguments, **options)
 
 
-def the_one(folder, pattern):
-    (path,) = folder.glob(pattern)
-    return path
+def slices_of(out, case=1):
+    """Slices of a case by their levels, from bottom to top."""
+    paths = {int(path.name.split("_")[3].split(".")[0]): path for path in out.rglob(
+        f"case_{case:03d}_*")}  # fmt: skip
+    return {level: np.array(Image.open(paths[level])) for level in sorted(paths)}
 
 
-def pixels(path):
-    with Image.open(path) as image:
-        assert image.mode == "L" and image.size == (256, 256)
-        return np.array(image)
+def same(one, other):
+    return list(one) == list(other) and all((one[k] == other[k]).all() for k in one)
 
 
 @pytest.fixture(scope="module")
@@ -114,8 +117,7 @@ def converted(discs, tmp_path_factory):
 
 
 def test_every_level_and_landmark_is_in_its_place(converted):
-    for k in range(32):
-        image = pixels(the_one(converted, f"*/case_001_slice_{k}.nii.png"))
+    for k, image in slices_of(converted).items():
         i, j = landmark(FIRST + k)
         # Each slice is scaled by its own maximum, which is one voxel.
         assert np.argwhere(image == 255).tolist() == [[215 - i, 24 + j]]
@@ -143,7 +145,7 @@ def test_masked_volumes_and_another_first_slice(discs, tmp_path):
     out, first = tmp_path / "out", FIRST + 1
     done = run("from-oasis1", discs / "disc1", "--out", out, "--masked", "--first-slice", first)
     assert done.returncode == 0, done.stderr
-    image = pixels(the_one(out, "*/case_001_slice_0.nii.png"))
+    image = slices_of(out)[0]
     assert image[100, 100] == round(500 * 255 / (1000 + first))
     i, j = landmark(first)
     assert np.argwhere(image == 255).tolist() == [[215 - i, 24 + j]]
@@ -198,11 +200,9 @@ def test_what_cannot_be_read_is_listed_and_the_rest_is_written(tmp_path):
 
 
 def test_commands_need_no_tensorflow(discs, tmp_path):
-    """Each command answers as a process that cannot import TensorFlow."""
+    """They answer as a process that cannot import TensorFlow."""
     (tmp_path / "tensorflow.py").write_text("raise ImportError('not installed')")
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    data = write_data(tmp_path / "data")
-    assert run("check", data, env=environment).returncode == 0
     arguments = ("from-oasis1", discs, "--first-slice", "150", "--out", tmp_path / "out")
     one_line(run(*arguments, env=environment), "no volume could be used")
 
@@ -255,10 +255,12 @@ def test_nifti_from_the_shell(discs, converted, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "2 scans in" in done.stdout and "broken.nii.gz cannot be read" in done.stdout
     assert "large.nii cannot be read (it unpacks to more than" in done.stdout
-    for k in (0, 17, 31):
-        pattern = f"*/case_001_slice_{k}.nii.png"
-        one, other = the_one(tmp_path / "named", pattern), the_one(converted, pattern)
-        np.testing.assert_array_equal(pixels(one), pixels(other))
+    data, like = write_data(tmp_path / "data"), tmp_path / "like"  # OASIS as handed out
+    done = run("from-nifti", path, "--out", like, "--like", data)
+    assert done.returncode == 0, done.stderr
+    for case in (1, 2):
+        assert same(slices_of(tmp_path / "named", case), slices_of(converted, case))
+    assert same(slices_of(like), slices_of(converted, 2))
 
 
 # ---- volumes -----------------------------------------------------------------------------------
@@ -302,10 +304,9 @@ def test_nifti_volumes_are_turned_by_their_affine(tmp_path):
     assert "none of its voxels is a number" in nan
     assert any("sub-07" in note for note in report.notes)  # black slices stay, but are noticed
     assert sum(report.slices.values()) == len(list(out.glob("*/case_*.png"))) == 6 * 32
-    for k in range(32):
-        paths = [the_one(out, f"*/case_00{case}_slice_{k}.nii.png") for case in range(1, 6)]
-        assert len({path.read_bytes() for path in paths}) == 1
-        picture = pixels(paths[0])
+    stacks = [slices_of(out, case) for case in range(1, 6)]
+    assert all(same(stacks[0], stack) for stack in stacks)
+    for picture in stacks[0].values():
         assert np.argwhere(picture == 255).tolist() == [[128 + 30, 147 - 50]]
         rows, columns = np.nonzero(picture)
         assert (rows.min(), rows.max()) == (128 - 45, 128 + 44)
@@ -348,13 +349,6 @@ def adni(levels=range(78, 82)):
             yield f"AD_NC/{split}/{('AD', 'NC')[place % 2]}/{number}_{k}.jpeg"
 
 
-def knees():
-    for place, number in enumerate(IDS[:8]):
-        for side in ("LEFT", "RIGHT")[: 1 + place % 2]:
-            visit = f"OAI90{number % 10**5}_BaseLine_3_de3d1_SAG_3D_DESS_WE_{side}.nii"
-            yield from (f"{visit}_{k}.png" for k in range(37, 41))
-
-
 def oasis_copy():
     for kind, count in {"NonDemented": 6, "MildDemented": 4, "VeryMildDemented": 5}.items():
         for k in (26, 27):
@@ -374,12 +368,6 @@ def hipmri():
                 yield f"keras_slices_seg_{split}/seg_{name}.gz"
 
 
-def repeats():
-    for scan in ("0028_MR1", "0031_MR1", "0061_MR1", "0061_MR2"):
-        for repeat in (1, 2):
-            yield from (f"OAS1_{scan}_mpr-{repeat}_{k}.jpg" for k in range(100, 104))
-
-
 def tumours():
     for split, count in {"Training": 6, "Testing": 3}.items():
         for kind in ("glioma", "meningioma", "notumor", "pituitary"):
@@ -387,42 +375,19 @@ def tumours():
             yield from (f"{split}/{kind}/{name}" for name in names)
 
 
-def with_masks():
-    for case in ("CS_4941_19960909", "CS_4942_19970222", "DU_5849_19950405", "HT_7473_19970826"):
-        for k in range(1, 5):
-            yield from (f"TCGA_{case}/TCGA_{case}_{k}{mask}.tif" for mask in ("", "_mask"))
-
-
-def pneumonia():
-    for split, count in {"train": 6, "test": 4, "val": 3}.items():
-        for n in range(1, count):
-            person = n + 100 * len(split)
-            yield f"{split}/PNEUMONIA/person{person}_{('virus', 'bacteria')[n % 2]}_{n * 7}.jpeg"
-            yield f"{split}/NORMAL/IM-{person:04d}-0001.jpeg"
-
-
+# Some of the sets of `test_names`, from files to slices.
 # Names; subjects, scans, levels; subjects of the splits; classes; words that are printed
 SETS = {
     "adni": (adni(), 10, 10, 4, (6, 1, 3), {"AD", "NC"}, "subject 297734, level 78"),
-    "knees": (knees(), 8, 12, 4, None, None, "OAI90"),
     "oasis copy": (
         oasis_copy(), 45, 60, 1, None, {"NonDemented", "MildDemented", "VeryMildDemented"},
         "figures of the test split are worth nothing"),
     "gliomas": ([f"glioma_tumor/gg ({n}).jpg" for n in range(1, 8)]
         + [f"no_tumor/image({n}).jpg" for n in range(1, 8)],
         14, 14, 1, (12, 1, 1), {"glioma_tumor", "no_tumor"}, "figures of the test split flatter"),
-    "folders": ([f"P{n}/IMG_{k:03d}.png" for n in range(4) for k in range(12, 16)],
-        4, 4, 4, (2, 1, 1), None, "levels     4"),
     "HipMRI": (hipmri(), 9, 18, 3, (5, 2, 2), None, "54 label maps and masks"),
-    "repeats": (repeats(), 3, 8, 4, (1, 1, 1), None, "OAS1_0061"),
     "tumours": (tumours(), 36, 36, 1, None, {"glioma", "meningioma", "notumor", "pituitary"},
         "validate cut from train"),
-    "masks": (with_masks(), 4, 4, 4, (2, 1, 1), None, "16 label maps and masks"),
-    "a word": ([f"BraTS20_Training_{n:03d}/slice_{k}.png" for n in range(1, 5) for k in range(3)],
-        4, 4, 3, (2, 1, 1), None, "made here by subject"),
-    "a folder in itself": ([f"{c}-parent/{c}/{n}.png" for c in ("AD", "CN") for n in range(6)],
-        12, 12, 1, (10, 1, 1), {"AD", "CN"}, "of one person"),
-    "pneumonia": (pneumonia(), 20, 20, 1, (10, 4, 6), {"PNEUMONIA", "NORMAL"}, "person"),
 }  # fmt: skip
 
 
@@ -451,22 +416,12 @@ def test_well_known_sets_are_understood(name, tmp_path):
     assert (facts.side, facts.brain, facts.name) == (32, False, "out")
     with Image.open(out / "preview.png") as sheet:
         assert min(sheet.size) > 90
-    once = contents(out)
-    assert run("from-images", source, "--out", out).returncode == 0  # repeated, it changes nothing
-    assert contents(out) == once
 
 
 def convert_images(source, out, *flags):
     done = run("from-images", source, "--out", out, *flags)
     assert done.returncode == 0, done.stderr
     return done.stdout, read_facts(out)
-
-
-def slices_of(out, case=1):
-    """Levels of a case, and its slices."""
-    paths = {int(path.name.split("_")[3].split(".")[0]): path for path in out.rglob(
-        f"case_{case:03d}_*")}  # fmt: skip
-    return {level: np.array(Image.open(paths[level])) for level in sorted(paths)}
 
 
 def test_levels_of_stacks_of_unequal_length(tmp_path):
@@ -499,8 +454,13 @@ def test_one_more_patient(tmp_path):
     assert list(other.cases) == [1] and other.cases[1]["split"] is None
     assert (other.levels, other.side, other.mirror) == (4, 48, facts.mirror)
     old, new = slices_of(out, case), slices_of(more)
-    assert list(new) == [1, 2, 3] and all((new[k] == old[k]).all() for k in new)
+    assert same(new, {k: old[k] for k in (1, 2, 3)})
     assert len(open_folder(more)) == 3
+    done = run("check", more)
+    assert done.returncode == 0 and "more     " in done.stdout and "no problems" in done.stdout
+    before = contents(more)
+    convert_images(tmp_path / "one", more, "--like", out)  # repeated, it changes nothing
+    assert contents(more) == before
     single = tmp_path / "single"
     make(single, ["scan.png"])
     one_line(run("from-images", single, "--out", tmp_path / "s"), "holds one image", "--like")
@@ -535,9 +495,9 @@ def test_what_is_wrong_with_pictures(tmp_path):
     text, _ = convert_images(source, tmp_path / "copied_out")
     assert "LEAK: 1 images of test are in" in text and victim.name in text
 
-    (tmp_path / "empty").mkdir()
-    dicom = tmp_path / "dicom"
-    dicom.mkdir()
+    dicom, no = tmp_path / "dicom", tmp_path / "no"
+    for folder in (dicom, tmp_path / "empty"):
+        folder.mkdir()
     (dicom / "IM0001").write_bytes(bytes(128) + b"DICM")
     rows = {
         (tmp_path / "nothing",): "is not there",
@@ -548,16 +508,14 @@ def test_what_is_wrong_with_pictures(tmp_path):
         (source, "--like", tmp_path / "nothing"): "is no folder",
         (source, "--image-size", "50"): "multiple of 8",
     }
-    for arguments, words in rows.items():
-        one_line(
-            run("from-images", *arguments[:1], "--out", tmp_path / "no", *arguments[1:]), words
-        )
-    assert run("from-images", source, "--out", tmp_path / "no", "--dry-run").returncode == 0
-    assert not (tmp_path / "no").exists()
+    for (place, *flags), words in rows.items():
+        one_line(run("from-images", place, "--out", no, *flags), words)
+    assert run("from-images", source, "--out", no, "--dry-run").returncode == 0
+    assert not no.exists()
 
 
 def test_archives_and_medmnist(tmp_path):
-    source = make(tmp_path / "in", adni())
+    source = make(tmp_path / "in", adni([78]))
     with zipfile.ZipFile(tmp_path / "in.zip", "w") as archive:
         for path in source.rglob("*.jpeg"):
             archive.write(path, path.relative_to(tmp_path))
@@ -622,23 +580,15 @@ def test_volumes_of_any_origin(tmp_path):
     # One of them again, alone, becomes the same slices.
     done = run("from-nifti", path, "--out", tmp_path / "more", "--like", out)
     assert done.returncode == 0, done.stderr
-    old, new = slices_of(out, 3), slices_of(tmp_path / "more")
-    assert list(old) == list(new) and all((old[k] == new[k]).all() for k in old)
-    bare = write_slices(path, tmp_path / "bare", facts)
-    assert np.allclose(bare["affine"], facts.cases[3]["affine"])
-
-
-def test_a_volume_like_oasis_as_handed_out(discs, converted, tmp_path):
-    pair = nibabel.load(discs / "disc1" / f"{FOLDER.format(scan='OAS1_0001_MR1', kind='gfc')}.hdr")
-    affine = np.diag([-1.0, 1, 1, 1])
-    affine[:3, 3] = 87, -123, -75
-    path = tmp_path / "patient.nii.gz"
-    nibabel.save(nibabel.Nifti1Image(np.asanyarray(pair.dataobj)[..., 0], affine), path)
-    data = write_data(tmp_path / "data")
-    done = run("from-nifti", path, "--out", tmp_path / "out", "--like", data)
-    assert done.returncode == 0, done.stderr
-    new, old = slices_of(tmp_path / "out"), slices_of(converted)
-    assert list(new) == list(range(32)) and all((old[k] == new[k]).all() for k in new)
+    old = slices_of(out, 3)
+    assert same(old, slices_of(tmp_path / "more"))
+    scan = open_scan(str(path), facts)
+    assert np.allclose(scan.facts.cases[0]["affine"], facts.cases[3]["affine"])
+    assert same(old, dict(zip(scan.levels.tolist(), scan.images)))
+    unknown = dataclasses.replace(facts, settings={}, affine=np.diag([3, -3, 3, 1]))
+    for like, words in ((unknown, "--plane"), (OASIS, "space of OASIS: register it")):
+        with pytest.raises(InputError, match=words):
+            open_scan(str(path), like)
 
 
 def test_a_conversion_that_failed_blocks_nothing(tmp_path, discs):

@@ -136,7 +136,7 @@ def test_folders_and_runs_of_former_versions(slices_folder, tmp_path):
     cohort = {"subjects": 3, "seed": 4, "version": 1}
     (folder / "cohort.json").write_text(json.dumps(cohort))
     made = open_slices(folder)
-    assert made.name == "synthetic cohort (3 subjects, seed 4)" and made.cohort == cohort
+    assert made.name == "synthetic cohort (3 subjects, seed 4)" and made.facts.cohort == cohort
     assert before.fingerprint == converted.fingerprint == made.fingerprint
     (folder / "dataset.json").write_text(json.dumps({"mirror": "none"}))
     assert open_slices(folder).name == "data"
@@ -252,17 +252,17 @@ def test_a_test_split_alone_is_evaluated_but_not_trained_on(slices_folder, tmp_p
 
 UNPREPARED = {
     ("set/train/AD/1.jpg", "set/test/NC/2.JPG", "set/.DS_Store"):
-        "looks like 2 JPEG images in class folders (AD, NC). "
+        "looks like 2 images such as test/NC/2.JPG. "
         "Prepare it with: python dataset.py from-images set --out data/set",
-    ("set/s1/a.png", "set/s2/b.tif", "set/notes.txt"): "2 PNG and TIFF images",
+    ("set/s1/a.png", "set/s2/b.tif", "set/notes.txt"): "2 images such as s1/a.png. Prepare",
     ("set/sub-1/anat/T1w.nii.gz",): "from-nifti set --out data/set",
     ("set/OAS1_0001_MR1_mpr_n4_anon_111_t88_gfc.hdr",): "from-oasis1 set --out",
     ("set/1.dcm",): "dcm2niix -z y -o data/set_nifti set && python dataset.py from-nifti",
     ("set/IM1",): "looks like 1 DICOM files",
-    ("set/flat.nii",): "1 two-dimensional NIfTI images. Prepare it with: python dataset.py from-im",
+    ("set/flat.nii",): "such as flat.nii. Prepare it with: python dataset.py from-im",
     ("set/bloodmnist.npz",): "from-images set/bloodmnist.npz --out data/set",
-    ("set/a.tar.gz",): "archives such as a.tar.gz: unpack them",
-    ("set/case_001_slice_0.nii.png",): "slices without splits",
+    ("set/a.tar.gz",): "archives such as a.tar.gz: unpack it",
+    ("set/case_001_slice_0.nii.png",): "without splits: name the folder above",
     ("set/notes.txt",): "no images or volumes",
     ("data/set/notes.txt", "set/1.bmp"): "--out data/set_slices",
 }  # fmt: skip

@@ -4,7 +4,6 @@ A row of `SETS` makes up the names of a set and says what some of them mean. No 
 """
 
 import random
-import time
 from typing import NamedTuple
 
 import pytest
@@ -49,7 +48,7 @@ def adni():
     means = {f"AD_NC/test/{kind}/{number}_80.jpeg": ("test", kind, str(number), 80)}
     system = ["AD_NC/.DS_Store", "AD_NC/train/AD/._a.jpeg", "AD_NC/Thumbs.db", "AD_NC/readme.txt"]
     ignored = {"system files": 3, "other files": 1}
-    return Row(names + system, means, 24, 24, ("The subject of AD_NC/t", "3 system files"), ignored)
+    return Row(names + system, means, 24, 24, ("3 system files",), ignored)
 
 
 def knees():
@@ -64,7 +63,7 @@ def knees():
     means = {
         name.format(people[1], people[1] % 4, "RIGHT", 22): (None, None, f"OAI{people[1]}", 22)
     }
-    return Row(names, means, 24, 28, ("4 of 24 subjects have several scans",))
+    return Row(names, means, 24, 28)
 
 
 def class_copy_of_oasis():
@@ -116,7 +115,7 @@ def hip_mri():
         "keras_slices_test/case_006_week_0_slice_10.nii.gz": ("test", None, "case_006", 10),
     }
     ignored = {"label maps and masks": len(masks)}
-    return Row(names + masks, means, 36, 72, ("36 of 36", "label maps"), ignored)
+    return Row(names + masks, means, 36, 72, ("label maps",), ignored)
 
 
 def repeats_of_oasis():
@@ -128,7 +127,7 @@ def repeats_of_oasis():
         for level in range(100, 111)
     ]
     path = "Data/Non Demented/OAS1_0008_MR2_mpr-1_100.jpg"
-    return Row(names, {path: (None, "Non Demented", "OAS1_0008", 100)}, 8, 27, ("several scans",))
+    return Row(names, {path: (None, "Non Demented", "OAS1_0008", 100)}, 8, 27)
 
 
 def tcga():
@@ -181,7 +180,7 @@ SETS = {
     "x-rays": x_rays(),
     "subject folders": Row(
         [f"S{i:03d}/IMG_{k:03d}.png" for i in range(1, 9) for k in range(1, 20)],
-        {"S003/IMG_012.png": (None, None, "S003", 12)}, 8, 8, ("/IMG_",),
+        {"S003/IMG_012.png": (None, None, "S003", 12)}, 8, 8,
     ),
     "split's word at the start": Row(
         [f"{s}/{k}/{s[:2]}-{k[:2]}_{i:04d}.jpg" for s in ("Training", "Testing")
@@ -360,6 +359,14 @@ SETS = {
         + [f"test/{i}_{k}.png" for i in IDS[12:] for k in range(70, 80)],
         {f"test/{IDS[20]}_73.png": ("test", None, str(IDS[20]), 73)}, 24, 24,
     ),
+    "subjects as letters": Row(
+        [f"person_{name}/slice_{k}.png" for name in "ABC" for k in range(5 + ord(name) % 3, 30)],
+        {"person_B/slice_10.png": (None, None, "person_B", 10)}, 3, 3,
+    ),
+    "subjects as letters, bare numbers": Row(
+        [f"set/P {name}/{k:03d}.png" for name in "ABC" for k in range(40)],
+        {"set/P B/010.png": (None, None, "P B", 10)}, 3, 3,
+    ),
     "one person": Row([f"slice_{k}.png" for k in range(9)],
                       {"slice_3.png": (None, None, "1", 3)}, 1, 1),
     "one level": Row([f"case_{i}.png" for i in range(9)],
@@ -440,14 +447,3 @@ def test_a_rule_chooses_a_contrast():
     understood = understand(paths, Rules(subject=r"(IXI\d+)-.*-T1\."), volumes=True)
     assert len(understood.places) == 19 and {place.scan for place in understood.places} == {""}
     assert [len(found) for found in understood.ignored.values()] == [19]
-
-
-def test_ten_thousand_names_take_seconds():
-    paths = [
-        f"AD_NC/{split}/{'AD' if i % 2 else 'NC'}/{218_000 + i}_{level}.jpeg"
-        for i, split in turns(range(500), ("train", "test"))
-        for level in range(20)
-    ]
-    start = time.process_time()
-    assert len(understand(paths).places) == 10_000
-    assert time.process_time() - start < 5  # and less than one on an idle machine

@@ -5,7 +5,6 @@ import io
 import os
 import struct
 import zipfile
-import zlib
 
 import nibabel
 import numpy as np
@@ -35,27 +34,18 @@ def nifti(array, kind=nibabel.Nifti1Image, slope=None):
     return image.to_bytes()
 
 
-def png(raw, height=24, width=40):
-    """An 8-bit grey PNG of these filtered rows, whose checksums are right."""
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    chunks = {b"IHDR": header, b"IDAT": zlib.compress(raw), b"IEND": b""}
-    parts = [
-        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-        for name, data in chunks.items()
-    ]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
-
-
-def exif(orientation):
-    tags = Image.Exif()
-    tags[0x0112] = orientation
-    return tags
+def of_size(side):
+    """A bitmap that declares another size than it has."""
+    content = encode(GREY, "BMP")
+    return content[:18] + struct.pack("<ii", side, side) + content[26:]
 
 
 def luminance(rgb):
     return np.asarray(Image.fromarray(rgb).convert("L"))
 
 
+TURNED = Image.Exif()
+TURNED[0x0112] = 6
 HALF = np.where(RAMP < 480, 255, 0).astype("uint8")
 PALETTE = Image.fromarray(COLOUR).quantize(16, dither=Image.Dither.NONE)
 CMYK = Image.fromarray(COLOUR).convert("CMYK")
@@ -64,30 +54,30 @@ FLOAT = (RAMP / 100 - 3).astype("float32")
 # name -> bytes, mode, grey values, tolerance
 READ = {
     "grey.png": (encode(GREY, "PNG"), "8-bit grey", GREY, 0),
-    "named_wrongly.jpg": (encode(GREY, "PNG"), "8-bit grey", GREY, 0),
     "UPPER.JPG": (encode(COLOUR[:, :, :1].repeat(3, 2), "JPEG", quality=98), "RGB", GREY, 12),
     "colour.bmp": (encode(COLOUR, "BMP"), "RGB", luminance(COLOUR), 0),
     "cmyk.tif": (encode(CMYK, "TIFF"), "CMYK", np.asarray(CMYK.convert("L")), 0),
-    "cmyk.jpeg": (encode(CMYK, "JPEG", quality=98), "CMYK", np.asarray(CMYK.convert("L")), 12),
     "palette.png": (encode(PALETTE, "PNG"), "palette", np.asarray(PALETTE.convert("L")), 0),
     "bits.png": (encode(Image.fromarray(HALF).convert("1"), "PNG"), "1-bit", HALF, 0),
     "alpha.png": (encode(np.dstack([COLOUR, HALF]), "PNG"), "RGBA", luminance(COLOUR) & HALF, 0),
-    "grey_alpha.png": (
-        encode(Image.merge("LA", [*map(Image.fromarray, (GREY, HALF))]), "PNG"),
-        "grey with transparency", GREY & HALF, 0,
-    ),
     "deep.png": (encode(DEEP, "PNG"), "16-bit grey", DEEP, 0),
     "deep.TIFF": (encode(DEEP, "TIFF", compression="tiff_lzw"), "16-bit grey", DEEP, 0),
     "float.tif": (encode(FLOAT, "TIFF"), "float grey", FLOAT, 0),
     "signed.tif": (encode(RAMP.astype("int32") - 500, "TIFF"), "integer grey", RAMP - 500, 0),
-    "turned.jpg": (encode(HALF, "JPEG", exif=exif(6)), "8-bit grey", np.rot90(HALF, -1), 12),
-    "turned.png": (encode(GREY, "PNG", exif=exif(6)), "8-bit grey", np.rot90(GREY, -1), 0),
-    "turned.tif": (encode(GREY, "TIFF", exif=exif(6)), "8-bit grey", np.rot90(GREY, -1), 0),
+    "turned.jpg": (encode(HALF, "JPEG", exif=TURNED), "8-bit grey", np.rot90(HALF, -1), 12),
+    "turned.png": (encode(GREY, "PNG", exif=TURNED), "8-bit grey", np.rot90(GREY, -1), 0),
+    "turned.tif": (encode(GREY, "TIFF", exif=TURNED), "8-bit grey", np.rot90(GREY, -1), 0),
     "a.nii": (nifti(DEEP.astype("int16")), "NIfTI", DEEP.astype("int16"), 0),
     "b.nii/b.nii": (nifti(FLOAT[:, :, None]), "NIfTI", FLOAT, 0),
     "B.NII.GZ": (gzip.compress(nifti(GREY, slope=0.5)), "NIfTI", GREY * 0.5 - 5, 0),
     "two.nii": (nifti(FLOAT[None], nibabel.Nifti2Image), "NIfTI", FLOAT, 0),
 }  # fmt: skip
+
+
+def pack(path, contents):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in contents.items():
+            archive.writestr(name, content)
 
 
 @pytest.fixture(scope="module")
@@ -96,9 +86,9 @@ def folder(tmp_path_factory):
     for name, (content, *_) in READ.items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(content)
-    with zipfile.ZipFile(folder.with_suffix(".zip"), "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, (content, *_) in READ.items():
-            archive.writestr(name.replace("/", "\\"), content)  # as some programs of Windows do
+    # Some programs of Windows write backslashes.
+    contents = {name.replace("/", "\\"): content for name, (content, *_) in READ.items()}
+    pack(folder.with_suffix(".zip"), contents)
     return folder
 
 
@@ -107,9 +97,9 @@ def test_reads_every_kind_from_folders_and_archives(folder, suffix):
     source = open_pictures(folder.with_suffix(suffix))
     assert source.paths == sorted(READ)
     for name, (_, mode, values, tolerance) in READ.items():
-        picture = source.read(name)
-        assert picture.pixels.dtype == np.float32 and picture.mode == mode, name
-        np.testing.assert_allclose(picture.pixels, values, atol=tolerance or 1e-4, err_msg=name)
+        pixels = source.read(name)
+        assert pixels.dtype == np.float32
+        np.testing.assert_allclose(pixels, values, atol=tolerance or 1e-4, err_msg=name)
         assert source.size(name) == (*values.shape, mode), name
         assert not source.is_dicom(name)
 
@@ -118,7 +108,7 @@ def test_what_is_no_number_takes_the_least_or_the_greatest_value(tmp_path):
     values = FLOAT.copy()
     values[0, :3] = np.nan, np.inf, -np.inf
     (tmp_path / "a.tif").write_bytes(encode(values, "TIFF"))
-    pixels = open_pictures(tmp_path).read("a.tif").pixels
+    pixels = open_pictures(tmp_path).read("a.tif")
     assert pixels[0, :3].tolist() == [values[0, 3], FLOAT.max(), values[0, 3]]
 
 
@@ -131,24 +121,23 @@ REFUSED = {
     "text.jpg": (b"<html>not found</html>" * 20, "no PNG, JPEG, TIFF, BMP or NIfTI"),
     "text.nii": (b"not found" * 99, "no NIfTI"),
     "a.gif": (encode(GREY, "GIF"), "no PNG, JPEG"),
-    "IM_0001": (DICOM, "dcm2niix"),
+    "IM_0001": (DICOM, "no PNG"),
     "cut.png": (encode(GREY, "PNG")[:-40], "cannot be read"),
     "cut.jpg": (encode(GREY, "JPEG")[:-20], "truncated"),
     "cut.tif": (encode(GREY, "TIFF")[:500], "cannot be read"),
     "cut.bmp": (encode(GREY, "BMP")[:-100], "truncated"),
-    "cut.nii": (nifti(GREY)[:-10], "smaller than requested"),
-    "cut.nii.gz": (gzip.compress(nifti(GREY))[:-20], "ends too early"),
-    "rows.png": (png(b"".join(b"\0" + row.tobytes() for row in GREY[:20])), "lacks pixels"),
+    "cut.nii": (nifti(GREY)[:-10], "cannot be read"),
+    "cut.nii.gz": (gzip.compress(nifti(GREY))[:-20], "cannot be read"),
     "checksum.png": (encode(GREY, "PNG")[:-17] + b"0" + encode(GREY, "PNG")[-16:], "broken PNG"),
-    "huge.png": (png(b"", 9000, 9000), "declares 9000 x 9000"),
-    "bomb.png": (png(b"", 2**30, 2**30), "exceeds limit"),
+    "huge.bmp": (of_size(9000), "declares 9000 x 9000"),
+    "bomb.bmp": (of_size(2**30), "exceeds limit"),
     "animated.png": (encode(GREY, "PNG", **PAGES), "2 pages or frames"),
     "pages.tif": (encode(GREY, "TIFF", **PAGES), "2 pages or frames"),
     "volume.nii": (nifti(np.zeros((8, 9, 3), "uint8")), "8 x 9 x 3 voxels.*from-nifti"),
     "complex.nii": (nifti(np.zeros((8, 9), "complex64")), "complex64"),
     "nan.nii": (nifti(np.full((8, 9), np.nan, "float32")), "no numbers"),
     "huge.nii": (nifti(GREY).replace(b"\2\0\x18\0\x28\0", b"\2\0\xff\x7f\xff\x7f"), "declares"),
-    "bomb.nii.gz": (gzip.compress(nifti(GREY) + bytes(2**21)), "never"),
+    "bomb.nii.gz": (gzip.compress(bytes(2**21)), "no NIfTI"),
 }  # fmt: skip
 
 
@@ -161,10 +150,8 @@ def test_refuses_in_one_line_what_is_no_picture(tmp_path, monkeypatch):
     os.symlink(tmp_path / "nothing.png", tmp_path / "link.png")
     refused = {name: words for name, (_, words) in REFUSED.items()}
     refused |= {"pipe.png": "no regular file", "link.png": "not there", "large.tif": "bytes"}
-    with zipfile.ZipFile(tmp_path / "all.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, (content, _) in REFUSED.items():
-            archive.writestr(name, content)
-        archive.writestr("large.tif", bytes(2**20 + 1))
+    contents = {name: content for name, (content, _) in REFUSED.items()}
+    pack(tmp_path / "all.zip", contents | {"large.tif": bytes(2**20 + 1)})
     source, archive = open_pictures(tmp_path), open_pictures(tmp_path / "all.zip")
     assert source.is_dicom("IM_0001") and archive.is_dicom("IM_0001")
     for name, words in refused.items():
@@ -172,7 +159,7 @@ def test_refuses_in_one_line_what_is_no_picture(tmp_path, monkeypatch):
             with pytest.raises(InputError, match=words) as caught:
                 place.read(name)
             assert name in str(caught.value) and "\n" not in str(caught.value)
-    for name in ("huge.png", "bomb.png", "animated.png", "volume.nii", "huge.nii", "text.jpg"):
+    for name in ("huge.bmp", "bomb.bmp", "animated.png", "volume.nii", "huge.nii", "text.jpg"):
         with pytest.raises(InputError, match=refused[name]):
             source.size(name)
 
@@ -186,47 +173,36 @@ def test_links_are_followed_but_not_in_a_circle(tmp_path):
     (outside / "circle").symlink_to(inside)
     source = open_pictures(inside)
     assert source.paths == ["b.png", "folder/a.png"]
-    np.testing.assert_array_equal(source.read("folder/a.png").pixels, GREY)
+    np.testing.assert_array_equal(source.read("folder/a.png"), GREY)
 
 
-@pytest.mark.parametrize("channels", [(), (3,)])
-def test_a_medmnist_file_goes_in_like_a_folder(tmp_path, channels):
+def test_a_medmnist_file_goes_in_like_a_folder(tmp_path):
     rng, arrays = np.random.default_rng(0), {}
     for split, count in {"train": 5, "val": 2, "test": 3}.items():
-        arrays[f"{split}_images"] = rng.integers(0, 256, (count, 28, 28, *channels), "uint8")
+        arrays[f"{split}_images"] = rng.integers(0, 256, (count, 28, 28, 3), "uint8")
         arrays[f"{split}_labels"] = np.arange(count, dtype="uint8")[:, None] % 2
     np.savez_compressed(tmp_path / "a.npz", **arrays)
     source = open_pictures(tmp_path / "a.npz")
     assert len(source.paths) == 10 and not source.notes
     assert source.paths[-1] == "val/class_1/image (1).bmp"
-    image, mode = arrays["train_images"][3], "RGB" if channels else "8-bit grey"
-    picture = source.read("train/class_1/image (3).bmp")
-    np.testing.assert_array_equal(picture.pixels, luminance(image))
-    assert picture.mode == mode and source.size("test/class_0/image (2).bmp") == (28, 28, mode)
+    pixels = source.read("train/class_1/image (3).bmp")
+    np.testing.assert_array_equal(pixels, luminance(arrays["train_images"][3]))
+    assert source.size("test/class_0/image (2).bmp") == (28, 28, "RGB")
     several = {name: array.repeat(14, 1) for name, array in arrays.items() if "labels" in name}
     np.savez(tmp_path / "b.npz", **arrays | several)
     source = open_pictures(tmp_path / "b.npz")
     assert source.paths[0] == "test/image (0).bmp" and "14 labels" in source.notes[0]
 
 
-def entries(path, **contents):
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in contents.items():
-            archive.writestr(name, content)
-    return path
-
-
-def test_refuses_sources_that_cannot_be_opened(tmp_path, monkeypatch):
+def test_refuses_sources_that_cannot_be_opened(tmp_path):
     (tmp_path / "text.zip").write_text("no archive")
     (tmp_path / "notes.txt").write_text("no source")
     np.savez(tmp_path / "other.npz", x=GREY)
     flat = np.zeros((2, 8), "uint8")
     three = {f"{s}_{k}": flat for s in ("train", "val", "test") for k in ("images", "labels")}
     np.savez(tmp_path / "flat.npz", **three)
-    entries(tmp_path / "escape.zip", **{"../a.png": b""})
-    entries(tmp_path / "absolute.zip", **{"/etc/a.png": b""})
-    entries(tmp_path / "bomb.zip", **{"a.png": bytes(2**20)})
-    monkeypatch.setattr(pictures, "MAX_FILE_BYTES", 2**16)
+    pack(tmp_path / "escape.zip", {"../a.png": b""})
+    pack(tmp_path / "absolute.zip", {"/etc/a.png": b""})
     for name, words in {
         "nothing": "is not there",
         "notes.txt": "is none",
@@ -235,7 +211,6 @@ def test_refuses_sources_that_cannot_be_opened(tmp_path, monkeypatch):
         "flat.npz": r"train_images are uint8 \(2, 8\)",
         "escape.zip": "leads out of it",
         "absolute.zip": "leads out of it",
-        "bomb.zip": "unpack to 1048576",
     }.items():
         with pytest.raises(InputError, match=words) as caught:
             open_pictures(tmp_path / name)

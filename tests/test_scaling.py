@@ -15,12 +15,11 @@ from sources.scaling import (
     find_mirror,
     fit_square,
     grey_range,
+    scale_to_grey,
     share_lost,
     suspicious,
     to_grey_values,
 )
-
-# ---- grey values -------------------------------------------------------------------------------
 
 
 def head(side=64, slices=6, seed=0):
@@ -42,7 +41,6 @@ PADDED = np.where(np.arange(64) < 8, -3024, TOMOGRAPHY)
 SCALED = {
     "ordinary": (HEAD, True, 60),
     "hot voxel": (HOT, True, 60),
-    "0 to 1": (HEAD / 1000, True, 60),
     "noise": (NOISY, False, 60),
     "mean 0": (NORMALISED, False, 10),
     "mean 0 all over": ((HEAD - HEAD.mean()) / HEAD.std(), False, 60),
@@ -62,13 +60,12 @@ def test_the_range_keeps_the_contrast_of_what_is_no_background(name):
     assert np.percentile(brain, 1) > darkest and np.percentile(brain, 99) > 200
     assert np.mean(brain == 255) < 0.02
     assert images[~BRAIN].mean() < 15
-    assert to_grey_values(HEAD, (0, 1000)).max() == 255
 
 
 def test_8_bit_images_stay_and_what_is_no_number_does_not_count():
     for values in (np.rint(HEAD / 4), 255 - np.rint(HEAD / 4), (HEAD > 500) * 255, BRAIN * 128):
         np.testing.assert_array_equal(to_grey_values(values, grey_range([values])), values)
-    many = grey_range(image for _ in range(1000) for image in HEAD)  # more than are kept
+    many = grey_range(image for _ in range(350) for image in HEAD)  # more than are kept
     assert many == grey_range(HEAD)
     broken = np.where(HEAD > 990, np.nan, HEAD)
     assert grey_range(broken).low == 0 and 950 < grey_range(broken).high < 1000
@@ -76,37 +73,33 @@ def test_8_bit_images_stay_and_what_is_no_number_does_not_count():
     for empty in ([], np.zeros((2, 8, 8)), [np.full((8, 8), np.nan)]):
         assert grey_range(empty) == (0, 255, None)
     assert to_grey_values(np.full((4, 4), 7.0), (7, 7)).max() == 0
+    by_slice = scale_to_grey(np.array([[[-5, 2, 4, np.nan]], [[0, 0, 0, 0]]]))
+    assert by_slice.tolist() == [[[0, 128, 255, 0]], [[0, 0, 0, 0]]]
 
 
-# ---- squares -----------------------------------------------------------------------------------
+SQUARES = [
+    ((208, 176), 208, "pad", (0, 16, 208, 192)),
+    ((28, 28), 32, "pad", (2, 2, 30, 30)),  # not enlarged
+    ((28, 28), 64, "pad", (0, 0, 64, 64)),
+    ((260, 228), 256, "pad", (0, 16, 256, 240)),
+    ((208, 176), 88, "crop", (0, 0, 88, 88)),
+    ((50, 30), 32, "crop", (0, 0, 32, 32)),
+    ((208, 176), 64, "stretch", (0, 0, 64, 64)),
+]  # shape, side, how, content
 
 
-@pytest.mark.parametrize(
-    "shape, side, how, content",
-    [
-        ((208, 176), 208, "pad", (0, 16, 208, 192)),
-        ((28, 28), 32, "pad", (2, 2, 30, 30)),  # not enlarged
-        ((28, 28), 64, "pad", (0, 0, 64, 64)),
-        ((260, 228), 256, "pad", (0, 16, 256, 240)),
-        ((8, 512), 64, "pad", (31, 0, 32, 64)),
-        ((208, 176), 176, "crop", (0, 0, 176, 176)),
-        ((208, 176), 88, "crop", (0, 0, 88, 88)),
-        ((50, 30), 32, "crop", (0, 0, 32, 32)),
-        ((208, 176), 64, "stretch", (0, 0, 64, 64)),
-    ],
-)
+@pytest.mark.parametrize("shape, side, how, content", SQUARES)
 def test_fits_a_square(shape, side, how, content):
     image = np.full(shape, 200, "uint8")
     square, box = fit_square(image, side, how)
     assert square.shape == (side, side) and square.dtype == np.uint8 and box == content
-    top, left, bottom, right = box
-    inside = np.zeros((side, side), bool)
-    inside[top:bottom, left:right] = True
-    assert (square[inside] == 200).all() and not square[~inside].any()
+    inside = np.zeros((side, side), "uint8")
+    inside[box[0] : box[2], box[1] : box[3]] = 200
+    np.testing.assert_array_equal(square, inside)
 
 
 def test_sizes_of_a_set_and_what_a_crop_loses():
-    assert common_side([(208, 176), (208, 176, "RGB"), (300, 300)]) == 208
+    assert common_side([(208, 176), (208, 176), (300, 300)]) == 208
     assert common_side([(28, 28)] * 3) == 32 and common_side([(8, 900), (64, 64)]) == 256
     image = np.zeros((40, 20), "uint8")
     image[5:35] = 255
@@ -114,40 +107,16 @@ def test_sizes_of_a_set_and_what_a_crop_loses():
     assert share_lost(image, image) == 0 and share_lost(image * 0, image[:0]) == 0
 
 
-# ---- mirror images -----------------------------------------------------------------------------
-
-
-def symmetric(count, seed=0):
-    """Heads that are alike left and right but for a little, each shifted, tilted and shaded."""
-    rng = np.random.default_rng(seed)
-    for image in head(64, count, seed):
-        both = image + image[:, ::-1] + 0.3 * np.where(image > 0, head(64, 1, 99)[0] - 650, 0)
-        both = ndimage.shift(ndimage.rotate(both, rng.uniform(-5, 5), reshape=False), (4, -5))
-        yield np.clip(both * np.linspace(0.4, 1, 64) / 8, 0, 255).astype("uint8")
-
-
-@pytest.mark.parametrize("count", [1, 8])
-def test_finds_what_may_be_mirrored(count):
-    upright = list(symmetric(count))
-    assert find_mirror(upright) == "columns"
-    assert find_mirror([np.rot90(image) for image in upright]) == "rows"
-    assert find_mirror([*upright, *[np.zeros((64, 64), "uint8")] * 20]) == "columns"
-
-
-def test_what_looks_otherwise_in_a_mirror_is_not_mirrored():
-    assert find_mirror([(image / 4).astype("uint8") for image in (HEAD - 300).clip(0)]) == "none"
-    assert find_mirror([]) == find_mirror([np.zeros((32, 32), "uint8")]) == "none"
-
-
 @pytest.mark.parametrize("axis, expected", [(0, "none"), (1, "rows"), (2, "rows")])
-def test_finds_the_mirror_of_a_real_head_in_each_plane(axis, expected):
+def test_finds_the_mirror_of_a_head_in_each_plane(axis, expected):
     volume = pathlib.Path(nibabel.__file__).parent / "tests" / "data" / "anatomical.nii"
-    slices = np.moveaxis(nibabel.load(volume).get_fdata(), axis, 0)[8:-6]
+    slices = np.moveaxis(nibabel.load(volume).get_fdata(), axis, 0)[8:-6:4]
     images = [fit_square(to_grey_values(image, grey_range(slices)), 64)[0] for image in slices]
-    assert find_mirror(images) == expected
-
-
-# ---- looking -----------------------------------------------------------------------------------
+    black = np.zeros((64, 64), "uint8")
+    assert find_mirror([*images, *[black] * 20]) == expected
+    turned = {"rows": "columns"}.get(expected, "none")
+    assert find_mirror([np.rot90(image) for image in images]) == turned
+    assert find_mirror([]) == find_mirror([black]) == "none"
 
 
 def test_notices_dark_slices_and_bright_spots():
@@ -168,7 +137,4 @@ def test_contact_sheet(tmp_path):
     assert (tmp_path / "a.png").stat().st_size < 500_000
     with Image.open(tmp_path / "a.png") as sheet:
         assert sheet.size == (804, 772)
-    contact_sheet(tmp_path / "b.png", noise[:1], ["one"])
-    with Image.open(tmp_path / "b.png") as sheet:
-        assert sheet.size == (104, 118)
-        assert np.asarray(sheet)[102:].max() > 200  # the label
+        assert np.asarray(sheet)[102:114].max() > 200  # a label

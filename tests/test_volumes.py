@@ -1,7 +1,5 @@
 """Volumes as files, in memory, as slices and back: axes, millimetres, and what is no image."""
 
-import itertools
-
 import nibabel
 import numpy as np
 import pytest
@@ -41,34 +39,28 @@ def save(path, voxels, affine=None, axes="RAS", codes=(2, 2), kind=nibabel.Nifti
     return path
 
 
-# ---- slices and back ---------------------------------------------------------------------------
-
-ORIENTATIONS = [  # axes in the file, size of voxels, degrees
-    ("RAS", (1, 1, 1), 0),
-    ("LPS", (1, 1, 2), 0),
-    ("PSR", (0.9, 1.1, 1.5), 12),
-    ("IRP", (3, 0.8, 0.8), -25),
+ORIENTATIONS = [  # axes in the file, size of voxels, degrees, plane
+    ("LPS", (1, 1, 2), 0, "axial"),
+    ("PSR", (0.9, 1.1, 1.5), 12, "coronal"),
+    ("IRP", (3, 0.8, 0.8), -25, "sagittal"),
 ]
 
 
-@pytest.mark.parametrize("axes, zooms, degrees", ORIENTATIONS)
-@pytest.mark.parametrize("plane", volumes.PLANES)
+@pytest.mark.parametrize("axes, zooms, degrees, plane", ORIENTATIONS)
 def test_written_slices_lie_over_the_scan(tmp_path, axes, zooms, degrees, plane):
     """The scan is a slope in millimetres, which neither interpolation nor smoothing changes."""
     slope, affine = np.array([0.8, -0.6, 1.0]), affine_of(zooms, degrees=degrees)
     world = nibabel.affines.apply_affine(affine, np.moveaxis(np.indices(SHAPE), 0, 3))
     middle = world.mean((0, 1, 2))
-    path = save(tmp_path / "scan.nii.gz", (world - middle) @ slope + 128, affine, axes)
+    path = save(tmp_path / "scan.nii", (world - middle) @ slope + 128, affine, axes)
     volume = load_volume(path)
     np.testing.assert_allclose(volume.affine, affine, atol=1e-4)
     inner, across = volumes.native_spacing(volume, plane)
     most = len(volumes.filled_levels(volume, plane, (0, 100)))
     # All levels, every second one, and those that are nearest to their places
     for spacing, percent, levels in (
-        (inner, (0, 100), most),
-        (2, (0, 100), most // 2),
-        (1, None, 13),
-    ):
+        (inner, (0, 100), most), (2, (0, 100), most // 2), (1, None, 13)
+    ):  # fmt: skip
         slices = plane_slices(volume, plane, spacing, percent, levels)
         assert slices.images.dtype == np.float32
         assert len(slices.images) == len(slices.place["levels"]) == levels
@@ -78,34 +70,26 @@ def test_written_slices_lie_over_the_scan(tmp_path, axes, zooms, degrees, plane)
         volumes.write_volume(tmp_path / "back.nii.gz", padded[2:], moved, level=2)
         back = nibabel.load(tmp_path / "back.nii.gz")
         np.testing.assert_allclose(back.header.get_zooms()[:2], spacing, rtol=0.01)
-        places = nibabel.affines.apply_affine(
-            back.affine, np.moveaxis(np.indices(back.shape), 0, 3)
-        )
+        indices = np.moveaxis(np.indices(back.shape), 0, 3)
+        places = nibabel.affines.apply_affine(back.affine, indices)
         error = np.abs((places - middle) @ slope + 128 - np.asarray(back.dataobj))[5:-3, 4:-7]
         assert error.max() < 1 + (across / 2 if percent is None else 0)
 
 
-UPRIGHT = {  # plane: where the first row, the first column and the first level lie
-    "axial": "LPI",
-    "coronal": "SRP",
-    "sagittal": "SAL",
-}
+# plane: where the first row, the first column and the first level lie
+UPRIGHT = {"axial": "LPI", "coronal": "SRP", "sagittal": "SAL"}
 
 
 @pytest.mark.parametrize("plane", UPRIGHT)
 def test_planes_are_upright(plane):
-    sides = {"L": (0, 0), "P": (1, 0), "I": (2, 0), "R": (0, -1), "A": (1, -1), "S": (2, -1)}
     for axis, side in enumerate(UPRIGHT[plane]):
         voxels = np.zeros((9, 10, 11), "uint8")
-        along, end = sides[side]
-        np.moveaxis(voxels, along, 0)[end] = 50
+        np.moveaxis(voxels, "LPIRAS".index(side) % 3, 0)[-(side in "RAS")] = 50
         volume = Volume(voxels, affine_of())
-        levels = len(volumes.filled_levels(volume, plane, (0, 100)))
-        images = plane_slices(volume, plane, 1.0, (0, 100), levels).images
+        images = plane_slices(volume, plane, 1.0, (0, 100), 99).images
         stack = np.moveaxis(images, 0, 2)  # (rows, columns, levels)
-        assert (
-            np.moveaxis(stack, axis, 0)[0].all() and np.count_nonzero(stack) == (voxels > 0).sum()
-        )
+        assert np.moveaxis(stack, axis, 0)[0].all()
+        assert np.count_nonzero(stack) == np.count_nonzero(voxels)
 
 
 def test_levels_that_hold_something():
@@ -115,27 +99,22 @@ def test_levels_that_hold_something():
         volume = Volume(level, np.eye(4))
         assert volumes.filled_levels(volume, "axial") == range(10, 90)
     for levels, chosen in {  # whole steps where they leave out few levels
-        80: list(range(10, 90)),
+        99: list(range(10, 90)),
         76: list(range(12, 88)),
-        40: list(range(11, 90, 2)),
         39: list(range(12, 89, 2)),
         3: [24, 50, 76],
         1: [50],
     }.items():
         slices = plane_slices(volume, "axial", 1.0, None, levels)
-        assert (
-            slices.place["levels"] == chosen and len(slices.images) == levels and not slices.notes
-        )
-        middle = slices.affine @ [0, 0, (levels - 1) / 2, 1]
+        assert slices.place["levels"] == chosen and not slices.notes
+        assert len(slices.images) == len(chosen)
+        middle = slices.affine @ [0, 0, (len(chosen) - 1) / 2, 1]
         np.testing.assert_allclose(middle[2], np.mean(chosen))
-    halved = volumes.interpolate_levels(volume, "coronal", 0.5)
-    assert halved.voxels.shape == (20, 40, 100) and halved.affine[1, 1] == 0.5
     low = plane_slices(volume, "axial", 1.0, (0, 15), 15)
     assert "levels 0 to 14 hold 33%" in low.notes[0]
     assert "made-up detail" in plane_slices(volume, "axial", 0.4, None, 2).notes[0]
     for arguments, message in {
         ("axial", 1.0, (50, 50.1), 1): "no slices there",
-        ("axial", 1.0, None, 90): "it has 80 levels",
         ("axial", 1e-4, None, 80): "are too many",
         ("axial", 5, None, 80): "4 x 4 pixels",
     }.items():
@@ -145,12 +124,9 @@ def test_levels_that_hold_something():
         plane_slices(Volume(np.ones((5, 5, 5)), np.eye(4)), "axial", 1.0, None, 1)
 
 
-# ---- the space of OASIS ------------------------------------------------------------------------
-
-
 def test_volumes_that_are_too_large_or_lie_elsewhere():
     affine = affine_of(origin=(-200, -200, -10))
-    voxels = np.arange(400 * 400, dtype="int32").reshape(400, 400, 1).repeat(60, 2)
+    voxels = np.arange(400 * 400, dtype="int32").reshape(400, 400, 1).repeat(50, 2)
     images, moved, place, notes = oasis_slices(Volume(voxels, affine))
     cut = voxels[200 - 128 : 456 - 128, 200 - 147 : 456 - 147, 7]  # to the frame
     np.testing.assert_array_equal(images[5], cut)
@@ -163,48 +139,27 @@ def test_volumes_that_are_too_large_or_lie_elsewhere():
         oasis_slices(Volume(voxels, affine_of((1, 1, 2))))
 
 
-def test_orders_of_axes_make_no_difference(tmp_path):
-    """Each level has a landmark at x = 30 (right), y = -50, z = K - 4."""
-    voxels, origin = np.full((90, 110, 70), 50, "float32"), np.array([-45, -70, -20])
-    for k in range(32):
-        voxels[(*np.array([30, -50]) - origin[:2], k - 4 - origin[2])] = 500 + k
-    for axes in ("RAS", "LAS", "LPI", "PSR", "IRP"):
-        volume = load_volume(save(tmp_path / "a.nii", voxels, affine_of(origin=origin), axes))
-        assert volumes.is_in_oasis_space(volume)
-        images, moved, place, notes = oasis_slices(volume)
-        np.testing.assert_array_equal(moved, OASIS_AFFINE)
-        assert place["lost"] == 0 and not notes
-        for k, image in enumerate(images):
-            assert np.argwhere(image == 500 + k).tolist() == [[128 + 30, 147 - 50]]
-            assert (image[83:173, 77:187] >= 50).all() and np.count_nonzero(image) == 90 * 110
-
-
-OASIS_SPACE = [  # shape, origin, codes (qform, sform), size of voxels, whether
-    ((182, 218, 182), (-90, -126, -72), (0, 2), 1, True),
-    ((182, 218, 182), (-90, -126, -72), (1, 1), 1, True),  # programs that write a scanner's code
-    ((176, 208, 176), (-7, 5, 3), (0, 1), 1, True),  # a converter lost the origin
-    ((256, 256, 176), (-128, -128, -70), (1, 1), 1, False),  # a scanner
-    ((256, 256, 176), (-128, -128, -70), (0, 4), 1, True),
-    ((182, 218, 182), (-60, -126, -72), (1, 0), 1, False),
-    ((91, 109, 91), (-90, -126, -72), (4, 4), 2, False),
-    ((240, 240, 155), (0, 0, 0), (0, 1), 1, False),
+OASIS_SPACE = [  # shape, origin, code of the space, size of voxels, whether
+    ((182, 218, 182), (-90, -126, -72), 2, 1, True),
+    ((182, 218, 182), (-90, -126, -72), 1, 1, True),  # programs that write a scanner's code
+    ((176, 208, 176), (-7, 5, 3), 1, 1, True),  # a converter lost the origin
+    ((256, 256, 176), (-128, -128, -70), 1, 1, False),  # a scanner
+    ((256, 256, 176), (-128, -128, -70), 4, 1, True),
+    ((182, 218, 182), (-60, -126, -72), 1, 1, False),
+    ((91, 109, 91), (-90, -126, -72), 4, 2, False),
+    ((240, 240, 155), (0, 0, 0), 1, 1, False),
 ]
 
 
-@pytest.mark.parametrize("shape, origin, codes, size, expected", OASIS_SPACE)
-def test_what_is_in_the_space_of_oasis(tmp_path, shape, origin, codes, size, expected):
-    voxels = np.zeros(shape, "uint8")
-    voxels[40:60, 40:60, 30:80] = 9
-    path = save(tmp_path / "a.nii", voxels, affine_of((size,) * 3, origin), codes=codes)
-    assert volumes.is_in_oasis_space(load_volume(path)) == expected
-
-
-# ---- files -------------------------------------------------------------------------------------
+@pytest.mark.parametrize("shape, origin, space, size, expected", OASIS_SPACE)
+def test_what_is_in_the_space_of_oasis(shape, origin, space, size, expected):
+    volume = Volume(np.zeros(shape, "uint8"), affine_of((size,) * 3, origin), space)
+    assert volumes.is_in_oasis_space(volume) == expected
 
 
 def test_endings_and_kinds_of_files(tmp_path):
     voxels = smooth_voxels()
-    for name in ("a.nii", "A.NII.GZ", "b.Nii", "c.mgz", "C.MGZ"):
+    for name in ("A.NII.GZ", "b.Nii", "C.MGZ"):
         plain = tmp_path / "plain" / name.lower()
         if plain.suffix == ".mgz":
             save(plain, voxels.astype("float32"), axes="PSL", kind=nibabel.MGHImage)
@@ -213,22 +168,14 @@ def test_endings_and_kinds_of_files(tmp_path):
         volume = load_volume(plain.rename(tmp_path / name))
         np.testing.assert_array_equal(volume.voxels, voxels)
         np.testing.assert_allclose(volume.affine, affine_of())
-    for kind, header in itertools.product(
-        (nibabel.Nifti1Pair, nibabel.AnalyzeImage), ("hdr", "HDR")
-    ):
+    for kind in (nibabel.Nifti1Pair, nibabel.AnalyzeImage):
         save(tmp_path / "pair.hdr", voxels, kind=kind)
-        if kind is nibabel.AnalyzeImage:
-            with pytest.raises(ValueError, match="--axcodes RAS"):
-                load_volume(tmp_path / "pair.hdr")
-        (tmp_path / "pair.hdr").rename(tmp_path / f"pair.{header}")
-        (tmp_path / "pair.img").rename(tmp_path / "pair.IMG")
-        np.testing.assert_array_equal(
-            load_volume(tmp_path / f"pair.{header}", "RAS").voxels, voxels
-        )
-        (tmp_path / "pair.IMG").unlink()
+        header = (tmp_path / "pair.hdr").rename(tmp_path / "pair.HDR")
+        pixels = (tmp_path / "pair.img").rename(tmp_path / "pair.IMG")
+        np.testing.assert_array_equal(load_volume(header, "RAS").voxels, voxels)
+        pixels.unlink()
         with pytest.raises(ValueError, match="pair.img is missing"):
-            load_volume(tmp_path / f"pair.{header}")
-        (tmp_path / f"pair.{header}").unlink()
+            load_volume(header)
 
 
 def test_a_header_without_place_and_sides(tmp_path):
@@ -260,7 +207,8 @@ def test_values_of_all_sorts(tmp_path):
     volume = load_volume(save(tmp_path / "four.nii", np.stack([voxels, -voxels], 3)))
     np.testing.assert_array_equal(volume.voxels, voxels)
     assert volume.notes == ["of its 2 volumes the first is taken"]
-    assert (load_volume(save(tmp_path / "c.nii", voxels * 1j)).voxels == np.abs(voxels)).all()
+    volume = Volume(smooth_voxels() - 1000, affine_of(origin=(-20, -22, -4)))
+    assert abs(oasis_slices(volume).images[0, 0, 0] + 1000) < 3  # around a CT is air
 
 
 def large(path):
@@ -270,18 +218,9 @@ def large(path):
     path.write_bytes(header.binaryblock + bytes(4))
 
 
-def without_axes(path):
-    image = nibabel.Nifti1Image(np.ones((4, 4, 4), "uint8"), np.eye(4))
-    image.header["srow_x"] = image.header["srow_y"]
-    path.write_bytes(image.to_bytes())
-
-
 RGB = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
 REFUSED = {  # what is no volume: how it is written, and words of the line
-    "flat.nii": (
-        lambda path: save(path, np.ones((9, 9, 1), "uint8")[..., 0]),
-        "it has 9 x 9 voxels",
-    ),
+    "flat.nii": (lambda path: save(path, np.ones((9, 9), "uint8")), "it has 9 x 9 voxels"),
     "surface.nii": (lambda path: save(path, np.ones((999, 1, 1), "uint8")), "999 x 1 x 1"),
     "vectors.nii": (lambda path: save(path, np.ones((4, 4, 4, 1, 3), "uint8")), "vectors"),
     "colour.nii": (lambda path: save(path, np.zeros((4, 4, 4), RGB)), "colours"),
@@ -292,12 +231,11 @@ REFUSED = {  # what is no volume: how it is written, and words of the line
 }
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_what_is_no_volume(tmp_path, name):
-    write, message = REFUSED[name]
-    write(tmp_path / name)
-    with pytest.raises(ValueError, match=message):
-        load_volume(tmp_path / name)
+def test_what_is_no_volume(tmp_path):
+    for name, (write, message) in REFUSED.items():
+        write(tmp_path / name)
+        with pytest.raises(ValueError, match=message):
+            load_volume(tmp_path / name)
 
 
 def test_labels_are_no_images():
@@ -322,21 +260,3 @@ def test_labels_are_no_images():
     for voxels, expected in cases:
         assert volumes.looks_like_labels(Volume(voxels, np.eye(4))) == expected
     assert "z score" in volumes.looks_like_labels(Volume(noisy, np.eye(4), intent="z score"))
-
-
-def test_a_frame_around_a_ct(tmp_path):
-    """Around the volume is air, and the two forms of the header name different sides."""
-    voxels = smooth_voxels() - 1000
-    image = nibabel.Nifti1Image(voxels, affine_of(origin=(-20, -22, -4)))
-    image.set_qform(np.diag([-1, 1, 1, 1]), 1)
-    nibabel.save(image, tmp_path / "ct.nii")
-    volume = load_volume(tmp_path / "ct.nii")
-    assert "different sides" in volume.notes[0] and volume.space == 2
-    images = oasis_slices(volume).images
-    assert images.shape == (32, 256, 256) and abs(images[0, 0, 0] + 1000) < 3
-
-
-def test_intensity():
-    slices = np.zeros((2, 256, 256))
-    slices[0, 0, :4] = -5, 2, 4, np.nan
-    np.testing.assert_array_equal(volumes.scale_to_grey(slices)[0, 0, :5], [0, 128, 255, 0, 0])
