@@ -434,6 +434,7 @@ RUNS = {
     "a text": (rewritten("prior", rate_weight="much"), "`rate_weight` must be"),
     "a truth value": (rewritten("prior", blocks=True), "`blocks` must be"),
     "an unknown setting": (rewritten("prior", depth=3), "depth"),
+    "a prior of version 1": (rewritten("prior", reads_below=True), "version 1 in CHANGELOG.md"),
     "a number for a text": (rewritten("prior", vqvae=3), "trained with another VQ-VAE"),
     "one entry twice": (rewritten("prior", again=["config.json"]), "two entries of one name"),
     "a prior of another grid": (other_prior(grid=8), "trained with another VQ-VAE"),
