@@ -46,7 +46,7 @@ def test_analysis_of_slices(models):
 
 def test_a_slice_and_its_mirror_image_read_the_same(models):
     """Each is read as it is and mirrored, and what the mirror image says is mirrored back."""
-    stack = make_stack([0, 2])  # each slice is alone
+    stack = make_split("test", [(case, 2, f"case {case}") for case in (1, 2)])  # each is alone
     models = models._replace(prior=make_prior(grid=4))
     straight = anomalies.Reader(models, stack, seed=1)
     swapped = anomalies.Reader(models, stack, seed=1)
@@ -63,10 +63,10 @@ def test_each_version_has_its_own_limit(models, monkeypatch):
     monkeypatch.setattr(anomalies, "LIMITS", (1e6, -1e6))
     reader = anomalies.Reader(models, make_stack(), seed=1)
     pair = images(1)
-    reader.read(pair, np.arange(1))
+    reader.read(pair, np.array([1]))  # the first of the stack
     both = np.concatenate([pair, pair[:, ::-1]])[..., None]
     nearest = np.asarray(models.vqvae.encode(both))
-    kept, drawn = reader.healed[:, :, 0]
+    kept, drawn = reader.healed[:, :, 1]
     np.testing.assert_array_equal(kept, nearest)
     assert (drawn != nearest).mean() > 0.5
 
