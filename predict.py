@@ -96,13 +96,12 @@ def main(args):
         else:
             slices = find_data(args.data, facts, [args.split])
             split, name = slices.splits[args.split], f"{slices.name}, {args.split} split"
-        import_steps().map_anomalies(args, run, config, split, name)
+        import_steps().map_anomalies(run, facts, split, name, args.out, args.slice, args.seed)
         return
+    slices, needed = None, SPLITS if args.evaluate_samples else [args.split]
     needs_slices = args.write_reconstructions or args.evaluate_samples or args.complete
-    slices = None
     is_there = facts.cohort or (facts.brain and DEFAULT_DIRECTORY.is_dir())
     if args.data or is_there or needs_slices:
-        needed = SPLITS if args.evaluate_samples else [args.split]
         slices = find_data(args.data, facts, needed)
     if args.evaluate_samples:
         check_comparison(slices, args.split, run, config["data"]["fingerprint"])

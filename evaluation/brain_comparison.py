@@ -3,7 +3,6 @@
 Brains are stacks of slices from bottom to top, `(N, L, S, S)`, uint8 or float in [0, 1].
 """
 
-import dataclasses
 from typing import Any
 
 import numpy as np
@@ -49,7 +48,7 @@ def compare(context: Context, training_images: np.ndarray) -> dict[str, Any]:
 
     # Without texture, because they are compared with reconstructions, which have none.
     sets = {
-        "generated": decoded(dataclasses.replace(options, texture=False)),
+        "generated": decoded(options._replace(texture=False)),
         "reconstructions": context.results["restored"][cases],
         "real": context.results["images"][cases],
         "training": training_images[training_cases],

@@ -3,7 +3,6 @@
 Images are uint8 or float `(N, S, S)`, 0 to 255 or 0 to 1.
 """
 
-import dataclasses
 import itertools
 import math
 from typing import Any, NamedTuple
@@ -161,7 +160,7 @@ def draw(
         names = np.char.add("drawn ", groups[chosen].astype(str))
         return SliceSet(images, levels.ravel()[chosen], names)
 
-    plain = decoded(dataclasses.replace(options, texture=False))
+    plain = decoded(options._replace(texture=False))
     return decoded(options) if options.texture else plain, plain
 
 

@@ -12,8 +12,6 @@ from dataset import ImageSource, codes_below, upward_images
 from evaluation import curves, metrics, plots
 from evaluation.context import Context
 from evaluation.plots import GREY, GREY_SCALE
-from evaluation.stacks import resized, write_notes, write_slices
-from evaluation.suitability import lost_pixels
 from modules import VQVAE, Models, Texture
 from networks import losses
 from networks.frames import cut, per_pixel
@@ -29,10 +27,7 @@ DIFFERENCE_LIMIT = 0.3  # value of a difference at which its colours end
 
 
 def evaluate(
-    models: Models,
-    split: Split,
-    rate_weight: float | None = None,
-    folder: pathlib.Path | None = None,
+    models: Models, split: Split, rate_weight: float | None = None
 ) -> dict[str, np.ndarray]:
     """Measure every slice of a split.
 
@@ -43,7 +38,6 @@ def evaluate(
         models: The networks, of which the prior chooses codes and counts their bits.
         split: The slices, N of them.
         rate_weight: Price of one bit when codes are chosen; see `RasterPrior.choose_codes`.
-        folder: Data folder to write every reconstruction to, or None for none.
 
     Returns:
         dict of `ssim`, `brain_ssim`, `psnr` and `brain_psnr` `(N,)`, of all that is not padding,
@@ -53,10 +47,10 @@ def evaluate(
     """
     vqvae, prior = exact(models.vqvae), exact(models.prior)
     size = vqvae.settings["image_size"]
-    facts, source = resized(split.facts, size), ImageSource(split, size)
-    content = metrics.content_box(facts, size)
+    content = metrics.content_box(split.facts, size)
     codes = np.empty((len(split), *vqvae.grid), "int32")
     parts, order = [], []
+    source = ImageSource(split, size)
     for batch, images in upward_images(source, BATCH, f"evaluating {split.name}"):
         below = codes_below(codes, split.below, batch)
         chosen_by = split.levels[batch], below, rate_weight
@@ -64,11 +58,6 @@ def evaluate(
         codes[batch] = part["codes"]
         parts.append(part)
         order.append(batch)
-        if folder:
-            places = zip(split.cases[batch], split.levels[batch])
-            write_slices(folder, part["restored"], list(places), facts)
-    if folder:
-        write_notes(folder, facts)
     return join(parts, order)
 
 
@@ -164,8 +153,8 @@ def _normal_bits(errors):
     return float(-np.mean(upper + np.log1p(-np.exp(lower - upper))) / np.log(2))
 
 
-def describe_data(context: Context) -> dict[str, Any]:
-    """Say what was evaluated, as `data` of `metrics.json`."""
+def _describe_data(context):
+    """What was evaluated, as `data` of `metrics.json`."""
     slices, split, images = context.slices, context.split, context.results["images"]
     frame = context.models.vqvae.frame
     return {
@@ -175,7 +164,7 @@ def describe_data(context: Context) -> dict[str, Any]:
         "subjects": len(set(split.subjects.tolist())),
         "image_size": images.shape[1],
         "frame": list(frame),
-        "outside_frame": int((lost_pixels(images, frame) > 0).sum()),
+        "outside_frame": int((metrics.lost_pixels(images, frame) > 0).sum()),
         "black": int((~images.any((1, 2))).sum()),
         "masked": slices.masked,
         "fingerprint": slices.fingerprint,
@@ -262,10 +251,8 @@ def read_code_counts(path: pathlib.Path, vqvae: VQVAE) -> np.ndarray:
     Raises:
         InputError: The file is missing, damaged, or of another run.
     """
-    shape, remedy = (
-        (*vqvae.grid, vqvae.settings["codebook_size"]),
-        "train the prior of this run again",
-    )
+    shape = (*vqvae.grid, vqvae.settings["codebook_size"])
+    remedy = "train the prior of this run again"
     with reading(path, remedy):
         counts = read_arrays(path, remedy)["counts"]
         if counts.dtype != "int32" or counts.shape != shape or not counts.any():
@@ -308,7 +295,7 @@ def summarise(
     (vqvae, prior, texture), results = context.models, context.results
     weight = prior.settings["rate_weight"] if rate_weight is None else rate_weight
     report = {
-        "data": {**describe_data(context), "trained_on_this_data": same_data},
+        "data": {**_describe_data(context), "trained_on_this_data": same_data},
         **measures(results, context.split, code_counts, weight, vqvae.frame),
     }
     if texture:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from evaluation import plots
+from evaluation.context import Words
 from evaluation.metrics import BASELINES
 from evaluation.reconstruction import SHOWN_SLICES, slice_titles
 from evaluation.stacks import write_stack
@@ -54,22 +55,20 @@ PRINTED_SCORES = 10
 
 
 def named_for(metrics: Any, facts: DataFacts) -> Any:
-    """The entries of `metrics.json` as they are called in a set.
-
-    What is measured of the pixels that are not background is that of the brain, or of the
-    `foreground` where slices show no brains.
-    """
-    if facts.brain or not isinstance(metrics, dict):
+    """The entries of `metrics.json` as they are called in a set; see `Words.part`."""
+    if not isinstance(metrics, dict):
         return metrics
+    part = rf"\1{Words.of(facts).part}_"
     return {
-        re.sub("(^|_)brain_", r"\1foreground_", name): named_for(value, facts)
+        re.sub("(^|_)brain_", part, name): named_for(value, facts)
         for name, value in metrics.items()
     }
 
 
 def print_table(metrics: dict[str, Any], facts: DataFacts = OASIS) -> None:
     """Print the main figures of `metrics.json`, named for a set."""
-    lines = _evaluation_lines(metrics, facts.brain) if "ssim" in metrics else {}
+    stack, part = Words.of(facts)
+    lines = _evaluation_lines(metrics, part) if "ssim" in metrics else {}
     if "texture" in metrics:
         bits = metrics["texture"]
         lines["bits a pixel"] = (
@@ -77,9 +76,8 @@ def print_table(metrics: dict[str, Any], facts: DataFacts = OASIS) -> None:
             f"(alone {bits['bits_per_pixel_alone']:.2f}, "
             f"constant deviation {bits['constant_deviation_bits_per_pixel']:.2f})"
         )
-    for name in ("samples", "brains"):
+    for name, label in (("samples", "samples"), ("brains", f"{stack}s")):
         if name in metrics:
-            label = name if facts.brain else name.replace("brains", "stacks")
             lines[label] = f"{metrics[name]['count']} in {metrics[name]['seconds']:.1f} s"
     for name, text in lines.items():
         print(f"  {name:<18}{text}")
@@ -96,9 +94,7 @@ def print_table(metrics: dict[str, Any], facts: DataFacts = OASIS) -> None:
         print(f"  {outside} of {images} slices reach out of the frame, which the model sees.")
 
 
-def _evaluation_lines(metrics, are_brains):
-    part = "brain" if are_brains else "foreground"
-    label, inside = ("brain only", "in the brain") if are_brains else (part, part)
+def _evaluation_lines(metrics, part):
     ssim, detail, data = metrics["ssim"], metrics["detail"], metrics["data"]
     prior, rate, codebook = metrics["prior"], metrics["rate"], metrics["codebook"]
     low, high = ssim["ci95"]
@@ -109,13 +105,13 @@ def _evaluation_lines(metrics, are_brains):
         "detail, energy": f"{detail['gradient_ratio']:.3f} of the gradient, "
         f"{detail['spectrum_ratio']:.3f} of the fine spectrum",
         "detail, in phase": f"correlation {detail['fine_correlation']:.3f} of the fine spectrum",
-        f"SSIM, {label}": f"{ssim[f'{part}_mean']:.4f}",
+        f"SSIM, {part}": f"{ssim[f'{part}_mean']:.4f}",
         "PSNR": f"{metrics['psnr']['mean']:.2f} dB",
         "codes used": f"{codebook['used']} of {codebook['size']}, "
         f"perplexity {codebook['perplexity']:.1f}",
         "bits per code": f"{prior['bits_per_code']:.3f}  "
         f"(unconditional {prior['bits_per_code_alone']:.3f}, by {', '.join(by_model)})",
-        f"  {inside}": f"{prior[f'{part}_bits_per_code']:.3f}  "
+        f"  {part}": f"{prior[f'{part}_bits_per_code']:.3f}  "
         f"(by position {prior[f'{part}_position_bits_per_code']:.3f})",
         "ideal bytes": f"{rate['prior_bytes']:.0f} a slice  "
         f"(as plain indices {rate['index_bits'] / 8:.0f})",
@@ -184,14 +180,10 @@ def _slice_row(split, results, i):
 def _write_case(folder, case, split, kinds, scores):
     """Write the volumes of a case of several slices. Returns its row of `anomaly.json`."""
     here = np.flatnonzero(split.cases == case)
-    levels = split.levels[here]
-    first, last = int(levels.min()), int(levels.max())
     if len(here) > 1:
         for kind, values in kinds.items():
-            volume = np.zeros((last - first + 1, *values.shape[1:]), "uint8")
-            volume[levels - first] = values[here]  # a level that is missing stays black
             path = folder / f"case_{case:03d}_{kind}.nii.gz"
-            write_stack(path, volume, split.facts, first, case)
+            write_stack(path, values[here], split.levels[here], split.facts, case)
     highest = here[scores[here].argmax()]
     place = {"case": case, "slices": len(here), "highest_level": int(split.levels[highest])}
     return {**place, "score": float(scores[highest])}

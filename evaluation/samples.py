@@ -1,6 +1,5 @@
 """New slices: codes drawn from the prior at given levels, and decoded."""
 
-import dataclasses
 import itertools
 import time
 from collections.abc import Iterable, Iterator
@@ -123,7 +122,9 @@ def sample(context: Context, levels: np.ndarray) -> dict:
         _draw_samples(context, _stacked(kept, shown), len(levels), levels[shown])
     if len(levels) and context.split:
         _draw_comparison(context, _stacked(kept, paired), paired, levels[paired])
-    return {"samples": {"count": len(levels), "seconds": seconds, **dataclasses.asdict(sampling)}}
+    options = {**sampling._asdict(), **sampling.drawing._asdict()}
+    del options["drawing"]
+    return {"samples": {"count": len(levels), "seconds": seconds, **options}}
 
 
 def _stacked(kept, numbers):
