@@ -96,7 +96,7 @@ def main(args):
         else:
             slices = find_data(args.data, facts, [args.split])
             split, name = slices.splits[args.split], f"{slices.name}, {args.split} split"
-        import_steps().map_anomalies(run, facts, split, name, args.out, args.slice, args.seed)
+        import_steps().map_anomalies(args, run, facts, split, name)
         return
     slices, needed = None, SPLITS if args.evaluate_samples else [args.split]
     needs_slices = args.write_reconstructions or args.evaluate_samples or args.complete

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from evaluation import curves
+from evaluation import plots
 from evaluation.anatomy import anatomy
 from evaluation.brains import draw_brain_codes
 from evaluation.context import FIRST_COMPARED_BRAIN, Context
 from evaluation.metrics import diversity
-from evaluation.samples import decode
+from evaluation.samples import decode_both
 from evaluation.two_sample import FOLDS, Rows, features, half, nearest, two_sample
 from networks.losses import ssim
 from sources.images import to_unit
@@ -42,19 +42,16 @@ def compare(context: Context, training_images: np.ndarray) -> dict[str, Any]:
     if len(cases) < FOLDS or not len(training_cases):
         return {"reason": f"{len(cases)} cases of the split have all {len(levels)} levels"}
     drawn = list(draw_brain_codes(models.prior, DRAWN, options, first=FIRST_COMPARED_BRAIN))
-
-    def decoded(options):
-        return np.concatenate(list(decode(models, drawn, options)))
-
+    textured, plain = decode_both(models, drawn, options)
     # Without texture, because they are compared with reconstructions, which have none.
     sets = {
-        "generated": decoded(options._replace(texture=False)),
+        "generated": plain,
         "reconstructions": context.results["restored"][cases],
         "real": context.results["images"][cases],
         "training": training_images[training_cases],
     }
-    textured = decoded(options) if options.texture else None
-    report = compare_brains(sets, models.vqvae.frame, textured, context.slices.facts.brain)
+    textured = textured if options.texture else None
+    report = compare_brains(sets, models.vqvae.frame, textured, split.facts.brain)
     if "ventricles" in report:
         _draw_ventricles(context, report["ventricles"])
     return report
@@ -67,7 +64,7 @@ def _draw_ventricles(context, found):
         f"{context.source}. Training: those that the models learned from."
     )
     areas = {name: np.array(of["by_level"]) for name, of in found.items()}
-    context.draw(curves.ventricles, "ventricles.png", areas, caption)
+    context.draw(plots.ventricles, "ventricles.png", areas, caption)
 
 
 def compare_brains(

@@ -11,21 +11,21 @@ import numpy as np
 from scipy import ndimage
 
 from dataset import load_images
-from evaluation import brain_comparison, curves, plots
+from evaluation import brain_comparison, plots
 from evaluation.anatomy import compare_anatomy, measured
 from evaluation.brains import draw_brain_codes, draws_stacks
 from evaluation.context import FIRST_COMPARED, Context, SamplingOptions
 from evaluation.metrics import content_box, diversity, inner_brain, not_black, quality
 from evaluation.plots import GREY_SCALE
 from evaluation.reconstruction import draw_textures
-from evaluation.samples import SHOWN_PAIRS, decode, draw_slice_codes, spread_levels
+from evaluation.samples import SHOWN_PAIRS, decode_both, draw_slice_codes, spread_levels
 from evaluation.two_sample import Rows, accuracy, features, nearest, two_sample
 from modules import Models
 from networks.frames import cut
 from sources.facts import OASIS, DataFacts
 from sources.folder import Split
 from sources.images import to_grey, to_unit
-from utils import clean_name, progress, spread
+from utils import progress, spread
 
 SHARE = 0.5  # of slices that are damaged to see what the classifier can find
 PAIRS = {
@@ -154,14 +154,12 @@ def draw(
     drawn, groups = list(drawn), np.repeat(np.arange(len(levels)), levels.shape[1])
     chosen = np.flatnonzero(np.isin(levels, known))[:count]
 
-    def decoded(options):
-        stacks = np.concatenate(list(decode(models, drawn, options)))
-        images = stacks.reshape(-1, *stacks.shape[2:])[chosen]
-        names = np.char.add("drawn ", groups[chosen].astype(str))
-        return SliceSet(images, levels.ravel()[chosen], names)
-
-    plain = decoded(options._replace(texture=False))
-    return decoded(options) if options.texture else plain, plain
+    names = np.char.add("drawn ", groups[chosen].astype(str))
+    textured, plain = (
+        SliceSet(stacks.reshape(-1, *stacks.shape[2:])[chosen], levels.ravel()[chosen], names)
+        for stacks in decode_both(models, drawn, options)
+    )
+    return textured, plain
 
 
 def compare(context: Context, count: int) -> dict[str, Any]:
@@ -175,20 +173,20 @@ def compare(context: Context, count: int) -> dict[str, Any]:
         `generation` of `metrics.json`.
     """
     models, split, results = context.models, context.split, context.results
-    size, others = models.vqvae.settings["image_size"], context.slices.splits
+    size, splits = models.vqvae.settings["image_size"], context.slices.splits
     sets = {
         "real": SliceSet.of(results["images"], split),
         "reconstructions": SliceSet.of(results["restored"], split),
     }
     unseen = "test" if split.name == "validate" else "validate"
     for role, name in (("training", "train"), ("validation", unseen)):
-        sets[role] = SliceSet.of(load_images(others[name], size), others[name])
+        sets[role] = SliceSet.of(load_images(splits[name], size), splits[name])
     known = np.unique(split.levels)
     sets["samples"], sets["plain"] = draw(models, count, known, context.sampling)
     if models.texture:
         drawn = draw_textures(models.texture, results["restored"], split, context.sampling.seed)
         sets["textured_reconstructions"] = SliceSet.of(drawn, split)
-    report, distances, which = compare_slices(sets, context.slices.facts)
+    report, distances, which = compare_slices(sets, split.facts)
     _draw_closest(context, sets, distances, which, report)
     if report.get("anatomy", {}).get("levels"):
         _draw_anatomy(context, report)
@@ -251,7 +249,7 @@ def _draw_closest(context, sets, distances, which, report):
     labels = zip(sets["samples"].levels[numbers], distances[numbers])
     caption = (
         f"The {len(numbers)} of {report['samples']:,} generated slices that are closest to a "
-        f"training slice of {clean_name(context.slices.name)}, with the root mean square distance "
+        f"training slice of {context.split.facts.name}, with the root mean square distance "
         f"at {NEAREST_SIDE} x {NEAREST_SIDE} pixels. One in a hundred real test slices is closer "
         f"than {report['nearest_real_p1']:.3f} to a training slice. {GREY_SCALE}"
     )
@@ -262,7 +260,6 @@ def _draw_closest(context, sets, distances, which, report):
         content=np.concatenate([real, generated]),
         titles=[f"level {level}, {distance:.3f}" for level, distance in labels],
         caption=caption,
-        title_size=8,
     )
 
 
@@ -272,4 +269,4 @@ def _draw_anatomy(context, report):
         f"Real: slices of {context.source}. Validation: real slices of other people. Areas are "
         f"shares of the image. Means, with a 95 % bootstrap over people or drawn {context.stack}s."
     )
-    context.draw(curves.anatomy, "anatomy.png", report["anatomy"], caption)
+    context.draw(plots.anatomy, "anatomy.png", report["anatomy"], caption)

@@ -52,7 +52,7 @@ class Words(NamedTuple):
         return cls("brain", "brain") if facts.brain else cls("stack", "foreground")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Context:
     """What all steps of predict.py share, and how captions name it.
 
@@ -60,9 +60,9 @@ class Context:
         models: The networks.
         facts: What is known of the data that they learned from, and so of what they draw.
         sampling: How codes and textures are drawn.
+        split: The N slices that are evaluated or mapped, or None.
+        slices: The data that they are of, or None.
         folder: Folder for all files.
-        slices: The data. None where there are no slices, and so are the two below.
-        split: The split of the data that is evaluated, N slices.
         results: What `evaluation.reconstruction.evaluate` measured on the split.
         figures: What draws each figure when all else has its place, by file name.
     """
@@ -70,14 +70,14 @@ class Context:
     models: Models
     facts: DataFacts
     sampling: SamplingOptions
-    folder: pathlib.Path
-    slices: Slices | None = None
     split: Split | None = None
+    slices: Slices | None = None
+    folder: pathlib.Path | None = None
     results: dict[str, np.ndarray] | None = None
     figures: dict[str, Callable] = dataclasses.field(default_factory=dict)
 
     def draw(self, function: Callable, name: str, *args, **options) -> None:
-        """Draw a figure later, by a function of `plots` or `curves`, which takes a path first."""
+        """Draw a figure later, by a function of `plots`, which takes a path first."""
         self.figures[name] = lambda path: function(path, *args, **options)
 
     @property
@@ -104,7 +104,7 @@ class Context:
     def source(self) -> str:
         """Data, split and size of real slices."""
         size = self.models.vqvae.settings["image_size"]
-        names = f"{clean_name(self.slices.name)}, {clean_name(self.split.name)} split"
+        names = f"{self.split.facts.name}, {clean_name(self.split.name)} split"
         return f"{names}, {size} x {size} pixels"
 
     @property
@@ -119,4 +119,4 @@ class Context:
         """Where samples come from."""
         texture = ", with the texture drawn" if self.sampling.texture else ""
         decoded = f"decoded by the {self.model}{texture}"
-        return f"{self.drawn}, {decoded}; trained on {clean_name(self.facts.name)}"
+        return f"{self.drawn}, {decoded}; trained on {self.facts.name}"

@@ -9,7 +9,7 @@ import tensorflow as tf
 from scipy import special
 
 from dataset import ImageSource, codes_below, upward_images
-from evaluation import curves, metrics, plots
+from evaluation import metrics, plots
 from evaluation.context import Context
 from evaluation.plots import GREY, GREY_SCALE
 from modules import VQVAE, Models, Texture
@@ -19,7 +19,7 @@ from networks.layers import exact
 from networks.raster import numbered_seed
 from sources.folder import NO_SLICE, Split
 from sources.images import to_grey, to_unit
-from utils import clean_name, progress, read_arrays, reading, spread
+from utils import progress, read_arrays, reading, spread
 
 BATCH = 16  # slices that go through the networks together
 SHOWN_SLICES = 6  # in figures with one column a slice
@@ -155,10 +155,9 @@ def _normal_bits(errors):
 
 def _describe_data(context):
     """What was evaluated, as `data` of `metrics.json`."""
-    slices, split, images = context.slices, context.split, context.results["images"]
-    frame = context.models.vqvae.frame
+    split, images, frame = context.split, context.results["images"], context.models.vqvae.frame
     return {
-        "name": slices.name,
+        "name": split.facts.name,
         "split": split.name,
         "images": len(split),
         "subjects": len(set(split.subjects.tolist())),
@@ -166,8 +165,7 @@ def _describe_data(context):
         "frame": list(frame),
         "outside_frame": int((metrics.lost_pixels(images, frame) > 0).sum()),
         "black": int((~images.any((1, 2))).sum()),
-        "masked": slices.masked,
-        "fingerprint": slices.fingerprint,
+        "masked": split.masked,
     }
 
 
@@ -278,7 +276,6 @@ def summarise(
     code_counts: np.ndarray,
     histories: dict[str, dict[str, np.ndarray]] | None,
     rate_weight: float | None,
-    same_data: bool,
 ) -> dict[str, Any]:
     """Say how good codes and reconstructions of the evaluated split are, and show some.
 
@@ -287,7 +284,6 @@ def summarise(
         code_counts: Count of each code at each place in training, `(H, W, K)`.
         histories: Learning curves of `vqvae` and `prior`, or None for no figure of them.
         rate_weight: Price of one bit when the codes were chosen, or None for that of the training.
-        same_data: Whether the networks learned from the other splits of these very data.
 
     Returns:
         Entries of `metrics.json`.
@@ -295,7 +291,7 @@ def summarise(
     (vqvae, prior, texture), results = context.models, context.results
     weight = prior.settings["rate_weight"] if rate_weight is None else rate_weight
     report = {
-        "data": {**_describe_data(context), "trained_on_this_data": same_data},
+        "data": _describe_data(context),
         **measures(results, context.split, code_counts, weight, vqvae.frame),
     }
     if texture:
@@ -304,13 +300,12 @@ def summarise(
     _draw_codes(context, code_counts, report["codebook"])
     if histories:
         caption = (
-            f"Trained on {clean_name(context.facts.name)}. {context.model}, then a "
-            f"{context.prior}. Grey lines: models without context, on the "
-            f"{clean_name(context.split.name)} split of {clean_name(context.slices.name)}."
+            f"Trained on {context.facts.name}. {context.model}, then a {context.prior}. Grey "
+            f"lines: models without context, on slices of {context.source}."
         )
         baselines = {name: report["prior"][f"{name}_bits_per_code"] for name in metrics.BASELINES}
         given = {**histories, "baselines": baselines, "caption": caption}
-        context.draw(curves.training, "training.png", **given)
+        context.draw(plots.training, "training.png", **given)
     return report
 
 
@@ -319,7 +314,7 @@ def _draw_codes(context, code_counts, codebook):
     patches = mean_patches(images, codes, codebook["size"], context.models.vqvae.frame)
     usage = f"{codebook['used']} codes used, perplexity {codebook['perplexity']:.1f}"
     context.draw(
-        curves.codes,
+        plots.codes,
         "codes.png",
         uses=np.bincount(codes.ravel(), minlength=codebook["size"]),
         training_uses=code_counts.sum((0, 1)),
@@ -350,7 +345,7 @@ def _draw_reconstructions(context):
         f"original, -{limit} (blue) to +{limit} (red). Codes: coloured by rank along the first "
         "principal component of the codebook."
     )
-    context.draw(plots.rows_of_images, "reconstructions.png", rows, images, titles, caption)
+    context.draw(plots.rows_of_images, "reconstructions.png", rows, titles, caption)
 
 
 def code_ranks(codebook: np.ndarray) -> np.ndarray:

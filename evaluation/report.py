@@ -8,28 +8,18 @@ from typing import Any
 import numpy as np
 
 from evaluation import plots
-from evaluation.context import Words
+from evaluation.context import Context, Words
 from evaluation.metrics import BASELINES
 from evaluation.reconstruction import SHOWN_SLICES, slice_titles
 from evaluation.stacks import write_stack
 from sources.facts import FACTS_FILE, OASIS, DataFacts
-from sources.folder import Split
 from sources.images import to_grey, to_unit, write_png
 from utils import clean_name, write_json
 
 METRICS, ANOMALIES = "metrics.json", "anomaly.json"
 FIGURES = (
-    "reconstructions",
-    "codes",
-    "training",
-    "samples",
-    "comparison",
-    "completions",
-    "walk",
-    "brains",
-    "ventricles",
-    "anatomy",
-    "closest",
+    *("reconstructions", "codes", "training", "samples", "comparison", "completions", "walk"),
+    *("brains", "ventricles", "anatomy", "closest"),
 )
 # Glob patterns of what predict.py may replace in its folder. All else there is the user's. Earlier
 # versions wrote the `.npz` files.
@@ -121,31 +111,21 @@ def _evaluation_lines(metrics, part):
 # ---- anomalies ---------------------------------------------------------------------------------
 
 
-def write_anomalies(
-    folder: pathlib.Path,
-    header: dict[str, Any],
-    trained_on: str,
-    split: Split,
-    images: np.ndarray,
-    results: dict,
-) -> tuple[dict[str, Any], dict]:
+def write_anomalies(context: Context, header: dict[str, Any], images: np.ndarray) -> dict[str, Any]:
     """Write `anomaly.json`, and original, healed version and map as images.
 
     Every slice gets three PNGs, and every case of several slices three volumes, which a viewer lays
     over the scan.
 
     Args:
-        folder: Folder to write into.
+        context: The slices, and what `evaluation.anomalies.analyse` returned as `results`.
         header: What `anomaly.json` says before the slices: data, runs, settings and time.
-        trained_on: Name of the data that the networks learned from.
-        split: The slices that were mapped.
-        images: Their images, `(N, S, S)` in [0, 1].
-        results: What `evaluation.anomalies.analyse` returned.
+        images: The slices, `(N, S, S)` in [0, 1].
 
     Returns:
-        Content of `anomaly.json`: the header, `cases` and `slices`, the highest score first; and
-        what draws the figure, by file name.
+        Content of `anomaly.json`: the header, `cases` and `slices`, the highest score first.
     """
+    split, results, folder = context.split, context.results, context.folder / "anomaly"
     scores = results["scores"]["healing"]
     order = np.argsort(-scores, kind="stable")
     shown = np.clip(results["maps"]["healing"] / plots.ANOMALY_LIMIT, 0, 1)
@@ -154,15 +134,31 @@ def write_anomalies(
     for path, *versions in zip(split.paths, *kinds.values()):
         for kind, image in zip(kinds, versions):
             name = f"{pathlib.Path(path).name.removesuffix('.nii.png')}_{kind}.png"
-            write_png(folder / "anomaly" / name, image)
-    numbers = np.unique(split.cases).tolist()
-    cases = [_write_case(folder / "anomaly", case, split, kinds, scores) for case in numbers]
+            write_png(folder / name, image)
+    cases = [
+        _write_case(folder, case, split, kinds, scores) for case in np.unique(split.cases).tolist()
+    ]
     cases.sort(key=lambda row: -row["score"])
     rows = [_slice_row(split, results, i) for i in order]
     report = {**header, "map_white": plots.ANOMALY_LIMIT, "cases": cases, "slices": rows}
-    write_json(folder / ANOMALIES, report)
-    given = report, trained_on, split, kinds, results, order
-    return report, {"anomaly.png": lambda path: _draw_anomalies(path, *given)}
+    write_json(context.folder / ANOMALIES, report)
+
+    shown = order[:SHOWN_SLICES]
+    labels = zip(slice_titles(split, shown), scores[shown])
+    caption = (
+        f"{clean_name(header['data'])}: {len(shown)} of {len(split):,} slices, the highest scores "
+        f"first. Model trained on {context.facts.name}. Unusual does not mean ill, and this is no "
+        "medical device."
+    )
+    context.draw(
+        plots.anomalies,
+        "anomaly.png",
+        *(to_unit(kinds[kind][shown]) for kind in ("original", "healed")),
+        maps={method: maps[shown] for method, maps in results["maps"].items()},
+        titles=[f"{label}\nscore {score:.3f}" for label, score in labels],
+        caption=caption,
+    )
+    return report
 
 
 def _slice_row(split, results, i):
@@ -187,21 +183,6 @@ def _write_case(folder, case, split, kinds, scores):
     highest = here[scores[here].argmax()]
     place = {"case": case, "slices": len(here), "highest_level": int(split.levels[highest])}
     return {**place, "score": float(scores[highest])}
-
-
-def _draw_anomalies(path, report, trained_on, split, kinds, results, order):
-    """Draw the slices with the highest scores."""
-    shown = order[:SHOWN_SLICES]
-    labels, scores = slice_titles(split, shown), results["scores"]["healing"][shown]
-    caption = (
-        f"{clean_name(report['data'])}: {len(shown)} of {len(split):,} slices, the highest scores "
-        f"first. Model trained on {clean_name(trained_on)}. Unusual does not mean ill, and this is "
-        "no medical device."
-    )
-    titles = [f"{label}\nscore {score:.3f}" for label, score in zip(labels, scores)]
-    images, healed = (to_unit(kinds[kind][shown]) for kind in ("original", "healed"))
-    maps = {method: maps[shown] for method, maps in results["maps"].items()}
-    plots.anomalies(path, images, healed, maps, titles, caption)
 
 
 def print_scores(report: dict[str, Any]) -> None:

@@ -97,6 +97,14 @@ def decode(
         yield np.stack(slices, axis=1)
 
 
+def decode_both(
+    models: Models, drawn: list[tuple[np.ndarray, np.ndarray]], options: SamplingOptions
+) -> tuple[np.ndarray, np.ndarray]:
+    """Decode stacks with texture, where it is wanted, and without: uint8 `(N, K, S, S)` each."""
+    plain = np.concatenate(list(decode(models, drawn, options._replace(texture=False))))
+    return np.concatenate(list(decode(models, drawn, options))) if options.texture else plain, plain
+
+
 def sample(context: Context, levels: np.ndarray) -> dict:
     """Draw and write samples, if any, and show some, beside real slices where there are any.
 
@@ -160,7 +168,6 @@ def _draw_comparison(context, generated, numbers, levels):
         content=np.concatenate([real, generated]),
         titles=[f"level {level}" for level in levels],
         caption=caption,
-        title_size=8,
     )
 
 
@@ -194,4 +201,4 @@ def complete(context: Context) -> None:
         f"from what was drawn. {GREY_SCALE}"
     )
     titles = slice_titles(context.split, shown)
-    context.draw(plots.rows_of_images, "completions.png", panels, restored, titles, caption)
+    context.draw(plots.rows_of_images, "completions.png", panels, titles, caption)

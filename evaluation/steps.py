@@ -43,40 +43,39 @@ def predict(
         InputError: The run is damaged, or cannot do what is asked for.
     """
     made, models = provenance(), checkpoints.load_models(run)
-    (vqvae, prior, _), facts = models, facts_of_run(config["data"])
-    size, out = vqvae.settings["image_size"], pathlib.Path(args.out or run.predictions)
-    known, split, results = np.arange(prior.settings["num_levels"]), None, None
+    (vqvae, prior, texture), facts = models, facts_of_run(config["data"])
+    drawing = Drawing(args.temperature, args.top_k, args.top_p)
+    sampling = SamplingOptions(args.seed, drawing, bool(texture) and not args.no_texture)
+    context = Context(models, facts, sampling, slices and slices.splits[args.split], slices)
+    split, size = context.split, vqvae.settings["image_size"]
+    out, known = pathlib.Path(args.out or run.predictions), np.arange(prior.settings["num_levels"])
     same_data = bool(slices) and slices.fingerprint == config["data"]["fingerprint"]
     metrics = {
         "made": made,
         "data": {"image_size": size, "frame": list(vqvae.frame)},
         "codebook": {"size": vqvae.settings["codebook_size"]},
     }
-    if slices:
-        split = slices.splits[args.split]
+    if split:
         suitability.check_levels(run, prior, split)
         known = np.unique(split.levels)
         counts, histories = read_code_counts(run.code_counts, vqvae), _read_curves(run)
     levels = spread_levels(args.samples, args.slice, known)
     num_brains, begin = _plan_brains(run, models, args, facts)
-    texture = bool(models.texture) and not args.no_texture
-    drawing = Drawing(args.temperature, args.top_k, args.top_p)
     _announce(facts, split, same_data)
     if split:
         suitability.warn_of_masking(vqvae.settings["masked"], split)
 
-    with replacing_results(out, report.OWNED) as folder:
+    with replacing_results(out, report.OWNED) as context.folder:
         if split:
-            results = evaluate(models, split, args.rate_weight)
-        sampling = SamplingOptions(args.seed, drawing, texture)
-        context = Context(models, facts, sampling, folder, slices, split, results)
-        if split:
-            suitability.warn_of_unlikely(run, counts, results["alone_bits"])
-            metrics |= summarise(context, counts, histories, args.rate_weight, same_data)
+            context.results = evaluate(models, split, args.rate_weight)
+            suitability.warn_of_unlikely(run, counts, context.results["alone_bits"])
+            metrics |= summarise(context, counts, histories, args.rate_weight)
+            trained_on = {"fingerprint": slices.fingerprint, "trained_on_this_data": same_data}
+            metrics["data"] |= trained_on
         if args.write_reconstructions:
-            places = zip(split.cases, split.levels)
-            as_seen = resized(split.facts, size)
-            write_slices(folder / "reconstructions", results["restored"], places, as_seen)
+            folder, places = context.folder / "reconstructions", zip(split.cases, split.levels)
+            restored, as_seen = context.results["restored"], resized(split.facts, size)
+            write_slices(folder, restored, places, as_seen)
         metrics |= sample(context, levels)
         if num_brains:
             metrics |= brains(context, num_brains, begin, args.walk)
@@ -86,54 +85,43 @@ def predict(
             metrics |= compare(context, args.evaluate_samples)
         shown = split.facts if split else facts
         metrics = report.named_for(metrics, shown)
-        write_json(folder / report.METRICS, metrics)
+        write_json(context.folder / report.METRICS, metrics)
     report.print_table(metrics, shown)
     _draw_figures(out, context.figures)
     print(f"Figures and metrics.json are in {out}{_of_unknown_place(facts)}")
 
 
 def map_anomalies(
-    run: RunDirectory,
-    facts: DataFacts,
-    split: Split,
-    name: str,
-    out: str | None = None,
-    level: int | None = None,
-    seed: int = 0,
+    args: argparse.Namespace, run: RunDirectory, facts: DataFacts, split: Split, name: str
 ) -> None:
     """Map and score what is unusual in slices, and report the most unusual first.
 
     Args:
+        args: Flags of predict.py.
         run: The run.
         facts: What is known of its data.
         split: The slices.
         name: Name of these slices.
-        out: Folder of the results. None is that of the run.
-        level: Level of the slices that are mapped. None is all.
-        seed: Seed of the draws.
 
     Raises:
         InputError: The run is damaged, or does not know the levels of the slices.
     """
     made, models = provenance(), checkpoints.load_models(run)
     suitability.check_levels(run, models.prior, split)
-    if level is not None:
-        (level,) = spread_levels(1, level, np.unique(split.levels))
+    if args.slice is not None:
+        level = spread_levels(1, args.slice, np.unique(split.levels))
         split = split.pick(np.flatnonzero(split.levels == level))
     # What the prior knows of mirror images counts.
     split = dataclasses.replace(split, facts=dataclasses.replace(split.facts, mirror=facts.mirror))
-    grey, out = (
-        load_images(split, models.vqvae.settings["image_size"]),
-        pathlib.Path(out or run.predictions),
-    )
-    images = to_unit(grey)
-    kind, _ = devices.compute_device()
-    print(f"{name}: {len(split)} slices on the {kind}.", flush=True)
-    suitability.warn_of_strange_slices(run, models, split, grey)
-    with replacing_results(out, report.OWNED_ANOMALIES) as folder:
-        begin = time.perf_counter()
-        results = anomalies.analyse(models, images, split, seed)
-        seconds = (time.perf_counter() - begin) / len(split)
+    context = Context(models, facts, SamplingOptions(args.seed), split)
+    grey = load_images(context.split, models.vqvae.settings["image_size"])
+    out, (kind, _) = pathlib.Path(args.out or run.predictions), devices.compute_device()
+    print(f"{name}: {len(grey)} slices on the {kind}.", flush=True)
+    suitability.warn_of_strange_slices(run, models, context.split, grey)
+    with replacing_results(out, report.OWNED_ANOMALIES) as context.folder:
+        begin, images = time.perf_counter(), to_unit(grey)
+        context.results = anomalies.analyse(models, images, context.split, context.sampling.seed)
+        seconds = (time.perf_counter() - begin) / len(grey)
         header = {
             "made": made,
             "data": name,
@@ -142,16 +130,16 @@ def map_anomalies(
             # of a slice, and of its mirror image where it has one
             "draws": (1 if facts.mirror == "none" else 2) * len(anomalies.LIMITS),
             "limits": list(anomalies.LIMITS),
-            "seed": seed,
+            "seed": args.seed,
             "seconds_a_slice": seconds,
         }
-        scores, figures = report.write_anomalies(folder, header, facts.name, split, images, results)
+        scores = report.write_anomalies(context, header, images)
     report.print_scores(scores)
-    _draw_figures(out, figures)
+    _draw_figures(out, context.figures)
     scored, mapped = out / report.ANOMALIES, out / "anomaly"
     print(
         f"{seconds:.2f} s a slice. Scores are in {scored}, most unusual first, images in {mapped}"
-        + _of_unknown_place(split.facts)
+        + _of_unknown_place(context.split.facts)
     )
 
 

@@ -230,9 +230,3 @@ def read_history(path: pathlib.Path, figures: Iterable[str] = ("loss",)) -> list
                 raise ValueError(f"row {number} has a figure that is not finite")
             row["epoch"] = number
         return rows
-
-
-def epochs_since_best(rows: list[dict[str, float]]) -> int:
-    """Number of epochs since the lowest validation loss of a history."""
-    losses = [row["val_loss"] for row in rows]
-    return len(losses) - 1 - losses.index(min(losses)) if losses else 0
