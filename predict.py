@@ -30,7 +30,7 @@ def parse(arguments=None):
 # fmt: off
 def _add_evaluation_flags(parser):
     add = parser.add_argument_group("evaluation").add_argument
-    add("--run", metavar="DIR", default="runs/default",
+    add("--run", metavar="DIR", type=RunDirectory, default="runs/default",
         help="run directory of train.py (default: %(default)s)")
     add("--out", metavar="DIR",
         help="folder for the results, for instance of a run that may not be written to "
@@ -86,8 +86,7 @@ def _add_anomaly_flags(parser):
 
 def main(args):
     """Map what is unusual, or evaluate and draw."""
-    run = RunDirectory(args.run)
-    config = read_config(run)
+    run, config = args.run, read_config(args.run)
     facts = facts_of_run(config["data"])
     if args.anomaly is not None:
         if args.anomaly:

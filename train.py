@@ -38,9 +38,9 @@ def _add_flags_of_no_setting(groups):
     add("--subjects", type=between(int, 3, MAX_SUBJECTS), default=60, metavar="N",
         help="size of the synthetic cohort (default: %(default)s)")
     add = groups["run"].add_argument
-    add("--run", metavar="DIR", default="runs/default",
+    add("--run", metavar="DIR", type=RunDirectory, default="runs/default",
         help="where everything goes (default: %(default)s)")
-    add("--start-from", metavar="RUN",
+    add("--start-from", metavar="RUN", type=RunDirectory,
         help="begin with the weights of this finished run, such as a shipped one; settings of the "
         "networks that are not given are its own")
     add("--strategy", choices=("mirrored", "multiworker"),
@@ -87,7 +87,7 @@ def main(args):
         keras.utils.set_random_seed(settings.seed)  # ops with a seed of their own ask for one
         tf.config.experimental.enable_op_determinism()
 
-    run, source_run = RunDirectory(args.run), args.start_from and RunDirectory(args.start_from)
+    run, source_run = args.run, args.start_from
     data = training_data.TrainingData(slices, settings.image_size, settings.reduction)
     digest = None
     if source_run:
@@ -118,7 +118,7 @@ def resolve(args, slices):
     names = {field.name for field in dataclasses.fields(Settings)} - {"start_from"}  # a folder here
     given = {n: value for n, value in vars(args).items() if n in names and value is not None}
     if args.start_from:
-        source = read_config(RunDirectory(args.start_from))["settings"]
+        source = read_config(args.start_from)["settings"]
         given = {name: getattr(source, name) for name in OF_NETWORKS} | given
     if slices.num_levels == 1:
         given.setdefault("slices_alone", True)  # no slice has one below
