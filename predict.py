@@ -88,31 +88,25 @@ def main(args):
     """Map what is unusual, or evaluate and draw."""
     run, config = args.run, read_config(args.run)
     facts = facts_of_run(config["data"])
-    if args.anomaly is not None:
-        if args.anomaly:
-            split = open_scan(args.anomaly, facts, args.axcodes)
-            name = split.name
-        else:
-            slices = find_data(args.data, facts, [args.split])
-            split, name = slices.splits[args.split], f"{slices.name}, {args.split} split"
-        import_steps().map_anomalies(args, run, facts, split, name)
-        return
-    slices, needed = None, SPLITS if args.evaluate_samples else [args.split]
+    is_map, slices = args.anomaly is not None, None
     needs_slices = args.write_reconstructions or args.evaluate_samples or args.complete
     is_there = facts.cohort or (facts.brain and DEFAULT_DIRECTORY.is_dir())
-    if args.data or is_there or needs_slices:
-        slices = find_data(args.data, facts, needed)
-    if args.evaluate_samples:
-        check_comparison(slices, args.split, run, config["data"]["fingerprint"])
-    import_steps().predict(args, run, config, slices)
-
-
-def import_steps():
-    """Load TensorFlow, which takes seconds, and what needs it, now that all is checked."""
-    import_tensorflow()
+    if args.anomaly:
+        split = open_scan(args.anomaly, facts, args.axcodes)
+        name = split.name
+    elif is_map or args.data or is_there or needs_slices:
+        needs_all = args.evaluate_samples and not is_map
+        slices = find_data(args.data, facts, SPLITS if needs_all else [args.split])
+        split, name = slices.splits[args.split], f"{slices.name}, {args.split} split"
+        if needs_all:
+            check_comparison(slices, args.split, run, config["data"]["fingerprint"])
+    import_tensorflow()  # takes seconds, so only now that all flags and files are checked
     from evaluation import steps  # noqa: PLC0415
 
-    return steps
+    if is_map:
+        steps.map_anomalies(args, run, facts, split, name)
+    else:
+        steps.predict(args, run, config, slices)
 
 
 def check_comparison(slices, split, run, fingerprint):

@@ -20,6 +20,7 @@ from utils import progress, spread
 
 SLICES, NAME = "slices", "brain_{:04d}.nii.gz"
 SHOWN_BRAINS = 3  # generated, and as many real ones
+BRAIN_CUTS = ("axial", "sagittal", "coronal")
 BESIDE_MIDLINE = 0.45  # of the rows of the frame: there a sagittal cut meets a ventricle
 
 
@@ -115,52 +116,50 @@ def brains(context: Context, count: int, begin: FirstSlice | None, walk: bool) -
 
 def _draw_cuts(context, shown, levels):
     """Cuts of generated brains, and of as many real ones that have all their levels."""
-    frame, real, source = context.models.vqvae.frame, {}, ""
-    stacks = context.split.stacks(levels) if context.split else []
-    if len(stacks):
-        beside = stacks[spread(len(stacks), len(shown))]
-        real = cuts(to_unit(context.results["images"][beside]), frame)
-        source = f" Beside them {context.source}."
-    drawn = f"A generated {context.stack}, not a real one"
-    if len(shown) > 1:
-        drawn = f"{len(shown)} generated {context.stack}s, not real ones"
-    middle = levels[len(levels) // 2]
-    affine = context.facts.affine or np.eye(4)
+    frame, facts, real, beside = context.models.vqvae.frame, context.facts, {}, ""
+    middle, affine = levels[len(levels) // 2], facts.affine or np.eye(4)
     across, _, thickness, _ = np.linalg.norm(affine[:3], axis=0)  # mm, in the size of the set
     names = "slice", "along rows", "along columns"
-    rows = (
-        f"slice at level {middle}, cut along the rows, cut along the columns, lowest level below."
-    )
-    if context.facts.brain:
-        names = "axial", "sagittal", "coronal"
+    rows = f"slice at level {middle}, cut along the rows and along the columns, lowest level below."
+    if facts.brain:
+        names = BRAIN_CUTS
         rows = (
             f"axial cut (level {middle}), sagittal cut beside the midline, coronal cut; the nose "
             f"is to the right, and one row of a cut is one slice of {thickness:.3g} mm. Each slice "
             "has a grey scale of its own, in real brains too, which makes the bands."
         )
+    stacks = context.split.stacks(levels) if context.split else []
+    if len(stacks):
+        stacks = stacks[spread(len(stacks), len(shown))]
+        real = cuts(to_unit(context.results["images"][stacks]), frame, names)
+        beside = f" Beside them {context.source}."
+    drawn = f"A generated {context.stack}, not a real one"
+    if len(shown) > 1:
+        drawn = f"{len(shown)} generated {context.stack}s, not real ones"
     caption = (
-        f"{drawn}: each slice is given the two slices below it and {context.made}.{source} "
+        f"{drawn}: each slice is given the two slices below it and {context.made}.{beside} "
         f"Rows: {rows}"
     )
-    aspect = thickness / (across * context.facts.side / shown.shape[-1])
-    generated = cuts(to_unit(shown), frame)
-    context.draw(plots.brains, "brains.png", generated, real, frame, caption, names, aspect)
+    aspect = thickness / (across * facts.side / shown.shape[-1])
+    generated = cuts(to_unit(shown), frame, names)
+    context.draw(plots.brains, "brains.png", generated, real, frame, caption, aspect)
 
 
-def cuts(brains: np.ndarray, frame: Sequence[int]) -> dict[str, np.ndarray]:
+def cuts(
+    brains: np.ndarray, frame: Sequence[int], names: Sequence[str] = BRAIN_CUTS
+) -> dict[str, np.ndarray]:
     """Cut brains through the middle of the frame; a sagittal cut passes beside the midline.
 
     Args:
         brains: Stacks `(N, K, S, S)` from bottom to top, the nose to the right.
         frame: Part of the slices that is not empty.
+        names: What the three cuts are called.
 
     Returns:
-        `axial` `(N, S, S)`, `coronal` `(N, K, S)` and `sagittal` `(N, K, S)`.
+        By name: the middle slice `(N, S, S)`, a cut along the rows and one along the columns, both
+        `(N, K, S)`.
     """
     top, left, bottom, right = frame
     row, column = round(top + BESIDE_MIDLINE * (bottom - top)), (left + right) // 2
-    return {
-        "axial": brains[:, brains.shape[1] // 2],
-        "coronal": brains[:, :, :, column],
-        "sagittal": brains[:, :, row],
-    }
+    planes = brains[:, brains.shape[1] // 2], brains[:, :, row], brains[:, :, :, column]
+    return dict(zip(names, planes))

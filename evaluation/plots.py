@@ -220,30 +220,29 @@ def brains(
     real: dict[str, np.ndarray],
     frame: Sequence[int],
     caption: str,
-    names: Sequence[str] = ("axial", "sagittal", "coronal"),
     aspect: float = 1.0,
 ) -> None:
     """Draw three cuts of each brain, one column a brain, generated ones first.
 
     Args:
         path: PNG to write.
-        generated: `axial` `(N, S, S)`, `sagittal` and `coronal` `(N, K, S)`, the bottom slice
-            first.
+        generated: What `evaluation.brains.cuts` returned.
         real: The same of real brains, or an empty dict.
         frame: Part of the slices to show.
         caption: What the figure shows.
-        names: Names of the three rows.
         aspect: Thickness of a slice, in pixels of a slice.
     """
     top, left, bottom, right = frame
-    boxes = {
-        "axial": (slice(top, bottom), slice(left, right)),
-        "sagittal": (slice(None, None, -1), slice(left, right)),
-        "coronal": (slice(None, None, -1), slice(top, bottom)),
-    }
+    upwards = slice(None, None, -1)
+    boxes = (
+        (slice(top, bottom), slice(left, right)),
+        (upwards, slice(left, right)),
+        (upwards, slice(top, bottom)),
+    )
+    middle, *_, coronal = generated  # names of the first and of the last row
     sources = {"generated": generated, "real": real} if real else {"generated": generated}
-    columns = sum(len(planes["axial"]) for planes in sources.values())
-    height, slices = bottom - top, aspect * generated["coronal"].shape[1]
+    columns = sum(len(planes[middle]) for planes in sources.values())
+    height, slices = bottom - top, aspect * generated[coronal].shape[1]
     width = min(max(columns * PANEL_WIDTH, WIDTHS[0]), WIDTHS[1])
     share = (height + 2 * slices) / (right - left)
     figure = Figure((width, width / columns * share + 0.3), layout="constrained")
@@ -251,12 +250,12 @@ def brains(
     _hide_axes(figure, axes)
     first = 0
     for source, planes in sources.items():
-        last = first + len(planes["axial"])
-        for row, label, (name, box) in zip(axes, names, boxes.items()):
-            scale = GREY if name == "axial" else {**GREY, "aspect": aspect}
-            _show_row(row[first:last], planes[name], box, scale=scale)
-            if first == 0:  # cuts are too low for a name that runs upwards
-                row[0].set_ylabel(label, rotation="horizontal", ha="right", va="center")
+        last = first + len(planes[middle])
+        for row, box, (name, images) in zip(axes, boxes, planes.items()):
+            scale = GREY if name == middle else {**GREY, "aspect": aspect}
+            _show_row(row[first:last], images, box, scale=scale)
+            # Cuts are too low for a name that runs upwards.
+            row[0].set_ylabel(name, rotation="horizontal", ha="right", va="center")
         _set_titles(axes[0, first:last], [source] * (last - first))
         first = last
     save_figure(figure, path, f"{caption} {GREY_SCALE}")

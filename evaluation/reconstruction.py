@@ -153,22 +153,6 @@ def _normal_bits(errors):
     return float(-np.mean(upper + np.log1p(-np.exp(lower - upper))) / np.log(2))
 
 
-def _describe_data(context):
-    """What was evaluated, as `data` of `metrics.json`."""
-    split, images, frame = context.split, context.results["images"], context.models.vqvae.frame
-    return {
-        "name": split.facts.name,
-        "split": split.name,
-        "images": len(split),
-        "subjects": len(set(split.subjects.tolist())),
-        "image_size": images.shape[1],
-        "frame": list(frame),
-        "outside_frame": int((metrics.lost_pixels(images, frame) > 0).sum()),
-        "black": int((~images.any((1, 2))).sum()),
-        "masked": split.masked,
-    }
-
-
 def measures(
     results: dict[str, np.ndarray],
     split: Split,
@@ -289,13 +273,24 @@ def summarise(
         Entries of `metrics.json`.
     """
     (vqvae, prior, texture), results = context.models, context.results
+    split, images = context.split, results["images"]
     weight = prior.settings["rate_weight"] if rate_weight is None else rate_weight
     report = {
-        "data": _describe_data(context),
-        **measures(results, context.split, code_counts, weight, vqvae.frame),
+        "data": {
+            "name": split.facts.name,
+            "split": split.name,
+            "images": len(split),
+            "subjects": len(set(split.subjects.tolist())),
+            "image_size": images.shape[1],
+            "frame": list(vqvae.frame),
+            "outside_frame": int((metrics.lost_pixels(images, vqvae.frame) > 0).sum()),
+            "black": int((~images.any((1, 2))).sum()),
+            "masked": split.masked,
+        },
+        **measures(results, split, code_counts, weight, vqvae.frame),
     }
     if texture:
-        report["texture"] = texture_measures(texture, results, context.split)
+        report["texture"] = texture_measures(texture, results, split)
     _draw_reconstructions(context)
     _draw_codes(context, code_counts, report["codebook"])
     if histories:
