@@ -17,18 +17,11 @@ LEAST_SUBJECTS = {"training": 20, "evaluated": 5}
 MAX_SEED = 2**31 - 1
 
 
+# One flag in two or three lines reads best.
+# fmt: off
 def parse(arguments=None):
     """Flags of the script."""
     parser = Parser(__doc__)
-    _add_evaluation_flags(parser)
-    _add_sample_flags(parser)
-    _add_anomaly_flags(parser)
-    return parser.parse_args(arguments)
-
-
-# One flag in two or three lines reads best.
-# fmt: off
-def _add_evaluation_flags(parser):
     add = parser.add_argument_group("evaluation").add_argument
     add("--run", metavar="DIR", type=RunDirectory, default="runs/default",
         help="run directory of train.py (default: %(default)s)")
@@ -45,8 +38,6 @@ def _add_evaluation_flags(parser):
     add("--write-reconstructions", action="store_true",
         help="write every reconstruction of the split as a PNG")
 
-
-def _add_sample_flags(parser):
     add = parser.add_argument_group("samples").add_argument
     add("--samples", type=between(int, 0, 10**5), default=16, metavar="N",
         help="number of slices to generate (default: %(default)s)")
@@ -73,14 +64,13 @@ def _add_sample_flags(parser):
         help="draw without the fine grain that codes lose")
     add("--walk", action="store_true", help="show every slice of the first brain: walk.png")
 
-
-def _add_anomaly_flags(parser):
     add = parser.add_argument_group("anomalies").add_argument
     add("--anomaly", metavar="DIR", nargs="?", const="",
         help="instead of all else, map what is unusual in the slices of a folder or of a volume "
         "(.nii.gz), or without DIR in those of the split; --slice and --seed apply")
     add("--axcodes", metavar="XYZ",
         help="where the axes of a volume run to that does not say it, such as RAS")
+    return parser.parse_args(arguments)
 # fmt: on
 
 

@@ -53,8 +53,22 @@ def evaluate(
     source = ImageSource(split, size)
     for batch, images in upward_images(source, BATCH, f"evaluating {split.name}"):
         below = codes_below(codes, split.below, batch)
-        chosen_by = split.levels[batch], below, rate_weight
-        part = _evaluate_batch(vqvae, prior, images, *chosen_by, content)
+        levels = split.levels[batch]
+        chosen = prior.choose_codes(vqvae.distances(images), levels, rate_weight, below)
+        restored = tf.cast(vqvae.decode(chosen), tf.float32)  # (B, S, S, 1)
+        pair = cut(images, content), cut(restored, content)
+        maps = losses.ssim_map(*pair)
+        part = {
+            "ssim": np.asarray(tf.reduce_mean(maps, (1, 2))),
+            "brain_ssim": metrics.brain_ssim(pair[0], maps),
+            "psnr": metrics.psnr(*pair),
+            "brain_psnr": metrics.brain_psnr(*pair),
+            "bits": np.asarray(prior.bits(chosen, levels, below), "float32"),
+            "alone_bits": np.asarray(prior.bits(chosen, levels), "float32"),
+            "codes": np.asarray(chosen),
+            "images": to_grey(images)[..., 0],
+            "restored": to_grey(restored)[..., 0],
+        }
         codes[batch] = part["codes"]
         parts.append(part)
         order.append(batch)
@@ -65,24 +79,6 @@ def join(parts: Sequence[dict[str, np.ndarray]], batches: Sequence[np.ndarray]) 
     """Join the arrays of batches `(B, ...)`, whose indices say where each row belongs."""
     places = np.argsort(np.concatenate(batches))
     return {name: np.concatenate([part[name] for part in parts])[places] for name in parts[0]}
-
-
-def _evaluate_batch(vqvae, prior, images, levels, below, rate_weight, content):
-    codes = prior.choose_codes(vqvae.distances(images), levels, rate_weight, below)  # (B, H, W)
-    restored = tf.cast(vqvae.decode(codes), tf.float32)  # (B, S, S, 1)
-    pair = cut(images, content), cut(restored, content)
-    maps = losses.ssim_map(*pair)
-    return {
-        "ssim": np.asarray(tf.reduce_mean(maps, (1, 2))),
-        "brain_ssim": metrics.brain_ssim(pair[0], maps),
-        "psnr": metrics.psnr(*pair),
-        "brain_psnr": metrics.brain_psnr(*pair),
-        "bits": np.asarray(prior.bits(codes, levels, below), "float32"),
-        "alone_bits": np.asarray(prior.bits(codes, levels), "float32"),
-        "codes": np.asarray(codes),
-        "images": to_grey(images)[..., 0],
-        "restored": to_grey(restored)[..., 0],
-    }
 
 
 def texture_measures(

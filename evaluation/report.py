@@ -1,6 +1,5 @@
 """What predict.py writes and prints: `metrics.json`, `anomaly.json`, images, figures, tables."""
 
-import math
 import pathlib
 import re
 from typing import Any
@@ -139,7 +138,16 @@ def write_anomalies(context: Context, header: dict[str, Any], images: np.ndarray
         _write_case(folder, case, split, kinds, scores) for case in np.unique(split.cases).tolist()
     ]
     cases.sort(key=lambda row: -row["score"])
-    rows = [_slice_row(split, results, i) for i in order]
+    rows = [
+        {
+            "file": str(pathlib.Path(split.paths[i])),
+            "case": int(split.cases[i]),
+            "level": int(split.levels[i]),
+            **{f"score_{method}": float(of[i]) for method, of in results["scores"].items()},
+            "score_in_case": float(results["in_case"][i]),
+        }
+        for i in order
+    ]
     report = {**header, "map_white": plots.ANOMALY_LIMIT, "cases": cases, "slices": rows}
     write_json(context.folder / ANOMALIES, report)
 
@@ -159,18 +167,6 @@ def write_anomalies(context: Context, header: dict[str, Any], images: np.ndarray
         caption=caption,
     )
     return report
-
-
-def _slice_row(split, results, i):
-    """Row of a slice in `anomaly.json`."""
-    in_case = float(results["in_case"][i])
-    return {
-        "file": str(pathlib.Path(split.paths[i])),
-        "case": int(split.cases[i]),
-        "level": int(split.levels[i]),
-        **{f"score_{method}": float(s[i]) for method, s in results["scores"].items()},
-        "score_in_case": in_case if math.isfinite(in_case) else None,
-    }
 
 
 def _write_case(folder, case, split, kinds, scores):

@@ -127,7 +127,10 @@ def sample(context: Context, levels: np.ndarray) -> dict:
             kept[number] = image
     seconds = time.perf_counter() - begin
     if len(levels):
-        _draw_samples(context, _stacked(kept, shown), len(levels), levels[shown])
+        caption = f"Generated slices, not real ones: {context.made}."
+        if len(shown) < len(levels):
+            caption += f" {len(shown)} of {len(levels):,} are shown, evenly spread."
+        context.draw(plots.samples, "samples.png", _stacked(kept, shown), levels[shown], caption)
     if len(levels) and context.split:
         _draw_comparison(context, _stacked(kept, paired), paired, levels[paired])
     options = {**sampling._asdict(), **sampling.drawing._asdict()}
@@ -137,13 +140,6 @@ def sample(context: Context, levels: np.ndarray) -> dict:
 
 def _stacked(kept, numbers):
     return to_unit(np.stack([kept[number] for number in numbers]))
-
-
-def _draw_samples(context, images, count, levels):
-    caption = f"Generated slices, not real ones: {context.made}."
-    if len(images) < count:
-        caption += f" {len(images)} of {count:,} are shown, evenly spread."
-    context.draw(plots.samples, "samples.png", images, levels, caption)
 
 
 def _draw_comparison(context, generated, numbers, levels):

@@ -81,7 +81,8 @@ def claimed(run: RunDirectory, config: dict) -> Iterator[None]:
             listed, or something that is no run.
     """
     path = run.path
-    if path.exists() and not run.config.exists() and not _is_empty_folder(path):
+    is_empty = path.is_dir() and all(entry.name.startswith(".") for entry in path.iterdir())
+    if path.exists() and not run.config.exists() and not is_empty:
         raise InputError(f"{run} exists and is no run directory: name another --run directory.")
     for folder in (path / "logs", run.state("vqvae").parent):
         if folder.exists() and not folder.is_dir():
@@ -141,10 +142,6 @@ def _lock_file(file, held):
     finally:
         ended.set()
         file.unlink(missing_ok=True)
-
-
-def _is_empty_folder(path):
-    return path.is_dir() and all(entry.name.startswith(".") for entry in path.iterdir())
 
 
 def _with_new_texture(run, config):
