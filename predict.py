@@ -23,7 +23,7 @@ def parse(arguments=None):
     """Flags of the script."""
     parser = Parser(__doc__)
     add = parser.add_argument_group("evaluation").add_argument
-    add("--run", metavar="DIR", type=RunDirectory, default="runs/default",
+    add("--run", metavar="DIR", default="runs/default",
         help="run directory of train.py (default: %(default)s)")
     add("--out", metavar="DIR",
         help="folder for the results, for instance of a run that may not be written to "
@@ -76,7 +76,8 @@ def parse(arguments=None):
 
 def main(args):
     """Map what is unusual, or evaluate and draw."""
-    run, config = args.run, read_config(args.run)
+    run = RunDirectory(args.run)
+    config = read_config(run)
     facts = facts_of_run(config["data"])
     is_map, slices = args.anomaly is not None, None
     needs_slices = args.write_reconstructions or args.evaluate_samples or args.complete

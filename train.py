@@ -17,30 +17,20 @@ from sources.layout import FITTED_SPLITS, MAX_SUBJECTS
 from utils import InputError, Parser, between, command_line, cores, import_tensorflow, versions
 
 
+# fmt: off
 def parse(arguments=None):
     """Flags of the script. Those of settings come from `fitting.settings`."""
     parser = Parser(__doc__)
     groups = {title: parser.add_argument_group(title) for title in GROUPS}
-    _add_flags_of_no_setting(groups)
-    add_flags(groups)
-    parser.set_defaults(seed=Settings.seed)  # of the synthetic cohort, too
-    args = parser.parse_args([*map(_renamed, sys.argv[1:] if arguments is None else arguments)])
-    if args.choose_codes_again and not args.start_from:
-        parser.error("argument --choose-codes-again: name the run to go on from with --start-from")
-    return args
-
-
-# fmt: off
-def _add_flags_of_no_setting(groups):
     add = groups["data"].add_argument
     add("--data", metavar="DIR",
         help="folder with keras_png_slices_{train,validate,test}, or a .zip archive of it")
     add("--subjects", type=between(int, 3, MAX_SUBJECTS), default=60, metavar="N",
         help="size of the synthetic cohort (default: %(default)s)")
     add = groups["run"].add_argument
-    add("--run", metavar="DIR", type=RunDirectory, default="runs/default",
+    add("--run", metavar="DIR", default="runs/default",
         help="where everything goes (default: %(default)s)")
-    add("--start-from", metavar="RUN", type=RunDirectory,
+    add("--start-from", metavar="RUN",
         help="begin with the weights of this finished run, such as a shipped one; settings of the "
         "networks that are not given are its own")
     add("--strategy", choices=("mirrored", "multiworker"),
@@ -49,6 +39,12 @@ def _add_flags_of_no_setting(groups):
     add("--save-minutes", type=between(float, 0, 10**6), default=4.0, metavar="M",
         help="save within an epoch every M minutes, so that a crash costs no more "
         "(default: %(default)s)")
+    add_flags(groups)
+    parser.set_defaults(seed=Settings.seed)  # of the synthetic cohort, too
+    args = parser.parse_args([*map(_renamed, sys.argv[1:] if arguments is None else arguments)])
+    if args.choose_codes_again and not args.start_from:
+        parser.error("argument --choose-codes-again: name the run to go on from with --start-from")
+    return args
 # fmt: on
 
 
@@ -87,7 +83,7 @@ def main(args):
         keras.utils.set_random_seed(settings.seed)  # ops with a seed of their own ask for one
         tf.config.experimental.enable_op_determinism()
 
-    run, source_run = args.run, args.start_from
+    run, source_run = RunDirectory(args.run), args.start_from and RunDirectory(args.start_from)
     data = training_data.TrainingData(slices, settings.image_size, settings.reduction)
     digest = None
     if source_run:
@@ -118,7 +114,7 @@ def resolve(args, slices):
     names = {field.name for field in dataclasses.fields(Settings)} - {"start_from"}  # a folder here
     given = {n: value for n, value in vars(args).items() if n in names and value is not None}
     if args.start_from:
-        source = read_config(args.start_from)["settings"]
+        source = read_config(RunDirectory(args.start_from))["settings"]
         given = {name: getattr(source, name) for name in OF_NETWORKS} | given
     if slices.num_levels == 1:
         given.setdefault("slices_alone", True)  # no slice has one below

@@ -12,7 +12,7 @@ from evaluation.anatomy import anatomy
 from evaluation.brains import draw_brain_codes
 from evaluation.context import FIRST_COMPARED_BRAIN, Context
 from evaluation.metrics import diversity
-from evaluation.samples import decode_both
+from evaluation.samples import decode
 from evaluation.two_sample import FOLDS, Rows, features, half, nearest, two_sample
 from networks.losses import ssim
 from sources.images import to_unit
@@ -42,15 +42,18 @@ def compare(context: Context, training_images: np.ndarray) -> dict[str, Any]:
     if len(cases) < FOLDS or not len(training_cases):
         return {"reason": f"{len(cases)} cases of the split have all {len(levels)} levels"}
     drawn = list(draw_brain_codes(models.prior, DRAWN, options, first=FIRST_COMPARED_BRAIN))
-    textured, plain = decode_both(models, drawn, options)
+
+    def decoded(options):
+        return np.concatenate(list(decode(models, drawn, options)))
+
     # Without texture, because they are compared with reconstructions, which have none.
     sets = {
-        "generated": plain,
+        "generated": decoded(options._replace(texture=False)),
         "reconstructions": context.results["restored"][cases],
         "real": context.results["images"][cases],
         "training": training_images[training_cases],
     }
-    textured = textured if options.texture else None
+    textured = decoded(options) if options.texture else None
     report = compare_brains(sets, models.vqvae.frame, textured, split.facts.brain)
     if "ventricles" in report:
         caption = (

@@ -18,7 +18,7 @@ from evaluation.context import FIRST_COMPARED, Context, SamplingOptions
 from evaluation.metrics import content_box, diversity, inner_brain, not_black, quality
 from evaluation.plots import GREY_SCALE
 from evaluation.reconstruction import draw_textures
-from evaluation.samples import SHOWN_PAIRS, decode_both, draw_slice_codes, spread_levels
+from evaluation.samples import SHOWN_PAIRS, decode, draw_slice_codes, spread_levels
 from evaluation.two_sample import Rows, accuracy, features, nearest, two_sample
 from modules import Models
 from networks.frames import cut
@@ -154,12 +154,14 @@ def draw(
     drawn, groups = list(drawn), np.repeat(np.arange(len(levels)), levels.shape[1])
     chosen = np.flatnonzero(np.isin(levels, known))[:count]
 
-    names = np.char.add("drawn ", groups[chosen].astype(str))
-    textured, plain = (
-        SliceSet(stacks.reshape(-1, *stacks.shape[2:])[chosen], levels.ravel()[chosen], names)
-        for stacks in decode_both(models, drawn, options)
-    )
-    return textured, plain
+    def decoded(options):
+        stacks = np.concatenate(list(decode(models, drawn, options)))
+        images = stacks.reshape(-1, *stacks.shape[2:])[chosen]
+        names = np.char.add("drawn ", groups[chosen].astype(str))
+        return SliceSet(images, levels.ravel()[chosen], names)
+
+    plain = decoded(options._replace(texture=False))
+    return decoded(options) if options.texture else plain, plain
 
 
 def compare(context: Context, count: int) -> dict[str, Any]:
@@ -250,8 +252,9 @@ def _draw_closest(context, sets, distances, which, report):
     caption = (
         f"The {len(numbers)} of {report['samples']:,} generated slices that are closest to a "
         f"training slice of {context.split.facts.name}, with the root mean square distance "
-        f"at {NEAREST_SIDE} x {NEAREST_SIDE} pixels. One in a hundred real test slices is closer "
-        f"than {report['nearest_real_p1']:.3f} to a training slice. {GREY_SCALE}"
+        f"at {NEAREST_SIDE} x {NEAREST_SIDE} pixels. One in a hundred real slices of the "
+        f"{context.split.name} split is closer than {report['nearest_real_p1']:.3f} to one. "
+        f"{GREY_SCALE}"
     )
     context.draw(
         plots.rows_of_images,

@@ -97,14 +97,6 @@ def decode(
         yield np.stack(slices, axis=1)
 
 
-def decode_both(
-    models: Models, drawn: list[tuple[np.ndarray, np.ndarray]], options: SamplingOptions
-) -> tuple[np.ndarray, np.ndarray]:
-    """Decode stacks with texture, where it is wanted, and without: uint8 `(N, K, S, S)` each."""
-    plain = np.concatenate(list(decode(models, drawn, options._replace(texture=False))))
-    return np.concatenate(list(decode(models, drawn, options))) if options.texture else plain, plain
-
-
 def sample(context: Context, levels: np.ndarray) -> dict:
     """Draw and write samples, if any, and show some, beside real slices where there are any.
 
