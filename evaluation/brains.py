@@ -103,18 +103,17 @@ def brains(context: Context, count: int, begin: FirstSlice | None, walk: bool) -
         write_slices(folder / SLICES, brain, [(number, k) for k in levels], context.facts)
         shown += [brain] if number < SHOWN_BRAINS else []
     seconds, shown = time.perf_counter() - start, np.stack(shown)  # (N, K, S, S)
-    _draw_cuts(context, shown, levels)
+    made = f"each slice is given the two slices below it and {context.made}."
+    made += " The lowest slice is a reconstruction of the given one." if begin else ""
+    _draw_cuts(context, shown, levels, made)
     if walk:
-        caption = (
-            f"Generated slices, not real ones: one {context.stack} from bottom to top. Each slice "
-            f"is given the two slices below it and {context.made}."
-        )
+        caption = f"Generated slices, not real ones: one {context.stack} from bottom to top; {made}"
         context.draw(plots.samples, "walk.png", to_unit(shown[0]), levels, caption)
     metrics = {"count": count, "seconds": seconds, "first_level": level, "slices": len(levels)}
     return {"brains": metrics}
 
 
-def _draw_cuts(context, shown, levels):
+def _draw_cuts(context, shown, levels, made):
     """Cuts of generated brains, and of as many real ones that have all their levels."""
     frame, facts, real, beside = context.models.vqvae.frame, context.facts, {}, ""
     middle, affine = levels[len(levels) // 2], facts.affine or np.eye(4)
@@ -136,10 +135,7 @@ def _draw_cuts(context, shown, levels):
     drawn = f"A generated {context.stack}, not a real one"
     if len(shown) > 1:
         drawn = f"{len(shown)} generated {context.stack}s, not real ones"
-    caption = (
-        f"{drawn}: each slice is given the two slices below it and {context.made}.{beside} "
-        f"Rows: {rows}"
-    )
+    caption = f"{drawn}: {made}{beside} Rows: {rows}"
     aspect = thickness / (across * facts.side / shown.shape[-1])
     generated = cuts(to_unit(shown), frame, names)
     context.draw(plots.brains, "brains.png", generated, real, frame, caption, aspect)
