@@ -472,7 +472,7 @@ def is_abandoned(path: pathlib.Path, process: str, seconds: float) -> bool:
     try:
         if host == platform.node() and os.name == "posix":
             os.kill(int(number), 0)
-        return not host or time.time() - path.stat().st_mtime > seconds
+        return time.time() - path.stat().st_mtime > seconds
     except (OSError, ValueError, OverflowError) as error:  # the process or the file is gone
         return not isinstance(error, PermissionError)  # or it is another user's
 

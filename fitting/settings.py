@@ -218,10 +218,6 @@ OF_PRIOR = ("prior", "prior_width", "prior_blocks", "slices_alone", "rate_weight
 OF_NETWORKS = (*OF_VQVAE, *OF_PRIOR)
 
 
-def _flags():
-    return [field for field in dataclasses.fields(Settings) if "group" in field.metadata]
-
-
 def _fits(value, field):
     """Whether a value is one that a setting may have."""
     about, kind = field.metadata, type(field.default)
@@ -243,7 +239,9 @@ def add_flags(groups: dict[str, argparse.ArgumentParser]) -> None:
         groups: Groups of flags of a parser, by the names in `GROUPS`.
     """
     groups["run"].add_argument("--preset", choices=PRESETS, help=_help_of_presets())
-    for field in _flags():
+    for field in dataclasses.fields(Settings):
+        if "group" not in field.metadata:
+            continue
         about, kind = field.metadata, type(field.default)
         flag, text = f"--{field.name.replace('_', '-')}", about["help"]
         options = {"action": "store_true"}

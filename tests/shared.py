@@ -31,7 +31,7 @@ from trainings import ROOT, Training
 
 import modules
 from coding import slices
-from evaluation import curves, plots
+from evaluation import plots
 from fitting import checkpoints
 from fitting.run_directory import RunDirectory
 from networks.layers import exact
@@ -187,11 +187,8 @@ def graphs_kept(figures=True):
         for place in ("evaluation.reconstruction.exact", "coding.slices.exact"):
             patches.enter_context(unittest.mock.patch(place, exact_once))
         patches.enter_context(unittest.mock.patch("coding.slices.Coder", coder_once))
-        for module in (plots, curves):
-            if not figures and module.save_figure is save_figure:
-                patches.enter_context(
-                    unittest.mock.patch.object(module, "save_figure", save_no_figure)
-                )
+        if not figures and plots.save_figure is save_figure:
+            patches.enter_context(unittest.mock.patch.object(plots, "save_figure", save_no_figure))
         yield
 
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from shared import CODES, TINY, contents, make_prior, make_vqvae, one_line, run_script
 
-from evaluation import brain_comparison, comparison, curves, plots, suitability, two_sample
+from evaluation import brain_comparison, comparison, metrics, plots, suitability, two_sample
 from evaluation.anatomy import compare_anatomy
 from evaluation.comparison import SliceSet
 from evaluation.metrics import content_box, not_black
@@ -85,10 +85,9 @@ def evaluated(knees, run, tmp_path_factory):
     before = contents(run)
     flags = ("--brains", 1, "--samples", 2, "--walk", "--complete", "--write-reconstructions")
     with pytest.MonkeyPatch.context() as patch:
-        for module in (plots, curves):
-            patch.setattr(
-                module, "save_figure", lambda _, path, text: captions.update({path.stem: text})
-            )
+        patch.setattr(
+            plots, "save_figure", lambda _, path, text: captions.update({path.stem: text})
+        )
         done = run_script("predict.py", "--run", run, "--data", alone, "--out", out, *flags)
     assert done.returncode == 0, done.stderr
     assert contents(run) == before
@@ -247,7 +246,7 @@ def test_unlikely_slices_and_slices_out_of_the_frame_are_told(tmp_path, capsys):
     assert not capsys.readouterr().out
     images = np.zeros((2, 8, 8), "uint8")
     images[0, 2:6, 2:6], images[1, 2:6, 2:8] = 9, 9
-    assert suitability.lost_pixels(images, (2, 2, 6, 6)).tolist() == [0, 1 / 3]
+    assert metrics.lost_pixels(images, (2, 2, 6, 6)).tolist() == [0, 1 / 3]
 
 
 def test_black_slices_alone_are_all_shown():

@@ -211,4 +211,4 @@ def test_a_prior_of_single_slices_draws_no_brain(run_copy, slices_folder):
     path = open_folder(slices_folder / "keras_png_slices_test").paths[0]
     for flags in (["--brains", 2], ["--from-slice", path], ["--walk"]):
         done = run_script("predict.py", "--run", run_copy, "--data", slices_folder, *flags)
-        assert done.returncode == 2 and "does not read the slices below" in done.stderr
+        assert done.returncode == 2 and "knows nothing of slices below" in done.stderr

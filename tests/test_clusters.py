@@ -68,16 +68,16 @@ def test_a_lock_file_holds_while_it_is_fresh(holder, age, is_held, tmp_path):
     file.write_text(holder)
     os.utime(file, (time.time() - age,) * 2)
     if is_held:
-        with pytest.raises(InputError, match="held"), run_directory._lock_file(file, ""):
+        with pytest.raises(InputError, match="held"), run_directory._lock_file(file, "It is held."):
             pass
     else:
-        with run_directory._lock_file(file, ""):
+        with run_directory._lock_file(file, "It is held."):
             assert file.read_text() == utils.process_name()
 
 
 def test_a_lock_file_is_touched_while_its_training_runs(tmp_path, monkeypatch):
     monkeypatch.setattr(run_directory, "BEAT", 0.01)
-    with run_directory._lock_file(tmp_path / ".holder", ""):
+    with run_directory._lock_file(tmp_path / ".holder", "It is held."):
         os.utime(tmp_path / ".holder", (0, 0))
         time.sleep(0.2)
         assert (tmp_path / ".holder").stat().st_mtime > 0
@@ -167,7 +167,7 @@ def test_signals_save_at_the_next_step(slices_folder, tmp_path, monkeypatch):
 
 def test_what_a_killed_process_left_is_removed(tmp_path):
     me = utils.process_name()
-    for name in ("0123abcd", f"{platform.node()}-{DEAD}-ab", f"{me}-ab", "node7-12-ab"):
+    for name in (f"{platform.node()}-{DEAD}-ab", f"{me}-ab", "node7-12-ab"):
         (tmp_path / f".new-{name}").mkdir()
     with utils.replacing_results(tmp_path, ["*.txt"]) as folder:
         left = {path.name for path in tmp_path.iterdir()} - {folder.name}

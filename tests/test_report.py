@@ -17,6 +17,7 @@ from evaluation import plots, reconstruction, report, samples, steps
 from evaluation.context import Context, SamplingOptions
 from fitting.run_directory import RunDirectory
 from modules import Models
+from networks.logits import Drawing
 from sources.facts import OASIS
 from sources.folder import make_split
 from utils import InputError, spread
@@ -52,8 +53,7 @@ def evaluated(untouched, slices_folder, tmp_path_factory):
         save(figure, path, caption)
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in (plots, reconstruction.curves):
-            patch.setattr(module, "save_figure", save_figure)
+        patch.setattr(plots, "save_figure", save_figure)
         flags = ("--write-reconstructions", "--complete", "--walk", "--temperature", 0.5)
         run_predict(run, slices_folder, "--samples", 5, *flags)
         run_predict(run, slices_folder, "--anomaly", "--slice", 2)
@@ -81,10 +81,10 @@ def test_figures_have_captions_which_are_no_mathematics(evaluated):
 
 
 def test_captions_say_how_samples_were_drawn(tmp_path):
-    options = SamplingOptions(3, 0.5, 3, 0.9)
-    assert options.listed == "seed 3, temperature 0.5, top-k 3, top-p 0.9"
+    options = SamplingOptions(3, Drawing(0.5, 3, 0.9))
     vqvae = SimpleNamespace(grid=(4, 4), settings={"codebook_size": 16})
-    context = Context(Models(vqvae, None), OASIS, options, tmp_path)
+    context = Context(Models(vqvae, None), OASIS, options)
+    assert context.drawn.endswith(" with seed 3, temperature 0.5, top-k 3, top-p 0.9")
     assert "texture" not in context.made
     textured = dataclasses.replace(context, sampling=SamplingOptions(0, texture=True))
     assert "seed 0, decoded" in textured.made
@@ -175,10 +175,9 @@ def test_of_many_samples_a_few_are_shown(tmp_path, monkeypatch):
         Models(VQVAE, FakePrior()),
         OASIS,
         SamplingOptions(0),
-        tmp_path,
-        SimpleNamespace(name="OASIS"),
         split,
-        {"images": np.zeros((4, 8, 8), "uint8")},
+        folder=tmp_path,
+        results={"images": np.zeros((4, 8, 8), "uint8")},
     )
     calls = []
     monkeypatch.setattr(plots, "samples", lambda *given: calls.append(given))

@@ -258,7 +258,7 @@ def test_anomalies_of_a_split_and_of_a_folder(run, slices_folder, tmp_path):
     one_line(map_anomalies(run, tmp_path / "none"), "none is no folder")
     one_line(map_anomalies(run, tmp_path), "holds no case_NNN_slice_K.nii.png")
     refused = map_anomalies(run, folder, "--slice", 3)
-    one_line(refused, "--slice must be a level of the slices, 1 to 1")
+    one_line(refused, "--slice must be a level of the data, 1 to 1")
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ import pytest
 from shared import contents, one_line, run_script
 from trainings import ROOT
 
-from evaluation import curves, plots
+from evaluation import plots
 from evaluation.reconstruction import read_code_counts
 from fitting.checkpoints import load_model
 from fitting.run_directory import RunDirectory, read_config, read_history
@@ -36,9 +36,9 @@ FIGURES = {
     "anomalies": (plots.anomalies, IMAGES, IMAGES, {"healing": IMAGES}, ["a", "b"], "Made up."),
     "samples": (plots.samples, IMAGES, np.arange(2), "Made up."),
     "brains": (plots.brains, CUTS, {}, (0, 0, 16, 16), "Made up."),
-    "codes": (curves.codes, np.ones(4), np.ones(4), RNG.random((4, 4, 4)), "Made up."),
+    "codes": (plots.codes, np.ones(4), np.ones(4), RNG.random((4, 4, 4)), "Made up."),
     "training": (
-        curves.training, EPOCHS | {"val_perplexity": np.ones(2)}, LOSSES, {"position": 4.0}, "A.",
+        plots.training, EPOCHS | {"val_perplexity": np.ones(2)}, LOSSES, {"position": 4.0}, "A.",
     ),
 }  # fmt: skip
 
@@ -77,8 +77,7 @@ def test_a_figure_that_fails_is_named_and_all_else_kept(
             raise RuntimeError("no dvipng\nand a long story")
         save(figure, path, caption)
 
-    for module in (plots, curves):
-        monkeypatch.setattr(module, "save_figure", save_figure)
+    monkeypatch.setattr(plots, "save_figure", save_figure)
     done = run_script("predict.py", "--run", run_copy, "--data", slices_folder, *flags)
     one_line(done, f"{out} has all but {failing}.png, which could not be drawn (no dvipng")
     assert {path.as_posix() for path in contents(out)} == kept
