@@ -155,7 +155,7 @@ def test_kills_at_random_moments_of_each_stage_change_no_bit(start_training, tmp
 # ---- what goes wrong ---------------------------------------------------------------------------
 
 
-def test_loss_that_is_not_finite_stops_at_once(slices_folder, tmp_path):
+def test_loss_that_is_not_finite_stops_at_once(eager_steps, slices_folder, tmp_path):
     run = tmp_path / "run"
     state = run / "resume" / "vqvae.npz"
     done = train(slices_folder, run, "--learning-rate", "1e20", "--epochs", "3")
