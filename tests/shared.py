@@ -142,8 +142,9 @@ def make_prior(grid=8, reads_below=True, num_levels=LEVELS, blocks=6):
     return model
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def prior():
+    """A prior that no test changes: its graphs are there once a test has made them."""
     return make_prior()
 
 

@@ -200,8 +200,8 @@ def test_of_many_samples_a_few_are_shown(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("flags, place, error", [
-    (["--samples", "3"], (samples, "write_png"), None),
-    (["--samples", "3", "--walk"], (steps, "write_json"), None),
+    (["--samples", "3", "--brains", "0"], (samples, "write_png"), None),
+    (["--samples", "0"], (steps, "write_json"), None),
     (["--samples", "0"], (steps, "write_json"), InputError("the disk is full.")),
     (["--anomaly"], (report, "write_json"), None),
 ])  # fmt: skip
