@@ -59,10 +59,6 @@ class Place:
         return self.data / "keras_png_slices_train" / "case_002_slice_1.nii.png"
 
 
-TRAIN = ("train.py", "--data", "{data}", "--run", "{new}", *TINY, *STAGES)
-PREDICT = ("predict.py", "--run", "{run}", "--data", "{data}", "--samples", "1")
-
-
 @pytest.fixture
 def run(run_copy):
     return run_copy
