@@ -8,7 +8,7 @@ import nibabel
 import numpy as np
 import pytest
 from PIL import Image
-from shared import CODES, TINY, contents, make_prior, make_vqvae, one_line, run_script
+from shared import CODES, TINY, contents, eager, make_prior, make_vqvae, one_line, run_script
 
 from evaluation import brain_comparison, comparison, metrics, plots, suitability, two_sample
 from evaluation.anatomy import compare_anatomy
@@ -68,7 +68,9 @@ def knees(tmp_path_factory):
 def run(knees, tmp_path_factory):
     run = tmp_path_factory.mktemp("runs") / "knees"
     few = ("--epochs", 1, "--prior-epochs", 1, "--texture-epochs", 0, "--rate-weight", 0)
-    done = run_script("train.py", "--data", knees, "--run", run, *TINY, *few)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fitting.devices.compiled", eager)
+        done = run_script("train.py", "--data", knees, "--run", run, *TINY, *few)
     assert done.returncode == 0, done.stderr
     return run
 
@@ -199,7 +201,7 @@ def test_content_in_the_size_of_a_model(content, size, expected):
     assert box == expected
 
 
-@pytest.mark.parametrize("mirror", ["rows", "columns", "none"])
+@pytest.mark.parametrize("mirror", ["rows", "none"])
 def test_symmetry_is_about_the_axis_of_the_set(mirror, monkeypatch):
     monkeypatch.setattr(two_sample, "PERMUTATIONS", 2)
     facts = dataclasses.replace(KNEES, mirror=mirror)

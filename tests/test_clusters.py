@@ -144,7 +144,7 @@ def test_another_precision_names_its_flag(run):
 # ---- signals and kills -------------------------------------------------------------------------
 
 
-def test_signals_save_at_the_next_step(slices_folder, tmp_path, monkeypatch):
+def test_signals_save_at_the_next_step(eager_steps, slices_folder, tmp_path, monkeypatch):
     """Within an epoch of three steps, and at its end."""
     run, check, steps = RunDirectory(tmp_path), loop._Fit._check_finite, []
     before = signal.signal(signal.SIGUSR1, signal.SIG_DFL)  # that of an earlier script

@@ -163,6 +163,7 @@ def test_anatomy_of_a_known_head():
     assert anatomy.anatomy(lopsided[None])["symmetry"][0] < with_ventricle["symmetry"][0] - 0.05
 
 
+@pytest.mark.slow
 def test_report_on_real_blurred_and_copied_slices(
     real, blurred, few_permutations, monkeypatch, tmp_path
 ):

@@ -9,6 +9,7 @@ from shared import codes, make_prior
 GRID, BATCH = 6, 2
 
 
+@pytest.mark.slow
 def test_the_naive_loop_draws_what_the_cached_sampler_draws():
     prior, levels, seed = make_prior(GRID, blocks=2), tf.range(BATCH), tf.constant(5)
     below = tf.constant(codes((BATCH, 2, GRID, GRID)))

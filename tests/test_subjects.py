@@ -8,7 +8,6 @@ import pytest
 import subjects
 from shared import STAGES, TINY
 
-import train
 from sources.folder import Split, open_slices
 
 CURVE = (37, 74, 148)  # subjects
@@ -43,15 +42,6 @@ def test_all_sets_of_the_curve_are_measured_on_the_same_people_of_theirs():
         assert set(known.subjects) <= set(subjects.choose_subjects(split, count))
     few = subjects.measured_slices(split, 20, 32)
     assert set(few.subjects) <= set(subjects.choose_subjects(split, 20)) and len(few) == 32
-
-
-def test_trainings_of_the_curve_take_as_many_steps():
-    passes = {n: train.parse(shlex.split(subjects.curve(n).flags)) for n in CURVE}
-    for stage in ("epochs", "prior_epochs", "first_prior_epochs"):
-        assert len({n * getattr(args, stage) for n, args in passes.items()}) == 1
-    measured = [training for training in subjects.TRAININGS.values() if training.subjects]
-    weights = {train.parse(shlex.split(training.flags)).rate_weight for training in measured}
-    assert len(weights) == 1 and None not in weights
 
 
 @pytest.mark.slow
