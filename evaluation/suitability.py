@@ -49,6 +49,8 @@ def warn_of_masking(learned: bool | None, split: Split) -> None:
     """
     if learned is not None and learned != split.masked:
         gets, knows = "slices that are not masked", "masked slices"
+        if split.facts.brain:
+            gets, knows = "slices with scalp", "brain-masked slices"
         gets, knows = (knows, gets) if split.masked else (gets, knows)
         _warn(f"the model learned from {knows} and gets {gets}: its figures and maps say little.")
 

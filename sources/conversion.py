@@ -451,6 +451,7 @@ def _facts(plan, out, cases, sample, boxes, affines):
     settings, side = plan.settings, plan.settings["side"]
     name, about = settings["name"] or out.resolve().name, {"cases": cases, "settings": settings}
     if plan.like:
+        about["levels"] = settings["levels"]
         return dataclasses.replace(plan.like, name=name, masked=None, cohort=None, **about)
     about["affine"] = np.median(affines, axis=0).tolist() if affines else None
     if settings["space"] != "oasis":
