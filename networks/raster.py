@@ -149,8 +149,8 @@ class RasterPrior(keras.Model):
         """State at the start of rows y, int32 `(B,)`.
 
         Maps take turns in a state: where y is 0, nothing of an earlier one may stay. `above` has
-        the codes of the rows above, int32 `(B, W)`, or `NO_CODE` everywhere, and `read` what
-        `read_below` says of these rows.
+        the codes of the rows above, int32 `(B, W)`, or `NO_CODE` everywhere, the last of which no
+        `step` was given. `read` is what `read_below` says of these rows.
         """
         return state
 
