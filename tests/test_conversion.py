@@ -496,13 +496,20 @@ def test_what_is_wrong_with_pictures(tmp_path):
     assert "LEAK: 1 images of test are in" in text and victim.name in text
 
     dicom, no = tmp_path / "dicom", tmp_path / "no"
-    for folder in (dicom, tmp_path / "empty"):
+    labelled, packed = tmp_path / "labelled", tmp_path / "packed"
+    for folder in (dicom, tmp_path / "empty", labelled, labelled / "Ground", packed):
         folder.mkdir()
-    (dicom / "IM0001").write_bytes(bytes(128) + b"DICM")
+    for path in (dicom / "IM0001", labelled / "IM1.dcm"):
+        path.write_bytes(bytes(128) + b"DICM")
+    for i in range(3):
+        Image.new("L", (16, 16), i).save(labelled / "Ground" / f"{i}.png")
+    (packed / "pathmnist.npz").touch()
     rows = {
         (tmp_path / "nothing",): "is not there",
         (tmp_path / "empty",): "no image",
         (dicom,): "dcm2niix",
+        (labelled,): "dcm2niix",
+        (packed,): f"itself, as {packed / 'pathmnist.npz'}",
         (source, "--out", source / "out"): "name another --out",
         (source, "--subject", "("): "is no regular expression",
         (source, "--like", tmp_path / "nothing"): "is no folder",
