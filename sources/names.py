@@ -366,7 +366,7 @@ def _find_classes(names):
         depths = {name: places[position] for name, places in free.items() if len(places) > position}
         folders = {name: name.parts[depth] for name, depth in depths.items()}
         splits = [name.split for name in folders]
-        if all(map(vocabulary.SCAN_WORD.fullmatch, set(folders.values()))):
+        if all(map(vocabulary.NO_CLASS.fullmatch, set(folders.values()))):
             continue
         if len(set(splits)) > 1 and _tell(splits, folders.values()):
             continue  # train/train_images
@@ -494,11 +494,14 @@ def _read_form(names, always, volumes):
     else:
         most = max(column.count for column in free)
         many = [column for column in free if column.count >= MANY * most]
+        # Long numbers that several files share are persons, few as these may be.
         ids = [c for c in free if _are_ids(c) and c.count < MOSTLY * len(names)]
         numbers = [c for c in many if c.token.kind in ("number", "copy")]
-        first = next(iter(ids or numbers or many))
-        before = [column for column in free if column.index < first.index]
-        before = [c for c in before if not ids and not _tell(first.values, c.values)]
+        if ids:
+            numbers = [c for c in free if c in ids or (c in numbers and c.count < len(names))]
+        first = next(iter(numbers or many))
+        before = [column for column in free if column.index < first.index and first not in ids]
+        before = [column for column in before if not _tell(first.values, column.values)]
         columns = [column for column in columns if column not in before and column is not first]
         told = {c.token.depth for c in columns if not _tell(first.values, c.values)}
         constant.discard(first.index - 1)  # the word before the number
@@ -557,11 +560,22 @@ def _find_columns(names):
             constant.add(index)
         elif not (
             (token.kind == "word" and _tell(context, values))
+            or _repeats_class(names, values)
             or _tell(subjects, values)
             or any(_tell(values, c.values) and _tell(c.values, values) for c in columns)
         ):
             columns.append(_Column(index, token, values, count))
     return columns, constant
+
+
+def _repeats_class(names, values):
+    """Whether tokens are numbers of the classes, as 0 in 0Normal/NormalG0 (1).png."""
+    return all(
+        name.class_
+        and value.isdecimal()
+        and int(value) in map(int, re.findall(r"\d+", name.class_))
+        for name, value in zip(names, values)
+    )
 
 
 def _find_level(names, columns):

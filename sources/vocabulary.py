@@ -51,6 +51,10 @@ _KNOWN = (
     r"(?:left|right|lh|rh|axial|coronal|sagittal|baseline|followup|screening|pre|post)(?![^\W_])"
 )
 SCAN_WORD = re.compile(f"{_CONTRAST}|{_KNOWN}", re.I)
+# Directories that are neither subjects nor classes: scans, and parts of a set, as fold_3.
+NO_CLASS = re.compile(
+    rf"{_CONTRAST}|{_KNOWN}|(?:fold|part|subset|batch|chunk|images?|dis[ck])[-_ ]*\d+", re.I
+)
 # Words before numbers that tell scans of one subject apart.
 SCAN_LABEL = re.compile(
     r"weeks?|wk|months?|days?|years?|yr|visits?|vis|ses|sessions?|scans?|runs?|mr|mpr|echo|tp"

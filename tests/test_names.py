@@ -383,6 +383,21 @@ SETS = {
         [f"{20_000_000 + 26 * i + j}_{random.Random(i).getrandbits(64):016x}1a1_MG_{view}.png"
          for i in range(8) for j, view in enumerate(("L_CC", "L_ML", "R_CC", "R_ML"))], {}, 8, 32,
     ),
+    "numbers of classes": Row(
+        [f"{kind}/{kind[1:]}G{kind[0]} ({i}).png" for kind in ("0Normal", "1Doubtful", "2Mild")
+         for i in range(1, 12)],
+        {"2Mild/MildG2 (5).png": (None, "2Mild", "MildG2 (5)", None)}, 33, 33, ALONE,
+    ),
+    "folds": Row(
+        [f"fold{fold}/{kind}/{fold}{i:03d}.jpg" for fold in range(1, 6)
+         for kind in ("normal", "tumor") for i in range(12)],
+        {"fold3/tumor/3005.jpg": (None, "tumor", "fold3/tumor/3005.jpg", None)}, 120, 120, ALONE,
+    ),
+    "a time before the level": Row(
+        [f"P{i:02d}_20200101_{100_000 + 7919 * t + i}_{k:02d}.png" for i in range(1, 9)
+         for t in range(2) for k in range(9)],
+        {"P03_20200101_107922_04.png": (None, None, "P03", 4)}, 8, 16,
+    ),
     "a set twice": Row(
         [f"{copy}{kind}/OAS1_{i:04d}_MR1_mpr-1_{k}.jpg" for copy in ("", "all/")
          for kind, first in (("Demented", 1), ("Healthy", 5)) for i in range(first, first + 4)
