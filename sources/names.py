@@ -494,8 +494,8 @@ def _read_form(names, always, volumes):
     else:
         most = max(column.count for column in free)
         many = [column for column in free if column.count >= MANY * most]
-        # Long numbers that several files share are persons, few as these may be.
-        ids = [c for c in free if _are_ids(c) and c.count < MOSTLY * len(names)]
+        # What is given to persons and stands for several files is the subject, rare as it may be.
+        ids = [c for c in free if _are_ids(names, c) and c.count < MOSTLY * len(names)]
         numbers = [c for c in many if c.token.kind in ("number", "copy")]
         if ids:
             numbers = [c for c in free if c in ids or (c in numbers and c.count < len(names))]
@@ -530,16 +530,18 @@ def _read_form(names, always, volumes):
         name.scan = " ".join(filter(None, [name.scan, *sum(others, ())]))
 
 
-def _are_ids(column):
-    """Whether tokens are given to persons or scans, and not counted: hashes or long numbers."""
+def _are_ids(names, column):
+    """Whether tokens are given to persons: hashes, long numbers, or many folders of a number."""
+    depth, numbers = column.token.depth, set(column.values)
     if column.token.kind == "hash":
         return True
-    numbers = set(column.values)
-    return (
-        column.token.kind == "number"
-        and all(map(vocabulary.LONG_NUMBER.fullmatch, numbers))
-        and not _are_counted(list(map(int, numbers)))
-    )
+    if column.token.kind != "number":
+        return False
+    if column.count > MAX_CLASSES and depth < len(names[0].parts) - 1:
+        if all(name.parts[depth] == name.tokens[column.index].text for name in names):
+            return True
+    are_long = all(map(vocabulary.LONG_NUMBER.fullmatch, numbers))
+    return are_long and not _are_counted(list(map(int, numbers)))
 
 
 def _only_subject(name):

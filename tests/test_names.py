@@ -379,6 +379,11 @@ SETS = {
          for k in range(1, 9)],
         {f"train_images/{IDS[2]}/{31 * IDS[2] + 7}/3.png": (None, None, str(IDS[2]), 3)}, 24, 72,
     ),
+    "many series of folders": Row(
+        [f"train/{i}/study/sax_{s}/IM-{4000 + 31 * i + s}-{k:04d}.png" for i in range(1, 25)
+         for s in range(5, 9) for k in range(1, 6)],
+        {"train/7/study/sax_6/IM-4223-0003.png": (None, None, "7", 3)}, 24, 96,
+    ),
     "views of a person": Row(
         [f"{20_000_000 + 26 * i + j}_{random.Random(i).getrandbits(64):016x}1a1_MG_{view}.png"
          for i in range(8) for j, view in enumerate(("L_CC", "L_ML", "R_CC", "R_ML"))], {}, 8, 32,
