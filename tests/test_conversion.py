@@ -471,6 +471,11 @@ def test_one_more_patient(tmp_path):
     one_line(run("from-images", single, "--out", tmp_path / "s"), "holds one image", "--like")
 
 
+def test_two_subjects_leave_the_test_split_empty(tmp_path):
+    text, _ = convert_images(make(tmp_path / "in", ["img1.png", "img2.png"]), tmp_path / "out")
+    assert "test is empty: evaluation, but not training, needs it." in text
+
+
 def test_what_is_wrong_with_pictures(tmp_path):
     """Each source, what is spoilt, and the words of the line. Nothing is left behind."""
     out = tmp_path / "out"
