@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from sources.check import check, listed
 from sources.conversion import ConversionSettings, Plan, Report, convert, make_plan
 from sources.facts import MAX_LEVELS, MAX_SIDE, read_facts
-from sources.layout import DEFAULT_DIRECTORY, SPLITS
+from sources.layout import DEFAULT_DIRECTORY, FITTED_SPLITS, SPLITS
 from sources.names import Rules
 from sources.splitting import FRACTIONS
 from sources.volumes import PLANES
@@ -200,7 +200,8 @@ def _written(report: Report, out: pathlib.Path) -> Iterator[str]:
         counts = f"{report.slices.get(name, 0):>6} slices, {len(inside):>5} scans"
         yield f"  {name:<9}{counts} of {subjects:>4} subjects"
         if not inside:
-            problems.append(f"{name} is empty: training needs all three splits.")
+            user = "training" if name in FITTED_SPLITS else "evaluation, but not training,"
+            problems.append(f"{name} is empty: {user} needs it.")
     mirror = report.facts.mirror
     yield f"  mirrored   {'no mirror image is an example' if mirror == 'none' else mirror}"
     yield from _shortened(report.notes)

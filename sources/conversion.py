@@ -244,6 +244,8 @@ def _with_levels(stacks, settings, notes):
     left_out = sum(map(len, stacks.values())) - sum(map(len, chosen.values()))
     of = "those of the set" if settings["numbers"] else "one stack to the next"
     how = f"numbers differ from {of}: slices take their relative place in {most} levels"
+    short = sum(len(stack) < most for stack in stacks.values())
+    how += f", {short} shorter stacks leave some out" if short else ""
     notes.append(how + (f", and {left_out} slices are left out" if left_out else ""))
     return chosen
 

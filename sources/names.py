@@ -242,7 +242,25 @@ def _set_aside(paths, volumes, ignored):
         if 0 < len(images) < len(names):
             ignored[reason] = [name.path for name in names if is_beside(name)]
             names = images
+    if copies := _copies(names):
+        ignored["copies of files of the same names"] = [name.path for name in copies]
+        names = [name for name in names if name not in copies]
     return names
+
+
+def _copies(names):
+    """Names below a directory that repeats what stands beside it, as x/yes/1.jpg does yes/1.jpg."""
+    shared = len(os.path.commonprefix([name.parts[:-1] for name in names]))
+    below = defaultdict(list)
+    for name in names:
+        if len(name.parts) > shared + 1:
+            below[name.parts[shared]].append(name)
+    for folder, inside in below.items():
+        beside = {"/".join(n.parts[shared:]) for n in names if n.parts[shared] != folder}
+        rests = {"/".join(name.parts[shared + 1 :]) for name in inside}
+        if not _split_named(folder) and rests <= beside:
+            return inside
+    return []
 
 
 # ---- rules and patterns ------------------------------------------------------------------------
@@ -348,7 +366,7 @@ def _find_classes(names):
         depths = {name: places[position] for name, places in free.items() if len(places) > position}
         folders = {name: name.parts[depth] for name, depth in depths.items()}
         splits = [name.split for name in folders]
-        if all(map(vocabulary.SCAN_WORD.fullmatch, set(folders.values()))):
+        if all(map(vocabulary.NO_CLASS.fullmatch, set(folders.values()))):
             continue
         if len(set(splits)) > 1 and _tell(splits, folders.values()):
             continue  # train/train_images
@@ -372,6 +390,8 @@ def _are_classes(folders, depths):
         rests[folder].add("/".join(name.parts[depths[name] + 1 :]))
     kinds = set(rests)
     plain = {kind for kind in kinds if not re.search(r"\d", vocabulary.SCAN_WORD.sub("", kind))}
+    if len({re.sub(r"\d+", "", kind).strip("-_ .") for kind in kinds} - {""}) == len(kinds):
+        plain = kinds  # covid1, normal1: the words tell the kinds, without their numbers
     plain |= {kind for kind in kinds if vocabulary.CLASS_LABEL.match(kind)}
     are_words = len(plain) >= len(kinds) / 2
     if not 2 <= len(kinds) <= MAX_CLASSES:
@@ -474,8 +494,13 @@ def _read_form(names, always, volumes):
     else:
         most = max(column.count for column in free)
         many = [column for column in free if column.count >= MANY * most]
-        first = next((c for c in many if c.token.kind in ("number", "copy")), many[0])
-        before = [column for column in free if column.index < first.index]
+        # What is given to persons and stands for several files is the subject, rare as it may be.
+        ids = [c for c in free if _are_ids(names, c) and c.count < MOSTLY * len(names)]
+        numbers = [c for c in many if c.token.kind in ("number", "copy")]
+        if ids:
+            numbers = [c for c in free if c in ids or (c in numbers and c.count < len(names))]
+        first = next(iter(numbers or many))
+        before = [column for column in free if column.index < first.index and first not in ids]
         before = [column for column in before if not _tell(first.values, column.values)]
         columns = [column for column in columns if column not in before and column is not first]
         told = {c.token.depth for c in columns if not _tell(first.values, c.values)}
@@ -505,6 +530,20 @@ def _read_form(names, always, volumes):
         name.scan = " ".join(filter(None, [name.scan, *sum(others, ())]))
 
 
+def _are_ids(names, column):
+    """Whether tokens are given to persons: hashes, long numbers, or many folders of a number."""
+    depth, numbers = column.token.depth, set(column.values)
+    if column.token.kind == "hash":
+        return True
+    if column.token.kind != "number":
+        return False
+    if column.count > MAX_CLASSES and depth < len(names[0].parts) - 1:
+        if all(name.parts[depth] == name.tokens[column.index].text for name in names):
+            return True
+    are_long = all(map(vocabulary.LONG_NUMBER.fullmatch, numbers))
+    return are_long and not _are_counted(list(map(int, numbers)))
+
+
 def _only_subject(name):
     """The subject of names of which all have the same, as a pattern tells it, or None."""
     matches = [pattern.search(name.text) for pattern in vocabulary.PATTERNS]
@@ -523,11 +562,22 @@ def _find_columns(names):
             constant.add(index)
         elif not (
             (token.kind == "word" and _tell(context, values))
+            or _repeats_class(names, values)
             or _tell(subjects, values)
             or any(_tell(values, c.values) and _tell(c.values, values) for c in columns)
         ):
             columns.append(_Column(index, token, values, count))
     return columns, constant
+
+
+def _repeats_class(names, values):
+    """Whether tokens are numbers of the classes, as 0 in 0Normal/NormalG0 (1).png."""
+    return all(
+        name.class_
+        and value.isdecimal()
+        and int(value) in map(int, re.findall(r"\d+", name.class_))
+        for name, value in zip(names, values)
+    )
 
 
 def _find_level(names, columns):
@@ -545,14 +595,24 @@ def _find_level(names, columns):
         dense = [c for c in dense if c is dense[-1] or not c.token.is_glued]
     best = max((density[column.index] for column in dense), default=0)
     dense = [column for column in dense if density[column.index] > best - MARGIN]
+    if len(dense) == 1:  # the last number of a name is rather the level, as in P_007_1.png
+        dense += [c for c in columns if _may_be_level(c, dense[0]) and c.count < len(names)]
     if len(dense) > 1:
         shown = names[len(names) // 2]
         numbers = [shown.tokens[column.index].text for column in dense]
         raise InputError(
             f"{names[0].path}, {shown.path}: in the last, {' and '.join(numbers)} can each be the "
-            r"subject or the level: say --subject REGEX and --level REGEX, as '(\d+)[^\d]*$'."
+            "subject or the level: say --subject REGEX and, if there are levels, --level REGEX, "
+            r"as '(\d+)[^\d]*$'."
         )
     return dense[0] if dense and _are_stacks(names, columns, dense[0]) else None
+
+
+def _may_be_level(column, dense):
+    """Whether a number stands after another, dense one in the names of files, and is no scan's."""
+    is_after = column.token.depth == dense.token.depth and column.index > dense.index
+    is_scan = vocabulary.SCAN_LABEL.fullmatch(column.token.label)
+    return is_after and column.token.kind == "number" and not is_scan
 
 
 def _are_stacks(names, columns, level):

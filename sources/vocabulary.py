@@ -26,11 +26,15 @@ def _words(pattern):
 LABELS = _words(
     r"(?:[a-z]*mask|label|lbl|annotation|contour|roi|prob|probability)(?:s|maps?)?"
     r"|[a-z]*seg(?:s|mentations?)?|gt|ground|groundtruth|[a-z]*parc|parcellations?|ribbon|pve"
-    r"|readers?|raters?"
+    r"|readers?|raters?|superpixels?"
 )
 TISSUE = re.compile(r"(?:^|/)m?w?r?c[1-6](?=[a-z])[^/]*$", re.I)  # of SPM, as in c1sub-01_T1w.nii
-# Of BIDS: what was made of images, and images that are not anatomical.
-DERIVED = re.compile(r"(?:^|/)(?:derivatives|func|dwi|fmap|perf)/|_(?:desc|space)-", re.I)
+# What was made of images, and, of BIDS, images that are not anatomical.
+DERIVED = re.compile(
+    r"(?:^|/)(?:derivatives|func|dwi|fmap|perf)/|_(?:desc|space)-"
+    r"|(?:^|[/_ -])augmented(?![a-z])|(?:^|/)augmented[^/]*/",
+    re.I,
+)
 # Words of processed copies. Of several copies of a scan the one with the fewest is taken.
 PROCESSED = _words(
     r"[a-z]*(?:brain|norm|norm[a-z]*linear|nu|mni[a-z]*|restored?|aligned|warp|warped|regist[a-z]+"
@@ -47,11 +51,16 @@ _KNOWN = (
     r"(?:left|right|lh|rh|axial|coronal|sagittal|baseline|followup|screening|pre|post)(?![^\W_])"
 )
 SCAN_WORD = re.compile(f"{_CONTRAST}|{_KNOWN}", re.I)
+# Directories that are neither subjects nor classes: scans, and parts of a set, as fold_3.
+NO_CLASS = re.compile(
+    rf"{_CONTRAST}|{_KNOWN}|(?:fold|part|subset|batch|chunk|images?|dis[ck])[-_ ]*\d+", re.I
+)
 # Words before numbers that tell scans of one subject apart.
 SCAN_LABEL = re.compile(
     r"weeks?|wk|months?|days?|years?|yr|visits?|vis|ses|sessions?|scans?|runs?|mr|mpr|echo|tp"
     r"|timepoints?|series|time|date|rep|repeats?|frame|phase"
 )
+LONG_NUMBER = re.compile(r"(?!(?:19|20)\d\d[01]\d[0-3]\d$)\d{5,}")  # and no date
 CLASS_LABEL = re.compile(r"(?:class|grade|stage|type|cdr|kl|group)(?![a-z])", re.I)
 CLASS_WORD = re.compile(
     r"normal|health|control|tumou?r|oma(?![a-z])|dement|cancer|benign|malign|covid|pneumon|disease"

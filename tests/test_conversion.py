@@ -428,10 +428,15 @@ def test_levels_of_stacks_of_unequal_length(tmp_path):
     stacks = {"11": range(10, 20), "14": range(40, 48), "27": range(5, 11), "39": range(8)}
     names = [f"person_{name}/slice_{k}.png" for name in stacks for k in stacks[name]]
     text, facts = convert_images(make(tmp_path / "in", names), tmp_path / "out")
-    assert "relative place in 8 levels, and 2 slices are left out" in text and facts.levels == 8
+    how = "relative place in 8 levels, 1 shorter stacks leave some out, and 2 slices are left out"
+    assert how in text and facts.levels == 8
     levels = [list(slices_of(tmp_path / "out", case)) for case in (1, 2, 3, 4)]
     assert levels[0] == levels[1] == levels[3] == list(range(8))
     assert len(levels[2]) == 6 and levels[2][0] == 0 and levels[2][-1] == 7
+    (out,) = (tmp_path / "out").glob("*/case_003_slice_3.nii.png")
+    assert "no problems" in run("check", tmp_path / "out").stdout
+    out.unlink()
+    assert "case 003 of" in run("check", tmp_path / "out").stdout
     _, facts = convert_images(tmp_path / "in", tmp_path / "three", "--levels", 3)
     assert facts.levels == 3 and list(slices_of(tmp_path / "three", 2)) == [0, 1, 2]
     _, facts = convert_images(tmp_path / "in", tmp_path / "one", "--levels", 1)
@@ -466,6 +471,11 @@ def test_one_more_patient(tmp_path):
     one_line(run("from-images", single, "--out", tmp_path / "s"), "holds one image", "--like")
 
 
+def test_two_subjects_leave_the_test_split_empty(tmp_path):
+    text, _ = convert_images(make(tmp_path / "in", ["img1.png", "img2.png"]), tmp_path / "out")
+    assert "test is empty: evaluation, but not training, needs it." in text
+
+
 def test_what_is_wrong_with_pictures(tmp_path):
     """Each source, what is spoilt, and the words of the line. Nothing is left behind."""
     out = tmp_path / "out"
@@ -496,13 +506,20 @@ def test_what_is_wrong_with_pictures(tmp_path):
     assert "LEAK: 1 images of test are in" in text and victim.name in text
 
     dicom, no = tmp_path / "dicom", tmp_path / "no"
-    for folder in (dicom, tmp_path / "empty"):
+    labelled, packed = tmp_path / "labelled", tmp_path / "packed"
+    for folder in (dicom, tmp_path / "empty", labelled, labelled / "Ground", packed):
         folder.mkdir()
-    (dicom / "IM0001").write_bytes(bytes(128) + b"DICM")
+    for path in (dicom / "IM0001", labelled / "IM1.dcm"):
+        path.write_bytes(bytes(128) + b"DICM")
+    for i in range(3):
+        Image.new("L", (16, 16), i).save(labelled / "Ground" / f"{i}.png")
+    (packed / "pathmnist.npz").touch()
     rows = {
         (tmp_path / "nothing",): "is not there",
         (tmp_path / "empty",): "no image",
         (dicom,): "dcm2niix",
+        (labelled,): "dcm2niix",
+        (packed,): f"itself, as {packed / 'pathmnist.npz'}",
         (source, "--out", source / "out"): "name another --out",
         (source, "--subject", "("): "is no regular expression",
         (source, "--like", tmp_path / "nothing"): "is no folder",
