@@ -97,7 +97,7 @@ class Understood(NamedTuple):
 
 
 class _Token(NamedTuple):
-    kind: str  # "number", "copy", "word", "hash", "contrast" or "scan"
+    kind: str  # "number", "date", "copy", "word", "hash", "contrast" or "scan"
     text: str  # in lower case
     name: str  # as it is written, with a word that stands right before it, as in P01
     depth: int  # of its directory or file name, counted from 0
@@ -231,18 +231,33 @@ def _set_aside(paths, volumes, ignored):
         name: {word.lower() for word in vocabulary.LABELS.findall(name.text)} for name in names
     }
     always = _common(words.values())  # a word that is everywhere tells nothing
-    beside = {
-        "label maps and masks": lambda name: (
-            words[name] - always or (volumes and vocabulary.TISSUE.search(name.text))
-        ),
-        "derivatives": lambda name: vocabulary.DERIVED.search(name.text),
-    }
-    for reason, is_beside in beside.items():
+
+    def is_label(name):
+        return words[name] - always or (volumes and vocabulary.TISSUE.search(name.text))
+
+    beside = [("label maps and masks", is_label)]
+    beside += [("derivatives", _is_made_of(names))] if volumes else []
+    beside += [("derivatives", lambda name, p=p: p.search(name.text)) for p in vocabulary.DERIVED]
+    for reason, is_beside in beside:
         images = [name for name in names if not is_beside(name)]
         if 0 < len(images) < len(names):
-            ignored[reason] = [name.path for name in names if is_beside(name)]
+            ignored[reason] += [name.path for name in names if is_beside(name)]
             names = images
     return names
+
+
+def _is_made_of(names):
+    """Function: whether the name of a volume is that of one beside it, and something added."""
+    stems = {"/".join(name.parts) for name in names}
+
+    def is_made(name):
+        *folders, stem = name.parts
+        above = [folders, folders[:-1]] if folders[-1:] == ["mri"] else [folders]  # of CAT12
+        shorter = [stem[k:] for k in range(1, 12) if vocabulary.PREFIX.fullmatch(stem[:k])]
+        shorter += [vocabulary.SUFFIX.sub("", stem)] if vocabulary.SUFFIX.search(stem) else []
+        return any("/".join([*folder, first]) in stems for folder in above for first in shorter)
+
+    return is_made
 
 
 # ---- rules and patterns ------------------------------------------------------------------------
@@ -392,10 +407,14 @@ def _are_classes(folders, depths):
     if _are_stacks_of_persons(folders):
         return False
     common, union = _common(rests.values()), set().union(*rests.values())
-    if len(common) < FIT * len(union) or any("/" in rest for rest in common):
+    if len(common) < FIT * len(union):
         return True
-    if len({re.sub(r"\d", "", rest) for rest in common}) == len(common) or len(by_split) > 1:
+    if len({re.sub(r"\d", "", rest) for rest in common}) == len(common):
         return False  # Anna/T1.nii, Bob/T1.nii: all directories hold the same few files
+    if any("/" in rest for rest in common):
+        return True
+    if len(by_split) > 1:
+        return False
     raise InputError(
         f"the folders {_examples(sorted(kinds))} can be subjects or classes: say "
         "--subject '([^/]+)/[^/]+$' or --class '([^/]+)/[^/]+$', or what fits."
@@ -464,6 +483,7 @@ def _read_form(names, always, volumes):
         if stacks or len({name.level for name in names}) == len(names):
             columns = stacks  # without numbers that each file has of its own
     free = [column for column in columns if not vocabulary.SCAN_LABEL.fullmatch(column.token.label)]
+    free = [column for column in free if column.token.kind != "date"] or free
     if names[0].is_said:
         pass
     elif len(names) == 1 and not _only_subject(names[0]):

@@ -330,7 +330,37 @@ SETS = {
         [f"sub-{i:02d}/{part}sub-{i:02d}_T1w.nii" for i in range(9)
          for part in ("", "c1", "wc2", "m")],
         {"sub-03/sub-03_T1w.nii": (None, None, "sub-03", None)}, 9, 9, (),
-        {"label maps and masks": 18, "further versions of a scan": 9},
+        {"label maps and masks": 18, "derivatives": 9},
+    ),
+    "what programs make of a volume": volumes(
+        [f"{part}s{i:03d}_T1{end}.nii" for i in range(1, 9) for part, end in
+         (("", ""), ("m", ""), ("wm", ""), ("y_", ""), ("mri/p1", ""), ("", "_N4"), ("", "_2mm"))],
+        {"s003_T1.nii": (None, None, "s003", None)}, 8, 8, (), {"derivatives": 48},
+    ),
+    "persons of FreeSurfer": volumes(
+        [f"{name}/mri/{kind}.mgz" for name in ("anna", "bert", "carl") for kind in FREE_SURFER]
+        + ["anna/mri/orig/001.mgz", "anna/mri/orig/002.mgz", "bert/mri/orig/001.mgz"],
+        {"bert/mri/T1.mgz": (None, None, "bert", None)}, 3, 3, (),
+        {"label maps and masks": 12, "further versions of a scan": 15},
+    ),
+    "persons as words": volumes(
+        [f"{name}/anat/{kind}.nii.gz" for name in ("Anna", "Bob") for kind in ("T1", "FLAIR")],
+        {"Anna/anat/T1.nii.gz": (None, None, "Anna", None)}, 2, 4,
+    ),
+    "fMRIPrep": volumes(
+        [f"sub-{i:02d}/anat/sub-{i:02d}_{space}desc-preproc_T1w.nii.gz" for i in range(1, 9)
+         for space in ("", "space-MNI152NLin2009cAsym_")],
+        {"sub-03/anat/sub-03_desc-preproc_T1w.nii.gz": (None, None, "sub-03", None)}, 8, 8, (),
+        {"derivatives": 8},
+    ),
+    "MPRAGE beside others": volumes(
+        [f"KKI2009-{i:02d}-{kind}.nii" for i in range(1, 9) for kind in ("MPRAGE", "FLAIR", "T2w")],
+        {"KKI2009-03-MPRAGE.nii": (None, None, "03", None)}, 8, 24, ("MPRAGE of 8",),
+    ),
+    "initials and dates": Row(
+        [f"{name}_{date}_{k}.png" for name in ("AB", "CD", "EF", "GH")
+         for date in ("20100102", "2011-03-04") for k in range(10)],
+        {"CD_2011-03-04_7.png": (None, None, "CD", 7)}, 4, 8,
     ),
     "time points": volumes(
         [f"Patient-{i:03d}/week-{week:03d}/{contrast}.nii.gz" for i in range(9)
