@@ -18,7 +18,7 @@ from sources.facts import MAX_LEVELS, MAX_SIDE, read_facts
 from sources.layout import DEFAULT_DIRECTORY, SPLITS
 from sources.names import Rules
 from sources.splitting import FRACTIONS
-from sources.volumes import PLANES
+from sources.volumes import PLANES, axcodes
 from utils import InputError, Parser, between, spread
 
 COLOUR = re.compile("RGB|palette|CMYK|YCbCr|LAB|HSV")  # modes
@@ -87,21 +87,14 @@ def _add_options(add, kind):
     levels = {"type": between(int, 1, MAX_LEVELS), "metavar": "L"}
     add("--levels", **levels, help="number of levels (default: found)")
     if kind == "nifti":
-        axcodes = "where the axes of volumes run to whose headers do not say it, such as RAS"
-        add("--axcodes", type=_axcodes, help=axcodes)
+        runs_to = "where the axes of volumes run to whose headers do not say it, such as RAS"
+        add("--axcodes", type=axcodes, metavar="XYZ", help=runs_to)
         add("--plane", choices=tuple(PLANES), help="plane of the slices (default: axial)")
         spacing = "millimetres of a pixel (default: the coarsest of the set, at most 2)"
         add("--spacing", type=between(float, 0.01, 100), metavar="MM", help=spacing)
         percent = {"nargs": 2, "type": between(float, 0, 100), "metavar": ("FIRST", "LAST")}
         extent = "part of the extent to slice, in percent (default: what holds something)"
         add("--slices", **percent, help=extent)
-
-
-def _axcodes(text):
-    pairs = (set("LR"), set("AP"), set("SI"))
-    if len(text) != 3 or any(len(pair & set(text.upper())) != 1 for pair in pairs):
-        raise argparse.ArgumentTypeError(f"must be three letters such as RAS. Received: {text}")
-    return text.upper()
 
 
 def main(args: argparse.Namespace) -> None:

@@ -28,6 +28,7 @@ from utils import InputError
 
 _ROLES = ("subject", "level", "split", "class")  # of `Rules`
 MAX_EXAMPLES = 3  # of names in a message
+VOXELS = "voxels of .hdr files"  # are not named as ignored
 # Shares of the names of a set.
 FIT = 0.99  # that a pattern or a reading must fit
 LEVELLED = 0.95  # that tell a level, where levels are levels
@@ -211,10 +212,14 @@ def _tell(fine, coarse):
 def _set_aside(paths, volumes, ignored):
     """Names of images or volumes. All other paths go to `ignored`."""
     names, spelling = [], {}
+    pairs = {path.lower().removesuffix(".hdr") for path in paths if path.lower().endswith(".hdr")}
     for path in paths:
         ending = vocabulary.ENDINGS[volumes].search(path)
         if vocabulary.SYSTEM.search(path):
             ignored["system files"].append(path)
+        elif volumes and path.lower().endswith(".img"):
+            is_whole = path.lower().removesuffix(".img") in pairs
+            ignored[VOXELS if is_whole else "files .img without .hdr"].append(path)
         elif ending is None:
             ignored["other files"].append(path)
         else:
@@ -759,4 +764,5 @@ def _describe(names, ignored, volumes):
             "fits the names of one contrast takes that alone."
         )
     for reason, found in ignored.items():
-        yield f"Ignored: {len(found)} {reason}, as {found[0]}."
+        if reason != VOXELS:
+            yield f"Ignored: {len(found)} {reason}, as {found[0]}."

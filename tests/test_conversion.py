@@ -591,6 +591,16 @@ def test_volumes_of_any_origin(tmp_path):
             open_scan(str(path), like)
 
 
+def test_what_is_odd_about_one_more_scan_is_said(tmp_path, capsys):
+    voxels, affine = np.random.default_rng(0).normal(0, 9, (90, 110, 70)), np.eye(4)
+    affine[:3, 3] = -45, -70, -20
+    image = nibabel.Nifti1Image(voxels.astype("float32"), affine)
+    image.set_sform(affine, code="mni")
+    nibabel.save(image, tmp_path / "normalised.nii")
+    assert len(open_scan(str(tmp_path / "normalised.nii"), OASIS)) == 32
+    assert "is negative and becomes black" in capsys.readouterr().out
+
+
 def test_a_conversion_that_failed_blocks_nothing(tmp_path, discs):
     source, out = tmp_path / "in", tmp_path / "out"
     source.mkdir()

@@ -372,7 +372,7 @@ SETS = {
          for i in range(1, 12) for kind in ("gfc", "masked_gfc") for ending in ("hdr", "img")],
         {"disc1/OAS1_0002_MR1/OAS1_0002_MR1_mpr_n4_anon_111_t88_gfc.hdr":
          (None, None, "OAS1_0002", None)}, 11, 11, (),
-        {"other files": 22, "further versions of a scan": 11},
+        {"voxels of .hdr files": 22, "further versions of a scan": 11},
     ),
     "subjects as words, below splits": Row(
         [f"{split}/{name}/IMG_{k}.png" for split, name in
