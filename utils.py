@@ -61,15 +61,22 @@ def refuse(problem: str) -> None:
 
 @contextlib.contextmanager
 def _closed_pipe_is_quiet():
-    """End without a word, as other programs do, where the reader of a pipe has gone."""
+    """End without a word, as other programs do, where the reader of a pipe has gone.
+
+    Where a log file is on a full disk, end with one.
+    """
     try:
         try:
             yield
         finally:
             print(end="", flush=True)  # which Python would do at its end, with a traceback
-    except BrokenPipeError:
+    except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what is still to be written
-        sys.exit(141)
+        if isinstance(error, BrokenPipeError):
+            sys.exit(141)
+        if not getattr(error.__context__, "code", 0):  # or an error was told already
+            _complain(f"what it says cannot be written: {error}.")
+        sys.exit(2)
 
 
 @_closed_pipe_is_quiet()
