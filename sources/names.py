@@ -422,7 +422,7 @@ def _are_classes(folders, depths):
         return False
     raise InputError(
         f"the folders {_examples(sorted(kinds))} can be subjects or classes: say "
-        "--subject '([^/]+)/[^/]+$' or --class '([^/]+)/[^/]+$', or what fits."
+        "--subject '([^/]+)/[^/]+$' or --class '([^/]+)/[^/]+$', or what fits. Move one of masks."
     )
 
 

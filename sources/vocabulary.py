@@ -24,8 +24,8 @@ def _words(pattern):
 
 # Words of files that lie beside images and show none.
 LABELS = _words(
-    r"(?:[a-z]*mask|label|lbl|annotation|contour|roi|prob|probability)(?:s|maps?)?"
-    r"|[a-z]*seg(?:s|mentations?)?|gt|ground|groundtruth|[a-z]*parc|parcellations?|ribbon|pve"
+    r"(?:[a-z]*mask|msk|label|lbl|annotation|contour|roi|prob(?!and)[a-z]*|tissue)(?:s|maps?)?"
+    r"|[a-z]*seg(?:s|m|mentations?)?|gt|ground|groundtruth|[a-z]*parc|parcellations?|ribbon|pve"
     r"|readers?|raters?"
 )
 TISSUE = re.compile(r"(?:^|/)m?w?r?c[1-6](?=[a-z])[^/]*$", re.I)  # of SPM, as in c1sub-01_T1w.nii

@@ -273,6 +273,11 @@ SETS = {
         {"test/images/0003.png": ("test", None, "test/images/0003.png", None)}, 40, 40, ALONE,
         {"label maps and masks": 40},
     ),
+    "tissues": Row(
+        [f"P{i:03d}_{k}{end}.png" for i in range(1, 9) for k in range(6)
+         for end in ("", "_probtissue", "_tissue", "_segm", "_msk")],
+        {"P003_4.png": (None, None, "P003", 4)}, 8, 8, (), {"label maps and masks": 192},
+    ),
     "masks of classes": Row(
         [f"{kind}/{kind} ({i}){mask}.png" for kind in ("benign", "malignant") for i in range(1, 20)
          for mask in ("", "_mask", "_mask_1")],
