@@ -493,7 +493,7 @@ def _claimed(out, plan):
         leftover.unlink()  # of a conversion that was killed
     try:
         yield
-    except (InputError, OSError) as error:
+    except BaseException as error:  # a lack of memory and Ctrl-C, too
         if is_first and (isinstance(error, InputError) or not any(out.rglob("case_*"))):
             for path in out.glob("[!.]*"):  # there was nothing, so all is ours
                 shutil.rmtree(path) if path.is_dir() else path.unlink()

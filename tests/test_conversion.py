@@ -601,6 +601,18 @@ def test_what_is_odd_about_one_more_scan_is_said(tmp_path, capsys):
     assert "is negative and becomes black" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt])
+def test_a_conversion_that_wrote_no_slice_leaves_nothing(tmp_path, monkeypatch, discs, error):
+    def fail(*args):
+        raise error
+
+    plan = make_plan(discs / "disc1", ConversionSettings("oasis1"))
+    monkeypatch.setattr(plan.inputs, "load", fail)
+    with pytest.raises(error):
+        convert(plan, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_conversion_that_failed_blocks_nothing(tmp_path, discs):
     source, out = tmp_path / "in", tmp_path / "out"
     source.mkdir()
