@@ -14,7 +14,8 @@ from collections.abc import Iterator, Sequence
 
 from sources.check import check, listed
 from sources.conversion import ConversionSettings, Plan, Report, convert, make_plan
-from sources.facts import MAX_LEVELS, MAX_SIDE, read_facts
+from sources.facts import FACTS_FILE, MAX_LEVELS, MAX_SIDE, read_facts
+from sources.folder import find_slices
 from sources.layout import DEFAULT_DIRECTORY, SPLITS
 from sources.names import Rules
 from sources.splitting import FRACTIONS
@@ -111,9 +112,14 @@ def main(args: argparse.Namespace) -> None:
     given = {name: value for name, value in vars(args).items() if name in names}
     if "split" in vars(args):
         given["rules"] = Rules(args.subject, args.level, args.split, args.class_)
+    slices = getattr(args, "slices", None)
+    if slices and slices[0] >= slices[1]:
+        raise InputError("--slices needs FIRST below LAST, such as 30 70.")
     like = getattr(args, "like", None)
     if like and not pathlib.Path(like).is_dir():
         raise InputError(f"{like} is no folder: give --like a prepared data folder.")
+    if like and not pathlib.Path(like, FACTS_FILE).is_file():
+        like = find_slices(like)  # or it is no prepared folder, and would be taken for OASIS
     facts = read_facts(like) if like else None
     plan = make_plan(args.directory, ConversionSettings(**given), facts, args.skip_bad)
     print(*_understood(plan), sep="\n", flush=True)

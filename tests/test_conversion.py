@@ -506,10 +506,12 @@ def test_what_is_wrong_with_pictures(tmp_path):
         (source, "--out", source / "out"): "name another --out",
         (source, "--subject", "("): "is no regular expression",
         (source, "--like", tmp_path / "nothing"): "is no folder",
+        (source, "--like", source): "is no prepared data folder",
         (source, "--image-size", "50"): "multiple of 8",
     }
     for (place, *flags), words in rows.items():
         one_line(run("from-images", place, "--out", no, *flags), words)
+    one_line(run("from-nifti", source, "--out", no, "--slices", 60, 40), "FIRST below LAST")
     assert run("from-images", source, "--out", no, "--dry-run").returncode == 0
     assert not no.exists()
 
