@@ -364,7 +364,8 @@ def _write_scan(plan, scan, out, ranges):
     if settings["space"] == "oasis" and settings["scale"] == "slice":
         negative = np.mean(np.concatenate([image[image != 0] for image in stack.images]) < 0)
         if negative > LOST:
-            notes.append(f"{negative:.0%} of it is negative and becomes black: --scale subject")
+            remedy = "" if plan.like else ": --scale subject"  # the scale is that of the set
+            notes.append(f"{negative:.0%} of it is negative and becomes black{remedy}")
     affine = stack.affine
     if affine is not None:
         affine = _moved(affine, greys[0].shape, kept[0].shape, boxes[0])
