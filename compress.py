@@ -15,6 +15,7 @@ from fitting.run_directory import RunDirectory, read_config
 from sources.facts import facts_of_run
 from sources.layout import slice_name
 from sources.scans import open_scan
+from sources.volumes import axcodes
 from utils import InputError, Parser, between, command_line, import_tensorflow, replacing
 
 MAX_FILE_BYTES = 2**28
@@ -34,8 +35,8 @@ def parse(arguments=None):
         metavar="L",
         help="price of one bit when codes are chosen (default: that of the training)",
     )
-    axcodes = "where the axes of a volume run to that does not say it, such as RAS"
-    encoding.add_argument("--axcodes", metavar="XYZ", help=axcodes)
+    runs_to = "where the axes of a volume run to that does not say it, such as RAS"
+    encoding.add_argument("--axcodes", type=axcodes, metavar="XYZ", help=runs_to)
     decoding = commands.add_parser("decode", help="restore the slices of a file as PNGs")
     decoding.add_argument("source", metavar="IN", type=pathlib.Path, help="file to read")
     target = "new folder, or NIfTI volume (.nii.gz) of a single case"

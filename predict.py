@@ -10,6 +10,7 @@ from sources.folder import find_slices, open_slices
 from sources.layout import DEFAULT_DIRECTORY, SPLITS
 from sources.scans import open_scan
 from sources.synthetic import write_cohort
+from sources.volumes import axcodes
 from utils import InputError, Parser, between, command_line, import_tensorflow
 
 # A classifier is tested on subjects it has not seen, in five folds.
@@ -68,7 +69,7 @@ def parse(arguments=None):
     add("--anomaly", metavar="DIR", nargs="?", const="",
         help="instead of all else, map what is unusual in the slices of a folder or of a volume "
         "(.nii.gz), or without DIR in those of the split; --slice and --seed apply")
-    add("--axcodes", metavar="XYZ",
+    add("--axcodes", metavar="XYZ", type=axcodes,
         help="where the axes of a volume run to that does not say it, such as RAS")
     return parser.parse_args(arguments)
 # fmt: on

@@ -51,7 +51,7 @@ def warn_of_masking(learned: bool | None, split: Split) -> None:
         gets, knows = "slices that are not masked", "masked slices"
         if split.facts.brain:
             gets, knows = "slices with scalp", "brain-masked slices"
-        gets, knows = (knows, gets) if split.masked else (gets, knows)
+        gets, knows = (knows, gets) if split.masked else (f"{gets}, or turned ones", knows)
         _warn(f"the model learned from {knows} and gets {gets}: its figures and maps say little.")
 
 

@@ -366,7 +366,8 @@ def _write_scan(plan, scan, out, ranges):
     if settings["space"] == "oasis" and settings["scale"] == "slice":
         negative = np.mean(np.concatenate([image[image != 0] for image in stack.images]) < 0)
         if negative > LOST:
-            notes.append(f"{negative:.0%} of it is negative and becomes black: --scale subject")
+            remedy = "" if plan.like else ": --scale subject"  # the scale is that of the set
+            notes.append(f"{negative:.0%} of it is negative and becomes black{remedy}")
     affine = stack.affine
     if affine is not None:
         affine = _moved(affine, greys[0].shape, kept[0].shape, boxes[0])
@@ -495,7 +496,7 @@ def _claimed(out, plan):
         leftover.unlink()  # of a conversion that was killed
     try:
         yield
-    except (InputError, OSError) as error:
+    except BaseException as error:  # a lack of memory and Ctrl-C, too
         if is_first and (isinstance(error, InputError) or not any(out.rglob("case_*"))):
             for path in out.glob("[!.]*"):  # there was nothing, so all is ours
                 shutil.rmtree(path) if path.is_dir() else path.unlink()

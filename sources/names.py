@@ -28,6 +28,7 @@ from utils import InputError
 
 _ROLES = ("subject", "level", "split", "class")  # of `Rules`
 MAX_EXAMPLES = 3  # of names in a message
+VOXELS = "voxels of .hdr files"  # are not named as ignored
 # Shares of the names of a set.
 FIT = 0.99  # that a pattern or a reading must fit
 LEVELLED = 0.95  # that tell a level, where levels are levels
@@ -97,7 +98,7 @@ class Understood(NamedTuple):
 
 
 class _Token(NamedTuple):
-    kind: str  # "number", "copy", "word", "hash", "contrast" or "scan"
+    kind: str  # "number", "date", "copy", "word", "hash", "contrast" or "scan"
     text: str  # in lower case
     name: str  # as it is written, with a word that stands right before it, as in P01
     depth: int  # of its directory or file name, counted from 0
@@ -211,10 +212,14 @@ def _tell(fine, coarse):
 def _set_aside(paths, volumes, ignored):
     """Names of images or volumes. All other paths go to `ignored`."""
     names, spelling = [], {}
+    pairs = {path.lower().removesuffix(".hdr") for path in paths if path.lower().endswith(".hdr")}
     for path in paths:
         ending = vocabulary.ENDINGS[volumes].search(path)
         if vocabulary.SYSTEM.search(path):
             ignored["system files"].append(path)
+        elif volumes and path.lower().endswith(".img"):
+            is_whole = path.lower().removesuffix(".img") in pairs
+            ignored[VOXELS if is_whole else "files .img without .hdr"].append(path)
         elif ending is None:
             ignored["other files"].append(path)
         else:
@@ -231,16 +236,17 @@ def _set_aside(paths, volumes, ignored):
         name: {word.lower() for word in vocabulary.LABELS.findall(name.text)} for name in names
     }
     always = _common(words.values())  # a word that is everywhere tells nothing
-    beside = {
-        "label maps and masks": lambda name: (
-            words[name] - always or (volumes and vocabulary.TISSUE.search(name.text))
-        ),
-        "derivatives": lambda name: vocabulary.DERIVED.search(name.text),
-    }
-    for reason, is_beside in beside.items():
+
+    def is_label(name):
+        return words[name] - always or (volumes and vocabulary.TISSUE.search(name.text))
+
+    beside = [("label maps and masks", is_label)]
+    beside += [("derivatives", _is_made_of(names))] if volumes else []
+    beside += [("derivatives", lambda name, p=p: p.search(name.text)) for p in vocabulary.DERIVED]
+    for reason, is_beside in beside:
         images = [name for name in names if not is_beside(name)]
         if 0 < len(images) < len(names):
-            ignored[reason] = [name.path for name in names if is_beside(name)]
+            ignored[reason] += [name.path for name in names if is_beside(name)]
             names = images
     if copies := _copies(names):
         ignored["copies of files of the same names"] = [name.path for name in copies]
@@ -261,6 +267,20 @@ def _copies(names):
         if not _split_named(folder) and rests <= beside:
             return inside
     return []
+
+
+def _is_made_of(names):
+    """Function: whether the name of a volume is that of one beside it, and something added."""
+    stems = {"/".join(name.parts) for name in names}
+
+    def is_made(name):
+        *folders, stem = name.parts
+        above = [folders, folders[:-1]] if folders[-1:] == ["mri"] else [folders]  # of CAT12
+        shorter = [stem[k:] for k in range(1, 12) if vocabulary.PREFIX.fullmatch(stem[:k])]
+        shorter += [vocabulary.SUFFIX.sub("", stem)] if vocabulary.SUFFIX.search(stem) else []
+        return any("/".join([*folder, first]) in stems for folder in above for first in shorter)
+
+    return is_made
 
 
 # ---- rules and patterns ------------------------------------------------------------------------
@@ -412,13 +432,17 @@ def _are_classes(folders, depths):
     if _are_stacks_of_persons(folders):
         return False
     common, union = _common(rests.values()), set().union(*rests.values())
-    if len(common) < FIT * len(union) or any("/" in rest for rest in common):
+    if len(common) < FIT * len(union):
         return True
-    if len({re.sub(r"\d", "", rest) for rest in common}) == len(common) or len(by_split) > 1:
+    if len({re.sub(r"\d", "", rest) for rest in common}) == len(common):
         return False  # Anna/T1.nii, Bob/T1.nii: all directories hold the same few files
+    if any("/" in rest for rest in common):
+        return True
+    if len(by_split) > 1:
+        return False
     raise InputError(
         f"the folders {_examples(sorted(kinds))} can be subjects or classes: say "
-        "--subject '([^/]+)/[^/]+$' or --class '([^/]+)/[^/]+$', or what fits."
+        "--subject '([^/]+)/[^/]+$' or --class '([^/]+)/[^/]+$', or what fits. Move one of masks."
     )
 
 
@@ -484,6 +508,7 @@ def _read_form(names, always, volumes):
         if stacks or len({name.level for name in names}) == len(names):
             columns = stacks  # without numbers that each file has of its own
     free = [column for column in columns if not vocabulary.SCAN_LABEL.fullmatch(column.token.label)]
+    free = [column for column in free if column.token.kind != "date"] or free
     if names[0].is_said:
         pass
     elif len(names) == 1 and not _only_subject(names[0]):
@@ -799,4 +824,5 @@ def _describe(names, ignored, volumes):
             "fits the names of one contrast takes that alone."
         )
     for reason, found in ignored.items():
-        yield f"Ignored: {len(found)} {reason}, as {found[0]}."
+        if reason != VOXELS:
+            yield f"Ignored: {len(found)} {reason}, as {found[0]}."

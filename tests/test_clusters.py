@@ -1,8 +1,10 @@
 """What clusters and other systems do: no locks, little memory, other cores, signals, kills."""
 
+import errno
 import fcntl
 import json
 import os
+import pathlib
 import platform
 import signal
 import sys
@@ -172,3 +174,15 @@ def test_what_a_killed_process_left_is_removed(tmp_path):
     with utils.replacing_results(tmp_path, ["*.txt"]) as folder:
         left = {path.name for path in tmp_path.iterdir()} - {folder.name}
     assert left == {f".new-{me}-ab", ".new-node7-12-ab"}
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS])
+def test_results_without_the_right_to_write_name_out(tmp_path, monkeypatch, code):
+    def refuse(path, *args, **kwargs):
+        raise OSError(code, os.strerror(code), str(path))
+
+    monkeypatch.setattr(pathlib.Path, "mkdir", refuse)
+    folder = tmp_path / "run" / "predict"
+    with pytest.raises(InputError, match="predict may not be written to: name another --out"):
+        with utils.replacing_results(folder, ["*.txt"]):
+            pass

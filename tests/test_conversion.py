@@ -523,10 +523,12 @@ def test_what_is_wrong_with_pictures(tmp_path):
         (source, "--out", source / "out"): "name another --out",
         (source, "--subject", "("): "is no regular expression",
         (source, "--like", tmp_path / "nothing"): "is no folder",
+        (source, "--like", source): "is no prepared data folder",
         (source, "--image-size", "50"): "multiple of 8",
     }
     for (place, *flags), words in rows.items():
         one_line(run("from-images", place, "--out", no, *flags), words)
+    one_line(run("from-nifti", source, "--out", no, "--slices", 60, 40), "FIRST below LAST")
     assert run("from-images", source, "--out", no, "--dry-run").returncode == 0
     assert not no.exists()
 
@@ -606,6 +608,28 @@ def test_volumes_of_any_origin(tmp_path):
     for like, words in ((unknown, "--plane"), (OASIS, "space of OASIS: register it")):
         with pytest.raises(InputError, match=words):
             open_scan(str(path), like)
+
+
+def test_what_is_odd_about_one_more_scan_is_said(tmp_path, capsys):
+    voxels, affine = np.random.default_rng(0).normal(0, 9, (90, 110, 70)), np.eye(4)
+    affine[:3, 3] = -45, -70, -20
+    image = nibabel.Nifti1Image(voxels.astype("float32"), affine)
+    image.set_sform(affine, code="mni")
+    nibabel.save(image, tmp_path / "normalised.nii")
+    assert len(open_scan(str(tmp_path / "normalised.nii"), OASIS)) == 32
+    assert "is negative and becomes black" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt])
+def test_a_conversion_that_wrote_no_slice_leaves_nothing(tmp_path, monkeypatch, discs, error):
+    def fail(*args):
+        raise error
+
+    plan = make_plan(discs / "disc1", ConversionSettings("oasis1"))
+    monkeypatch.setattr(plan.inputs, "load", fail)
+    with pytest.raises(error):
+        convert(plan, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_conversion_that_failed_blocks_nothing(tmp_path, discs):

@@ -273,6 +273,11 @@ SETS = {
         {"test/images/0003.png": ("test", None, "test/images/0003.png", None)}, 40, 40, ALONE,
         {"label maps and masks": 40},
     ),
+    "tissues": Row(
+        [f"P{i:03d}_{k}{end}.png" for i in range(1, 9) for k in range(6)
+         for end in ("", "_probtissue", "_tissue", "_segm", "_msk")],
+        {"P003_4.png": (None, None, "P003", 4)}, 8, 8, (), {"label maps and masks": 192},
+    ),
     "masks of classes": Row(
         [f"{kind}/{kind} ({i}){mask}.png" for kind in ("benign", "malignant") for i in range(1, 20)
          for mask in ("", "_mask", "_mask_1")],
@@ -330,7 +335,37 @@ SETS = {
         [f"sub-{i:02d}/{part}sub-{i:02d}_T1w.nii" for i in range(9)
          for part in ("", "c1", "wc2", "m")],
         {"sub-03/sub-03_T1w.nii": (None, None, "sub-03", None)}, 9, 9, (),
-        {"label maps and masks": 18, "further versions of a scan": 9},
+        {"label maps and masks": 18, "derivatives": 9},
+    ),
+    "what programs make of a volume": volumes(
+        [f"{part}s{i:03d}_T1{end}.nii" for i in range(1, 9) for part, end in
+         (("", ""), ("m", ""), ("wm", ""), ("y_", ""), ("mri/p1", ""), ("", "_N4"), ("", "_2mm"))],
+        {"s003_T1.nii": (None, None, "s003", None)}, 8, 8, (), {"derivatives": 48},
+    ),
+    "persons of FreeSurfer": volumes(
+        [f"{name}/mri/{kind}.mgz" for name in ("anna", "bert", "carl") for kind in FREE_SURFER]
+        + ["anna/mri/orig/001.mgz", "anna/mri/orig/002.mgz", "bert/mri/orig/001.mgz"],
+        {"bert/mri/T1.mgz": (None, None, "bert", None)}, 3, 3, (),
+        {"label maps and masks": 12, "further versions of a scan": 15},
+    ),
+    "persons as words": volumes(
+        [f"{name}/anat/{kind}.nii.gz" for name in ("Anna", "Bob") for kind in ("T1", "FLAIR")],
+        {"Anna/anat/T1.nii.gz": (None, None, "Anna", None)}, 2, 4,
+    ),
+    "fMRIPrep": volumes(
+        [f"sub-{i:02d}/anat/sub-{i:02d}_{space}desc-preproc_T1w.nii.gz" for i in range(1, 9)
+         for space in ("", "space-MNI152NLin2009cAsym_")],
+        {"sub-03/anat/sub-03_desc-preproc_T1w.nii.gz": (None, None, "sub-03", None)}, 8, 8, (),
+        {"derivatives": 8},
+    ),
+    "MPRAGE beside others": volumes(
+        [f"KKI2009-{i:02d}-{kind}.nii" for i in range(1, 9) for kind in ("MPRAGE", "FLAIR", "T2w")],
+        {"KKI2009-03-MPRAGE.nii": (None, None, "03", None)}, 8, 24, ("MPRAGE of 8",),
+    ),
+    "initials and dates": Row(
+        [f"{name}_{date}_{k}.png" for name in ("AB", "CD", "EF", "GH")
+         for date in ("20100102", "2011-03-04") for k in range(10)],
+        {"CD_2011-03-04_7.png": (None, None, "CD", 7)}, 4, 8,
     ),
     "time points": volumes(
         [f"Patient-{i:03d}/week-{week:03d}/{contrast}.nii.gz" for i in range(9)
@@ -342,7 +377,7 @@ SETS = {
          for i in range(1, 12) for kind in ("gfc", "masked_gfc") for ending in ("hdr", "img")],
         {"disc1/OAS1_0002_MR1/OAS1_0002_MR1_mpr_n4_anon_111_t88_gfc.hdr":
          (None, None, "OAS1_0002", None)}, 11, 11, (),
-        {"other files": 22, "further versions of a scan": 11},
+        {"voxels of .hdr files": 22, "further versions of a scan": 11},
     ),
     "subjects as words, below splits": Row(
         [f"{split}/{name}/IMG_{k}.png" for split, name in

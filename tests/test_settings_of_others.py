@@ -163,3 +163,13 @@ def test_a_pipe_that_closes_ends_quietly(script):
     done = subprocess.run(command, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE)
     os.close(writer)
     assert not done.stderr and done.returncode in (141, 0 if "--help" in script else 141)
+
+
+@pytest.mark.parametrize("script", [["train.py", "--help"], ["-c", PRINTING.format(99999)]])
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a full device")
+def test_a_log_on_a_full_disk_is_one_line(script):
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, *script]
+        done = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2 and "No space left" in done.stderr
+    assert done.stderr.count("\n") == 1

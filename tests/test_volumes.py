@@ -247,9 +247,12 @@ def test_labels_are_no_images():
     cases = [
         (labels, "a label map"),
         (np.choose(labels, [0, 2, 3, 41, 42]), "a label map"),
+        (np.choose(labels, [0, 1002, 1035, 2002, 2035]), "a label map"),
         ((labels > 0) * 255, "a mask"),
+        ((labels > 2) * 1022, "a mask"),
         ((labels > 0) * 1.0, "a mask"),
         (np.clip(image / 300, 0, 1), "a probability map"),
+        (np.clip(image / 300 * 255, 0, 255).astype("uint8"), "a probability map"),
         (noisy, None),
         (np.clip(noisy, 0, None) / noisy.max(), None),  # normalised to at most 1
         (np.clip(noisy / 5, 0, 255).astype("uint8"), None),
