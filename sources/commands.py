@@ -93,6 +93,9 @@ def _add_options(add, kind):
         add("--plane", choices=tuple(PLANES), help="plane of the slices (default: axial)")
         spacing = "millimetres of a pixel (default: the coarsest of the set, at most 2)"
         add("--spacing", type=between(float, 0.01, 100), metavar="MM", help=spacing)
+        between_slices = "millimetres from slice to slice; interpolates between thick ones"
+        distance = {"type": between(float, 0.01, 100), "metavar": "MM"}
+        add("--slice-spacing", **distance, help=f"{between_slices} (default: as they are)")
         percent = {"nargs": 2, "type": between(float, 0, 100), "metavar": ("FIRST", "LAST")}
         extent = "part of the extent to slice, in percent (default: what holds something)"
         add("--slices", **percent, help=extent)

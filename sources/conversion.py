@@ -57,8 +57,8 @@ FAST = 2  # compression of PNGs: half the time of the usual one, a tenth longer
 PREVIEW = "preview.png"
 # Settings that one more patient takes over from a set.
 OF_A_SET = (
-    "space", "plane", "spacing", "slices", "first_slice", "levels", "numbers", "side", "fit",
-    "scale", "range",
+    "space", "plane", "spacing", "slice_spacing", "slices", "first_slice", "levels", "numbers",
+    "side", "fit", "scale", "range",
 )  # fmt: skip
 
 
@@ -84,6 +84,8 @@ class ConversionSettings:
         axcodes: Where the axes of volumes run to that do not say it, such as "RAS".
         plane: "axial", "coronal" or "sagittal". None is axial.
         spacing: Millimetres of a pixel. None: found.
+        slice_spacing: Millimetres from slice to slice, between which they are interpolated. None:
+            slices are those of the volumes.
         slices: First and last percent of the extent of volumes. None: where they hold something.
     """
 
@@ -102,6 +104,7 @@ class ConversionSettings:
     axcodes: str | None = None
     plane: str | None = None
     spacing: float | None = None
+    slice_spacing: float | None = None
     slices: Sequence[float] | None = None
 
 

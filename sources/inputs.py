@@ -238,7 +238,11 @@ class Volumes(Input):
     def _loaded(self, path):
         """The volume of a file. What is wrong with it becomes one line."""
         with reading(self.root / path, "repair it or leave it out"):
-            yield self.load(self.root / path)
+            volume, distance = self.load(self.root / path), self.settings["slice_spacing"]
+            if distance:
+                plane = self.settings["plane"] or "axial"
+                volume = volumes.interpolate_levels(volume, plane, distance)
+            yield volume
 
     def _look(self, place):
         plane = self.settings["plane"] or "axial"
@@ -260,7 +264,8 @@ class Volumes(Input):
         settings = self.settings
         if settings["space"]:
             return
-        asked = any(settings[name] for name in ("spacing", "slices", "levels", "side"))
+        of_others = "spacing", "slice_spacing", "slices", "levels", "side"
+        asked = any(settings[name] for name in of_others)
         if all(in_oasis_space) and settings["plane"] in (None, "axial") and not asked:
             settings |= OASIS_SLICES
             return

@@ -326,7 +326,8 @@ def plane_slices(
     chosen = inside[0] + np.floor(middles).astype(int)
     first = chosen.mean() - (levels - 1) / 2 * step
     cut = moved_affine(affine, (0, 0, first), (1, 1, step))
-    stack, resampled = _resample(voxels[..., chosen], cut, spacing)
+    sizes = spacing, spacing, voxel_sizes(cut)[2]
+    stack, resampled = _resample(voxels[..., chosen], cut, sizes)
     if min(stack.shape[:2]) < SMALLEST_SIDE:
         rows, columns = stack.shape[:2]
         advice = "choose another --plane or a smaller --spacing"
@@ -429,24 +430,41 @@ def _cut_off(held, levels):
     return [f"{place} of what the fullest {span} levels hold: a good part is cut off"]
 
 
-def _resample(stack, affine, spacing):
-    """Slices `(rows, columns, levels)` with other pixels in the same box, and their affine.
+def interpolate_levels(volume: Volume, plane: str, spacing: float) -> Volume:
+    """Make slices of another distance, of which those between thick ones are made up.
 
-    Linear interpolation makes up no values beyond those around. Before pixels become fewer, they
+    Args:
+        volume: The volume.
+        plane: "axial", "coronal" or "sagittal".
+        spacing: Millimetres from one slice to the next.
+
+    Raises:
+        ValueError: The volume would be too large.
+    """
+    sizes, across = voxel_sizes(volume.affine), int(axcodes2ornt(PLANES[plane])[2, 0])
+    sizes[across] = spacing
+    voxels, affine = _resample(volume.voxels, volume.affine, sizes)
+    return volume._replace(voxels=voxels, affine=affine)
+
+
+def _resample(stack, affine, sizes):
+    """Voxels of other sizes in millimetres in the same box, and their affine.
+
+    Linear interpolation makes up no values beyond those around. Before voxels become fewer, they
     are smoothed to the width of the new ones.
     """
-    steps = np.array([*(spacing / voxel_sizes(affine)[:2]), 1.0])
+    steps = np.asarray(sizes) / voxel_sizes(affine)
     steps[np.abs(steps - 1) < 0.01] = 1
     if (steps == 1).all():
         return stack.astype("float32"), affine
     shape = np.ceil(np.round(np.divide(stack.shape, steps), 2)).clip(1).astype(int).tolist()
     if math.prod(shape) * 4 > MAX_BYTES:
-        raise ValueError(f"pixels of {spacing:g} mm are too many")
-    # Full width at half maximum -> standard deviation, in pixels
+        raise ValueError(f"voxels of {' x '.join(f'{size:g}' for size in sizes)} mm are too many")
+    # Full width at half maximum -> standard deviation, in voxels
     widths = np.sqrt(np.maximum(steps**2 - 1, 0)) / math.sqrt(8 * math.log(2))
     smooth = gaussian_filter(stack.astype("float32"), widths, mode="nearest")
     offset = (np.subtract(stack.shape, 1) - np.subtract(shape, 1) * steps) / 2  # centre on centre
-    edged = np.pad(smooth, 1, mode="edge")  # or the outermost half pixels would be black
+    edged = np.pad(smooth, 1, mode="edge")  # or the outermost half voxels would be black
     target = moved_affine(affine, offset, steps)
 
     from nilearn.image import resample_img  # noqa: PLC0415  takes a second to load
