@@ -24,7 +24,7 @@ class Preset(NamedTuple):
 
     Attributes:
         slices: Least and largest number of training slices that its passes are meant for.
-        minutes: Minutes of a training on two cores, for people.
+        minutes: Minutes of a training on two cores, for --help.
         settings: Values of settings by name. Others have one default for all rows.
     """
 
@@ -37,17 +37,17 @@ class Preset(NamedTuple):
 # pretrained/oasis-256-fine, before codes are chosen again.
 # fmt: off
 PRESETS = {
-    "small": Preset((1_000, 3_000), "5 to 8", {
+    "small": Preset((1_000, 3_000), "12", {
         "image_size": 160, "reduction": 8, "width": 96, "epochs": 10,
         "rate_weight": 0.05, "first_prior_epochs": 2, "prior_epochs": 4, "prior_width": 96,
         "texture_epochs": 2,
     }),
-    "standard": Preset((3_000, 10_000), "45 to 90", {
+    "standard": Preset((3_000, 10_000), "45", {
         "image_size": 256, "reduction": 8, "width": 128, "epochs": 10,
         "rate_weight": 0.35, "first_prior_epochs": 2, "prior_epochs": 6, "prior_width": 128,
         "texture_epochs": 6,
     }),
-    "fine": Preset((3_000, 10_000), "200 to 400", {
+    "fine": Preset((3_000, 10_000), "hours", {
         "image_size": 256, "reduction": 4, "width": 64, "epochs": 8,
         "rate_weight": 0.5, "first_prior_epochs": 1, "prior_epochs": 24, "prior_width": 96,
         "texture_epochs": 12,

@@ -183,7 +183,7 @@ def make_plan(
 def _settings_of(facts, is_pictures):
     """Settings that one more patient takes over from a set."""
     if "space" in facts.settings:
-        return {name: facts.settings[name] for name in OF_A_SET}
+        return {name: facts.settings.get(name) for name in OF_A_SET}
     if facts.brain:  # OASIS as handed out, or as a former version converted it
         return {**OASIS_SLICES, "scale": "slice"}
     settings = {"side": facts.side, "levels": facts.levels}
