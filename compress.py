@@ -15,6 +15,7 @@ from fitting.run_directory import RunDirectory, read_config
 from sources.facts import facts_of_run
 from sources.layout import slice_name
 from sources.scans import open_scan
+from sources.volumes import axcodes
 from utils import InputError, Parser, between, command_line, import_tensorflow, replacing
 
 MAX_FILE_BYTES = 2**28
@@ -34,85 +35,82 @@ def parse(arguments=None):
         metavar="L",
         help="price of one bit when codes are chosen (default: that of the training)",
     )
-    axcodes = "where the axes of a volume run to that does not say it, such as RAS"
-    encoding.add_argument("--axcodes", metavar="XYZ", help=axcodes)
+    runs_to = "where the axes of a volume run to that does not say it, such as RAS"
+    encoding.add_argument("--axcodes", type=axcodes, metavar="XYZ", help=runs_to)
     decoding = commands.add_parser("decode", help="restore the slices of a file as PNGs")
     decoding.add_argument("source", metavar="IN", type=pathlib.Path, help="file to read")
     target = "new folder, or NIfTI volume (.nii.gz) of a single case"
     decoding.add_argument("target", metavar="FOLDER", type=pathlib.Path, help=target)
     for command in (encoding, decoding):
-        command.add_argument("--run", metavar="DIR", required=True, help="run of train.py")
+        command.add_argument(
+            "--run", metavar="DIR", type=RunDirectory, required=True, help="run of train.py"
+        )
     return parser.parse_args(arguments)
 
 
 def main(args):
     """Encode or decode."""
-    run = RunDirectory(args.run)
-    facts = facts_of_run(read_config(run)["data"])
+    facts = facts_of_run(read_config(args.run)["data"])
     if args.command == "encode":
-        encode(run, open_checked(args, facts), args)
+        split = open_scan(args.source, facts, args.axcodes)
+        check_names(split)
     else:
-        decode(run, read(args.source), args)
-
-
-def load(run):
-    """Load TensorFlow, which takes seconds, and the models of a run."""
-    import_tensorflow()
+        content = read(args.source, args.target)
+    import_tensorflow()  # takes seconds, so only now that all flags and files are checked
     from coding.slices import Codec  # noqa: PLC0415
 
-    return Codec(run)
+    codec = Codec(args.run)
+    if args.command == "encode":
+        encode(codec, split, args.target, args.rate_weight)
+    else:
+        decode(codec, content, args.source, args.target)
 
 
-def open_checked(args, facts):
-    """The slices of a folder, or those that a volume is cut into, if they come back so named."""
-    split = open_scan(args.source, facts, args.axcodes)
+def check_names(split):
+    """Check that slices come back by the names that they have."""
     for path, case, level in zip(split.paths, split.cases, split.levels):
         if pathlib.Path(path).name != slice_name(case, level):
             raise InputError(f"{path} would come back as {slice_name(case, level)}: rename it.")
-    return split
 
 
-def encode(run, split, args):
+def read(source, target):
+    """Bytes of a file that is no larger than any of ours could be, for a target that is free."""
+    if not source.is_file():
+        raise InputError(f"{source} is not there: name a file that compress.py encode wrote.")
+    if source.stat().st_size > MAX_FILE_BYTES:
+        raise InputError(f"{source} is larger than any .bvq file: name another.")
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise InputError(f"{target} is not empty: name a new folder.")
+    return source.read_bytes()
+
+
+def encode(codec, split, target, rate_weight):
     """Write the slices of a split as one file, once it was decoded again."""
-    codec = load(run)
     codec.warn(split)
-    content = codec.encode(split, args.rate_weight)
-    with replacing(args.target) as temporary:
+    content = codec.encode(split, rate_weight)
+    with replacing(target) as temporary:
         temporary.write_bytes(content)
     size, pixels = len(content), len(split) * codec.vqvae.settings["image_size"] ** 2
     print(
-        f"{args.target}: {len(split)} slices in {size} bytes, {size / len(split):.1f} a slice, "
+        f"{target}: {len(split)} slices in {size} bytes, {size / len(split):.1f} a slice, "
         f"{8 * size / pixels:.4f} bits a pixel. It was decoded again, and gives the same codes."
     )
 
 
-def decode(run, content, args):
-    """Restore the slices of a file into a folder, all of them or none."""
-    if args.target.exists() and (not args.target.is_dir() or any(args.target.iterdir())):
-        raise InputError(f"{args.target} is not empty: name a new folder.")
-    codec = load(run)
-    split, codes = codec.decode(content, str(args.source))
-    if args.target.name.endswith(VOLUME):
+def decode(codec, content, source, target):
+    """Restore the slices of a file into a folder, all of them or none, or into a volume."""
+    split, codes = codec.decode(content, str(source))
+    if target.name.endswith(VOLUME):
         if len(set(split.cases.tolist())) > 1:
-            raise InputError(f"{args.source} holds several cases: name a new folder, no volume.")
-        codec.write_volume(args.target, split, codes)
-        print(f"{args.target}: a volume of {len(split)} slices restored.")
-        return
-    args.target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=args.target.parent, prefix=".") as staging:
-        folder = pathlib.Path(staging, "slices")
-        codec.write(folder, split, codes)
-        folder.replace(args.target)
-    print(f"{args.target}: {len(split)} slices restored.")
-
-
-def read(path):
-    """Bytes of a file that is no larger than any of ours could be."""
-    if not path.is_file():
-        raise InputError(f"{path} is not there: name a file that compress.py encode wrote.")
-    if path.stat().st_size > MAX_FILE_BYTES:
-        raise InputError(f"{path} is larger than any .bvq file: name another.")
-    return path.read_bytes()
+            raise InputError(f"{source} holds several cases: name a new folder, no volume.")
+        codec.write_volume(target, split, codes)
+    else:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".") as staging:
+            folder = pathlib.Path(staging, "slices")
+            codec.write(folder, split, codes)
+            folder.replace(target)
+    print(f"{target}: {len(split)} slices restored.")
 
 
 if __name__ == "__main__":

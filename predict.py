@@ -10,6 +10,7 @@ from sources.folder import find_slices, open_slices
 from sources.layout import DEFAULT_DIRECTORY, SPLITS
 from sources.scans import open_scan
 from sources.synthetic import write_cohort
+from sources.volumes import axcodes
 from utils import InputError, Parser, between, command_line, import_tensorflow
 
 # A classifier is tested on subjects it has not seen, in five folds.
@@ -17,18 +18,11 @@ LEAST_SUBJECTS = {"training": 20, "evaluated": 5}
 MAX_SEED = 2**31 - 1
 
 
+# One flag in two or three lines reads best.
+# fmt: off
 def parse(arguments=None):
     """Flags of the script."""
     parser = Parser(__doc__)
-    _add_evaluation_flags(parser)
-    _add_sample_flags(parser)
-    _add_anomaly_flags(parser)
-    return parser.parse_args(arguments)
-
-
-# One flag in two or three lines reads best.
-# fmt: off
-def _add_evaluation_flags(parser):
     add = parser.add_argument_group("evaluation").add_argument
     add("--run", metavar="DIR", default="runs/default",
         help="run directory of train.py (default: %(default)s)")
@@ -45,8 +39,6 @@ def _add_evaluation_flags(parser):
     add("--write-reconstructions", action="store_true",
         help="write every reconstruction of the split as a PNG")
 
-
-def _add_sample_flags(parser):
     add = parser.add_argument_group("samples").add_argument
     add("--samples", type=between(int, 0, 10**5), default=16, metavar="N",
         help="number of slices to generate (default: %(default)s)")
@@ -77,14 +69,13 @@ def _add_sample_flags(parser):
         help="draw without the fine grain that codes lose")
     add("--walk", action="store_true", help="show every slice of the first brain: walk.png")
 
-
-def _add_anomaly_flags(parser):
     add = parser.add_argument_group("anomalies").add_argument
     add("--anomaly", metavar="DIR", nargs="?", const="",
         help="instead of all else, map what is unusual in the slices of a folder or of a volume "
         "(.nii.gz), or without DIR in those of the split; --slice and --seed apply")
-    add("--axcodes", metavar="XYZ",
+    add("--axcodes", metavar="XYZ", type=axcodes,
         help="where the axes of a volume run to that does not say it, such as RAS")
+    return parser.parse_args(arguments)
 # fmt: on
 
 
@@ -93,34 +84,28 @@ def main(args):
     run = RunDirectory(args.run)
     config = read_config(run)
     facts = facts_of_run(config["data"])
-    if args.anomaly is not None:
-        if args.anomaly:
-            split = open_scan(args.anomaly, facts, args.axcodes)
-            name = split.name
-        else:
-            slices = find_data(args.data, facts, [args.split])
-            split, name = slices.splits[args.split], f"{slices.name}, {args.split} split"
-        import_steps().map_anomalies(args, run, config, split, name)
-        return
-    to_fill = open_scan(args.fill, facts, args.axcodes) if args.fill else None
+    is_map, slices, to_fill = args.anomaly is not None, None, None
     needs_slices = args.write_reconstructions or args.evaluate_samples or args.complete
     needs_slices = needs_slices or args.fill == ""
-    slices = None
+    if args.fill and not is_map:
+        to_fill = open_scan(args.fill, facts, args.axcodes)
     is_there = facts.cohort or (facts.brain and DEFAULT_DIRECTORY.is_dir())
-    if args.data or is_there or needs_slices:
-        needed = SPLITS if args.evaluate_samples else [args.split]
-        slices = find_data(args.data, facts, needed)
-    if args.evaluate_samples:
-        check_comparison(slices, args.split, run, config["data"]["fingerprint"])
-    import_steps().predict(args, run, config, slices, to_fill)
-
-
-def import_steps():
-    """Load TensorFlow, which takes seconds, and what needs it, now that all is checked."""
-    import_tensorflow()
+    if args.anomaly:
+        split = open_scan(args.anomaly, facts, args.axcodes)
+        name = split.name
+    elif is_map or args.data or is_there or needs_slices:
+        needs_all = args.evaluate_samples and not is_map
+        slices = find_data(args.data, facts, SPLITS if needs_all else [args.split])
+        split, name = slices.splits[args.split], f"{slices.name}, {args.split} split"
+        if needs_all:
+            check_comparison(slices, args.split, run, config["data"]["fingerprint"])
+    import_tensorflow()  # takes seconds, so only now that all flags and files are checked
     from evaluation import steps  # noqa: PLC0415
 
-    return steps
+    if is_map:
+        steps.map_anomalies(args, run, facts, split, name)
+    else:
+        steps.predict(args, run, config, slices, to_fill)
 
 
 def check_comparison(slices, split, run, fingerprint):

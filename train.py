@@ -17,25 +17,11 @@ from sources.layout import FITTED_SPLITS, MAX_SUBJECTS
 from utils import InputError, Parser, between, command_line, cores, import_tensorflow, versions
 
 
+# fmt: off
 def parse(arguments=None):
     """Flags of the script. Those of settings come from `fitting.settings`."""
     parser = Parser(__doc__)
     groups = {title: parser.add_argument_group(title) for title in GROUPS}
-    _add_flags_of_no_setting(groups)
-    add_flags(groups)
-    parser.set_defaults(seed=Settings.seed)  # of the synthetic cohort, too
-    args = parser.parse_args([*map(_renamed, sys.argv[1:] if arguments is None else arguments)])
-    again, keep = args.choose_codes_again, args.keep_vqvae
-    if (again or keep) and not args.start_from:
-        flag = "--choose-codes-again" if again else "--keep-vqvae"
-        parser.error(f"argument {flag}: name the run to go on from with --start-from")
-    if again and keep:
-        parser.error("argument --keep-vqvae: leave out --choose-codes-again, which keeps the prior")
-    return args
-
-
-# fmt: off
-def _add_flags_of_no_setting(groups):
     add = groups["data"].add_argument
     add("--data", metavar="DIR",
         help="folder with keras_png_slices_{train,validate,test}, or a .zip archive of it")
@@ -53,6 +39,16 @@ def _add_flags_of_no_setting(groups):
     add("--save-minutes", type=between(float, 0, 10**6), default=4.0, metavar="M",
         help="save within an epoch every M minutes, so that a crash costs no more "
         "(default: %(default)s)")
+    add_flags(groups)
+    parser.set_defaults(seed=Settings.seed)  # of the synthetic cohort, too
+    args = parser.parse_args([*map(_renamed, sys.argv[1:] if arguments is None else arguments)])
+    again, keep = args.choose_codes_again, args.keep_vqvae
+    if (again or keep) and not args.start_from:
+        flag = "--choose-codes-again" if again else "--keep-vqvae"
+        parser.error(f"argument {flag}: name the run to go on from with --start-from")
+    if again and keep:
+        parser.error("argument --keep-vqvae: leave out --choose-codes-again, which keeps the prior")
+    return args
 # fmt: on
 
 

@@ -6,6 +6,7 @@ This file loads no TensorFlow, so that `--help` and a mistyped flag answer at on
 import argparse
 import contextlib
 import datetime
+import errno
 import gc
 import importlib.metadata
 import json
@@ -62,15 +63,22 @@ def refuse(problem: str) -> None:
 
 @contextlib.contextmanager
 def _closed_pipe_is_quiet():
-    """End without a word, as other programs do, where the reader of a pipe has gone."""
+    """End without a word, as other programs do, where the reader of a pipe has gone.
+
+    Where a log file is on a full disk, end with one.
+    """
     try:
         try:
             yield
         finally:
             print(end="", flush=True)  # which Python would do at its end, with a traceback
-    except BrokenPipeError:
+    except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what is still to be written
-        sys.exit(141)
+        if isinstance(error, BrokenPipeError):
+            sys.exit(141)
+        if not getattr(error.__context__, "code", 0):  # or an error was told already
+            _complain(f"what it says cannot be written: {error}.")
+        sys.exit(2)
 
 
 @_closed_pipe_is_quiet()
@@ -255,7 +263,8 @@ def replacing_results(folder: str | os.PathLike, owned: Iterable[str]) -> Iterat
         owned: Glob patterns of the files to replace, such as "samples/*.png".
 
     Raises:
-        InputError: `folder`, or a folder in it that holds results, is a link or a file.
+        InputError: `folder`, or a folder in it that holds results, is a link or a file, or may not
+            be written to.
     """
     folder, owned = pathlib.Path(folder), list(owned)
     for place in (folder, *((folder / pattern).parent for pattern in owned)):
@@ -264,12 +273,17 @@ def replacing_results(folder: str | os.PathLike, owned: Iterable[str]) -> Iterat
                 f"{place} is a link or a file: remove it, results need a folder there."
             )
     is_new = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
-    for leftover in folder.glob(".new-*"):
-        if is_abandoned(leftover, leftover.name[len(".new-") :].rpartition("-")[0], 24 * 3600):
-            shutil.rmtree(leftover, ignore_errors=True)
-    staging = folder / f".new-{process_name()}-{secrets.token_hex(8)}"
-    staging.mkdir()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for leftover in folder.glob(".new-*"):
+            if is_abandoned(leftover, leftover.name[len(".new-") :].rpartition("-")[0], 24 * 3600):
+                shutil.rmtree(leftover, ignore_errors=True)
+        staging = folder / f".new-{process_name()}-{secrets.token_hex(8)}"
+        staging.mkdir()
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        raise InputError(f"{folder} may not be written to: name another --out folder.") from None
     try:
         yield staging
         old = [entry for pattern in owned for entry in folder.glob(pattern)]
@@ -473,7 +487,7 @@ def is_abandoned(path: pathlib.Path, process: str, seconds: float) -> bool:
     try:
         if host == platform.node() and os.name == "posix":
             os.kill(int(number), 0)
-        return not host or time.time() - path.stat().st_mtime > seconds
+        return time.time() - path.stat().st_mtime > seconds
     except (OSError, ValueError, OverflowError) as error:  # the process or the file is gone
         return not isinstance(error, PermissionError)  # or it is another user's
 

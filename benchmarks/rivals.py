@@ -179,7 +179,7 @@ def draw(path: pathlib.Path, out: pathlib.Path, images: np.ndarray, minutes: flo
                 rows[name] = arrays["samples"]
     panels = [Row(to_unit(images), name) for name, images in rows.items()]
     caption = f"Test slices, and slices drawn after {minutes:g} minutes of training. {GREY_SCALE}"
-    rows_of_images(path, panels, content=panels[0].images, titles=(), caption=caption)
+    rows_of_images(path, panels, titles=(), caption=caption)
 
 
 if __name__ == "__main__":

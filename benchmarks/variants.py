@@ -151,7 +151,8 @@ def lock_codebook(quantizer: modules.VectorQuantizer, latents: tf.Tensor, start:
             initializer put them.
     """
     if start == "from data":
-        quantizer(latents, training=True)  # the first step restarts every code
+        quantizer.RESTART_BELOW = math.inf  # so that this step restarts every code
+        quantizer(latents, training=True)
     else:
         # Without counts, a code that gets no vector of the first batch would become zero.
         share = math.prod(latents.shape[:-1]) / quantizer.codebook_size

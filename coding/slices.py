@@ -8,9 +8,8 @@ import tensorflow as tf
 from coding import container
 from coding.entropy import Coder, RangeEncoder, opened, shortest
 from dataset import ImageSource, images_of, load_images
-from evaluation.reconstruction import read_code_counts
-from evaluation.stacks import resized, write_notes, write_slices, write_stack
-from evaluation.suitability import check_levels, warn_of_masking, warn_of_strange_slices
+from evaluation.stacks import resized, write_slices, write_stack
+from evaluation.suitability import check_levels, warn_of_strange_slices
 from fitting.checkpoints import fingerprint, load_models
 from fitting.run_directory import RunDirectory, read_config
 from modules import Models
@@ -67,12 +66,9 @@ class Codec:
             InputError: The prior does not know a level.
         """
         check_levels(self.run, self.prior, split)
-        vqvae = self.vqvae
-        warn_of_masking(vqvae.settings["masked"], split)
-        counts = read_code_counts(self.run.code_counts, vqvae)
         few = split.pick(spread(len(split), AT_ONCE))
-        images = load_images(few, vqvae.settings["image_size"])
-        warn_of_strange_slices(self.run, Models(vqvae, self.prior), counts, few, images)
+        images = load_images(few, self.vqvae.settings["image_size"])
+        warn_of_strange_slices(self.run, Models(self.vqvae, self.prior), few, images)
 
     def write_streams(
         self, split: Split, stacks: np.ndarray, rate_weight: float | None = None
@@ -140,25 +136,13 @@ class Codec:
 
     def write(self, folder: pathlib.Path, split: Split, codes: np.ndarray) -> None:
         """Write the PNG of every slice to a new folder."""
-        folder.mkdir()
         facts = resized(self.facts, self.vqvae.settings["image_size"])
-        places = list(zip(split.cases.tolist(), split.levels.tolist()))
-        for first in progress(range(0, len(split), AT_ONCE), "restoring"):
-            batch = slice(first, first + AT_ONCE)
-            write_slices(folder, self._restored(codes[batch]), places[batch], facts)
-        write_notes(folder, facts)
+        write_slices(folder, self._restored(codes), zip(split.cases, split.levels), facts)
 
     def write_volume(self, path: pathlib.Path, split: Split, codes: np.ndarray) -> None:
-        """Write slices of one case as a NIfTI volume that lies over the scans of the set.
-
-        A level that is missing between them stays black.
-        """
-        first, size = split.levels.min(), self.vqvae.settings["image_size"]
-        stack = np.zeros((split.levels.max() - first + 1, size, size), "uint8")
-        for begin in progress(range(0, len(split), AT_ONCE), "restoring"):
-            batch = slice(begin, begin + AT_ONCE)
-            stack[split.levels[batch] - first] = self._restored(codes[batch])
-        write_stack(path, stack, self.facts, int(first))
+        """Write slices of one case as a NIfTI volume that lies over the scans of the set."""
+        write_stack(path, self._restored(codes), split.levels, self.facts)
 
     def _restored(self, codes):
-        return to_grey(self.vqvae.decode(codes))[..., 0]
+        for first in progress(range(0, len(codes), AT_ONCE), "restoring"):
+            yield from to_grey(self.vqvae.decode(codes[first : first + AT_ONCE]))[..., 0]

@@ -3,12 +3,11 @@
 Brains are stacks of slices from bottom to top, `(N, L, S, S)`, uint8 or float in [0, 1].
 """
 
-import dataclasses
 from typing import Any
 
 import numpy as np
 
-from evaluation import curves
+from evaluation import plots
 from evaluation.anatomy import anatomy
 from evaluation.brains import draw_brain_codes
 from evaluation.context import FIRST_COMPARED_BRAIN, Context
@@ -49,26 +48,22 @@ def compare(context: Context, training_images: np.ndarray) -> dict[str, Any]:
 
     # Without texture, because they are compared with reconstructions, which have none.
     sets = {
-        "generated": decoded(dataclasses.replace(options, texture=False)),
+        "generated": decoded(options._replace(texture=False)),
         "reconstructions": context.results["restored"][cases],
         "real": context.results["images"][cases],
         "training": training_images[training_cases],
     }
     textured = decoded(options) if options.texture else None
-    report = compare_brains(sets, models.vqvae.frame, textured, context.slices.facts.brain)
+    report = compare_brains(sets, models.vqvae.frame, textured, split.facts.brain)
     if "ventricles" in report:
-        _draw_ventricles(context, report["ventricles"])
+        caption = (
+            f"Mean area of the ventricles by level, from bottom to top. Generated: brains "
+            f"{context.drawn}, decoded by the {context.model}, without texture. Real: brains of "
+            f"{context.source}. Training: those that the models learned from."
+        )
+        areas = {name: np.array(of["by_level"]) for name, of in report["ventricles"].items()}
+        context.draw(plots.ventricles, "ventricles.png", areas, caption)
     return report
-
-
-def _draw_ventricles(context, found):
-    caption = (
-        f"Mean area of the ventricles by level, from bottom to top. Generated: brains "
-        f"{context.drawn}, decoded by the {context.model}, without texture. Real: brains of "
-        f"{context.source}. Training: those that the models learned from."
-    )
-    areas = {name: np.array(of["by_level"]) for name, of in found.items()}
-    context.draw(curves.ventricles, "ventricles.png", areas, caption)
 
 
 def compare_brains(
@@ -99,7 +94,10 @@ def compare_brains(
         "neighbour_ssim": {name: _by_level(neighbour_ssim(b)) for name, b in compared.items()},
         **volumes,
         **two_sample(_cut_pairs(compared, textured, frame)),
-        "diversity": {name: _diversity(brains) for name, brains in compared.items()},
+        "diversity": {
+            name: diversity(b.reshape(-1, *b.shape[2:]), np.tile(np.arange(b.shape[1]), len(b)))
+            for name, b in compared.items()
+        },
         "nearest": {
             f"{name}_{kind}": float(of(distances))
             for name, distances in near.items()
@@ -123,11 +121,6 @@ def ventricles(brains: np.ndarray) -> dict[str, Any]:
 
 def _by_level(values):
     return {"mean": float(values.mean()), "by_level": values.mean(0).tolist()}
-
-
-def _diversity(brains):
-    levels = np.tile(np.arange(brains.shape[1]), len(brains))
-    return diversity(brains.reshape(-1, *brains.shape[2:]), levels)
 
 
 def _cut_pairs(sets, textured, frame):

@@ -12,15 +12,16 @@ from evaluation import plots
 from evaluation.context import FIRST_BRAIN, Context, SamplingOptions
 from evaluation.reconstruction import BATCH
 from evaluation.samples import decode
-from evaluation.stacks import write_notes, write_slices, write_stack
+from evaluation.stacks import write_slices, write_stack
 from networks.order import arrange
 from networks.raster import RasterPrior, numbered_seed
 from sources.images import to_unit
 from utils import progress, spread
 
 SLICES, NAME = "slices", "brain_{:04d}.nii.gz"
-GIVEN = "Slices are drawn coarse to fine: each is given the nearest ones below and above it"
+GIVEN = "slices are drawn coarse to fine; each is given the nearest ones below and above it, and is"
 SHOWN_BRAINS = 3  # generated, and as many real ones
+BRAIN_CUTS = ("axial", "sagittal", "coronal")
 BESIDE_MIDLINE = 0.45  # of the rows of the frame: there a sagittal cut meets a ventricle
 
 
@@ -99,76 +100,68 @@ def brains(context: Context, count: int, given: GivenSlices | None, walk: bool) 
     """
     start = time.perf_counter()
     folder, options, shown = context.folder / "brains", context.sampling, []
-    facts = context.facts
+    levels = range(context.models.prior.settings["num_levels"])
     drawn = draw_brain_codes(context.models.prior, count, options, given)
     batches = decode(context.models, drawn, options)
     for number, brain in enumerate(itertools.chain.from_iterable(batches)):
-        write_stack(folder / NAME.format(number), brain, facts)
-        places = [(number, k) for k in range(len(brain))]
-        write_slices(folder / SLICES, brain, places, facts)
+        write_stack(folder / NAME.format(number), brain, levels, context.facts)
+        write_slices(folder / SLICES, brain, [(number, k) for k in levels], context.facts)
         shown += [brain] if number < SHOWN_BRAINS else []
-    write_notes(folder / SLICES, facts)
     seconds, shown = time.perf_counter() - start, np.stack(shown)  # (N, K, S, S)
-    _draw_cuts(context, shown)
+    made = f"{GIVEN} {context.made}."
+    if given:
+        made += f" Levels {', '.join(map(str, given.levels))} are reconstructions of given slices."
+    _draw_cuts(context, shown, levels, made)
     if walk:
-        caption = (
-            f"Generated slices, not real ones: one {context.stack} from bottom to top. {GIVEN}, "
-            f"and is {context.made}."
-        )
-        levels = np.arange(shown.shape[1])
+        caption = f"Generated slices, not real ones: one {context.stack} from bottom to top; {made}"
         context.draw(plots.samples, "walk.png", to_unit(shown[0]), levels, caption)
-    metrics = {"count": count, "seconds": seconds, "first_level": 0, "slices": shown.shape[1]}
+    metrics = {"count": count, "seconds": seconds, "first_level": 0, "slices": len(levels)}
     return {"brains": metrics}
 
 
-def _draw_cuts(context, shown):
+def _draw_cuts(context, shown, levels, made):
     """Cuts of generated brains, and of as many real ones that have all their levels."""
-    frame, real = context.models.vqvae.frame, {}
-    if context.split is not None:
-        stacks = context.split.stacks(range(shown.shape[1]))
-        if len(stacks):
-            beside = stacks[spread(len(stacks), len(shown))]
-            real = cuts(to_unit(context.results["images"][beside]), frame)
-    drawn = f"A generated {context.stack}, not a real one"
-    if len(shown) > 1:
-        drawn = f"{len(shown)} generated {context.stack}s, not real ones"
-    source = f" Beside them {context.source}." if real else ""
-    middle = shown.shape[1] // 2
-    facts, affine = context.facts, context.facts.affine or np.eye(4)
+    frame, facts, real, beside = context.models.vqvae.frame, context.facts, {}, ""
+    middle, affine = levels[len(levels) // 2], facts.affine or np.eye(4)
     across, _, thickness, _ = np.linalg.norm(affine[:3], axis=0)  # mm, in the size of the set
+    names = "slice", "along rows", "along columns"
+    rows = f"slice at level {middle}, cut along the rows and along the columns, lowest level below."
     if facts.brain:
-        names = "axial", "sagittal", "coronal"
-        cuts_are = (
+        names = BRAIN_CUTS
+        rows = (
             f"axial cut (level {middle}), sagittal cut beside the midline, coronal cut; the nose "
             f"is to the right, and one row of a cut is one slice of {thickness:.3g} mm. Each slice "
             "has a grey scale of its own, in real brains too, which makes the bands."
         )
-    else:
-        names = "slice", "along rows", "along columns"
-        cuts_are = (
-            f"slice at level {middle}, cut along the rows, cut along the columns, with the lowest "
-            "level at the bottom."
-        )
-    caption = f"{drawn}. {GIVEN}, and is {context.made}.{source} Rows: {cuts_are}"
+    stacks = context.split.stacks(levels) if context.split else []
+    if len(stacks):
+        stacks = stacks[spread(len(stacks), len(shown))]
+        real = cuts(to_unit(context.results["images"][stacks]), frame, names)
+        beside = f" Beside them {context.source}."
+    drawn = f"A generated {context.stack}, not a real one"
+    if len(shown) > 1:
+        drawn = f"{len(shown)} generated {context.stack}s, not real ones"
+    caption = f"{drawn}: {made}{beside} Rows: {rows}"
     aspect = thickness / (across * facts.side / shown.shape[-1])
-    generated = cuts(to_unit(shown), frame)
-    context.draw(plots.brains, "brains.png", generated, real, frame, caption, names, aspect)
+    generated = cuts(to_unit(shown), frame, names)
+    context.draw(plots.brains, "brains.png", generated, real, frame, caption, aspect)
 
 
-def cuts(brains: np.ndarray, frame: Sequence[int]) -> dict[str, np.ndarray]:
+def cuts(
+    brains: np.ndarray, frame: Sequence[int], names: Sequence[str] = BRAIN_CUTS
+) -> dict[str, np.ndarray]:
     """Cut brains through the middle of the frame; a sagittal cut passes beside the midline.
 
     Args:
         brains: Stacks `(N, K, S, S)` from bottom to top, the nose to the right.
         frame: Part of the slices that is not empty.
+        names: What the three cuts are called.
 
     Returns:
-        `axial` `(N, S, S)`, `coronal` `(N, K, S)` and `sagittal` `(N, K, S)`.
+        By name: the middle slice `(N, S, S)`, a cut along the rows and one along the columns, both
+        `(N, K, S)`.
     """
     top, left, bottom, right = frame
     row, column = round(top + BESIDE_MIDLINE * (bottom - top)), (left + right) // 2
-    return {
-        "axial": brains[:, brains.shape[1] // 2],
-        "coronal": brains[:, :, :, column],
-        "sagittal": brains[:, :, row],
-    }
+    planes = brains[:, brains.shape[1] // 2], brains[:, :, row], brains[:, :, :, column]
+    return dict(zip(names, planes))

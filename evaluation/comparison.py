@@ -3,7 +3,6 @@
 Images are uint8 or float `(N, S, S)`, 0 to 255 or 0 to 1.
 """
 
-import dataclasses
 import itertools
 import math
 from typing import Any, NamedTuple
@@ -12,7 +11,7 @@ import numpy as np
 from scipy import ndimage
 
 from dataset import load_images
-from evaluation import brain_comparison, curves, plots
+from evaluation import brain_comparison, plots
 from evaluation.anatomy import compare_anatomy, measured
 from evaluation.brains import draw_brain_codes, draws_stacks
 from evaluation.context import FIRST_COMPARED, Context, SamplingOptions
@@ -26,7 +25,7 @@ from networks.frames import cut
 from sources.facts import OASIS, DataFacts
 from sources.folder import Split
 from sources.images import to_grey, to_unit
-from utils import clean_name, progress, spread
+from utils import progress, spread
 
 SHARE = 0.5  # of slices that are damaged to see what the classifier can find
 PAIRS = {
@@ -161,7 +160,7 @@ def draw(
         names = np.char.add("drawn ", groups[chosen].astype(str))
         return SliceSet(images, levels.ravel()[chosen], names)
 
-    plain = decoded(dataclasses.replace(options, texture=False))
+    plain = decoded(options._replace(texture=False))
     return decoded(options) if options.texture else plain, plain
 
 
@@ -176,20 +175,20 @@ def compare(context: Context, count: int) -> dict[str, Any]:
         `generation` of `metrics.json`.
     """
     models, split, results = context.models, context.split, context.results
-    size, others = models.vqvae.settings["image_size"], context.slices.splits
+    size, splits = models.vqvae.settings["image_size"], context.slices.splits
     sets = {
         "real": SliceSet.of(results["images"], split),
         "reconstructions": SliceSet.of(results["restored"], split),
     }
     unseen = "test" if split.name == "validate" else "validate"
     for role, name in (("training", "train"), ("validation", unseen)):
-        sets[role] = SliceSet.of(load_images(others[name], size), others[name])
+        sets[role] = SliceSet.of(load_images(splits[name], size), splits[name])
     known = np.unique(split.levels)
     sets["samples"], sets["plain"] = draw(models, count, known, context.sampling)
     if models.texture:
         drawn = draw_textures(models.texture, results["restored"], split, context.sampling.seed)
         sets["textured_reconstructions"] = SliceSet.of(drawn, split)
-    report, distances, which = compare_slices(sets, context.slices.facts)
+    report, distances, which = compare_slices(sets, split.facts)
     _draw_closest(context, sets, distances, which, report)
     if report.get("anatomy", {}).get("levels"):
         _draw_anatomy(context, report)
@@ -252,9 +251,10 @@ def _draw_closest(context, sets, distances, which, report):
     labels = zip(sets["samples"].levels[numbers], distances[numbers])
     caption = (
         f"The {len(numbers)} of {report['samples']:,} generated slices that are closest to a "
-        f"training slice of {clean_name(context.slices.name)}, with the root mean square distance "
-        f"at {NEAREST_SIDE} x {NEAREST_SIDE} pixels. One in a hundred real test slices is closer "
-        f"than {report['nearest_real_p1']:.3f} to a training slice. {GREY_SCALE}"
+        f"training slice of {context.split.facts.name}, with the root mean square distance "
+        f"at {NEAREST_SIDE} x {NEAREST_SIDE} pixels. One in a hundred real slices of the "
+        f"{context.split.name} split is closer than {report['nearest_real_p1']:.3f} to one. "
+        f"{GREY_SCALE}"
     )
     context.draw(
         plots.rows_of_images,
@@ -263,7 +263,6 @@ def _draw_closest(context, sets, distances, which, report):
         content=np.concatenate([real, generated]),
         titles=[f"level {level}, {distance:.3f}" for level, distance in labels],
         caption=caption,
-        title_size=8,
     )
 
 
@@ -273,4 +272,4 @@ def _draw_anatomy(context, report):
         f"Real: slices of {context.source}. Validation: real slices of other people. Areas are "
         f"shares of the image. Means, with a 95 % bootstrap over people or drawn {context.stack}s."
     )
-    context.draw(curves.anatomy, "anatomy.png", report["anatomy"], caption)
+    context.draw(plots.anatomy, "anatomy.png", report["anatomy"], caption)

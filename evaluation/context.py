@@ -3,11 +3,12 @@
 import dataclasses
 import pathlib
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
 from modules import Models
-from networks.logits import Drawing
+from networks.logits import AS_IT_IS, Drawing
 from sources.facts import DataFacts
 from sources.folder import Slices, Split
 from utils import clean_name
@@ -21,40 +22,38 @@ FIRST_COMPARED_BRAIN = 4 * 10**6
 FIRST_FILLED = 6 * 10**6
 
 
-@dataclasses.dataclass(frozen=True)
-class SamplingOptions:
-    """How codes are drawn; `networks.logits.draw` says what each option does.
+class SamplingOptions(NamedTuple):
+    """How slices are drawn.
 
     Attributes:
         seed: Seed of all random numbers. The same seed gives the same slices.
-        temperature: Divisor of the logits.
-        top_k: Number of likeliest codes to draw among, 0 for all.
-        top_p: Probability that the codes to draw among reach together.
+        drawing: How codes are drawn.
         texture: Whether to draw the fine grain that codes lose, for which there must be a model.
     """
 
     seed: int
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
+    drawing: Drawing = AS_IT_IS
     texture: bool = False
 
-    @property
-    def drawing(self) -> Drawing:
-        """What priors take of it."""
-        return Drawing(self.temperature, self.top_k, self.top_p)
 
-    @property
-    def listed(self) -> str:
-        """The seed, and every option that is not the usual one."""
-        options = [f"seed {self.seed}"]
-        options += [f"temperature {self.temperature}"] if self.temperature != 1 else []
-        options += [f"top-k {self.top_k}"] if self.top_k else []
-        options += [f"top-p {self.top_p}"] if self.top_p != 1 else []
-        return ", ".join(options)
+class Words(NamedTuple):
+    """What captions, tables and `metrics.json` call things of a set.
+
+    Attributes:
+        stack: All slices of a case, or of a drawing, from bottom to top.
+        part: The pixels of a slice that are not background.
+    """
+
+    stack: str
+    part: str
+
+    @classmethod
+    def of(cls, facts: DataFacts) -> "Words":
+        """The words for a set."""
+        return cls("brain", "brain") if facts.brain else cls("stack", "foreground")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Context:
     """What all steps of predict.py share, and how captions name it.
 
@@ -62,9 +61,9 @@ class Context:
         models: The networks.
         facts: What is known of the data that they learned from, and so of what they draw.
         sampling: How codes and textures are drawn.
+        split: The N slices that are evaluated or mapped, or None.
+        slices: The data that they are of, or None.
         folder: Folder for all files.
-        slices: The data. None where there are no slices, and so are the two below.
-        split: The split of the data that is evaluated, N slices.
         results: What `evaluation.reconstruction.evaluate` measured on the split.
         figures: What draws each figure when all else has its place, by file name.
     """
@@ -72,20 +71,20 @@ class Context:
     models: Models
     facts: DataFacts
     sampling: SamplingOptions
-    folder: pathlib.Path
-    slices: Slices | None = None
     split: Split | None = None
+    slices: Slices | None = None
+    folder: pathlib.Path | None = None
     results: dict[str, np.ndarray] | None = None
     figures: dict[str, Callable] = dataclasses.field(default_factory=dict)
 
     def draw(self, function: Callable, name: str, *args, **options) -> None:
-        """Draw a figure later, by a function of `plots` or `curves`, which takes a path first."""
+        """Draw a figure later, by a function of `plots`, which takes a path first."""
         self.figures[name] = lambda path: function(path, *args, **options)
 
     @property
     def stack(self) -> str:
-        """What captions call all slices of a case, or of a drawing, from bottom to top."""
-        return "brain" if self.facts.brain else "stack"
+        """What captions call a drawing of several slices."""
+        return Words.of(self.facts).stack
 
     @property
     def prior(self) -> str:
@@ -94,14 +93,19 @@ class Context:
 
     @property
     def drawn(self) -> str:
-        """How samples were drawn."""
-        return f"drawn from the {self.prior} with {self.sampling.listed}"
+        """How samples were drawn: the seed, and every option that is not the usual one."""
+        seed, drawing, _ = self.sampling
+        pairs = zip(drawing._fields, drawing, AS_IT_IS)
+        options = [
+            f", {name.replace('_', '-')} {is_}" for name, is_, usual in pairs if is_ != usual
+        ]
+        return f"drawn from the {self.prior} with seed {seed}{''.join(options)}"
 
     @property
     def source(self) -> str:
         """Data, split and size of real slices."""
         size = self.models.vqvae.settings["image_size"]
-        names = f"{clean_name(self.slices.name)}, {clean_name(self.split.name)} split"
+        names = f"{self.split.facts.name}, {clean_name(self.split.name)} split"
         return f"{names}, {size} x {size} pixels"
 
     @property
@@ -116,4 +120,4 @@ class Context:
         """Where samples come from."""
         texture = ", with the texture drawn" if self.sampling.texture else ""
         decoded = f"decoded by the {self.model}{texture}"
-        return f"{self.drawn}, {decoded}; trained on {clean_name(self.facts.name)}"
+        return f"{self.drawn}, {decoded}; trained on {self.facts.name}"

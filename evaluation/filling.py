@@ -10,7 +10,7 @@ from dataset import load_images
 from evaluation.context import FIRST_FILLED, Context, SamplingOptions
 from evaluation.metrics import quality
 from evaluation.reconstruction import BATCH, choose_codes
-from evaluation.stacks import write_notes, write_slices, write_stack
+from evaluation.stacks import write_slices, write_stack
 from modules import Models
 from networks.order import arrange
 from networks.raster import numbered_seed
@@ -123,8 +123,8 @@ def fill(context: Context, split: Split) -> dict[str, Any]:
         order = np.argsort(levels)
         places = [(case, level) for level in levels[order].tolist()]
         write_slices(folder / "slices", stack[order], places, context.facts)
-        write_stack(folder / STACK.format(case), stack[order], split.facts, levels.min(), case)
-    write_notes(folder / "slices", context.facts)
+        path = folder / STACK.format(case)
+        write_stack(path, stack[order], levels[order].tolist(), split.facts, case)
     seconds = time.perf_counter() - begin
     counts = {"cases": len(np.unique(split.cases)), "given": len(split), "drawn": len(filled)}
     return {"fill": {**counts, "seconds": seconds}}
@@ -141,7 +141,7 @@ def measure_fill(context: Context) -> dict[str, Any]:
         `fill` of `metrics.json`: `quality` of each, by what was kept of a stack.
     """
     split, images = context.split, context.results["images"]
-    plain = SamplingOptions(**{**vars(context.sampling), "texture": False})
+    plain = context.sampling._replace(texture=False)
     report = {}
     for name, every in KEPT.items():
         kept = split.levels % every == 0

@@ -55,6 +55,13 @@ def not_black(images: np.ndarray) -> np.ndarray:
     return shown if shown.any() else ~shown
 
 
+def lost_pixels(images: np.ndarray, frame: tuple[int, int, int, int]) -> np.ndarray:
+    """Share of the pixels of slices `(N, S, S)` above 0 that lie outside the frame, `(N,)`."""
+    inside = np.count_nonzero(cut(images, frame), axis=(1, 2))
+    everywhere = np.count_nonzero(images, axis=(1, 2))
+    return (everywhere - inside) / np.maximum(everywhere, 1)
+
+
 def brain_ssim(images, maps) -> np.ndarray:
     """Average SSIM maps over the pixels that are not background in the original.
 

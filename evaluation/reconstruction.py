@@ -9,11 +9,9 @@ import tensorflow as tf
 from scipy import special
 
 from dataset import ImageSource, images_of
-from evaluation import curves, metrics, plots
+from evaluation import metrics, plots
 from evaluation.context import Context
 from evaluation.plots import GREY, GREY_SCALE
-from evaluation.stacks import resized, write_notes, write_slices
-from evaluation.suitability import lost_pixels
 from modules import VQVAE, Models, Texture
 from networks import losses
 from networks.frames import cut, per_pixel
@@ -22,7 +20,7 @@ from networks.order import among, arrange, batches
 from networks.raster import numbered_seed
 from sources.folder import NO_SLICE, Split
 from sources.images import to_grey, to_unit
-from utils import clean_name, progress, read_arrays, reading, spread
+from utils import progress, read_arrays, reading, spread
 
 BATCH = 16  # slices that go through the networks together
 SHOWN_SLICES = 6  # in figures with one column a slice
@@ -30,10 +28,7 @@ DIFFERENCE_LIMIT = 0.3  # value of a difference at which its colours end
 
 
 def evaluate(
-    models: Models,
-    split: Split,
-    rate_weight: float | None = None,
-    folder: pathlib.Path | None = None,
+    models: Models, split: Split, rate_weight: float | None = None
 ) -> dict[str, np.ndarray]:
     """Measure every slice of a split.
 
@@ -44,7 +39,6 @@ def evaluate(
         models: The networks, of which the prior chooses codes and counts their bits.
         split: The slices, N of them.
         rate_weight: Price of one bit when codes are chosen; see `RasterPrior.choose_codes`.
-        folder: Data folder to write every reconstruction to, or None for none.
 
     Returns:
         dict of `ssim`, `brain_ssim`, `psnr` and `brain_psnr` `(N,)`, of all that is not padding,
@@ -55,21 +49,31 @@ def evaluate(
     """
     vqvae, prior = exact(models.vqvae), exact(models.prior)
     size = vqvae.settings["image_size"]
-    facts, source = resized(split.facts, size), ImageSource(split, size)
-    content = metrics.content_box(facts, size)
+    content = metrics.content_box(split.facts, size)
     codes = np.empty((len(split), *vqvae.grid), "int32")
+    source, parts = ImageSource(split, size), []
     order = arrange(split.cases, split.levels, prior.settings["neighbours"])
-    parts, places = [], batches(order, BATCH)
+    places = batches(order, BATCH)
     for batch in progress(places, f"evaluating {split.name}"):
-        chosen_by = split.levels[batch], among(order, codes, batch), rate_weight
-        part = _evaluate_batch(vqvae, prior, images_of(source, batch), *chosen_by, content)
+        images, levels = images_of(source, batch), split.levels[batch]
+        known = among(order, codes, batch)
+        chosen = prior.choose_codes(vqvae.distances(images), levels, rate_weight, known)
+        restored = tf.cast(vqvae.decode(chosen), tf.float32)  # (B, S, S, 1)
+        pair = cut(images, content), cut(restored, content)
+        maps = losses.ssim_map(*pair)
+        part = {
+            "ssim": np.asarray(tf.reduce_mean(maps, (1, 2))),
+            "brain_ssim": metrics.brain_ssim(pair[0], maps),
+            "psnr": metrics.psnr(*pair),
+            "brain_psnr": metrics.brain_psnr(*pair),
+            "bits": np.asarray(prior.bits(chosen, levels, known), "float32"),
+            "alone_bits": np.asarray(prior.bits(chosen, levels), "float32"),
+            "codes": np.asarray(chosen),
+            "images": to_grey(images)[..., 0],
+            "restored": to_grey(restored)[..., 0],
+        }
         codes[batch] = part["codes"]
         parts.append(part)
-        if folder:
-            named = zip(split.cases[batch], split.levels[batch])
-            write_slices(folder, part["restored"], list(named), facts)
-    if folder:
-        write_notes(folder, facts)
     return join(parts, places)
 
 
@@ -97,25 +101,6 @@ def join(parts: Sequence[dict[str, np.ndarray]], batches: Sequence[np.ndarray]) 
     """Join the arrays of batches `(B, ...)`, whose indices say where each row belongs."""
     places = np.argsort(np.concatenate(batches))
     return {name: np.concatenate([part[name] for part in parts])[places] for name in parts[0]}
-
-
-def _evaluate_batch(vqvae, prior, images, levels, neighbours, rate_weight, content):
-    distances = vqvae.distances(images)
-    codes = prior.choose_codes(distances, levels, rate_weight, neighbours)  # (B, H, W)
-    restored = tf.cast(vqvae.decode(codes), tf.float32)  # (B, S, S, 1)
-    pair = cut(images, content), cut(restored, content)
-    maps = losses.ssim_map(*pair)
-    return {
-        "ssim": np.asarray(tf.reduce_mean(maps, (1, 2))),
-        "brain_ssim": metrics.brain_ssim(pair[0], maps),
-        "psnr": metrics.psnr(*pair),
-        "brain_psnr": metrics.brain_psnr(*pair),
-        "bits": np.asarray(prior.bits(codes, levels, neighbours), "float32"),
-        "alone_bits": np.asarray(prior.bits(codes, levels), "float32"),
-        "codes": np.asarray(codes),
-        "images": to_grey(images)[..., 0],
-        "restored": to_grey(restored)[..., 0],
-    }
 
 
 def texture_measures(
@@ -184,24 +169,6 @@ def _normal_bits(errors):
     deviation = max(float(np.sqrt(np.mean(errors**2))), 0.1)
     upper, lower = (special.log_ndtr((half - abs(errors)) / deviation) for half in (0.5, -0.5))
     return float(-np.mean(upper + np.log1p(-np.exp(lower - upper))) / np.log(2))
-
-
-def describe_data(context: Context) -> dict[str, Any]:
-    """Say what was evaluated, as `data` of `metrics.json`."""
-    slices, split, images = context.slices, context.split, context.results["images"]
-    frame = context.models.vqvae.frame
-    return {
-        "name": slices.name,
-        "split": split.name,
-        "images": len(split),
-        "subjects": len(set(split.subjects.tolist())),
-        "image_size": images.shape[1],
-        "frame": list(frame),
-        "outside_frame": int((lost_pixels(images, frame) > 0).sum()),
-        "black": int((~images.any((1, 2))).sum()),
-        "masked": slices.masked,
-        "fingerprint": slices.fingerprint,
-    }
 
 
 def measures(
@@ -284,10 +251,8 @@ def read_code_counts(path: pathlib.Path, vqvae: VQVAE) -> np.ndarray:
     Raises:
         InputError: The file is missing, damaged, or of another run.
     """
-    shape, remedy = (
-        (*vqvae.grid, vqvae.settings["codebook_size"]),
-        "train the prior of this run again",
-    )
+    shape = (*vqvae.grid, vqvae.settings["codebook_size"])
+    remedy = "train the prior of this run again"
     with reading(path, remedy):
         counts = read_arrays(path, remedy)["counts"]
         if counts.dtype != "int32" or counts.shape != shape or not counts.any():
@@ -313,7 +278,6 @@ def summarise(
     code_counts: np.ndarray,
     histories: dict[str, dict[str, np.ndarray]] | None,
     rate_weight: float | None,
-    same_data: bool,
 ) -> dict[str, Any]:
     """Say how good codes and reconstructions of the evaluated split are, and show some.
 
@@ -322,30 +286,39 @@ def summarise(
         code_counts: Count of each code at each place in training, `(H, W, K)`.
         histories: Learning curves of `vqvae` and `prior`, or None for no figure of them.
         rate_weight: Price of one bit when the codes were chosen, or None for that of the training.
-        same_data: Whether the networks learned from the other splits of these very data.
 
     Returns:
         Entries of `metrics.json`.
     """
     (vqvae, prior, texture), results = context.models, context.results
+    split, images = context.split, results["images"]
     weight = prior.settings["rate_weight"] if rate_weight is None else rate_weight
     report = {
-        "data": {**describe_data(context), "trained_on_this_data": same_data},
-        **measures(results, context.split, code_counts, weight, vqvae.frame),
+        "data": {
+            "name": split.facts.name,
+            "split": split.name,
+            "images": len(split),
+            "subjects": len(set(split.subjects.tolist())),
+            "image_size": images.shape[1],
+            "frame": list(vqvae.frame),
+            "outside_frame": int((metrics.lost_pixels(images, vqvae.frame) > 0).sum()),
+            "black": int((~images.any((1, 2))).sum()),
+            "masked": split.masked,
+        },
+        **measures(results, split, code_counts, weight, vqvae.frame),
     }
     if texture:
-        report["texture"] = texture_measures(texture, results, context.split)
+        report["texture"] = texture_measures(texture, results, split)
     _draw_reconstructions(context)
     _draw_codes(context, code_counts, report["codebook"])
     if histories:
         caption = (
-            f"Trained on {clean_name(context.facts.name)}. {context.model}, then a "
-            f"{context.prior}. Grey lines: models without context, on the "
-            f"{clean_name(context.split.name)} split of {clean_name(context.slices.name)}."
+            f"Trained on {context.facts.name}. {context.model}, then a {context.prior}. Grey "
+            f"lines: models without context, on slices of {context.source}."
         )
         baselines = {name: report["prior"][f"{name}_bits_per_code"] for name in metrics.BASELINES}
         given = {**histories, "baselines": baselines, "caption": caption}
-        context.draw(curves.training, "training.png", **given)
+        context.draw(plots.training, "training.png", **given)
     return report
 
 
@@ -354,7 +327,7 @@ def _draw_codes(context, code_counts, codebook):
     patches = mean_patches(images, codes, codebook["size"], context.models.vqvae.frame)
     usage = f"{codebook['used']} codes used, perplexity {codebook['perplexity']:.1f}"
     context.draw(
-        curves.codes,
+        plots.codes,
         "codes.png",
         uses=np.bincount(codes.ravel(), minlength=codebook["size"]),
         training_uses=code_counts.sum((0, 1)),
@@ -385,7 +358,7 @@ def _draw_reconstructions(context):
         f"original, -{limit} (blue) to +{limit} (red). Codes: coloured by rank along the first "
         "principal component of the codebook."
     )
-    context.draw(plots.rows_of_images, "reconstructions.png", rows, images, titles, caption)
+    context.draw(plots.rows_of_images, "reconstructions.png", rows, titles, caption)
 
 
 def code_ranks(codebook: np.ndarray) -> np.ndarray:

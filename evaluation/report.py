@@ -1,6 +1,5 @@
 """What predict.py writes and prints: `metrics.json`, `anomaly.json`, images, figures, tables."""
 
-import math
 import pathlib
 import re
 from typing import Any
@@ -8,27 +7,18 @@ from typing import Any
 import numpy as np
 
 from evaluation import plots
+from evaluation.context import Context, Words
 from evaluation.metrics import BASELINES
 from evaluation.reconstruction import SHOWN_SLICES, slice_titles
 from evaluation.stacks import write_stack
 from sources.facts import FACTS_FILE, OASIS, DataFacts
-from sources.folder import Split
 from sources.images import to_grey, to_unit, write_png
 from utils import clean_name, write_json
 
 METRICS, ANOMALIES = "metrics.json", "anomaly.json"
 FIGURES = (
-    "reconstructions",
-    "codes",
-    "training",
-    "samples",
-    "comparison",
-    "completions",
-    "walk",
-    "brains",
-    "ventricles",
-    "anatomy",
-    "closest",
+    *("reconstructions", "codes", "training", "samples", "comparison", "completions", "walk"),
+    *("brains", "ventricles", "anatomy", "closest"),
 )
 # Glob patterns of what predict.py may replace in its folder. All else there is the user's. Earlier
 # versions wrote the `.npz` files.
@@ -57,22 +47,20 @@ PRINTED_SCORES = 10
 
 
 def named_for(metrics: Any, facts: DataFacts) -> Any:
-    """The entries of `metrics.json` as they are called in a set.
-
-    What is measured of the pixels that are not background is that of the brain, or of the
-    `foreground` where slices show no brains.
-    """
-    if facts.brain or not isinstance(metrics, dict):
+    """The entries of `metrics.json` as they are called in a set; see `Words.part`."""
+    if not isinstance(metrics, dict):
         return metrics
+    part = rf"\1{Words.of(facts).part}_"
     return {
-        re.sub("(^|_)brain_", r"\1foreground_", name): named_for(value, facts)
+        re.sub("(^|_)brain_", part, name): named_for(value, facts)
         for name, value in metrics.items()
     }
 
 
 def print_table(metrics: dict[str, Any], facts: DataFacts = OASIS) -> None:
     """Print the main figures of `metrics.json`, named for a set."""
-    lines = _evaluation_lines(metrics, facts.brain) if "ssim" in metrics else {}
+    stack, part = Words.of(facts)
+    lines = _evaluation_lines(metrics, part) if "ssim" in metrics else {}
     if "texture" in metrics:
         bits = metrics["texture"]
         lines["bits a pixel"] = (
@@ -80,9 +68,8 @@ def print_table(metrics: dict[str, Any], facts: DataFacts = OASIS) -> None:
             f"(alone {bits['bits_per_pixel_alone']:.2f}, "
             f"constant deviation {bits['constant_deviation_bits_per_pixel']:.2f})"
         )
-    for name in ("samples", "brains"):
+    for name, label in (("samples", "samples"), ("brains", f"{stack}s")):
         if name in metrics:
-            label = name if facts.brain else name.replace("brains", "stacks")
             lines[label] = f"{metrics[name]['count']} in {metrics[name]['seconds']:.1f} s"
     for name, text in lines.items():
         print(f"  {name:<18}{text}")
@@ -107,9 +94,7 @@ def print_table(metrics: dict[str, Any], facts: DataFacts = OASIS) -> None:
         print(f"  {outside} of {images} slices reach out of the frame, which the model sees.")
 
 
-def _evaluation_lines(metrics, are_brains):
-    part = "brain" if are_brains else "foreground"
-    label, inside = ("brain only", "in the brain") if are_brains else (part, part)
+def _evaluation_lines(metrics, part):
     ssim, detail, data = metrics["ssim"], metrics["detail"], metrics["data"]
     prior, rate, codebook = metrics["prior"], metrics["rate"], metrics["codebook"]
     low, high = ssim["ci95"]
@@ -120,13 +105,13 @@ def _evaluation_lines(metrics, are_brains):
         "detail, energy": f"{detail['gradient_ratio']:.3f} of the gradient, "
         f"{detail['spectrum_ratio']:.3f} of the fine spectrum",
         "detail, in phase": f"correlation {detail['fine_correlation']:.3f} of the fine spectrum",
-        f"SSIM, {label}": f"{ssim[f'{part}_mean']:.4f}",
+        f"SSIM, {part}": f"{ssim[f'{part}_mean']:.4f}",
         "PSNR": f"{metrics['psnr']['mean']:.2f} dB",
         "codes used": f"{codebook['used']} of {codebook['size']}, "
         f"perplexity {codebook['perplexity']:.1f}",
         "bits per code": f"{prior['bits_per_code']:.3f}  "
         f"(unconditional {prior['bits_per_code_alone']:.3f}, by {', '.join(by_model)})",
-        f"  {inside}": f"{prior[f'{part}_bits_per_code']:.3f}  "
+        f"  {part}": f"{prior[f'{part}_bits_per_code']:.3f}  "
         f"(by position {prior[f'{part}_position_bits_per_code']:.3f})",
         "ideal bytes": f"{rate['prior_bytes']:.0f} a slice  "
         f"(as plain indices {rate['index_bits'] / 8:.0f})",
@@ -136,31 +121,21 @@ def _evaluation_lines(metrics, are_brains):
 # ---- anomalies ---------------------------------------------------------------------------------
 
 
-def write_anomalies(
-    folder: pathlib.Path,
-    header: dict[str, Any],
-    trained_on: str,
-    split: Split,
-    images: np.ndarray,
-    results: dict,
-) -> tuple[dict[str, Any], dict]:
+def write_anomalies(context: Context, header: dict[str, Any], images: np.ndarray) -> dict[str, Any]:
     """Write `anomaly.json`, and original, healed version and map as images.
 
     Every slice gets three PNGs, and every case of several slices three volumes, which a viewer lays
     over the scan.
 
     Args:
-        folder: Folder to write into.
+        context: The slices, and what `evaluation.anomalies.analyse` returned as `results`.
         header: What `anomaly.json` says before the slices: data, runs, settings and time.
-        trained_on: Name of the data that the networks learned from.
-        split: The slices that were mapped.
-        images: Their images, `(N, S, S)` in [0, 1].
-        results: What `evaluation.anomalies.analyse` returned.
+        images: The slices, `(N, S, S)` in [0, 1].
 
     Returns:
-        Content of `anomaly.json`: the header, `cases` and `slices`, the highest score first; and
-        what draws the figure, by file name.
+        Content of `anomaly.json`: the header, `cases` and `slices`, the highest score first.
     """
+    split, results, folder = context.split, context.results, context.folder / "anomaly"
     scores = results["scores"]["healing"]
     order = np.argsort(-scores, kind="stable")
     shown = np.clip(results["maps"]["healing"] / plots.ANOMALY_LIMIT, 0, 1)
@@ -169,58 +144,52 @@ def write_anomalies(
     for path, *versions in zip(split.paths, *kinds.values()):
         for kind, image in zip(kinds, versions):
             name = f"{pathlib.Path(path).name.removesuffix('.nii.png')}_{kind}.png"
-            write_png(folder / "anomaly" / name, image)
-    numbers = np.unique(split.cases).tolist()
-    cases = [_write_case(folder / "anomaly", case, split, kinds, scores) for case in numbers]
+            write_png(folder / name, image)
+    cases = [
+        _write_case(folder, case, split, kinds, scores) for case in np.unique(split.cases).tolist()
+    ]
     cases.sort(key=lambda row: -row["score"])
-    rows = [_slice_row(split, results, i) for i in order]
+    rows = [
+        {
+            "file": str(pathlib.Path(split.paths[i])),
+            "case": int(split.cases[i]),
+            "level": int(split.levels[i]),
+            **{f"score_{method}": float(of[i]) for method, of in results["scores"].items()},
+            "score_in_case": float(results["in_case"][i]),
+        }
+        for i in order
+    ]
     report = {**header, "map_white": plots.ANOMALY_LIMIT, "cases": cases, "slices": rows}
-    write_json(folder / ANOMALIES, report)
-    given = report, trained_on, split, kinds, results, order
-    return report, {"anomaly.png": lambda path: _draw_anomalies(path, *given)}
+    write_json(context.folder / ANOMALIES, report)
 
-
-def _slice_row(split, results, i):
-    """Row of a slice in `anomaly.json`."""
-    in_case = float(results["in_case"][i])
-    return {
-        "file": str(pathlib.Path(split.paths[i])),
-        "case": int(split.cases[i]),
-        "level": int(split.levels[i]),
-        **{f"score_{method}": float(s[i]) for method, s in results["scores"].items()},
-        "score_in_case": in_case if math.isfinite(in_case) else None,
-    }
+    shown = order[:SHOWN_SLICES]
+    labels = zip(slice_titles(split, shown), scores[shown])
+    caption = (
+        f"{clean_name(header['data'])}: {len(shown)} of {len(split):,} slices, the highest scores "
+        f"first. Model trained on {context.facts.name}. Unusual does not mean ill, and this is no "
+        "medical device."
+    )
+    context.draw(
+        plots.anomalies,
+        "anomaly.png",
+        *(to_unit(kinds[kind][shown]) for kind in ("original", "healed")),
+        maps={method: maps[shown] for method, maps in results["maps"].items()},
+        titles=[f"{label}\nscore {score:.3f}" for label, score in labels],
+        caption=caption,
+    )
+    return report
 
 
 def _write_case(folder, case, split, kinds, scores):
     """Write the volumes of a case of several slices. Returns its row of `anomaly.json`."""
     here = np.flatnonzero(split.cases == case)
-    levels = split.levels[here]
-    first, last = int(levels.min()), int(levels.max())
     if len(here) > 1:
         for kind, values in kinds.items():
-            volume = np.zeros((last - first + 1, *values.shape[1:]), "uint8")
-            volume[levels - first] = values[here]  # a level that is missing stays black
             path = folder / f"case_{case:03d}_{kind}.nii.gz"
-            write_stack(path, volume, split.facts, first, case)
+            write_stack(path, values[here], split.levels[here], split.facts, case)
     highest = here[scores[here].argmax()]
     place = {"case": case, "slices": len(here), "highest_level": int(split.levels[highest])}
     return {**place, "score": float(scores[highest])}
-
-
-def _draw_anomalies(path, report, trained_on, split, kinds, results, order):
-    """Draw the slices with the highest scores."""
-    shown = order[:SHOWN_SLICES]
-    labels, scores = slice_titles(split, shown), results["scores"]["healing"][shown]
-    caption = (
-        f"{clean_name(report['data'])}: {len(shown)} of {len(split):,} slices, the highest scores "
-        f"first. Model trained on {clean_name(trained_on)}. Unusual does not mean ill, and this is "
-        "no medical device."
-    )
-    titles = [f"{label}\nscore {score:.3f}" for label, score in zip(labels, scores)]
-    images, healed = (to_unit(kinds[kind][shown]) for kind in ("original", "healed"))
-    maps = {method: maps[shown] for method, maps in results["maps"].items()}
-    plots.anomalies(path, images, healed, maps, titles, caption)
 
 
 def print_scores(report: dict[str, Any]) -> None:

@@ -1,6 +1,5 @@
 """New slices: codes drawn from the prior at given levels, and decoded."""
 
-import dataclasses
 import itertools
 import time
 from collections.abc import Iterable, Iterator
@@ -122,21 +121,19 @@ def sample(context: Context, levels: np.ndarray) -> dict:
             kept[number] = image
     seconds = time.perf_counter() - begin
     if len(levels):
-        _draw_samples(context, _stacked(kept, shown), len(levels), levels[shown])
+        caption = f"Generated slices, not real ones: {context.made}."
+        if len(shown) < len(levels):
+            caption += f" {len(shown)} of {len(levels):,} are shown, evenly spread."
+        context.draw(plots.samples, "samples.png", _stacked(kept, shown), levels[shown], caption)
     if len(levels) and context.split:
         _draw_comparison(context, _stacked(kept, paired), paired, levels[paired])
-    return {"samples": {"count": len(levels), "seconds": seconds, **dataclasses.asdict(sampling)}}
+    options = {**sampling._asdict(), **sampling.drawing._asdict()}
+    del options["drawing"]
+    return {"samples": {"count": len(levels), "seconds": seconds, **options}}
 
 
 def _stacked(kept, numbers):
     return to_unit(np.stack([kept[number] for number in numbers]))
-
-
-def _draw_samples(context, images, count, levels):
-    caption = f"Generated slices, not real ones: {context.made}."
-    if len(images) < count:
-        caption += f" {len(images)} of {count:,} are shown, evenly spread."
-    context.draw(plots.samples, "samples.png", images, levels, caption)
 
 
 def _draw_comparison(context, generated, numbers, levels):
@@ -161,7 +158,6 @@ def _draw_comparison(context, generated, numbers, levels):
         content=np.concatenate([real, generated]),
         titles=[f"level {level}" for level in levels],
         caption=caption,
-        title_size=8,
     )
 
 
@@ -202,4 +198,4 @@ def complete(context: Context) -> None:
         f"was given from what was drawn. {GREY_SCALE}"
     )
     titles = slice_titles(context.split, shown)
-    context.draw(plots.rows_of_images, "completions.png", panels, restored, titles, caption)
+    context.draw(plots.rows_of_images, "completions.png", panels, titles, caption)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -14,40 +14,50 @@ from sources.volumes import moved_affine, write_volume
 
 
 def write_stack(
-    path: pathlib.Path, images: np.ndarray, facts: DataFacts, level: int = 0, case: int = -1
+    path: pathlib.Path,
+    images: Iterable[np.ndarray],
+    levels: Sequence[int],
+    facts: DataFacts,
+    case: int = -1,
 ) -> None:
     """Write slices as a NIfTI volume that lies over their scan, or over the scans of the set.
 
-    Where the place of slices is not known, voxels are cubes of 1 mm.
+    Where the place of slices is not known, voxels are cubes of 1 mm. A level that is missing
+    between others stays black.
 
     Args:
         path: File `.nii.gz` to write.
-        images: Slices from bottom to top, uint8 `(K, S, S)`, of any size.
+        images: uint8 `(S, S)` each, of any size.
+        levels: Level of each.
         facts: What is known of the set.
-        level: Level of the lowest slice.
         case: Case of the slices, if it is one of the set.
     """
-    affine = facts.cases.get(case, {}).get("affine") or facts.affine
-    slices = np.stack([enlarge(image, facts.side) for image in images])
-    write_volume(path, slices, affine, level)
+    lowest = int(min(levels))
+    stack = np.zeros((max(levels) - lowest + 1, facts.side, facts.side), "uint8")
+    for level, image in zip(levels, images, strict=True):
+        stack[level - lowest] = enlarge(image, facts.side)
+    write_volume(path, stack, facts.cases.get(case, {}).get("affine") or facts.affine, lowest)
 
 
 def write_slices(
     folder: pathlib.Path,
-    images: Sequence[np.ndarray],
-    places: Sequence[tuple[int, int]],
+    images: Iterable[np.ndarray],
+    places: Iterable[tuple[int, int]],
     facts: DataFacts,
 ) -> None:
-    """Write slices in the size of their set and by the names of a data folder.
+    """Write slices in the size of their set and by the names of a data folder, with their facts.
 
     Args:
         folder: Folder to write to.
         images: uint8 `(S, S)` each, of any size.
         places: Case and level of each.
-        facts: What is known of the set.
+        facts: What is known of the set. They are left out where the folder is read alike without.
     """
     for image, place in zip(images, places, strict=True):
         write_png(folder / slice_name(*place), enlarge(image, facts.side))
+    as_read = DataFacts(facts.name, masked=facts.masked, cohort=facts.cohort)
+    if dataclasses.replace(facts, cases={}, settings={}, levels=None) != as_read:
+        write_facts(folder, facts)
 
 
 def resized(facts: DataFacts, side: int) -> DataFacts:
@@ -58,10 +68,3 @@ def resized(facts: DataFacts, side: int) -> DataFacts:
         affine = moved_affine(affine, offset, (step, step, 1)).tolist()
     content = facts.content and content_box(facts, side)
     return dataclasses.replace(facts, side=side, content=content, affine=affine)
-
-
-def write_notes(folder: pathlib.Path, facts: DataFacts) -> None:
-    """Write the facts of a folder of slices, unless it is read alike without them."""
-    as_read = DataFacts(facts.name, masked=facts.masked, cohort=facts.cohort)
-    if dataclasses.replace(facts, cases={}, settings={}, levels=None) != as_read:
-        write_facts(folder, facts)

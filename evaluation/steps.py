@@ -15,11 +15,11 @@ from evaluation.context import Context, SamplingOptions
 from evaluation.filling import fill, measure_fill
 from evaluation.reconstruction import choose_codes, evaluate, read_code_counts, summarise
 from evaluation.samples import complete, sample, spread_levels
-from evaluation.suitability import check_levels
+from evaluation.stacks import resized, write_slices
 from fitting import checkpoints, devices
 from fitting.run_directory import RunDirectory, read_history
-from modules import VQVAE, Models
-from sources.facts import facts_of_run
+from networks.logits import Drawing
+from sources.facts import DataFacts, facts_of_run
 from sources.folder import Slices, Split, open_slice
 from sources.images import to_unit
 from utils import InputError, provenance, replacing_results, write_json
@@ -48,29 +48,42 @@ def predict(
         InputError: The run is damaged, or cannot do what is asked for.
     """
     made, models = provenance(), checkpoints.load_models(run)
-    split = slices.splits[args.split] if slices else None
-    texture = bool(models.texture) and not args.no_texture
-    sampling = SamplingOptions(args.seed, args.temperature, args.top_k, args.top_p, texture)
-    levels = _sample_levels(run, models, split, args)
-    facts, out = facts_of_run(config["data"]), _results(run, args)
+    (vqvae, prior, texture), facts = models, facts_of_run(config["data"])
+    drawing = Drawing(args.temperature, args.top_k, args.top_p)
+    sampling = SamplingOptions(args.seed, drawing, bool(texture) and not args.no_texture)
+    context = Context(models, facts, sampling, slices and slices.splits[args.split], slices)
+    split, size = context.split, vqvae.settings["image_size"]
+    out, known = pathlib.Path(args.out or run.predictions), np.arange(prior.settings["num_levels"])
+    same_data = bool(slices) and slices.are_of(config["data"])
+    metrics = {
+        "made": made,
+        "data": {"image_size": size, "frame": list(vqvae.frame)},
+        "codebook": {"size": vqvae.settings["codebook_size"]},
+    }
+    if split:
+        suitability.check_levels(run, prior, split)
+        known = np.unique(split.levels)
+        counts, histories = read_code_counts(run.code_counts, vqvae), _read_curves(run)
+    levels = spread_levels(args.samples, args.slice, known)
     num_brains, given = _plan_brains(run, models, args, facts)
     if to_fill:
-        check_levels(run, models.prior, to_fill)
-    same_data = bool(slices) and slices.are_of(config["data"])
-    counts = read_code_counts(run.code_counts, models.vqvae) if split else None
-    histories = _read_curves(run) if split else None
-    _announce(models.vqvae, facts, same_data, slices, split)
+        suitability.check_levels(run, prior, to_fill)
+    _announce(facts, split, same_data)
+    if split:
+        suitability.warn_of_masking(vqvae.settings["masked"], split)
 
-    with replacing_results(out, report.OWNED) as folder:
-        images = folder / "reconstructions" if args.write_reconstructions else None
-        results = evaluate(models, split, args.rate_weight, images) if split else None
-        context = Context(models, facts, sampling, folder, slices, split, results)
+    with replacing_results(out, report.OWNED) as context.folder:
         if split:
-            suitability.warn_of_unlikely(run, counts, results["alone_bits"])
-            metrics = summarise(context, counts, histories, args.rate_weight, same_data)
-        else:
-            metrics = _describe(models.vqvae)
-        metrics = {"made": made, **metrics, **sample(context, levels)}
+            context.results = evaluate(models, split, args.rate_weight)
+            suitability.warn_of_unlikely(run, counts, context.results["alone_bits"])
+            metrics |= summarise(context, counts, histories, args.rate_weight)
+            trained_on = {"fingerprint": slices.fingerprint, "trained_on_this_data": same_data}
+            metrics["data"] |= trained_on
+        if args.write_reconstructions:
+            folder, places = context.folder / "reconstructions", zip(split.cases, split.levels)
+            restored, as_seen = context.results["restored"], resized(split.facts, size)
+            write_slices(folder, restored, places, as_seen)
+        metrics |= sample(context, levels)
         if num_brains:
             metrics |= brains(context, num_brains, given, args.walk)
         if args.fill is not None:
@@ -81,26 +94,21 @@ def predict(
             metrics |= compare(context, args.evaluate_samples)
         shown = split.facts if split else facts
         metrics = report.named_for(metrics, shown)
-        write_json(folder / report.METRICS, metrics)
+        write_json(context.folder / report.METRICS, metrics)
     report.print_table(metrics, shown)
     _draw_figures(out, context.figures)
     print(f"Figures and metrics.json are in {out}{_of_unknown_place(facts)}")
 
 
-def _results(run, args):
-    """Folder of the results."""
-    return pathlib.Path(args.out) if args.out else run.predictions
-
-
 def map_anomalies(
-    args: argparse.Namespace, run: RunDirectory, config: dict[str, Any], split: Split, name: str
+    args: argparse.Namespace, run: RunDirectory, facts: DataFacts, split: Split, name: str
 ) -> None:
     """Map and score what is unusual in slices, and report the most unusual first.
 
     Args:
         args: Flags of predict.py.
         run: The run.
-        config: Its `config.json`.
+        facts: What is known of its data.
         split: The slices.
         name: Name of these slices.
 
@@ -108,19 +116,19 @@ def map_anomalies(
         InputError: The run is damaged, or does not know the levels of the slices.
     """
     made, models = provenance(), checkpoints.load_models(run)
-    check_levels(run, models.prior, split)
-    facts, out = facts_of_run(config["data"]), _results(run, args)
-    split, counts = _at_level(split, args.slice), read_code_counts(run.code_counts, models.vqvae)
-    grey = load_images(split, models.vqvae.settings["image_size"])
-    images = to_unit(grey)
-    kind, _ = devices.compute_device()
-    print(f"{name}: {len(split)} slices on the {kind}.", flush=True)
-    suitability.warn_of_masking(models.vqvae.settings["masked"], split)
-    suitability.warn_of_strange_slices(run, models, counts, split, grey)
-    with replacing_results(out, report.OWNED_ANOMALIES) as folder:
-        begin = time.perf_counter()
-        results = anomalies.analyse(models, images, split, args.seed)
-        seconds = (time.perf_counter() - begin) / len(split)
+    suitability.check_levels(run, models.prior, split)
+    if args.slice is not None:
+        level = spread_levels(1, args.slice, np.unique(split.levels))
+        split = split.pick(np.flatnonzero(split.levels == level))
+    context = Context(models, facts, SamplingOptions(args.seed), split)
+    grey = load_images(context.split, models.vqvae.settings["image_size"])
+    out, (kind, _) = pathlib.Path(args.out or run.predictions), devices.compute_device()
+    print(f"{name}: {len(grey)} slices on the {kind}.", flush=True)
+    suitability.warn_of_strange_slices(run, models, context.split, grey)
+    with replacing_results(out, report.OWNED_ANOMALIES) as context.folder:
+        begin, images = time.perf_counter(), to_unit(grey)
+        context.results = anomalies.analyse(models, images, context.split, context.sampling.seed)
+        seconds = (time.perf_counter() - begin) / len(grey)
         header = {
             "made": made,
             "data": name,
@@ -133,22 +141,21 @@ def map_anomalies(
             "seed": args.seed,
             "seconds_a_slice": seconds,
         }
-        scores, figures = report.write_anomalies(folder, header, facts.name, split, images, results)
+        scores = report.write_anomalies(context, header, images)
     report.print_scores(scores)
-    _draw_figures(out, figures)
+    _draw_figures(out, context.figures)
     scored, mapped = out / report.ANOMALIES, out / "anomaly"
     print(
         f"{seconds:.2f} s a slice. Scores are in {scored}, most unusual first, images in {mapped}"
-        + _of_unknown_place(split.facts)
+        + _of_unknown_place(context.split.facts)
     )
 
 
 def _of_unknown_place(facts):
-    """What to add where volumes cannot lie over the scans."""
+    """What to add where volumes, which there are of several levels, cannot lie over the scans."""
     is_known = facts.affine or any("affine" in case for case in facts.cases.values())
-    if is_known or facts.levels == 1:  # of one level there are no volumes
-        return ""
-    return ". Volumes have voxels of 1 mm, because the place of slices is not known."
+    note = ". Volumes have voxels of 1 mm, because the place of slices is not known."
+    return "" if is_known or facts.levels == 1 else note
 
 
 def _draw_figures(folder, figures):
@@ -169,16 +176,7 @@ def _draw_figures(folder, figures):
 # ---- checks before the work --------------------------------------------------------------------
 
 
-def _sample_levels(run, models: Models, split, args):
-    """Level of each sample, among those of the split or, without one, of the prior."""
-    known = np.arange(models.prior.settings["num_levels"])
-    if split:
-        check_levels(run, models.prior, split)
-        known = np.unique(split.levels)
-    return spread_levels(args.samples, args.slice, known)
-
-
-def _plan_brains(run, models: Models, args, facts):
+def _plan_brains(run, models, args, facts):
     """Number of brains to draw, and the slices that all of them hold, or None."""
     prior = models.prior
     if not draws_stacks(prior):
@@ -198,26 +196,13 @@ def _plan_brains(run, models: Models, args, facts):
     splits = {}
     for path in args.from_slice:
         one = open_slice(path, level, facts)
-        check_levels(run, prior, one)
+        suitability.check_levels(run, prior, one)
         if splits.setdefault(int(one.levels[0]), one) is not one:
             raise InputError(f"--from-slice {path} has the level of another: leave one out.")
     levels, size = np.array(sorted(splits)), models.vqvae.settings["image_size"]
     images = np.concatenate([load_images(splits[level], size) for level in levels.tolist()])
     codes = choose_codes(models, np.zeros_like(levels), levels, images)
     return max(count, 1), GivenSlices(levels, codes)
-
-
-def _at_level(split, level):
-    """The slices of a level, or all slices where it is None."""
-    if level is None:
-        return split
-    here = np.flatnonzero(split.levels == level)
-    if not len(here):
-        least, most = split.levels.min(), split.levels.max()
-        raise InputError(
-            f"--slice must be a level of the slices, {least} to {most}. Received: {level}"
-        )
-    return split.pick(here)
 
 
 def _read_curves(run: RunDirectory):
@@ -234,16 +219,10 @@ def _read_curves(run: RunDirectory):
     return curves
 
 
-def _describe(vqvae: VQVAE):
-    """What `metrics.json` says of the model where no slices were evaluated."""
-    data = {"image_size": vqvae.settings["image_size"], "frame": list(vqvae.frame)}
-    return {"data": data, "codebook": {"size": vqvae.settings["codebook_size"]}}
-
-
-def _announce(vqvae, facts, same_data, slices, split):
+def _announce(facts, split, same_data):
     """Say what is evaluated, and on which device."""
     kind, _ = devices.compute_device()
-    if split is None:
+    if not split:
         print(
             "No slices found: samples are drawn, and nothing is evaluated. Evaluation "
             f"needs the slices of {facts.name}: name their folder with --data DIR "
@@ -251,12 +230,12 @@ def _announce(vqvae, facts, same_data, slices, split):
             flush=True,
         )
         return
-    other = "" if same_data else f" The run was trained on other data: {facts.name}."
-    print(f"{slices.name}, {split.name} split, on the {kind}.{other}", flush=True)
-    if not slices.facts.brain:
+    name = split.facts.name
+    trained = "" if same_data else f" The run was trained on other data: {facts.name}."
+    print(f"{name}, {split.name} split, on the {kind}.{trained}", flush=True)
+    if not split.facts.brain:
         print(
-            f"{slices.name} shows no brains, so their measures are left out (ventricles, area of "
+            f"{name} shows no brains, so their measures are left out (ventricles, area of "
             "the brain, white over grey).",
             flush=True,
         )
-    suitability.warn_of_masking(vqvae.settings["masked"], split)

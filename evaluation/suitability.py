@@ -6,10 +6,10 @@ import numpy as np
 import tensorflow as tf
 from scipy import stats
 
-from evaluation.metrics import not_black
+from evaluation.metrics import lost_pixels, not_black
+from evaluation.reconstruction import read_code_counts
 from fitting.run_directory import RunDirectory, read_history
 from modules import Models
-from networks.frames import cut
 from networks.raster import RasterPrior
 from sources.folder import Split
 from sources.images import to_unit
@@ -21,7 +21,7 @@ LOOKED_AT = 16  # slices whose likelihood is measured, at most
 # code of both shipped models, OASIS slices that they never saw take 4.8 and 4.3, and such slices
 # with the nose to the other side 7.3 and 6.2, turned by 90 degrees 8.9 and 6.9. The limits are 5.4
 # and 5.6.
-OF_NO_CONTEXT, OF_VALIDATION = 0.9, 1.5
+OF_NO_CONTEXT, OF_VALIDATION = 0.9, 2.0
 MUCH = 0.01  # share of the pixels of a slice
 FEW = 0.5  # share of unlikely slices that is no reason to warn
 
@@ -47,29 +47,32 @@ def warn_of_masking(learned: bool | None, split: Split) -> None:
         learned: Whether it learned from masked slices. None is unknown.
         split: The slices that it gets.
     """
-    kinds = {True: "masked slices", False: "slices that are not masked"}
-    if split.facts.brain:
-        kinds = {True: "brain-masked slices", False: "slices with scalp"}
     if learned is not None and learned != split.masked:
-        _warn(
-            f"the model learned from {kinds[learned]} and gets {kinds[split.masked]}: its figures "
-            "and maps say little."
-        )
+        gets, knows = "slices that are not masked", "masked slices"
+        if split.facts.brain:
+            gets, knows = "slices with scalp", "brain-masked slices"
+        gets, knows = (knows, gets) if split.masked else (f"{gets}, or turned ones", knows)
+        _warn(f"the model learned from {knows} and gets {gets}: its figures and maps say little.")
 
 
 def warn_of_strange_slices(
-    run: RunDirectory, models: Models, counts: np.ndarray, split: Split, images: np.ndarray
+    run: RunDirectory, models: Models, split: Split, images: np.ndarray
 ) -> None:
     """Warn where slices look unlike those of the training, as if they were turned or mirrored.
 
     Args:
         run: The run.
         models: Its networks.
-        counts: Count of each code at each place in training, `(H, W, K)`.
         split: The slices.
         images: uint8 `(N, S, S)`, the size of the networks.
+
+    Raises:
+        InputError: The counts of the codes of the run are missing or damaged.
     """
-    lost = lost_pixels(images, models.vqvae.frame)
+    vqvae, prior, _ = models
+    counts = read_code_counts(run.code_counts, vqvae)
+    warn_of_masking(vqvae.settings["masked"], split)
+    lost = lost_pixels(images, vqvae.frame)
     cut_off = lost > MUCH
     if cut_off.any():
         _warn(
@@ -78,17 +81,9 @@ def warn_of_strange_slices(
         )
     shown = np.flatnonzero(not_black(images))
     chosen = shown[spread(len(shown), LOOKED_AT)]
-    pixels = to_unit(images[chosen])[..., None]
     levels = tf.constant(split.levels[chosen])
-    codes = models.prior.choose_codes(models.vqvae.distances(pixels), levels)
-    warn_of_unlikely(run, counts, np.asarray(models.prior.bits(codes, levels)))
-
-
-def lost_pixels(images: np.ndarray, frame: tuple[int, int, int, int]) -> np.ndarray:
-    """Share of the pixels of slices `(N, S, S)` above 0 that lie outside the frame, `(N,)`."""
-    inside = np.count_nonzero(cut(images, frame), axis=(1, 2))
-    everywhere = np.count_nonzero(images, axis=(1, 2))
-    return (everywhere - inside) / np.maximum(everywhere, 1)
+    codes = prior.choose_codes(vqvae.distances(to_unit(images[chosen])[..., None]), levels)
+    warn_of_unlikely(run, counts, np.asarray(prior.bits(codes, levels)))
 
 
 def warn_of_unlikely(run: RunDirectory, counts: np.ndarray, bits: np.ndarray) -> None:
@@ -96,7 +91,7 @@ def warn_of_unlikely(run: RunDirectory, counts: np.ndarray, bits: np.ndarray) ->
 
     Args:
         run: The run.
-        counts: See `warn_of_strange_slices`.
+        counts: Count of each code at each place in training, `(H, W, K)`.
         bits: Bits of each code of slices to a prior that is told no neighbours, `(N, H, W)`.
     """
     validated = min((row["val_loss"] for row in read_history(run.history("prior"))), default=0.0)

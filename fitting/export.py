@@ -26,7 +26,6 @@ def export(run: RunDirectory, out: pathlib.Path) -> None:
     # It imports TensorFlow, which --help need not wait for.
     from fitting.checkpoints import load_models  # noqa: PLC0415
 
-    read_config(run)
     load_models(run)
     histories = [run.history(stage) for stage in ("vqvae", "prior")]
     files = [run.config, run.model("vqvae"), run.code_counts, *histories]

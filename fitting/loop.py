@@ -15,7 +15,7 @@ import tensorflow as tf
 
 import dataset
 from fitting import checkpoints, devices
-from fitting.run_directory import RunDirectory, epochs_since_best, read_history, write_history
+from fitting.run_directory import RunDirectory, read_history, write_history
 from fitting.settings import Settings
 from fitting.stages import Stage, learning_rates, make_optimizer
 from utils import ENDINGS, InputError, signals_held
@@ -120,7 +120,7 @@ class _Fit:
         )
         callbacks = self._callbacks()
         callbacks.on_train_begin()
-        while len(rows) < epochs and epochs_since_best(rows) < patience:
+        while len(rows) < epochs and _epochs_since_best(rows) < patience:
             begin, epoch = time.monotonic(), len(rows)
             callbacks.on_epoch_begin(epoch)
             logs = self._train(epoch, callbacks) | self._validate()
@@ -149,7 +149,7 @@ class _Fit:
         """Write the history, the model if it is the best so far, and pictures for TensorBoard."""
         name, run = self.stage.name, self.run
         write_history(run.history(name), rows)
-        if not epochs_since_best(rows):
+        if not _epochs_since_best(rows):
             checkpoints.save_model(self.model, run.model(name))
         writer = tf.summary.create_file_writer(str(run.logs(name) / "validation"))
         with writer.as_default(step=len(rows) - 1):
@@ -214,9 +214,15 @@ class _Fit:
         )
 
 
+def _epochs_since_best(rows):
+    """Number of epochs since the lowest validation loss of a history."""
+    losses = [row["val_loss"] for row in rows]
+    return len(losses) - 1 - losses.index(min(losses)) if losses else 0
+
+
 def _comment(stage, rows, epochs, patience, codebook_size):
     """Say how long a stage will take, that it stops early, and that its codebook collapses."""
-    if epochs_since_best(rows) >= patience:
+    if _epochs_since_best(rows) >= patience:
         print(f"{stage}: no better validation loss for {patience} epochs, stopping early.")
     elif len(rows) < epochs:
         timed = rows[1:] or rows  # the first epoch compiles, on a GPU for a minute

@@ -81,7 +81,8 @@ def claimed(run: RunDirectory, config: dict) -> Iterator[None]:
             listed, or something that is no run.
     """
     path = run.path
-    if path.exists() and not run.config.exists() and not _is_empty_folder(path):
+    is_empty = path.is_dir() and all(entry.name.startswith(".") for entry in path.iterdir())
+    if path.exists() and not run.config.exists() and not is_empty:
         raise InputError(f"{run} exists and is no run directory: name another --run directory.")
     for folder in (path / "logs", run.state("vqvae").parent):
         if folder.exists() and not folder.is_dir():
@@ -99,34 +100,34 @@ def claimed(run: RunDirectory, config: dict) -> Iterator[None]:
 @contextlib.contextmanager
 def _locked(path):
     """Hold the lock of a run, or a lock file where the file system has no locks."""
-    remedy = "wait for its end, or name another --run directory."
+    held = f"{path} is held by another training: wait for its end, or name another --run directory."
     with open(path / ".lock", "a") as file, contextlib.ExitStack() as stack:
         try:
             import fcntl  # noqa: PLC0415  Windows lacks it
 
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise InputError(f"{path} is held by another training: {remedy}") from None
+            raise InputError(held) from None
         except (ImportError, OSError) as error:
             if getattr(error, "errno", errno.ENOSYS) not in NO_LOCKS:
                 raise
             print(f"WARNING: {path} is where files have no locks ({error}): .holder serves as one.")
-            stack.enter_context(_lock_file(path / ".holder", remedy))
+            stack.enter_context(_lock_file(path / ".holder", held))
         yield
 
 
 @contextlib.contextmanager
-def _lock_file(file, remedy):
+def _lock_file(file, held):
     """Hold a file that names this process, and touch it as long as the process runs."""
-    if file.exists() and utils.is_abandoned(file, file.read_text() or "unknown-", DEAD):
+    if file.exists() and utils.is_abandoned(file, file.read_text(), DEAD):
         file.unlink(missing_ok=True)
     try:
         with open(file, "x") as new:
             new.write(utils.process_name())
     except FileExistsError:
+        minutes = DEAD // 60
         raise InputError(
-            f"{file.parent} is held by another training ({file.read_text()}): {remedy} "
-            f"If it was killed, its lock ends after {DEAD // 60} minutes."
+            f"{held} {file} says where, and counts for {minutes} minutes after a kill."
         ) from None
     ended = threading.Event()
 
@@ -141,10 +142,6 @@ def _lock_file(file, remedy):
     finally:
         ended.set()
         file.unlink(missing_ok=True)
-
-
-def _is_empty_folder(path):
-    return path.is_dir() and all(entry.name.startswith(".") for entry in path.iterdir())
 
 
 def _with_new_texture(run, config):
@@ -232,9 +229,3 @@ def read_history(path: pathlib.Path, figures: Iterable[str] = ("loss",)) -> list
                 raise ValueError(f"row {number} has a figure that is not finite")
             row["epoch"] = number
         return rows
-
-
-def epochs_since_best(rows: list[dict[str, float]]) -> int:
-    """Number of epochs since the lowest validation loss of a history."""
-    losses = [row["val_loss"] for row in rows]
-    return len(losses) - 1 - losses.index(min(losses)) if losses else 0

@@ -28,7 +28,7 @@ class Preset(NamedTuple):
 
     Attributes:
         slices: Least and largest number of training slices that its passes are meant for.
-        minutes: Minutes of a training on two cores, for people.
+        minutes: Minutes of a training on two cores, for --help.
         settings: Values of settings by name. Others have one default for all rows.
     """
 
@@ -41,17 +41,17 @@ class Preset(NamedTuple):
 # pretrained/oasis-256-fine, before codes are chosen again.
 # fmt: off
 PRESETS = {
-    "small": Preset((1_000, 3_000), "5 to 8", {
+    "small": Preset((1_000, 3_000), "12", {
         "image_size": 160, "reduction": 8, "width": 96, "epochs": 10,
         "rate_weight": 0.05, "first_prior_epochs": 2, "prior_epochs": 4, "prior_width": 96,
         "texture_epochs": 2,
     }),
-    "standard": Preset((3_000, 10_000), "45 to 90", {
+    "standard": Preset((3_000, 10_000), "45", {
         "image_size": 256, "reduction": 8, "width": 128, "epochs": 10,
         "rate_weight": 0.35, "first_prior_epochs": 2, "prior_epochs": 6, "prior_width": 128,
         "texture_epochs": 6,
     }),
-    "fine": Preset((3_000, 10_000), "200 to 400", {
+    "fine": Preset((3_000, 10_000), "hours", {
         "image_size": 256, "reduction": 4, "width": 64, "epochs": 8,
         "rate_weight": 0.5, "first_prior_epochs": 1, "prior_epochs": 24, "prior_width": 96,
         "texture_epochs": 12,
@@ -224,10 +224,6 @@ OF_VQVAE = ("image_size", "reduction", "codebook_size", "code_dim", "width")
 OF_PRIOR = ("prior", "prior_width", "prior_blocks", "neighbours", "rate_weight")
 
 
-def _flags():
-    return [field for field in dataclasses.fields(Settings) if "group" in field.metadata]
-
-
 def _fits(value, field):
     """Whether a value is one that a setting may have."""
     about, kind = field.metadata, type(field.default)
@@ -249,7 +245,9 @@ def add_flags(groups: dict[str, argparse.ArgumentParser]) -> None:
         groups: Groups of flags of a parser, by the names in `GROUPS`.
     """
     groups["run"].add_argument("--preset", choices=PRESETS, help=_help_of_presets())
-    for field in _flags():
+    for field in dataclasses.fields(Settings):
+        if "group" not in field.metadata:
+            continue
         about, kind = field.metadata, type(field.default)
         flag, text = f"--{field.name.replace('_', '-')}", about["help"]
         options = {"action": "store_true"}

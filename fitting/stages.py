@@ -125,12 +125,17 @@ def plan(
 
 
 def _load_vqvae(data, settings):
-    originals = _shown_images(data.sources["validate"])
+    source = data.sources["validate"]
+    example = dataset.image_examples(source)
+    originals = np.stack([example(index, False)[0] for index in spread(len(source), SHOWN)])
     return Task(
         make_model=lambda: make_vqvae(settings),
         training=data.frames("train"),
         validation=data.frames("validate"),
-        pictures=lambda model: _reconstructions(model, originals),
+        pictures=lambda model: {
+            "originals": originals,
+            "reconstructions": model.decode(model.encode(originals)),
+        },
         make_objective=lambda: vqvae_objective(settings),
     )
 
@@ -138,14 +143,26 @@ def _load_vqvae(data, settings):
 def _load_prior(run, data, settings, codes_path, rate_weight):
     found = read_codes(codes_path)
     vqvae = checkpoints.load_model(run.model("vqvae"))
-    options = {"rate_weight": rate_weight, "vqvae": checkpoints.fingerprint(vqvae)}
-    options["mirror"] = data.slices.facts.mirror
-    num_levels, neighbours, seed = data.slices.num_levels, settings.neighbours, settings.seed
+    make_prior = functools.partial(
+        modules.PRIORS[settings.prior],
+        vqvae.grid,
+        settings.codebook_size,
+        data.slices.num_levels,
+        width=settings.prior_width,
+        blocks=settings.prior_blocks,
+        dropout=settings.prior_dropout,
+        neighbours=settings.neighbours,
+        mirror=data.slices.facts.mirror,
+        rate_weight=rate_weight,
+        vqvae=checkpoints.fingerprint(vqvae),
+    )
+    levels = spread(data.slices.num_levels, SHOWN).astype("int32")
+    seeds = numbered_seed(settings.seed, levels)
     return Task(
-        make_model=lambda: _make_prior(settings, vqvae.grid, num_levels, **options),
-        training=data.codes("train", found["train"], neighbours),
-        validation=data.codes("validate", found["validate"], neighbours),
-        pictures=lambda model: _samples(model, vqvae, seed),
+        make_model=make_prior,
+        training=data.codes("train", found["train"], settings.neighbours),
+        validation=data.codes("validate", found["validate"], settings.neighbours),
+        pictures=lambda model: {"samples": vqvae.decode(model.sample(levels, seeds))},
     )
 
 
@@ -187,20 +204,6 @@ def vqvae_objective(settings: Settings) -> dict:
     return {"loss": loss, "metrics": [ssim]}
 
 
-def _make_prior(settings, grid, num_levels, **options):
-    """A prior of the kind that is set, not compiled."""
-    return modules.PRIORS[settings.prior](
-        grid,
-        settings.codebook_size,
-        num_levels,
-        width=settings.prior_width,
-        blocks=settings.prior_blocks,
-        dropout=settings.prior_dropout,
-        neighbours=settings.neighbours,
-        **options,
-    )
-
-
 def make_optimizer(
     schedule: keras.optimizers.schedules.LearningRateSchedule,
     beta_2: float = Settings.beta_2,
@@ -223,17 +226,3 @@ def learning_rates(
         return decay(peak, decay_steps=1)
     warmup = max(1, min(warmup_steps, steps // 10))
     return decay(0.0, steps - warmup, warmup_target=peak, warmup_steps=warmup)
-
-
-def _shown_images(source):
-    example = dataset.image_examples(source)
-    return np.stack([example(index, False)[0] for index in spread(len(source), SHOWN)])
-
-
-def _reconstructions(vqvae, originals):
-    return {"originals": originals, "reconstructions": vqvae.decode(vqvae.encode(originals))}
-
-
-def _samples(prior, vqvae, seed):
-    levels = spread(prior.settings["num_levels"], SHOWN).astype("int32")
-    return {"samples": vqvae.decode(prior.sample(levels, numbered_seed(seed, levels)))}

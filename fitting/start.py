@@ -7,8 +7,6 @@ can learn the codes of a VQ-VAE that is there.
 import dataclasses
 import shutil
 
-import numpy as np
-
 import dataset
 import modules
 from fitting import checkpoints
@@ -58,8 +56,10 @@ def check(
         for name, value in there.items()
         if here[name] != value
     ]
-    if not _holds(vqvae.frame, data.frame):
-        top, left, bottom, right = data.frame
+    top, left, bottom, right = data.frame
+    first_row, first_column, last_row, last_column = vqvae.frame
+    holds_rows = first_row <= top and bottom <= last_row
+    if not (holds_rows and first_column <= left and right <= last_column):
         place = f"rows {top}-{bottom - 1} and columns {left}-{right - 1}"
         differences.append(f"the slices fill {place}, beyond its frame {vqvae.frame}")
     if differences:
@@ -96,8 +96,3 @@ def _settings_of_prior(prior):
         "neighbours": prior.settings["neighbours"],
         "mirror": prior.settings["mirror"],
     }
-
-
-def _holds(outer, inner):
-    outer, inner = np.array(outer), np.array(inner)
-    return (outer[:2] <= inner[:2]).all() and (outer[2:] >= inner[2:]).all()

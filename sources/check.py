@@ -10,6 +10,7 @@ import numpy as np
 
 from sources.facts import FACTS_FILE
 from sources.folder import Slices, find_slices, fingerprint, open_folder, open_slices
+from sources.inputs import relative_places
 from sources.layout import SPLITS, split_folder
 from sources.masking import frame_of, is_unmasked, remove_residue
 from sources.scaling import suspicious
@@ -73,14 +74,18 @@ def _measure(slices):
 def _of_cases(slices):
     """Levels that cases lack, and spoilt slices.
 
-    Stacks of others than brains may be shorter, but have no gap.
+    Stacks of others than brains may be shorter, but have no gap, unless a conversion spread them
+    over all levels.
     """
+    facts, count = slices.facts, slices.num_levels
+    by_place = not facts.brain and facts.settings and facts.settings.get("numbers") is None
     for split in slices.splits.values():
         for case in np.unique(split.cases).tolist():
             chosen, name = split.cases == case, f"case {case:03d} of {split.name}"
             levels = set(split.levels[chosen].tolist())
-            whole = range(slices.num_levels)
-            whole = whole if slices.facts.brain else range(min(levels), max(levels))
+            whole = range(count) if facts.brain else range(min(levels), max(levels))
+            if by_place and levels == set(relative_places(len(levels), count)):
+                whole = levels
             if missing := sorted(set(whole) - levels):
                 yield f"{name} lacks slices {', '.join(map(str, missing))}."
             yield from (f"{name} has {note}" for note in suspicious(split.images[chosen]))

@@ -14,11 +14,12 @@ from collections.abc import Iterator, Sequence
 
 from sources.check import check, listed
 from sources.conversion import ConversionSettings, Plan, Report, convert, make_plan
-from sources.facts import MAX_LEVELS, MAX_SIDE, read_facts
-from sources.layout import DEFAULT_DIRECTORY, SPLITS
+from sources.facts import FACTS_FILE, MAX_LEVELS, MAX_SIDE, read_facts
+from sources.folder import find_slices
+from sources.layout import DEFAULT_DIRECTORY, FITTED_SPLITS, SPLITS
 from sources.names import Rules
 from sources.splitting import FRACTIONS
-from sources.volumes import PLANES
+from sources.volumes import PLANES, axcodes
 from utils import InputError, Parser, between, spread
 
 COLOUR = re.compile("RGB|palette|CMYK|YCbCr|LAB|HSV")  # modes
@@ -87,21 +88,17 @@ def _add_options(add, kind):
     levels = {"type": between(int, 1, MAX_LEVELS), "metavar": "L"}
     add("--levels", **levels, help="number of levels (default: found)")
     if kind == "nifti":
-        axcodes = "where the axes of volumes run to whose headers do not say it, such as RAS"
-        add("--axcodes", type=_axcodes, help=axcodes)
+        runs_to = "where the axes of volumes run to whose headers do not say it, such as RAS"
+        add("--axcodes", type=axcodes, metavar="XYZ", help=runs_to)
         add("--plane", choices=tuple(PLANES), help="plane of the slices (default: axial)")
         spacing = "millimetres of a pixel (default: the coarsest of the set, at most 2)"
         add("--spacing", type=between(float, 0.01, 100), metavar="MM", help=spacing)
+        between_slices = "millimetres from slice to slice; interpolates between thick ones"
+        distance = {"type": between(float, 0.01, 100), "metavar": "MM"}
+        add("--slice-spacing", **distance, help=f"{between_slices} (default: as they are)")
         percent = {"nargs": 2, "type": between(float, 0, 100), "metavar": ("FIRST", "LAST")}
         extent = "part of the extent to slice, in percent (default: what holds something)"
         add("--slices", **percent, help=extent)
-
-
-def _axcodes(text):
-    pairs = (set("LR"), set("AP"), set("SI"))
-    if len(text) != 3 or any(len(pair & set(text.upper())) != 1 for pair in pairs):
-        raise argparse.ArgumentTypeError(f"must be three letters such as RAS. Received: {text}")
-    return text.upper()
 
 
 def main(args: argparse.Namespace) -> None:
@@ -118,9 +115,14 @@ def main(args: argparse.Namespace) -> None:
     given = {name: value for name, value in vars(args).items() if name in names}
     if "split" in vars(args):
         given["rules"] = Rules(args.subject, args.level, args.split, args.class_)
+    slices = getattr(args, "slices", None)
+    if slices and slices[0] >= slices[1]:
+        raise InputError("--slices needs FIRST below LAST, such as 30 70.")
     like = getattr(args, "like", None)
     if like and not pathlib.Path(like).is_dir():
         raise InputError(f"{like} is no folder: give --like a prepared data folder.")
+    if like and not pathlib.Path(like, FACTS_FILE).is_file():
+        like = find_slices(like)  # or it is no prepared folder, and would be taken for OASIS
     facts = read_facts(like) if like else None
     plan = make_plan(args.directory, ConversionSettings(**given), facts, args.skip_bad)
     print(*_understood(plan), sep="\n", flush=True)
@@ -200,7 +202,8 @@ def _written(report: Report, out: pathlib.Path) -> Iterator[str]:
         counts = f"{report.slices.get(name, 0):>6} slices, {len(inside):>5} scans"
         yield f"  {name:<9}{counts} of {subjects:>4} subjects"
         if not inside:
-            problems.append(f"{name} is empty: training needs all three splits.")
+            user = "training" if name in FITTED_SPLITS else "evaluation, but not training,"
+            problems.append(f"{name} is empty: {user} needs it.")
     mirror = report.facts.mirror
     yield f"  mirrored   {'no mirror image is an example' if mirror == 'none' else mirror}"
     yield from _shortened(report.notes)

@@ -57,8 +57,8 @@ FAST = 2  # compression of PNGs: half the time of the usual one, a tenth longer
 PREVIEW = "preview.png"
 # Settings that one more patient takes over from a set.
 OF_A_SET = (
-    "space", "plane", "spacing", "slices", "first_slice", "levels", "numbers", "side", "fit",
-    "scale", "range",
+    "space", "plane", "spacing", "slice_spacing", "slices", "first_slice", "levels", "numbers",
+    "side", "fit", "scale", "range",
 )  # fmt: skip
 
 
@@ -84,6 +84,8 @@ class ConversionSettings:
         axcodes: Where the axes of volumes run to that do not say it, such as "RAS".
         plane: "axial", "coronal" or "sagittal". None is axial.
         spacing: Millimetres of a pixel. None: found.
+        slice_spacing: Millimetres from slice to slice, between which they are interpolated. None:
+            slices are those of the volumes.
         slices: First and last percent of the extent of volumes. None: where they hold something.
     """
 
@@ -102,6 +104,7 @@ class ConversionSettings:
     axcodes: str | None = None
     plane: str | None = None
     spacing: float | None = None
+    slice_spacing: float | None = None
     slices: Sequence[float] | None = None
 
 
@@ -180,7 +183,7 @@ def make_plan(
 def _settings_of(facts, is_pictures):
     """Settings that one more patient takes over from a set."""
     if "space" in facts.settings:
-        return {name: facts.settings[name] for name in OF_A_SET}
+        return {name: facts.settings.get(name) for name in OF_A_SET}
     if facts.brain:  # OASIS as handed out, or as a former version converted it
         return {**OASIS_SLICES, "scale": "slice"}
     settings = {"side": facts.side, "levels": facts.levels}
@@ -244,6 +247,8 @@ def _with_levels(stacks, settings, notes):
     left_out = sum(map(len, stacks.values())) - sum(map(len, chosen.values()))
     of = "those of the set" if settings["numbers"] else "one stack to the next"
     how = f"numbers differ from {of}: slices take their relative place in {most} levels"
+    short = sum(len(stack) < most for stack in stacks.values())
+    how += f", {short} shorter stacks leave some out" if short else ""
     notes.append(how + (f", and {left_out} slices are left out" if left_out else ""))
     return chosen
 
@@ -364,7 +369,8 @@ def _write_scan(plan, scan, out, ranges):
     if settings["space"] == "oasis" and settings["scale"] == "slice":
         negative = np.mean(np.concatenate([image[image != 0] for image in stack.images]) < 0)
         if negative > LOST:
-            notes.append(f"{negative:.0%} of it is negative and becomes black: --scale subject")
+            remedy = "" if plan.like else ": --scale subject"  # the scale is that of the set
+            notes.append(f"{negative:.0%} of it is negative and becomes black{remedy}")
     affine = stack.affine
     if affine is not None:
         affine = _moved(affine, greys[0].shape, kept[0].shape, boxes[0])
@@ -451,6 +457,7 @@ def _facts(plan, out, cases, sample, boxes, affines):
     settings, side = plan.settings, plan.settings["side"]
     name, about = settings["name"] or out.resolve().name, {"cases": cases, "settings": settings}
     if plan.like:
+        about["levels"] = settings["levels"]
         return dataclasses.replace(plan.like, name=name, masked=None, cohort=None, **about)
     about["affine"] = np.median(affines, axis=0).tolist() if affines else None
     if settings["space"] != "oasis":
@@ -492,7 +499,7 @@ def _claimed(out, plan):
         leftover.unlink()  # of a conversion that was killed
     try:
         yield
-    except (InputError, OSError) as error:
+    except BaseException as error:  # a lack of memory and Ctrl-C, too
         if is_first and (isinstance(error, InputError) or not any(out.rglob("case_*"))):
             for path in out.glob("[!.]*"):  # there was nothing, so all is ours
                 shutil.rmtree(path) if path.is_dir() else path.unlink()

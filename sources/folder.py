@@ -1,6 +1,6 @@
 """Find a data folder and read every slice of it. `sources.layout` shows such a folder.
 
-Training and evaluation open folders here. `sources.commands` lists all that is wrong with one.
+Training and evaluation open folders here. `sources.check` lists all that is wrong with one.
 """
 
 import collections

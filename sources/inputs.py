@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import nibabel
 import numpy as np
 
-from sources import volumes
+from sources import vocabulary, volumes
 from sources.layout import NUM_LEVELS, SLICE_SIDE
 from sources.names import Place, Rules, Understood, understand
 from sources.pictures import PictureFolder, open_pictures
@@ -153,8 +153,12 @@ class Pictures(Input):
                 rules = self.rules._replace(level=LAST_NUMBER)
                 self.understood = understand(self.folder.paths, rules)
         except InputError:
-            _refuse_dicom(self.folder)
+            _refuse_dicom(self.folder, self.folder.paths)
+            _refuse_packed(self.folder)
             raise
+        # The only pictures beside DICOM files may be label maps.
+        if all(vocabulary.LABELS.search(place.path) for place in self.understood.places):
+            _refuse_dicom(self.folder, self.understood.ignored.get("other files", ()))
         self.understood.notes.extend(self.folder.notes)
 
     def _look(self, place):
@@ -208,7 +212,7 @@ class Volumes(Input):
                 first = self.source / archives[0]
                 raise InputError(f"{source} holds archives: unpack {first} and the like first.")
             if folder:
-                _refuse_dicom(folder)
+                _refuse_dicom(folder, paths)
             none = f"{source} holds no {self.needed} {kind}"
             raise InputError(f"{none}: give the folder above them, or change --masked.")
         if others := self.understand(files[not masked]):
@@ -234,7 +238,11 @@ class Volumes(Input):
     def _loaded(self, path):
         """The volume of a file. What is wrong with it becomes one line."""
         with reading(self.root / path, "repair it or leave it out"):
-            yield self.load(self.root / path)
+            volume, distance = self.load(self.root / path), self.settings["slice_spacing"]
+            if distance:
+                plane = self.settings["plane"] or "axial"
+                volume = volumes.interpolate_levels(volume, plane, distance)
+            yield volume
 
     def _look(self, place):
         plane = self.settings["plane"] or "axial"
@@ -256,7 +264,8 @@ class Volumes(Input):
         settings = self.settings
         if settings["space"]:
             return
-        asked = any(settings[name] for name in ("spacing", "slices", "levels", "side"))
+        of_others = "spacing", "slice_spacing", "slices", "levels", "side"
+        asked = any(settings[name] for name in of_others)
         if all(in_oasis_space) and settings["plane"] in (None, "axial") and not asked:
             settings |= OASIS_SLICES
             return
@@ -340,8 +349,18 @@ def relative_places(count: int, among: int) -> list[int]:
     return [round(i * (among - 1) / (count - 1)) for i in range(count)]
 
 
-def _refuse_dicom(folder):
-    if any(map(folder.is_dicom, folder.paths[:20])):
+def _refuse_dicom(folder, paths):
+    if any(map(folder.is_dicom, paths[:20])):
         command = f"dcm2niix -z y -o VOLUMES {shlex.quote(str(folder.source))}"
         advice = f"make volumes of them ({command}), then python dataset.py from-nifti VOLUMES"
         raise InputError(f"{folder.source} holds DICOM files: {advice}.")
+
+
+def _refuse_packed(folder):
+    packed = [path for path in folder.paths if path.lower().endswith((".npz", *ARCHIVES))]
+    if packed and not any(map(vocabulary.ENDINGS[False].search, folder.paths)):
+        first = folder.source / packed[0]
+        raise InputError(
+            f"{folder.source} holds no images but {len(packed)} packed files: give one .zip or "
+            f"MedMNIST .npz itself, as {first}, or unpack them first."
+        )

@@ -28,6 +28,7 @@ from utils import InputError
 
 _ROLES = ("subject", "level", "split", "class")  # of `Rules`
 MAX_EXAMPLES = 3  # of names in a message
+VOXELS = "voxels of .hdr files"  # are not named as ignored
 # Shares of the names of a set.
 FIT = 0.99  # that a pattern or a reading must fit
 LEVELLED = 0.95  # that tell a level, where levels are levels
@@ -97,7 +98,7 @@ class Understood(NamedTuple):
 
 
 class _Token(NamedTuple):
-    kind: str  # "number", "copy", "word", "hash", "contrast" or "scan"
+    kind: str  # "number", "date", "copy", "word", "hash", "contrast" or "scan"
     text: str  # in lower case
     name: str  # as it is written, with a word that stands right before it, as in P01
     depth: int  # of its directory or file name, counted from 0
@@ -211,10 +212,14 @@ def _tell(fine, coarse):
 def _set_aside(paths, volumes, ignored):
     """Names of images or volumes. All other paths go to `ignored`."""
     names, spelling = [], {}
+    pairs = {path.lower().removesuffix(".hdr") for path in paths if path.lower().endswith(".hdr")}
     for path in paths:
         ending = vocabulary.ENDINGS[volumes].search(path)
         if vocabulary.SYSTEM.search(path):
             ignored["system files"].append(path)
+        elif volumes and path.lower().endswith(".img"):
+            is_whole = path.lower().removesuffix(".img") in pairs
+            ignored[VOXELS if is_whole else "files .img without .hdr"].append(path)
         elif ending is None:
             ignored["other files"].append(path)
         else:
@@ -231,18 +236,51 @@ def _set_aside(paths, volumes, ignored):
         name: {word.lower() for word in vocabulary.LABELS.findall(name.text)} for name in names
     }
     always = _common(words.values())  # a word that is everywhere tells nothing
-    beside = {
-        "label maps and masks": lambda name: (
-            words[name] - always or (volumes and vocabulary.TISSUE.search(name.text))
-        ),
-        "derivatives": lambda name: vocabulary.DERIVED.search(name.text),
-    }
-    for reason, is_beside in beside.items():
+
+    def is_label(name):
+        return words[name] - always or (volumes and vocabulary.TISSUE.search(name.text))
+
+    beside = [("label maps and masks", is_label)]
+    beside += [("derivatives", _is_made_of(names))] if volumes else []
+    beside += [("derivatives", lambda name, p=p: p.search(name.text)) for p in vocabulary.DERIVED]
+    for reason, is_beside in beside:
         images = [name for name in names if not is_beside(name)]
         if 0 < len(images) < len(names):
-            ignored[reason] = [name.path for name in names if is_beside(name)]
+            ignored[reason] += [name.path for name in names if is_beside(name)]
             names = images
+    if copies := _copies(names):
+        ignored["copies of files of the same names"] = [name.path for name in copies]
+        names = [name for name in names if name not in copies]
     return names
+
+
+def _copies(names):
+    """Names below a directory that repeats what stands beside it, as x/yes/1.jpg does yes/1.jpg."""
+    shared = len(os.path.commonprefix([name.parts[:-1] for name in names]))
+    below = defaultdict(list)
+    for name in names:
+        if len(name.parts) > shared + 1:
+            below[name.parts[shared]].append(name)
+    for folder, inside in below.items():
+        beside = {"/".join(n.parts[shared:]) for n in names if n.parts[shared] != folder}
+        rests = {"/".join(name.parts[shared + 1 :]) for name in inside}
+        if not _split_named(folder) and rests <= beside:
+            return inside
+    return []
+
+
+def _is_made_of(names):
+    """Function: whether the name of a volume is that of one beside it, and something added."""
+    stems = {"/".join(name.parts) for name in names}
+
+    def is_made(name):
+        *folders, stem = name.parts
+        above = [folders, folders[:-1]] if folders[-1:] == ["mri"] else [folders]  # of CAT12
+        shorter = [stem[k:] for k in range(1, 12) if vocabulary.PREFIX.fullmatch(stem[:k])]
+        shorter += [vocabulary.SUFFIX.sub("", stem)] if vocabulary.SUFFIX.search(stem) else []
+        return any("/".join([*folder, first]) in stems for folder in above for first in shorter)
+
+    return is_made
 
 
 # ---- rules and patterns ------------------------------------------------------------------------
@@ -348,7 +386,7 @@ def _find_classes(names):
         depths = {name: places[position] for name, places in free.items() if len(places) > position}
         folders = {name: name.parts[depth] for name, depth in depths.items()}
         splits = [name.split for name in folders]
-        if all(map(vocabulary.SCAN_WORD.fullmatch, set(folders.values()))):
+        if all(map(vocabulary.NO_CLASS.fullmatch, set(folders.values()))):
             continue
         if len(set(splits)) > 1 and _tell(splits, folders.values()):
             continue  # train/train_images
@@ -372,6 +410,8 @@ def _are_classes(folders, depths):
         rests[folder].add("/".join(name.parts[depths[name] + 1 :]))
     kinds = set(rests)
     plain = {kind for kind in kinds if not re.search(r"\d", vocabulary.SCAN_WORD.sub("", kind))}
+    if len({re.sub(r"\d+", "", kind).strip("-_ .") for kind in kinds} - {""}) == len(kinds):
+        plain = kinds  # covid1, normal1: the words tell the kinds, without their numbers
     plain |= {kind for kind in kinds if vocabulary.CLASS_LABEL.match(kind)}
     are_words = len(plain) >= len(kinds) / 2
     if not 2 <= len(kinds) <= MAX_CLASSES:
@@ -392,13 +432,17 @@ def _are_classes(folders, depths):
     if _are_stacks_of_persons(folders):
         return False
     common, union = _common(rests.values()), set().union(*rests.values())
-    if len(common) < FIT * len(union) or any("/" in rest for rest in common):
+    if len(common) < FIT * len(union):
         return True
-    if len({re.sub(r"\d", "", rest) for rest in common}) == len(common) or len(by_split) > 1:
+    if len({re.sub(r"\d", "", rest) for rest in common}) == len(common):
         return False  # Anna/T1.nii, Bob/T1.nii: all directories hold the same few files
+    if any("/" in rest for rest in common):
+        return True
+    if len(by_split) > 1:
+        return False
     raise InputError(
         f"the folders {_examples(sorted(kinds))} can be subjects or classes: say "
-        "--subject '([^/]+)/[^/]+$' or --class '([^/]+)/[^/]+$', or what fits."
+        "--subject '([^/]+)/[^/]+$' or --class '([^/]+)/[^/]+$', or what fits. Move one of masks."
     )
 
 
@@ -464,6 +508,7 @@ def _read_form(names, always, volumes):
         if stacks or len({name.level for name in names}) == len(names):
             columns = stacks  # without numbers that each file has of its own
     free = [column for column in columns if not vocabulary.SCAN_LABEL.fullmatch(column.token.label)]
+    free = [column for column in free if column.token.kind != "date"] or free
     if names[0].is_said:
         pass
     elif len(names) == 1 and not _only_subject(names[0]):
@@ -474,8 +519,13 @@ def _read_form(names, always, volumes):
     else:
         most = max(column.count for column in free)
         many = [column for column in free if column.count >= MANY * most]
-        first = next((c for c in many if c.token.kind in ("number", "copy")), many[0])
-        before = [column for column in free if column.index < first.index]
+        # What is given to persons and stands for several files is the subject, rare as it may be.
+        ids = [c for c in free if _are_ids(names, c) and c.count < MOSTLY * len(names)]
+        numbers = [c for c in many if c.token.kind in ("number", "copy")]
+        if ids:
+            numbers = [c for c in free if c in ids or (c in numbers and c.count < len(names))]
+        first = next(iter(numbers or many))
+        before = [column for column in free if column.index < first.index and first not in ids]
         before = [column for column in before if not _tell(first.values, column.values)]
         columns = [column for column in columns if column not in before and column is not first]
         told = {c.token.depth for c in columns if not _tell(first.values, c.values)}
@@ -505,6 +555,20 @@ def _read_form(names, always, volumes):
         name.scan = " ".join(filter(None, [name.scan, *sum(others, ())]))
 
 
+def _are_ids(names, column):
+    """Whether tokens are given to persons: hashes, long numbers, or many folders of a number."""
+    depth, numbers = column.token.depth, set(column.values)
+    if column.token.kind == "hash":
+        return True
+    if column.token.kind != "number":
+        return False
+    if column.count > MAX_CLASSES and depth < len(names[0].parts) - 1:
+        if all(name.parts[depth] == name.tokens[column.index].text for name in names):
+            return True
+    are_long = all(map(vocabulary.LONG_NUMBER.fullmatch, numbers))
+    return are_long and not _are_counted(list(map(int, numbers)))
+
+
 def _only_subject(name):
     """The subject of names of which all have the same, as a pattern tells it, or None."""
     matches = [pattern.search(name.text) for pattern in vocabulary.PATTERNS]
@@ -523,11 +587,22 @@ def _find_columns(names):
             constant.add(index)
         elif not (
             (token.kind == "word" and _tell(context, values))
+            or _repeats_class(names, values)
             or _tell(subjects, values)
             or any(_tell(values, c.values) and _tell(c.values, values) for c in columns)
         ):
             columns.append(_Column(index, token, values, count))
     return columns, constant
+
+
+def _repeats_class(names, values):
+    """Whether tokens are numbers of the classes, as 0 in 0Normal/NormalG0 (1).png."""
+    return all(
+        name.class_
+        and value.isdecimal()
+        and int(value) in map(int, re.findall(r"\d+", name.class_))
+        for name, value in zip(names, values)
+    )
 
 
 def _find_level(names, columns):
@@ -545,14 +620,24 @@ def _find_level(names, columns):
         dense = [c for c in dense if c is dense[-1] or not c.token.is_glued]
     best = max((density[column.index] for column in dense), default=0)
     dense = [column for column in dense if density[column.index] > best - MARGIN]
+    if len(dense) == 1:  # the last number of a name is rather the level, as in P_007_1.png
+        dense += [c for c in columns if _may_be_level(c, dense[0]) and c.count < len(names)]
     if len(dense) > 1:
         shown = names[len(names) // 2]
         numbers = [shown.tokens[column.index].text for column in dense]
         raise InputError(
             f"{names[0].path}, {shown.path}: in the last, {' and '.join(numbers)} can each be the "
-            r"subject or the level: say --subject REGEX and --level REGEX, as '(\d+)[^\d]*$'."
+            "subject or the level: say --subject REGEX and, if there are levels, --level REGEX, "
+            r"as '(\d+)[^\d]*$'."
         )
     return dense[0] if dense and _are_stacks(names, columns, dense[0]) else None
+
+
+def _may_be_level(column, dense):
+    """Whether a number stands after another, dense one in the names of files, and is no scan's."""
+    is_after = column.token.depth == dense.token.depth and column.index > dense.index
+    is_scan = vocabulary.SCAN_LABEL.fullmatch(column.token.label)
+    return is_after and column.token.kind == "number" and not is_scan
 
 
 def _are_stacks(names, columns, level):
@@ -739,4 +824,5 @@ def _describe(names, ignored, volumes):
             "fits the names of one contrast takes that alone."
         )
     for reason, found in ignored.items():
-        yield f"Ignored: {len(found)} {reason}, as {found[0]}."
+        if reason != VOXELS:
+            yield f"Ignored: {len(found)} {reason}, as {found[0]}."

@@ -217,7 +217,7 @@ def _open_image(file):
         raise ValueError(f"it declares {image.width} x {image.height} pixels")
     # A second frame of MPO, which is JPEG of a camera, is a preview.
     if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
-        raise ValueError(f"it has {image.n_frames} pages or frames")
+        raise ValueError(f"it has {image.n_frames} pages or frames: an image file is one slice")
     return image
 
 

@@ -28,7 +28,8 @@ def open_scan(source: str, facts: DataFacts, axcodes: str | None = None) -> Spli
     plan = make_plan(path, settings, like=facts)
     plan = plan._replace(scans=[scan._replace(case=0) for scan in plan.scans])
     with tempfile.TemporaryDirectory() as folder:
-        convert(plan, folder)
+        for note in convert(plan, folder).notes:
+            print(f"WARNING: {note}", flush=True)
         split = open_folder(folder)
     names = tuple(pathlib.Path(name).name for name in split.paths)
     return dataclasses.replace(split, name=path.name, paths=names)

@@ -7,6 +7,7 @@ OASIS-1 is Marcus et al. 2007, doi:10.1162/jocn.2007.19.9.1498. Its T88_111 volu
 space. They have 176 x 208 x 176 voxels of 1 mm and come as Analyze 7.5 pairs.
 """
 
+import argparse
 import gzip
 import logging
 import math
@@ -62,10 +63,19 @@ MAX_BYTES = 2**31  # of a volume; a file that declares more is damaged, or no sc
 SMALLEST_SIDE = 8  # pixels of a slice
 MOST_LEVELS = 64  # of a scan where nobody says how many
 TEMPLATE_SIZE = (200, 240, 240)  # mm; brains in standard spaces come in boxes of this size at most
+FEW_LABELS = 16  # different values
 SCANNER, TALAIRACH = 1, 3  # codes of NIfTI for the space of a volume; 0 is not known
 STATISTICS, LABELS = range(2, 25), (1002, 1005)  # codes of NIfTI for what values are
 
 logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # header fields that it mends
+
+
+def axcodes(text: str) -> str:
+    """Argument type: where three axes run to, such as "RAS"."""
+    pairs = (set("LR"), set("AP"), set("SI"))
+    if len(text) != 3 or any(len(pair & set(text.upper())) != 1 for pair in pairs):
+        raise argparse.ArgumentTypeError(f"must be three letters such as RAS. Received: {text}")
+    return text.upper()
 
 
 class Volume(NamedTuple):
@@ -214,8 +224,9 @@ def _finite(voxels):
 def looks_like_labels(volume: Volume) -> str | None:
     """Say what a volume is if it is clearly no image: a mask, a label map, a probability map.
 
-    By content it is a label map if its values are small integers, or many, that fill regions, and
-    a probability map if much of what is not 0 is 1. Images have noise, and a maximum of few voxels.
+    By content it is a label map if its values are integers that fill regions, and small, many, or
+    few that are large, and a probability map if much of what is not 0 is 1, 100 % or 255. Images
+    have noise, and a maximum of few voxels.
     """
     if volume.intent:
         return f"values that its header calls {volume.intent}"
@@ -224,14 +235,19 @@ def looks_like_labels(volume: Volume) -> str | None:
     if len(values) < 2 or values[0] < 0:
         return None
     inside, count, highest = voxels != values[counts.argmax()], len(values), values[-1]
-    if np.mod(values, 1).any():
-        at_one = np.mean(voxels[inside] > 0.99)
-        return "a probability map" if highest <= 1.001 and at_one > 0.25 else None
-    if count == 2 and highest in (1, 255):
-        return "a mask"
+    is_share = any(abs(highest / whole - 1) < 0.001 for whole in (1, 100, 255))
+    at_most = np.mean(voxels[inside] > 0.99 * highest)
+    if np.mod(values, 1).any() and count > 2:
+        is_share |= highest <= 1
+        return "a probability map" if is_share and at_most > 0.25 else None
     pairs = inside[1:] & inside[:-1]
     in_regions = pairs.any() and np.mean((voxels[1:] == voxels[:-1])[pairs]) > 0.7
-    return "a label map" if in_regions and (highest <= 20 * count or count > 30) else None
+    if count == 2 and (in_regions or highest in (1, 255)):
+        return "a mask"
+    if is_share and count > FEW_LABELS and at_most > 0.25:
+        return "a probability map"
+    are_codes = highest <= 20 * count or count > 30 or (count <= FEW_LABELS and highest > 1000)
+    return "a label map" if in_regions and are_codes else None
 
 
 def native_spacing(volume: Volume, plane: str) -> tuple[float, float]:
@@ -310,7 +326,8 @@ def plane_slices(
     chosen = inside[0] + np.floor(middles).astype(int)
     first = chosen.mean() - (levels - 1) / 2 * step
     cut = moved_affine(affine, (0, 0, first), (1, 1, step))
-    stack, resampled = _resample(voxels[..., chosen], cut, spacing)
+    sizes = spacing, spacing, voxel_sizes(cut)[2]
+    stack, resampled = _resample(voxels[..., chosen], cut, sizes)
     if min(stack.shape[:2]) < SMALLEST_SIDE:
         rows, columns = stack.shape[:2]
         advice = "choose another --plane or a smaller --spacing"
@@ -407,30 +424,47 @@ def _cut_off(held, levels):
     span = levels[-1] + 1 - levels[0]
     most = (sums[span:] - sums[:-span]).max()
     share = (sums[levels[-1] + 1] - sums[levels[0]]) / max(1, most)
-    if share >= 0.75:
+    if share >= 0.85:  # of a brain 30 mm too high or too low it is 0.83 and 0.76
         return []
     place = f"levels {levels[0]} to {levels[-1]} hold {share:.0%}"
     return [f"{place} of what the fullest {span} levels hold: a good part is cut off"]
 
 
-def _resample(stack, affine, spacing):
-    """Slices `(rows, columns, levels)` with other pixels in the same box, and their affine.
+def interpolate_levels(volume: Volume, plane: str, spacing: float) -> Volume:
+    """Make slices of another distance, of which those between thick ones are made up.
 
-    Linear interpolation makes up no values beyond those around. Before pixels become fewer, they
+    Args:
+        volume: The volume.
+        plane: "axial", "coronal" or "sagittal".
+        spacing: Millimetres from one slice to the next.
+
+    Raises:
+        ValueError: The volume would be too large.
+    """
+    sizes, across = voxel_sizes(volume.affine), int(axcodes2ornt(PLANES[plane])[2, 0])
+    sizes[across] = spacing
+    voxels, affine = _resample(volume.voxels, volume.affine, sizes)
+    return volume._replace(voxels=voxels, affine=affine)
+
+
+def _resample(stack, affine, sizes):
+    """Voxels of other sizes in millimetres in the same box, and their affine.
+
+    Linear interpolation makes up no values beyond those around. Before voxels become fewer, they
     are smoothed to the width of the new ones.
     """
-    steps = np.array([*(spacing / voxel_sizes(affine)[:2]), 1.0])
+    steps = np.asarray(sizes) / voxel_sizes(affine)
     steps[np.abs(steps - 1) < 0.01] = 1
     if (steps == 1).all():
         return stack.astype("float32"), affine
     shape = np.ceil(np.round(np.divide(stack.shape, steps), 2)).clip(1).astype(int).tolist()
     if math.prod(shape) * 4 > MAX_BYTES:
-        raise ValueError(f"pixels of {spacing:g} mm are too many")
-    # Full width at half maximum -> standard deviation, in pixels
+        raise ValueError(f"voxels of {' x '.join(f'{size:g}' for size in sizes)} mm are too many")
+    # Full width at half maximum -> standard deviation, in voxels
     widths = np.sqrt(np.maximum(steps**2 - 1, 0)) / math.sqrt(8 * math.log(2))
     smooth = gaussian_filter(stack.astype("float32"), widths, mode="nearest")
     offset = (np.subtract(stack.shape, 1) - np.subtract(shape, 1) * steps) / 2  # centre on centre
-    edged = np.pad(smooth, 1, mode="edge")  # or the outermost half pixels would be black
+    edged = np.pad(smooth, 1, mode="edge")  # or the outermost half voxels would be black
     target = moved_affine(affine, offset, steps)
 
     from nilearn.image import resample_img  # noqa: PLC0415  takes a second to load

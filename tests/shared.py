@@ -27,11 +27,11 @@ import keras
 import numpy as np
 import pytest
 from PIL import Image
-from trainings import ROOT, Training
+from trainings import ROOT, SHALLOW, Training
 
 import modules
 from coding import slices
-from evaluation import curves, plots
+from evaluation import plots
 from fitting import checkpoints
 from fitting.run_directory import RunDirectory
 from networks.layers import exact
@@ -40,7 +40,7 @@ from utils import command_line
 LEVELS, IMAGE_SIZE, CODES = 4, 32, 16
 TINY = [
     "--image-size", "32", "--width", "8", "--codebook-size", "16", "--code-dim", "4",
-    "--batch-size", "4", "--prior-width", "8", "--prior-blocks", "2", "--first-prior-epochs", "1",
+    "--batch-size", "4", "--prior-width", "8", "--prior-blocks", "1", "--first-prior-epochs", "1",
     "--precision", "float32", "--learning-rate", "3e-3", "--texture-width", "8",
     "--texture-epochs", "1",
 ]  # fmt: skip
@@ -117,8 +117,7 @@ def codes(shape=(3, 8, 8), seed=0):
 
 
 def make_vqvae():
-    blocks = {"encoder_blocks": (1, 1), "decoder_blocks": (1, 1)}
-    return modules.VQVAE(IMAGE_SIZE, codebook_size=CODES, code_dim=4, width=8, **blocks)
+    return modules.VQVAE(IMAGE_SIZE, codebook_size=CODES, code_dim=4, width=8, **SHALLOW)
 
 
 @pytest.fixture
@@ -144,8 +143,9 @@ def make_prior(grid=8, neighbours=1, num_levels=LEVELS, blocks=6, mirror="rows")
     return model
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def prior():
+    """A prior that no test changes: its graphs are there once a test has made them."""
     return make_prior()
 
 
@@ -188,11 +188,8 @@ def graphs_kept(figures=True):
         for place in ("evaluation.reconstruction.exact", "coding.slices.exact"):
             patches.enter_context(unittest.mock.patch(place, exact_once))
         patches.enter_context(unittest.mock.patch("coding.slices.Coder", coder_once))
-        for module in (plots, curves):
-            if not figures and module.save_figure is save_figure:
-                patches.enter_context(
-                    unittest.mock.patch.object(module, "save_figure", save_no_figure)
-                )
+        if not figures and plots.save_figure is save_figure:
+            patches.enter_context(unittest.mock.patch.object(plots, "save_figure", save_no_figure))
         yield
 
 
@@ -235,6 +232,23 @@ def run_script(script, *arguments, cwd=None, process=False, figures=False, **opt
 def train(data, run, *more, **options):
     """Train a tiny run of all stages, as `run_script` does."""
     return run_script("train.py", "--data", data, "--run", run, *TINY, *STAGES, *more, **options)
+
+
+def eager(strategy, model, step):
+    """In place of `devices.compiled`: to trace a step takes longer than to take a few."""
+
+    def call(batch, seconds=0.0):
+        step(batch)
+        logs = model.get_metrics_result()
+        return {name: float(value) for name, value in sorted(logs.items())}, seconds
+
+    return call
+
+
+@pytest.fixture
+def eager_steps(monkeypatch):
+    """Steps of trainings are not compiled."""
+    monkeypatch.setattr("fitting.devices.compiled", eager)
 
 
 def predict(run, data, *flags):

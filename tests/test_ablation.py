@@ -23,13 +23,14 @@ from sources.layout import FITTED_SPLITS
 from utils import InputError, read_json, write_json
 
 GRID = IMAGE_SIZE // 8
+TWO_BLOCKS = [*TINY, "--prior-blocks", "2"]
 
 
 @pytest.fixture
 def run(slices_folder, tmp_path):
     """What the ablation reads of a finished run."""
     slices, run = open_slices(slices_folder), RunDirectory(tmp_path)
-    settings = train.resolve(train.parse(TINY), slices)
+    settings = train.resolve(train.parse(TWO_BLOCKS), slices)
     data = {"name": "OASIS", "fingerprint": slices.fingerprint}
     write_json(run.config, {"settings": dataclasses.asdict(settings), "data": data})
     rng = np.random.default_rng(0)
@@ -141,7 +142,7 @@ def test_a_locked_codebook_restarts_nothing(vqvae, start):
 
 def test_what_is_left_out_is_out(run, slices_folder):
     slices, whole = open_slices(slices_folder), {"frame": [0, 0, IMAGE_SIZE, IMAGE_SIZE]}
-    settings = train.resolve(train.parse(TINY), slices)
+    settings = train.resolve(train.parse(TWO_BLOCKS), slices)
     base = {**dataclasses.asdict(settings), **whole, **ablation.SHIPPED}
     bench = variants.PriorBench(slices, base, run)
     changes = {"position": False, "level": False, "dilations": [1], "averaging": 0.99}

@@ -8,9 +8,9 @@ import nibabel
 import numpy as np
 import pytest
 from PIL import Image
-from shared import CODES, TINY, contents, make_prior, make_vqvae, one_line, run_script
+from shared import CODES, TINY, contents, eager, make_prior, make_vqvae, one_line, run_script
 
-from evaluation import brain_comparison, comparison, curves, plots, suitability, two_sample
+from evaluation import brain_comparison, comparison, metrics, plots, suitability, two_sample
 from evaluation.anatomy import compare_anatomy
 from evaluation.comparison import SliceSet
 from evaluation.metrics import content_box, not_black
@@ -68,7 +68,9 @@ def knees(tmp_path_factory):
 def run(knees, tmp_path_factory):
     run = tmp_path_factory.mktemp("runs") / "knees"
     few = ("--epochs", 1, "--prior-epochs", 1, "--texture-epochs", 0, "--rate-weight", 0)
-    done = run_script("train.py", "--data", knees, "--run", run, *TINY, *few)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fitting.devices.compiled", eager)
+        done = run_script("train.py", "--data", knees, "--run", run, *TINY, *few)
     assert done.returncode == 0, done.stderr
     return run
 
@@ -85,10 +87,9 @@ def evaluated(knees, run, tmp_path_factory):
     before = contents(run)
     flags = ("--brains", 1, "--samples", 2, "--walk", "--complete", "--write-reconstructions")
     with pytest.MonkeyPatch.context() as patch:
-        for module in (plots, curves):
-            patch.setattr(
-                module, "save_figure", lambda _, path, text: captions.update({path.stem: text})
-            )
+        patch.setattr(
+            plots, "save_figure", lambda _, path, text: captions.update({path.stem: text})
+        )
         done = run_script("predict.py", "--run", run, "--data", alone, "--out", out, *flags)
     assert done.returncode == 0, done.stderr
     assert contents(run) == before
@@ -200,7 +201,7 @@ def test_content_in_the_size_of_a_model(content, size, expected):
     assert box == expected
 
 
-@pytest.mark.parametrize("mirror", ["rows", "columns", "none"])
+@pytest.mark.parametrize("mirror", ["rows", "none"])
 def test_symmetry_is_about_the_axis_of_the_set(mirror, monkeypatch):
     monkeypatch.setattr(two_sample, "PERMUTATIONS", 2)
     facts = dataclasses.replace(KNEES, mirror=mirror)
@@ -247,7 +248,7 @@ def test_unlikely_slices_and_slices_out_of_the_frame_are_told(tmp_path, capsys):
     assert not capsys.readouterr().out
     images = np.zeros((2, 8, 8), "uint8")
     images[0, 2:6, 2:6], images[1, 2:6, 2:8] = 9, 9
-    assert suitability.lost_pixels(images, (2, 2, 6, 6)).tolist() == [0, 1 / 3]
+    assert metrics.lost_pixels(images, (2, 2, 6, 6)).tolist() == [0, 1 / 3]
 
 
 def test_black_slices_alone_are_all_shown():

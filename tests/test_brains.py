@@ -166,6 +166,7 @@ def test_cuts_pass_through_the_frame():
 NO_TEXTURE = "--no-texture"  # that of the tiny run holds every pixel for background
 
 
+@pytest.mark.slow
 def test_brains_are_written_as_volumes_and_as_a_data_folder(run_copy, slices_folder):
     done, report = predict(
         run_copy, slices_folder, "--samples", 0, "--brains", 2, "--walk", NO_TEXTURE

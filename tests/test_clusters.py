@@ -1,8 +1,10 @@
 """What clusters and other systems do: no locks, little memory, other cores, signals, kills."""
 
+import errno
 import fcntl
 import json
 import os
+import pathlib
 import platform
 import signal
 import sys
@@ -68,16 +70,16 @@ def test_a_lock_file_holds_while_it_is_fresh(holder, age, is_held, tmp_path):
     file.write_text(holder)
     os.utime(file, (time.time() - age,) * 2)
     if is_held:
-        with pytest.raises(InputError, match="held"), run_directory._lock_file(file, ""):
+        with pytest.raises(InputError, match="held"), run_directory._lock_file(file, "It is held."):
             pass
     else:
-        with run_directory._lock_file(file, ""):
+        with run_directory._lock_file(file, "It is held."):
             assert file.read_text() == utils.process_name()
 
 
 def test_a_lock_file_is_touched_while_its_training_runs(tmp_path, monkeypatch):
     monkeypatch.setattr(run_directory, "BEAT", 0.01)
-    with run_directory._lock_file(tmp_path / ".holder", ""):
+    with run_directory._lock_file(tmp_path / ".holder", "It is held."):
         os.utime(tmp_path / ".holder", (0, 0))
         time.sleep(0.2)
         assert (tmp_path / ".holder").stat().st_mtime > 0
@@ -144,7 +146,7 @@ def test_another_precision_names_its_flag(run):
 # ---- signals and kills -------------------------------------------------------------------------
 
 
-def test_signals_save_at_the_next_step(slices_folder, tmp_path, monkeypatch):
+def test_signals_save_at_the_next_step(eager_steps, slices_folder, tmp_path, monkeypatch):
     """Within an epoch of three steps, and at its end."""
     run, check, steps = RunDirectory(tmp_path), loop._Fit._check_finite, []
     before = signal.signal(signal.SIGUSR1, signal.SIG_DFL)  # that of an earlier script
@@ -167,8 +169,20 @@ def test_signals_save_at_the_next_step(slices_folder, tmp_path, monkeypatch):
 
 def test_what_a_killed_process_left_is_removed(tmp_path):
     me = utils.process_name()
-    for name in ("0123abcd", f"{platform.node()}-{DEAD}-ab", f"{me}-ab", "node7-12-ab"):
+    for name in (f"{platform.node()}-{DEAD}-ab", f"{me}-ab", "node7-12-ab"):
         (tmp_path / f".new-{name}").mkdir()
     with utils.replacing_results(tmp_path, ["*.txt"]) as folder:
         left = {path.name for path in tmp_path.iterdir()} - {folder.name}
     assert left == {f".new-{me}-ab", ".new-node7-12-ab"}
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS])
+def test_results_without_the_right_to_write_name_out(tmp_path, monkeypatch, code):
+    def refuse(path, *args, **kwargs):
+        raise OSError(code, os.strerror(code), str(path))
+
+    monkeypatch.setattr(pathlib.Path, "mkdir", refuse)
+    folder = tmp_path / "run" / "predict"
+    with pytest.raises(InputError, match="predict may not be written to: name another --out"):
+        with utils.replacing_results(folder, ["*.txt"]):
+            pass

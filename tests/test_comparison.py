@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage
 from shared import LEVELS, draw_slice
 
-from evaluation import anatomy, brain_comparison, comparison, curves, two_sample
+from evaluation import anatomy, brain_comparison, comparison, plots, two_sample
 from evaluation.comparison import SliceSet
 from evaluation.context import Context, SamplingOptions
 from evaluation.two_sample import Rows
@@ -163,6 +163,7 @@ def test_anatomy_of_a_known_head():
     assert anatomy.anatomy(lopsided[None])["symmetry"][0] < with_ventricle["symmetry"][0] - 0.05
 
 
+@pytest.mark.slow
 def test_report_on_real_blurred_and_copied_slices(
     real, blurred, few_permutations, monkeypatch, tmp_path
 ):
@@ -200,7 +201,7 @@ def test_report_on_real_blurred_and_copied_slices(
     assert area["samples"] == area["validation"]  # the same slices
     for mean, (low, high) in zip(area["samples_by_level"], area["samples_by_level_ci95"]):
         assert low < mean < high
-    curves.anatomy(tmp_path / "anatomy.png", good["anatomy"], "A caption.")
+    plots.anatomy(tmp_path / "anatomy.png", good["anatomy"], "A caption.")
     assert (tmp_path / "anatomy.png").stat().st_size > 10_000
 
 
@@ -251,7 +252,7 @@ def test_ventricles_are_measured_by_level_and_between_brains(brains, compared, t
     volumes = brain_comparison.ventricles(wider)
     assert volumes["mean"] > 1.2 * areas["training"]["mean"] and volumes["sd"] > 0.001
     by_level = {name: np.array(found["by_level"]) for name, found in areas.items()}
-    curves.ventricles(tmp_path / "ventricles.png", by_level, "A caption.")
+    plots.ventricles(tmp_path / "ventricles.png", by_level, "A caption.")
     assert (tmp_path / "ventricles.png").stat().st_size > 5_000
 
 
@@ -267,6 +268,6 @@ def test_few_cases_are_not_compared(tmp_path):
     split = make_split("test", [(1, level, f"{level}") for level in range(6)])
     models = Models(None, types.SimpleNamespace(settings={"num_levels": 6}))
     slices = types.SimpleNamespace(splits={"train": split})
-    context = Context(models, OASIS, SamplingOptions(0), tmp_path, slices, split, {})
+    context = Context(models, OASIS, SamplingOptions(0), split, slices)
     reason = "1 cases of the split have all 6 levels"
     assert brain_comparison.compare(context, None) == {"reason": reason}

@@ -428,10 +428,15 @@ def test_levels_of_stacks_of_unequal_length(tmp_path):
     stacks = {"11": range(10, 20), "14": range(40, 48), "27": range(5, 11), "39": range(8)}
     names = [f"person_{name}/slice_{k}.png" for name in stacks for k in stacks[name]]
     text, facts = convert_images(make(tmp_path / "in", names), tmp_path / "out")
-    assert "relative place in 8 levels, and 2 slices are left out" in text and facts.levels == 8
+    how = "relative place in 8 levels, 1 shorter stacks leave some out, and 2 slices are left out"
+    assert how in text and facts.levels == 8
     levels = [list(slices_of(tmp_path / "out", case)) for case in (1, 2, 3, 4)]
     assert levels[0] == levels[1] == levels[3] == list(range(8))
     assert len(levels[2]) == 6 and levels[2][0] == 0 and levels[2][-1] == 7
+    (out,) = (tmp_path / "out").glob("*/case_003_slice_3.nii.png")
+    assert "no problems" in run("check", tmp_path / "out").stdout
+    out.unlink()
+    assert "case 003 of" in run("check", tmp_path / "out").stdout
     _, facts = convert_images(tmp_path / "in", tmp_path / "three", "--levels", 3)
     assert facts.levels == 3 and list(slices_of(tmp_path / "three", 2)) == [0, 1, 2]
     _, facts = convert_images(tmp_path / "in", tmp_path / "one", "--levels", 1)
@@ -466,6 +471,11 @@ def test_one_more_patient(tmp_path):
     one_line(run("from-images", single, "--out", tmp_path / "s"), "holds one image", "--like")
 
 
+def test_two_subjects_leave_the_test_split_empty(tmp_path):
+    text, _ = convert_images(make(tmp_path / "in", ["img1.png", "img2.png"]), tmp_path / "out")
+    assert "test is empty: evaluation, but not training, needs it." in text
+
+
 def test_what_is_wrong_with_pictures(tmp_path):
     """Each source, what is spoilt, and the words of the line. Nothing is left behind."""
     out = tmp_path / "out"
@@ -496,20 +506,29 @@ def test_what_is_wrong_with_pictures(tmp_path):
     assert "LEAK: 1 images of test are in" in text and victim.name in text
 
     dicom, no = tmp_path / "dicom", tmp_path / "no"
-    for folder in (dicom, tmp_path / "empty"):
+    labelled, packed = tmp_path / "labelled", tmp_path / "packed"
+    for folder in (dicom, tmp_path / "empty", labelled, labelled / "Ground", packed):
         folder.mkdir()
-    (dicom / "IM0001").write_bytes(bytes(128) + b"DICM")
+    for path in (dicom / "IM0001", labelled / "IM1.dcm"):
+        path.write_bytes(bytes(128) + b"DICM")
+    for i in range(3):
+        Image.new("L", (16, 16), i).save(labelled / "Ground" / f"{i}.png")
+    (packed / "pathmnist.npz").touch()
     rows = {
         (tmp_path / "nothing",): "is not there",
         (tmp_path / "empty",): "no image",
         (dicom,): "dcm2niix",
+        (labelled,): "dcm2niix",
+        (packed,): f"itself, as {packed / 'pathmnist.npz'}",
         (source, "--out", source / "out"): "name another --out",
         (source, "--subject", "("): "is no regular expression",
         (source, "--like", tmp_path / "nothing"): "is no folder",
+        (source, "--like", source): "is no prepared data folder",
         (source, "--image-size", "50"): "multiple of 8",
     }
     for (place, *flags), words in rows.items():
         one_line(run("from-images", place, "--out", no, *flags), words)
+    one_line(run("from-nifti", source, "--out", no, "--slices", 60, 40), "FIRST below LAST")
     assert run("from-images", source, "--out", no, "--dry-run").returncode == 0
     assert not no.exists()
 
@@ -589,6 +608,28 @@ def test_volumes_of_any_origin(tmp_path):
     for like, words in ((unknown, "--plane"), (OASIS, "space of OASIS: register it")):
         with pytest.raises(InputError, match=words):
             open_scan(str(path), like)
+
+
+def test_what_is_odd_about_one_more_scan_is_said(tmp_path, capsys):
+    voxels, affine = np.random.default_rng(0).normal(0, 9, (90, 110, 70)), np.eye(4)
+    affine[:3, 3] = -45, -70, -20
+    image = nibabel.Nifti1Image(voxels.astype("float32"), affine)
+    image.set_sform(affine, code="mni")
+    nibabel.save(image, tmp_path / "normalised.nii")
+    assert len(open_scan(str(tmp_path / "normalised.nii"), OASIS)) == 32
+    assert "is negative and becomes black" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt])
+def test_a_conversion_that_wrote_no_slice_leaves_nothing(tmp_path, monkeypatch, discs, error):
+    def fail(*args):
+        raise error
+
+    plan = make_plan(discs / "disc1", ConversionSettings("oasis1"))
+    monkeypatch.setattr(plan.inputs, "load", fail)
+    with pytest.raises(error):
+        convert(plan, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_conversion_that_failed_blocks_nothing(tmp_path, discs):

@@ -9,6 +9,7 @@ import tensorflow as tf
 from PIL import Image
 from shared import (
     CODES,
+    SHALLOW,
     TINY,
     draw_slice,
     make_prior,
@@ -34,7 +35,7 @@ SIZE = 64
 
 
 def make_vqvae(**options):
-    sizes = {"codebook_size": CODES, "code_dim": 4, "width": 8}
+    sizes = {"codebook_size": CODES, "code_dim": 4, "width": 8, **SHALLOW}
     return modules.VQVAE(SIZE, **sizes, **options)
 
 
@@ -247,7 +248,7 @@ def test_slices_with_scalp_are_warned_of(run_copy, tmp_path):
         image = np.array(Image.open(path))
         image[20:40, 80:180] = 120
         Image.fromarray(image).save(path)
-    done, _ = predict(run_copy, data)
+    done, _ = predict(run_copy, data, "--samples", 0)
     warning = "WARNING: the model learned from brain-masked slices and gets slices with scalp"
     assert done.stdout.count(warning) == 1
     folder = split_folder(data, "test")

@@ -109,6 +109,9 @@ def test_names_and_flags_exist(document):
             module = max(known for known in modules() if f"{name}.".startswith(f"{known}."))
             for part in name.removeprefix(module).strip(".").split("."):
                 assert re.search(rf"\b{part}\b", modules()[module]), name
+    lines = "\n".join(line for line in text.splitlines() if ".py" in line)
+    for name in re.findall(r"`(_\w+)`", lines):
+        assert any(f"def {name}(" in code for code in modules().values()), name
     flags = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", text))
     assert flags <= known_flags() | OTHER_FLAGS
 

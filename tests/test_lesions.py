@@ -66,6 +66,7 @@ def test_a_lesion_runs_through_neighbouring_slices_and_tapers(kind):
         np.testing.assert_array_equal(images[reached[middle]][away], draw_brain()[away])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", lesions.KINDS)
 def test_strengths_are_ordered_and_the_direction_is_that_of_the_kind(kind):
     changes, areas = [], []

@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from shared import CODES, IMAGE_SIZE
+from shared import CODES, IMAGE_SIZE, SHALLOW
 
 import modules
 from networks.quantizer import CodebookUsage
@@ -112,7 +112,8 @@ def test_usage_is_counted_over_an_epoch_not_a_batch():
 
 @pytest.mark.parametrize("reduction", [8, 4])
 def test_encode_and_decode(reduction):
-    vqvae = modules.VQVAE(IMAGE_SIZE, codebook_size=CODES, code_dim=4, width=8, reduction=reduction)
+    sizes = {"codebook_size": CODES, "code_dim": 4, "width": 8, **SHALLOW}
+    vqvae = modules.VQVAE(IMAGE_SIZE, reduction=reduction, **sizes)
     codes = vqvae.encode(images())
     side = IMAGE_SIZE // reduction
     assert codes.shape == (6, side, side) and codes.dtype == tf.int32

@@ -273,6 +273,11 @@ SETS = {
         {"test/images/0003.png": ("test", None, "test/images/0003.png", None)}, 40, 40, ALONE,
         {"label maps and masks": 40},
     ),
+    "tissues": Row(
+        [f"P{i:03d}_{k}{end}.png" for i in range(1, 9) for k in range(6)
+         for end in ("", "_probtissue", "_tissue", "_segm", "_msk")],
+        {"P003_4.png": (None, None, "P003", 4)}, 8, 8, (), {"label maps and masks": 192},
+    ),
     "masks of classes": Row(
         [f"{kind}/{kind} ({i}){mask}.png" for kind in ("benign", "malignant") for i in range(1, 20)
          for mask in ("", "_mask", "_mask_1")],
@@ -330,7 +335,37 @@ SETS = {
         [f"sub-{i:02d}/{part}sub-{i:02d}_T1w.nii" for i in range(9)
          for part in ("", "c1", "wc2", "m")],
         {"sub-03/sub-03_T1w.nii": (None, None, "sub-03", None)}, 9, 9, (),
-        {"label maps and masks": 18, "further versions of a scan": 9},
+        {"label maps and masks": 18, "derivatives": 9},
+    ),
+    "what programs make of a volume": volumes(
+        [f"{part}s{i:03d}_T1{end}.nii" for i in range(1, 9) for part, end in
+         (("", ""), ("m", ""), ("wm", ""), ("y_", ""), ("mri/p1", ""), ("", "_N4"), ("", "_2mm"))],
+        {"s003_T1.nii": (None, None, "s003", None)}, 8, 8, (), {"derivatives": 48},
+    ),
+    "persons of FreeSurfer": volumes(
+        [f"{name}/mri/{kind}.mgz" for name in ("anna", "bert", "carl") for kind in FREE_SURFER]
+        + ["anna/mri/orig/001.mgz", "anna/mri/orig/002.mgz", "bert/mri/orig/001.mgz"],
+        {"bert/mri/T1.mgz": (None, None, "bert", None)}, 3, 3, (),
+        {"label maps and masks": 12, "further versions of a scan": 15},
+    ),
+    "persons as words": volumes(
+        [f"{name}/anat/{kind}.nii.gz" for name in ("Anna", "Bob") for kind in ("T1", "FLAIR")],
+        {"Anna/anat/T1.nii.gz": (None, None, "Anna", None)}, 2, 4,
+    ),
+    "fMRIPrep": volumes(
+        [f"sub-{i:02d}/anat/sub-{i:02d}_{space}desc-preproc_T1w.nii.gz" for i in range(1, 9)
+         for space in ("", "space-MNI152NLin2009cAsym_")],
+        {"sub-03/anat/sub-03_desc-preproc_T1w.nii.gz": (None, None, "sub-03", None)}, 8, 8, (),
+        {"derivatives": 8},
+    ),
+    "MPRAGE beside others": volumes(
+        [f"KKI2009-{i:02d}-{kind}.nii" for i in range(1, 9) for kind in ("MPRAGE", "FLAIR", "T2w")],
+        {"KKI2009-03-MPRAGE.nii": (None, None, "03", None)}, 8, 24, ("MPRAGE of 8",),
+    ),
+    "initials and dates": Row(
+        [f"{name}_{date}_{k}.png" for name in ("AB", "CD", "EF", "GH")
+         for date in ("20100102", "2011-03-04") for k in range(10)],
+        {"CD_2011-03-04_7.png": (None, None, "CD", 7)}, 4, 8,
     ),
     "time points": volumes(
         [f"Patient-{i:03d}/week-{week:03d}/{contrast}.nii.gz" for i in range(9)
@@ -342,7 +377,7 @@ SETS = {
          for i in range(1, 12) for kind in ("gfc", "masked_gfc") for ending in ("hdr", "img")],
         {"disc1/OAS1_0002_MR1/OAS1_0002_MR1_mpr_n4_anon_111_t88_gfc.hdr":
          (None, None, "OAS1_0002", None)}, 11, 11, (),
-        {"other files": 22, "further versions of a scan": 11},
+        {"voxels of .hdr files": 22, "further versions of a scan": 11},
     ),
     "subjects as words, below splits": Row(
         [f"{split}/{name}/IMG_{k}.png" for split, name in
@@ -369,6 +404,57 @@ SETS = {
     ),
     "one person": Row([f"slice_{k}.png" for k in range(9)],
                       {"slice_3.png": (None, None, "1", 3)}, 1, 1),
+    "numbered classes": Row(
+        [f"{kind}/patient{p}/SR_{s}/IM{k:05d}.tif" for kind in ("covid1", "normal1")
+         for p in range(1, 6) for s in (2, 3) for k in range(1, 7)],
+        {"normal1/patient3/SR_2/IM00004.tif": (None, "normal1", "normal1/patient3", 4)}, 10, 20,
+    ),
+    "series of studies": Row(
+        [f"train_images/{person}/{31 * person + 7 * s}/{k}.png" for person in IDS for s in range(3)
+         for k in range(1, 9)],
+        {f"train_images/{IDS[2]}/{31 * IDS[2] + 7}/3.png": (None, None, str(IDS[2]), 3)}, 24, 72,
+    ),
+    "many series of folders": Row(
+        [f"train/{i}/study/sax_{s}/IM-{4000 + 31 * i + s}-{k:04d}.png" for i in range(1, 25)
+         for s in range(5, 9) for k in range(1, 6)],
+        {"train/7/study/sax_6/IM-4223-0003.png": (None, None, "7", 3)}, 24, 96,
+    ),
+    "views of a person": Row(
+        [f"{20_000_000 + 26 * i + j}_{random.Random(i).getrandbits(64):016x}1a1_MG_{view}.png"
+         for i in range(8) for j, view in enumerate(("L_CC", "L_ML", "R_CC", "R_ML"))], {}, 8, 32,
+    ),
+    "numbers of classes": Row(
+        [f"{kind}/{kind[1:]}G{kind[0]} ({i}).png" for kind in ("0Normal", "1Doubtful", "2Mild")
+         for i in range(1, 12)],
+        {"2Mild/MildG2 (5).png": (None, "2Mild", "MildG2 (5)", None)}, 33, 33, ALONE,
+    ),
+    "folds": Row(
+        [f"fold{fold}/{kind}/{fold}{i:03d}.jpg" for fold in range(1, 6)
+         for kind in ("normal", "tumor") for i in range(12)],
+        {"fold3/tumor/3005.jpg": (None, "tumor", "fold3/tumor/3005.jpg", None)}, 120, 120, ALONE,
+    ),
+    "a time before the level": Row(
+        [f"P{i:02d}_20200101_{100_000 + 7919 * t + i}_{k:02d}.png" for i in range(1, 9)
+         for t in range(2) for k in range(9)],
+        {"P03_20200101_107922_04.png": (None, None, "P03", 4)}, 8, 16,
+    ),
+    "a set twice": Row(
+        [f"{copy}{kind}/OAS1_{i:04d}_MR1_mpr-1_{k}.jpg" for copy in ("", "all/")
+         for kind, first in (("Demented", 1), ("Healthy", 5)) for i in range(first, first + 4)
+         for k in range(100, 110)],
+        {"Demented/OAS1_0002_MR1_mpr-1_104.jpg": (None, "Demented", "OAS1_0002", 104)}, 8, 8, (),
+        {"copies of files of the same names": 80},
+    ),
+    "augmented copies": Row(
+        [f"{folder}/{kind}/{kind} ({i}).jpg" for folder in ("AugmentedSet", "Original")
+         for kind in ("MildDemented", "NonDemented") for i in range(1, 12)],
+        {"Original/NonDemented/NonDemented (3).jpg":
+         (None, "NonDemented", "NonDemented (3)", None)}, 22, 22, ALONE, {"derivatives": 22},
+    ),
+    "superpixels": Row(
+        [f"ISIC_{number}{kind}" for number in IDS for kind in (".jpg", "_superpixels.png")],
+        {}, 24, 24, ALONE, {"label maps and masks": 24},
+    ),
     "one level": Row([f"case_{i}.png" for i in range(9)],
                      {"case_3.png": (None, None, "case_3", None)}, 9, 9),
 }  # fmt: skip
@@ -399,6 +485,7 @@ def test_names_are_understood(title):
 
 
 TWO_READINGS = [f"a_{i}_b_{k}.png" for i in range(1, 12) for k in range(1, 14)]
+LABELLED = [f"C_{i:04d}_{int(i > 20)}.png" for i in range(1, 40)]
 PEOPLE = [f"{name}/IMG_{k}.png" for name in ("anna", "bob", "carl") for k in range(9)]
 FLAT_PEOPLE = [path.replace("/IMG", "") for path in PEOPLE]
 TWICE = [f"S{i}/IMG_{k:03d}.png" for i in range(1, 4) for k in range(6)]
@@ -408,6 +495,7 @@ TWICE = [f"S{i}/IMG_{k:03d}.png" for i in range(1, 4) for k in range(6)]
     "paths, rules, words",
     [
         (TWO_READINGS, Rules(), ("a_1_b_1.png", "subject or the level", "--subject", "--level")),
+        (LABELLED, Rules(), ("C_0001_0.png", "subject or the level", "if there are levels")),
         (FLAT_PEOPLE, Rules(), ("anna", "subjects or classes", "--subject", "--class")),
         (PEOPLE, Rules(), ("anna", "subjects or classes", "--subject", "--class")),
         ([*TWICE, "S1/IMG_1.png"], Rules(), ("S1/IMG_001.png", "S1/IMG_1.png", "level 1")),
@@ -431,6 +519,8 @@ def test_rules_of_the_user_go_first():
     rules = Rules(subject=r"a_(\d+)")
     places = {place.path: place for place in understand(TWO_READINGS, rules).places}
     assert places["a_7_b_7.png"][2:5] == ("7", "", 7)
+    places = {place.path: place for place in understand(LABELLED, Rules(subject=r"_(\d+)_")).places}
+    assert places["C_0030_1.png"][2:5] == ("0030", "", None)
     places = {place.path: place for place in understand(PEOPLE, Rules(class_="^[^/]+")).places}
     assert places["bob/IMG_3.png"].attributes == {"class": "bob"}
     assert places["bob/IMG_3.png"].level is None

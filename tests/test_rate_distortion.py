@@ -31,6 +31,7 @@ def images():
 # ---- codecs ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Mean of empty slice")  # black images have no brain
 @pytest.mark.parametrize("name", codecs.CODECS)
 def test_better_quality_costs_more_and_black_costs_nothing(name, images):

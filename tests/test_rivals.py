@@ -207,15 +207,3 @@ def test_contenders_finish_once_and_are_joined(
     assert [stage["seconds"] for stage in report["stages"].values()] == [60, 60]
     with pytest.raises(InputError, match=r"a.json is of other .*'minutes': 2.0.*another --json"):
         call(slices_folder, tmp_path, "--minutes", 3, "--json", file)
-
-
-def test_every_contender_is_made(monkeypatch, images, slices_folder, tmp_path):
-    monkeypatch.setattr(rivals, "OURS", {"ours": TINY, "ours-fine": [*TINY, "--reduction", "4"]})
-    monkeypatch.setattr(rivals, "Remote", lambda module, **_: module)
-    slices = open_slices(slices_folder)
-    flags = ["--data", "x", "--out", str(tmp_path), "--minutes", "3", "--json", "y"]
-    args = rivals.parse([*flags, "--image-size", "32"])
-    made = {name: rivals.make(name, images, slices, args) for name in rivals.NAMES}
-    assert made["monai"] == "contenders.monai_rival" and made["report"].minutes == 1.5
-    assert made["ours-fine"].settings.reduction == 4
-    assert all(made[name].settings.rate_weight == 0 for name in rivals.OURS)

@@ -11,6 +11,7 @@ from networks.order import beside
 GRID, BATCH = 6, 2
 
 
+@pytest.mark.slow
 def test_the_naive_loop_draws_what_the_cached_sampler_draws():
     prior = make_prior(GRID, blocks=2, mirror="columns")  # of which lines are rows
     levels, seeds = tf.range(BATCH), tf.constant([5, 6])

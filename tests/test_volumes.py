@@ -74,6 +74,12 @@ def test_written_slices_lie_over_the_scan(tmp_path, axes, zooms, degrees, plane)
         places = nibabel.affines.apply_affine(back.affine, indices)
         error = np.abs((places - middle) @ slope + 128 - np.asarray(back.dataobj))[5:-3, 4:-7]
         assert error.max() < 1 + (across / 2 if percent is None else 0)
+    thin = volumes.interpolate_levels(volume, plane, across / 2)
+    assert volumes.native_spacing(thin, plane) == pytest.approx((inner, across / 2))
+    indices = np.moveaxis(np.indices(thin.voxels.shape), 0, 3)
+    places = nibabel.affines.apply_affine(thin.affine, indices)
+    error = np.abs((places - middle) @ slope + 128 - thin.voxels)
+    assert error[1:-1, 1:-1, 1:-1].max() < 0.1
 
 
 # plane: where the first row, the first column and the first level lie
@@ -247,9 +253,12 @@ def test_labels_are_no_images():
     cases = [
         (labels, "a label map"),
         (np.choose(labels, [0, 2, 3, 41, 42]), "a label map"),
+        (np.choose(labels, [0, 1002, 1035, 2002, 2035]), "a label map"),
         ((labels > 0) * 255, "a mask"),
+        ((labels > 2) * 1022, "a mask"),
         ((labels > 0) * 1.0, "a mask"),
         (np.clip(image / 300, 0, 1), "a probability map"),
+        (np.clip(image / 300 * 255, 0, 255).astype("uint8"), "a probability map"),
         (noisy, None),
         (np.clip(noisy, 0, None) / noisy.max(), None),  # normalised to at most 1
         (np.clip(noisy / 5, 0, 255).astype("uint8"), None),

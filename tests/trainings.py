@@ -3,6 +3,7 @@
 TensorFlow takes seconds to load. One process loads it, from which all trainings are forked.
 """
 
+import functools
 import gc
 import multiprocessing
 import os
@@ -12,18 +13,23 @@ import subprocess
 import sys
 import time
 
-import tensorflow as tf
-import tensorflow_probability  # noqa: F401  takes a second to load
+gc.disable()  # the import makes a million objects, which stay
+import tensorflow as tf  # noqa: E402
+import tensorflow_probability  # noqa: E402, F401  takes a second to load
 
-import train
-from fitting import loop, start  # noqa: F401
-from utils import command_line
+import modules  # noqa: E402
+import train  # noqa: E402
+from fitting import loop, stages, start  # noqa: E402, F401
+from utils import command_line  # noqa: E402
 
 # A training makes and drops objects by the million, beside those of TensorFlow that stay. Looking
 # through all of them for circles, again and again, takes a quarter of its time.
-gc.collect()
 gc.freeze()
 gc.set_threshold(100_000, 50, 50)
+gc.enable()
+# The time of a tiny training goes with the number of its layers.
+SHALLOW = {"encoder_blocks": (1, 1), "decoder_blocks": (1, 1)}
+stages.VQVAE = functools.partial(modules.VQVAE, **SHALLOW)
 # To optimize a graph takes longer than a tiny network takes to run it.
 tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
