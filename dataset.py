@@ -32,6 +32,7 @@ if __name__ == "__main__":
 
 import tensorflow as tf
 
+from networks.attributes import UNKNOWN
 from networks.neighbours import NO_CODE
 from networks.order import NO_SLICE, arrange
 from networks.raster import mirrored_level
@@ -45,6 +46,8 @@ AHEAD = 2  # batches made in advance
 # order, up to as many slices away. Some know none, and some none below, and as many none above.
 ANY_NEIGHBOURS, MOST_STEPS = 0.2, 20.0
 ALONE, ONE_SIDE = 0.1, 0.05
+# Some are told no attribute, and of the others each attribute is hidden from some.
+NOTHING_KNOWN, HIDDEN = 0.5, 0.2
 LEFT_OUT = 0.15  # share of the examples of a texture that do not know the slice below
 
 # Index, whether to mirror, random number in [0, 1), which is None in evaluation -> inputs, target.
@@ -152,13 +155,19 @@ def _normalise(grey):
     return grey * ((high - low) / 255.0) + low
 
 
-def code_examples(codes: np.ndarray, split: Split, num_levels: int, per_side: int) -> Example:
+def code_examples(
+    codes: np.ndarray,
+    split: Split,
+    num_levels: int,
+    per_side: int,
+    attributes: np.ndarray | None = None,
+) -> Example:
     """Make the examples of the prior: it predicts the codes of a slice.
 
     Evaluation gives the neighbours that a slice has when its stack is drawn coarse to fine; see
     `networks.order`. So do most examples of training. `ANY_NEIGHBOURS` and `ONE_SIDE` say what the
     others know, so that one prior draws slices alone, whole brains, gaps, and brains around any
-    given slices.
+    given slices. Evaluation knows no attributes, and training those that are not hidden.
 
     Args:
         codes: Codes `(2, N, H, W)` of the slices and of their mirror images, or `(1, N, H, W)`
@@ -166,10 +175,11 @@ def code_examples(codes: np.ndarray, split: Split, num_levels: int, per_side: in
         split: The slices.
         num_levels: Number of slice levels.
         per_side: Number of neighbours on each side.
+        attributes: Number of the value of each attribute of each slice, int32 `(N, A)`.
 
     Returns:
         Function: index, mirror, chance -> inputs, codes `(H, W)`, all int32. Inputs are those of
-        a `RasterPrior`, of one slice. `chance` decides which neighbours it knows.
+        a `RasterPrior`, of one slice. `chance` decides what it knows.
     """
     sides, slots = len(codes), 2 * per_side
     order = arrange(split.cases, split.levels, per_side)
@@ -177,6 +187,10 @@ def code_examples(codes: np.ndarray, split: Split, num_levels: int, per_side: in
     plain, cases = tf.constant(split.levels), tf.constant(split.cases)
     levels = tf.stack([plain, mirrored_level(plain, num_levels)])  # (2, N)
     direction = tf.constant([-1] * per_side + [1] * per_side)
+    attributes = tf.constant(
+        np.zeros((len(split), 0), "int32") if attributes is None else attributes
+    )
+    num_attributes = attributes.shape[1]
 
     def any_neighbours(index, uniforms):
         """Neighbours at random distances: of any set of known slices."""
@@ -200,6 +214,12 @@ def code_examples(codes: np.ndarray, split: Split, num_levels: int, per_side: in
         left_out |= ((side < ALONE) | (side >= 1 - ONE_SIDE)) & (direction > 0)
         return tf.where(left_out, NO_SLICE, found[0]), tf.where(left_out, 0, found[1])
 
+    def known_attributes(index, chance):
+        seed = tf.stack([tf.bitcast(chance, tf.int32), -1 - index])
+        uniforms = tf.random.stateless_uniform([1 + num_attributes], seed)
+        is_hidden = (uniforms[0] < NOTHING_KNOWN) | (uniforms[1:] < HIDDEN)
+        return tf.where(is_hidden, UNKNOWN, attributes[index])
+
     def example(index, mirror, chance=None):
         index = tf.cast(index, tf.int32)
         side = tf.cast(mirror, tf.int32) * (sides - 1)
@@ -208,7 +228,13 @@ def code_examples(codes: np.ndarray, split: Split, num_levels: int, per_side: in
             places, away = known_neighbours(index, chance)
         found = tf.cast(tf.gather(codes[side], tf.maximum(places, 0)), tf.int32)  # (S, H, W)
         found = tf.where((places == NO_SLICE)[:, None, None], NO_CODE, found)
-        inputs = {"codes": code, "levels": levels[side, index]}
+        level = levels[side, index]
+        if num_attributes:
+            numbers = tf.zeros_like(attributes[0])
+            if chance is not None:
+                numbers = known_attributes(index, chance)
+            level = tf.concat([level[None], numbers], axis=0)
+        inputs = {"codes": code, "levels": level}
         return {**inputs, "neighbours": found, "distances": away}, code
 
     return example

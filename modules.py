@@ -24,6 +24,7 @@ import tensorflow as tf
 from keras import layers, ops
 
 from networks import check_range, graph_function, serializable
+from networks.attributes import UNKNOWN
 from networks.frames import check_frame, cut, fill
 from networks.gated import GatedBlock, shift
 from networks.layers import convolution, full_precision, residual_blocks
@@ -202,6 +203,9 @@ class PixelCNN(RasterPrior):
         self.embedding = layers.Embedding(codebook_size, width, **policy)
         self.conditions = layers.Embedding(self.settings["num_levels"], **conditions)
         self.mirror = layers.Embedding(2, **conditions)
+        sizes = [len(attribute.labels) for attribute in self.attributes.each]
+        self.values = layers.Embedding(sum(sizes), **conditions) if sizes else None
+        self.first_values = [sum(sizes[:i]) for i in range(len(sizes))]
         dilations = [self.DILATIONS[i % len(self.DILATIONS)] for i in range(blocks)]
         more = dict(is_mirrored=self.settings["mirror"] != "none", **policy)
         self.blocks = [
@@ -216,6 +220,8 @@ class PixelCNN(RasterPrior):
         self.embedding.build((None, *self.scan))
         self.conditions.build((None,))
         self.mirror.build((None,))
+        if self.values:
+            self.values.build((None, len(self.attributes)))
         if self.reader:
             self.reader.build((None, self.slots, *self.scan))
         self.hidden.build(features)
@@ -240,8 +246,16 @@ class PixelCNN(RasterPrior):
 
     def _condition(self, levels):
         """What is the same for all places of a slice: a sum of embeddings, `(B, blocks 4C)`."""
+        levels, numbers = (
+            (levels, None) if len(levels.shape) == 1 else (levels[:, 0], levels[:, 1:])
+        )
         plain, mirrored = plain_level(levels, self.settings["num_levels"])
-        return self.conditions(plain) + self.mirror(mirrored)
+        condition = self.conditions(plain) + self.mirror(mirrored)
+        if numbers is None or not self.values:
+            return condition
+        values = self.values(ops.maximum(numbers - 1, 0) + self.first_values)  # (B, A, blocks 4C)
+        is_known = ops.cast(numbers != UNKNOWN, self.compute_dtype)
+        return condition + ops.sum(values * is_known[..., None], axis=1)
 
     def _of_blocks(self, condition, read):
         """What each block adds at h rows: a list of `(B, h, W, 4C)`, or `(B, 1, 1, 4C)`."""

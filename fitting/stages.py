@@ -105,8 +105,8 @@ def plan(
     rate, rate_weight = settings.prior_learning_rate, settings.rate_weight
     load_vqvae = functools.partial(_load_vqvae, data, settings)
     load_prior = functools.partial(_load_prior, run, data, settings)
-    load_first = functools.partial(load_prior, run.first_prior_codes, 0.0)
-    load_last = functools.partial(load_prior, run.codes, rate_weight)
+    load_first = functools.partial(load_prior, run.first_prior_codes, 0.0, source.get("prior"))
+    load_last = functools.partial(load_prior, run.codes, rate_weight, before)
     load_texture = functools.partial(_load_texture, run, data, settings.texture_width)
     choose_first = functools.partial(write_codes, run, data, run.first_prior_codes, 0.0)
 
@@ -140,9 +140,13 @@ def _load_vqvae(data, settings):
     )
 
 
-def _load_prior(run, data, settings, codes_path, rate_weight):
+def _load_prior(run, data, settings, codes_path, rate_weight, start_weights):
     found = read_codes(codes_path)
     vqvae = checkpoints.load_model(run.model("vqvae"))
+    if start_weights:  # whose embeddings are of the values that its training people have
+        attributes = checkpoints.load_model(start_weights).attributes
+    else:
+        attributes = data.learn_attributes()
     make_prior = functools.partial(
         modules.PRIORS[settings.prior],
         vqvae.grid,
@@ -153,15 +157,17 @@ def _load_prior(run, data, settings, codes_path, rate_weight):
         dropout=settings.prior_dropout,
         neighbours=settings.neighbours,
         mirror=data.slices.facts.mirror,
+        attributes=attributes.as_json(),
         rate_weight=rate_weight,
         vqvae=checkpoints.fingerprint(vqvae),
     )
+    known = settings.neighbours, attributes
     levels = spread(data.slices.num_levels, SHOWN).astype("int32")
     seeds = numbered_seed(settings.seed, levels)
     return Task(
         make_model=make_prior,
-        training=data.codes("train", found["train"], settings.neighbours),
-        validation=data.codes("validate", found["validate"], settings.neighbours),
+        training=data.codes("train", found["train"], *known),
+        validation=data.codes("validate", found["validate"], *known),
         pictures=lambda model: {"samples": vqvae.decode(model.sample(levels, seeds))},
     )
 

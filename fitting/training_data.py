@@ -14,6 +14,7 @@ from dataset import Example, ImageSource
 from fitting import checkpoints
 from fitting.devices import restart_keras
 from fitting.run_directory import RunDirectory
+from networks.attributes import Attributes, learn
 from networks.frames import cut
 from networks.order import among, arrange, batches
 from networks.raster import mirrored_level
@@ -44,11 +45,12 @@ class TrainingData:
     Attributes:
         slices: The data folder.
         sources: Images of each fitted split by the index of a slice.
+        table: Value of each case by the name of an attribute. Unknown ones are missing.
         frame: Part of the slices that holds all of the training split.
     """
 
     def __init__(self, slices: Slices, image_size: int, reduction: int):
-        self.slices, self.image_size = slices, image_size
+        self.slices, self.image_size, self.table = slices, image_size, {}
         splits = slices.splits
         self.sources = {name: ImageSource(splits[name], image_size) for name in FITTED_SPLITS}
         occupied = self.sources["train"].images.any(axis=0)
@@ -81,14 +83,32 @@ class TrainingData:
         source = self.sources[name]
         return Examples(dataset.image_examples(source, self.frame), len(source))
 
-    def codes(self, name: str, codes: np.ndarray, neighbours: int) -> Examples:
+    def codes(
+        self, name: str, codes: np.ndarray, neighbours: int, attributes: Attributes
+    ) -> Examples:
         """Codes of a split, as of `read_codes`, on which a prior learns.
 
-        The prior reads so many `neighbours` on each side.
+        The prior reads so many `neighbours` on each side, and may be told these attributes.
         """
         split, num_levels = self.slices.splits[name], self.slices.num_levels
-        example = dataset.code_examples(codes, split, num_levels, neighbours)
+        numbers = {
+            case: attributes.numbers(self._values(case)) for case in set(split.cases.tolist())
+        }
+        numbers = np.stack([numbers[case] for case in split.cases.tolist()])
+        example = dataset.code_examples(codes, split, num_levels, neighbours, numbers)
         return Examples(example, len(split))
+
+    def learn_attributes(self) -> Attributes:
+        """Number the values of the attributes as the people of the training split have them."""
+        split = self.slices.splits["train"]
+        people = {case: split.facts.subject(case) for case in sorted(set(split.cases.tolist()))}
+        attributes, notes = learn(self.table, people)
+        for note in notes:
+            print(note, flush=True)
+        return attributes
+
+    def _values(self, case):
+        return {name: column[case] for name, column in self.table.items() if case in column}
 
     def textures(self, name: str, restored: np.ndarray) -> Examples:
         """Slices of a split with their reconstructions, uint8 `(N, S, S)`, for the texture."""

@@ -19,7 +19,9 @@ lines hold. Where there are no mirror images ("none"), nobody may read one.
 
 Codes are int32 `(B, H, W)` in [0, K), as they lie in the image. A level is the number of a slice
 from bottom to top, in [0, L), and the mirror image of a slice has its level + L. So levels are
-int32 `(B,)` in [0, 2L). A mirror image has mirror images for neighbours.
+int32 `(B,)` in [0, 2L). A mirror image has mirror images for neighbours. Levels may come with the
+attributes of who is shown, int32 `(B, 1 + A)`; see `networks.attributes.labelled`. Without them
+nothing is known of anybody.
 """
 
 import math
@@ -32,6 +34,7 @@ import tensorflow as tf
 from keras import ops
 
 from networks import check_range, graph_function, replicas
+from networks.attributes import Attributes
 from networks.logits import AS_IT_IS, Drawing, bits, draw, near_and_likely, surprise, uniforms
 from networks.neighbours import NO_CODE, OUTSIDE, Wavefront
 from networks.order import NO_SLICE, Neighbours
@@ -75,9 +78,10 @@ class RasterPrior(keras.Model):
     all int32 -> logits of all places, float32 `(B, H, W, K)`. Where there is no neighbour, codes
     are `NO_CODE` and the distance is 0. The loss is bits per code.
 
-    All methods take `levels`, int32 `(B,)` in [0, 2L), which `plain_level` splits, and
-    `neighbours`, a `Neighbours` of these slices, or None where no slice has any. Neighbours among
-    the slices themselves must come earlier; see `Neighbours.depths`.
+    All methods take `levels`, int32 `(B,)` in [0, 2L), which `plain_level` splits, or `(B, 1 + A)`
+    with the number of the value of each attribute, 0 where it is unknown. They take `neighbours`, a
+    `Neighbours` of these slices, or None where no slice has any. Neighbours among the slices
+    themselves must come earlier; see `Neighbours.depths`.
 
     Args:
         grid: Rows H and columns W of the code map, 1 to 512. One number stands for both.
@@ -90,12 +94,14 @@ class RasterPrior(keras.Model):
             slice by itself.
         mirror: What a mirror image of a slice exchanges: "rows", "columns", or "none" where slices
             are not nearly their own mirror images.
+        attributes: The A attributes that it may be told, as `Attributes.as_json` gives them.
         rate_weight: Rate weight by which its codes were chosen; see `choose_codes`.
         vqvae: Fingerprint of the VQ-VAE whose codes it models. Networks ignore it. Loading compares
             it.
 
     Attributes:
         settings: These arguments by name.
+        attributes: The attributes.
         slots: Number S of neighbours of a slice.
         scan: Lines of the scan and places of a line.
 
@@ -115,6 +121,7 @@ class RasterPrior(keras.Model):
         dropout: float = 0.1,
         neighbours: int = 0,
         mirror: str = "none",
+        attributes: Sequence[dict[str, Any]] = (),
         rate_weight: float = 0.0,
         vqvae: str = "",
         **kwargs,
@@ -134,8 +141,9 @@ class RasterPrior(keras.Model):
         self.settings = dict(
             grid=grid, codebook_size=codebook_size, num_levels=num_levels, width=width,
             blocks=blocks, dropout=dropout, neighbours=neighbours, mirror=mirror,
-            rate_weight=rate_weight, vqvae=vqvae,
+            attributes=list(attributes), rate_weight=rate_weight, vqvae=vqvae,
         )  # fmt: skip
+        self.attributes = Attributes.from_json(attributes)
         self.slots = 2 * neighbours
         self._is_turned = mirror == "rows"
         self.scan = grid[::-1] if self._is_turned else grid
@@ -400,7 +408,7 @@ class RasterPrior(keras.Model):
             with transformers.
         """
         noise = uniforms(seeds, self.settings["grid"])
-        limits = tf.broadcast_to(limit, tf.shape(levels))
+        limits = tf.broadcast_to(limit, tf.shape(levels)[:1])
 
         def choose(logits, places):
             given, uniform = tf.gather_nd(codes, places), tf.gather_nd(noise, places)
