@@ -10,13 +10,11 @@ import numpy as np
 from scipy import ndimage
 
 from evaluation.metrics import subject_interval
+from sources.anatomy import regions
 from sources.facts import OASIS, DataFacts
 from sources.images import to_unit
 
 ANATOMY = ("brain_area", "ventricle_area", "symmetry", "white_over_grey")
-# Shares of the image's 95th percentile: fluid is darker than the first, the head is brighter than
-# the second.
-DARK, TISSUE = 0.35, 0.15
 
 
 def measured(facts: DataFacts) -> tuple[str, ...]:
@@ -32,26 +30,21 @@ def anatomy(images: np.ndarray) -> dict[str, np.ndarray]:
     Returns:
         dict of `(N,)` each. `brain_area` and `ventricle_area`: shares of the image. `symmetry`:
         correlation of the two halves. `white_over_grey`: 90th over 40th percentile in the brain.
-        Ventricles are the fluid in the middle: dark, and at least a fifth of the brain's height
-        away from its outline.
+        `sources.anatomy` says what ventricles are.
     """
     slices = [_slice_anatomy(image) for image in to_unit(images)]
     return {name: np.nan_to_num(np.array([s[name] for s in slices])) for name in ANATOMY}
 
 
 def _slice_anatomy(image):
-    size = image.shape[0]
-    smooth = ndimage.gaussian_filter(image, size / 256)
-    level = np.percentile(smooth[smooth > 0.05], 95) if (smooth > 0.05).any() else 1.0
-    head = ndimage.binary_fill_holes(smooth > TISSUE * level)
-    rows = np.flatnonzero(head.any(1))
-    height = len(rows) or 1
-    depth = ndimage.distance_transform_edt(head)
+    size = len(image)
+    smooth, head, inner = regions(image, size)
     grey, white = np.percentile(smooth[head], (40, 90)) if head.any() else (1.0, 1.0)
+    blurred = ndimage.gaussian_filter(image, size / 64)
     return {
         "brain_area": head.mean(),
-        "ventricle_area": ((smooth < DARK * level) & (depth > 0.2 * height)).mean(),
-        "symmetry": _symmetry(ndimage.gaussian_filter(image, size / 64), head, rows),
+        "ventricle_area": inner.mean(),
+        "symmetry": _symmetry(blurred, head, np.flatnonzero(head.any(1))),
         "white_over_grey": white / max(grey, 1e-3),
     }
 

@@ -17,7 +17,7 @@ from sources.scaling import suspicious
 from utils import progress
 
 WIDEST_REDUCTION = 8  # pixels that share one code in the usual model
-MOST_LISTED = 8  # cases with black slices
+MOST_LISTED = 8  # cases with black slices, and values of an attribute
 
 
 def check(directory: str | os.PathLike) -> None:
@@ -119,15 +119,25 @@ def _contents(slices):
         for of in ("cases", "subjects")
     )
     yield f"  subjects   {subjects}, with {cases} cases of up to {slices.num_levels} slices"
-    for split in splits:
-        known = [facts.cases.get(case, {}) for case in np.unique(split.cases).tolist()]
-        classes = collections.Counter(str(of["class"]) for of in known if "class" in of)
-        counts = ", ".join(f"{name} {count}" for name, count in sorted(classes.items()))
-        if classes:
-            yield f"  classes    {counts} (cases of {split.name})"
+    for name, values in slices.attributes.items():
+        yield f"  attribute  {name}: {_values(values)}, known of {len(values)} cases"
     for split in splits:
         yield f"  digest     {fingerprint(split)} {split.name}"
     yield f"  digest     {slices.fingerprint} all"
+    if slices.attributes:
+        yield f"  digest     {slices.table_fingerprint} attributes"
+
+
+def _values(values):
+    """The values of an attribute and how many cases have each, or the range of many numbers."""
+    counts = sorted(collections.Counter(values.values()).items())
+    (least, _), *_, (most, _) = counts if len(counts) > 1 else counts * 2
+    if len(counts) > MOST_LISTED and not isinstance(least, str):
+        return f"{least:g} to {most:g}"
+    names = [value if isinstance(value, str) else f"{value:g}" for value, _ in counts]
+    listed = [f"{name} ({count})" for name, (_, count) in zip(names, counts)]
+    more = [f"and {len(counts) - MOST_LISTED} more values"] * (len(counts) > MOST_LISTED)
+    return ", ".join(listed[:MOST_LISTED] + more)
 
 
 def _looks(slices, rows, occupied):

@@ -1,4 +1,4 @@
-"""Make a data folder from pictures or volumes, or check one.
+"""Make a data folder from pictures or volumes, add a table of attributes to one, or check it.
 
 A data folder holds keras_png_slices_train, _validate and _test. A slice in them is a square 8-bit
 grey PNG, called case_NNN_slice_K.nii.png. NNN is the number of the scan, K the level of the slice,
@@ -12,6 +12,7 @@ import pathlib
 import re
 from collections.abc import Iterator, Sequence
 
+from sources.attributes import CASE, add_table, attributes_of, read_table
 from sources.check import check, listed
 from sources.conversion import ConversionSettings, Plan, Report, convert, make_plan
 from sources.facts import FACTS_FILE, MAX_LEVELS, MAX_SIDE, read_facts
@@ -23,6 +24,7 @@ from sources.volumes import PLANES, axcodes
 from utils import InputError, Parser, between, spread
 
 COLOUR = re.compile("RGB|palette|CMYK|YCbCr|LAB|HSV")  # modes
+SCAN_ID = "ID"  # column of the OASIS-1 table
 EXAMPLES = 3  # names that are shown with what was read from them
 LISTED, MOST_NOTES = 8, 20  # sizes, kinds or classes in a line; notes
 
@@ -45,6 +47,12 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         options = commands.add_parser(command, help=text, description=text)
         options.set_defaults(kind=kind)
         _add_options(options.add_argument, kind)
+    text = "add a CSV table of attributes to a data folder, such as age or class of each case"
+    adding = commands.add_parser("add-table", help=text, description=text)
+    adding.add_argument("directory", metavar="DIR", help="data folder")
+    adding.add_argument("table", metavar="CSV", help="table; blank values are unknown")
+    of_case = "column of case numbers, or of scans or subjects (default: %(default)s)"
+    adding.add_argument("--case", metavar="COLUMN", default=CASE, help=of_case)
     checking = commands.add_parser(
         "check",
         help="say what a data folder holds and what is wrong with it; status 1 if something is",
@@ -70,6 +78,8 @@ def _add_options(add, kind):
         first = "voxel level of slice 0 in the OASIS space, from 0 at the bottom"
         add("--first-slice", type=int, metavar="VOXEL", help=f"{first} (default: as published)")
     if kind == "oasis1":
+        table = "table of attributes in the official form, such as oasis_cross-sectional.csv"
+        add("--table", metavar="CSV", help=table)
         return
     add("--like", metavar="DATA", help="make slices like those of this data folder, in no split")
     add("--resplit", action="store_true", help="make splits anew, by subject")
@@ -111,6 +121,10 @@ def main(args: argparse.Namespace) -> None:
     if args.command == "check":
         check(args.directory)
         return
+    if args.command == "add-table":
+        print(*_add_table(args.directory, read_table(args.table, args.case)), sep="\n")
+        return
+    table = read_table(args.table, SCAN_ID) if getattr(args, "table", None) else None
     names = {field.name for field in dataclasses.fields(ConversionSettings)}
     given = {name: value for name, value in vars(args).items() if name in names}
     if "split" in vars(args):
@@ -131,6 +145,24 @@ def main(args: argparse.Namespace) -> None:
         return
     report = convert(plan, args.out)
     print(*_written(report, args.out), sep="\n")
+    if table:
+        print(*_attributes(add_table(args.out, table, partly=True), table), sep="\n")
+
+
+def _add_table(directory, table):
+    """Add a table to a data folder, and yield lines that say what was added."""
+    if not pathlib.Path(directory, FACTS_FILE).is_file():
+        directory = find_slices(directory)
+    if not directory.is_dir():
+        raise InputError(f"{directory} is an archive: unpack it, and name the folder.")
+    return _attributes(add_table(directory, table), table)
+
+
+def _attributes(facts, table):
+    """Lines that say what a table added."""
+    found = attributes_of(facts.cases, facts.cases)
+    for name in table.names:
+        yield f"  {name:<11}known of {len(found.get(name, ()))} of {len(facts.cases)} cases"
 
 
 def _understood(plan: Plan) -> Iterator[str]:

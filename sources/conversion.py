@@ -408,11 +408,12 @@ def _finish(plan, out, written):
     """Go through the slices of all scans as they are written, and write the facts of the set."""
     cases, slices, boxes, affines, notes = {}, collections.Counter(), [], [], []
     owners, leaks, sheet, shown = {}, collections.defaultdict(list), [], _shown(plan.scans)
+    before = read_facts(out).cases  # a table may have been added since
     for scan, done in written:
         if done is None:
             continue
         stack = done.stack
-        cases[scan.case] = _entry(scan)
+        cases[scan.case] = before.get(scan.case, {}) | _entry(scan)
         if stack.affine is not None:
             cases[scan.case] |= {"affine": stack.affine.tolist(), "volume": stack.place}
             affines.append(stack.affine)

@@ -5,6 +5,7 @@ is OASIS as handed out.
 """
 
 import dataclasses
+import math
 import os
 import pathlib
 from typing import Any
@@ -48,8 +49,9 @@ class DataFacts:
             the row and column after the last. None is all.
         affine: `(4, 4)`, voxel (row, column, level) of a stack of slices -> millimetres to the
             right, to the front and up. None: not known.
-        cases: By case number: `subject` (as the source calls it), `split`, and attributes. A case
-            that was a volume also has its `affine`.
+        cases: By case number: `subject` and `scan` (as the source calls them), `split`, and
+            attributes, which are words and numbers. A case that was a volume also has its `affine`
+            and `volume`.
         settings: Settings of the conversion, so that it can be resumed and repeated.
         cohort: `subjects` and `seed` of a synthetic cohort, else None.
 
@@ -147,8 +149,12 @@ def _case(item):
     if not 0 <= number <= MAX_CASE:
         raise ValueError(f"case {number} is out of range")
     about = {name: clean_name(v) if isinstance(v, str) else v for name, v in about.items()}
-    if not isinstance(about.get("subject", ""), str) or about.get("split") not in (None, *SPLITS):
-        raise ValueError("a case has a subject that is no text, or an unknown split")
+    if not all(isinstance(about.get(name, ""), str) for name in ("subject", "scan")):
+        raise ValueError("a case has a subject or scan that is no text")
+    if about.get("split") not in (None, *SPLITS):
+        raise ValueError("a case has an unknown split")
+    if not all(math.isfinite(value) for value in about.values() if isinstance(value, float)):
+        raise ValueError("a case has a number that is not finite")
     if about.get("affine") is not None:
         about["affine"] = _affine(about["affine"])
     return number, about

@@ -17,7 +17,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import numpy as np
 
 from sources import synthetic
-from sources.facts import NOTES, OASIS, DataFacts, read_facts
+from sources.attributes import (
+    TABLE_FILE,
+    Attributes,
+    attributes_of,
+    facts_with_table,
+    table_fingerprint,
+)
+from sources.facts import NOTES, OASIS, DataFacts
 from sources.images import allocate_images, read_slice
 from sources.layout import (
     DEFAULT_DIRECTORY,
@@ -142,11 +149,25 @@ class Slices:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the names and bytes of all slices, and of facts by which training differs."""
+        """SHA-256 of the names and bytes of all slices, and of facts by which training differs.
+
+        Attributes do not count: the same slices with another table are the same slices.
+        """
         usual, splits = DataFacts(levels=_levels_shown(self.splits.values())), self.splits.values()
         facts = ((name, getattr(self.facts, name)) for name in ("mirror", "residue", "levels"))
         others = [f"{name} {value}" for name, value in facts if value != getattr(usual, name)]
         return fingerprint(*splits, facts=others)
+
+    @property
+    def attributes(self) -> Attributes:
+        """Known attributes of all cases, by name and case. `sources.anatomy` measures more."""
+        cases = (split.cases.tolist() for split in self.splits.values())
+        return attributes_of(self.facts.cases, set(itertools.chain.from_iterable(cases)))
+
+    @property
+    def table_fingerprint(self) -> str | None:
+        """SHA-256 of the attributes, or None where there are none."""
+        return table_fingerprint(self.attributes)
 
     def are_of(self, data: dict) -> bool:
         """Whether these are the slices of a training, or some splits of them alone.
@@ -230,7 +251,9 @@ def _is_of_splits(name):
     *folders, file = name.split("/")
     folder = folders[-1] if folders else ""
     is_split = any(folder == split_folder("", split).name for split in SPLITS)
-    return ".." not in folders and (file in NOTES or is_split and file.lower().endswith(".png"))
+    return ".." not in folders and (
+        file in (*NOTES, TABLE_FILE) or is_split and file.lower().endswith(".png")
+    )
 
 
 def _archive_of_splits(path):
@@ -266,7 +289,7 @@ def open_slices(
     directory = pathlib.Path(directory)
     if directory.is_file():
         return _open_archive(directory, report, needed)
-    facts = read_facts(directory)
+    facts = facts_with_table(directory)
     folders = {split: split_folder(directory, split) for split in SPLITS}
     listed = [
         _list_split(name, folder, facts, report, needed)
@@ -367,7 +390,7 @@ def _facts_beside(directory, usual):
     folder = directory.resolve()
     is_split = any(folder == split_folder(folder.parent, split) for split in SPLITS)
     for place in (folder, folder.parent) if is_split else (folder,):
-        facts = read_facts(place)
+        facts = facts_with_table(place)
         if facts != OASIS:
             return facts
     return dataclasses.replace(usual, masked=None, cases={}, settings={})
