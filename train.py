@@ -39,6 +39,8 @@ def parse(arguments=None):
     add("--save-minutes", type=between(float, 0, 10**6), default=4.0, metavar="M",
         help="save within an epoch every M minutes, so that a crash costs no more "
         "(default: %(default)s)")
+    groups["prior"].add_argument("--attributes", nargs="+", metavar="NAME",
+        help="attributes of cases that the prior may be told, or none (default: all of the data)")
     add_flags(groups)
     parser.set_defaults(seed=Settings.seed)  # of the synthetic cohort, too
     args = parser.parse_args([*map(_renamed, sys.argv[1:] if arguments is None else arguments)])
@@ -88,12 +90,14 @@ def main(args):
         tf.config.experimental.enable_op_determinism()
 
     run, source_run = RunDirectory(args.run), args.start_from and RunDirectory(args.start_from)
-    data = training_data.TrainingData(slices, settings.image_size, settings.reduction)
+    names = [] if args.attributes == ["none"] else args.attributes
+    data = training_data.TrainingData(slices, settings.image_size, settings.reduction, names)
     digest = None
     if source_run:
         data.frame, digest = start.check(source_run, data, settings)
     print(data.describe_frame(), flush=True)
     found = {"frame": list(data.frame), "masked": slices.masked, "start_from": digest}
+    found["attributes"] = [*data.table]
     settings = dataclasses.replace(settings, precision=precision, **found)
     config = {"settings": settings, "data": data.description(), "versions": versions()}
     if devices.compute_device()[0] == "CPU":
@@ -115,7 +119,7 @@ def resolve(args, slices):
     Raises:
         InputError: A setting does not fit the data.
     """
-    names = {field.name for field in dataclasses.fields(Settings)} - {"start_from"}  # a folder here
+    names = {field.name for field in dataclasses.fields(Settings)} - {"start_from", "attributes"}
     given = {n: value for n, value in vars(args).items() if n in names and value is not None}
     if args.start_from:
         source = read_config(RunDirectory(args.start_from))["settings"]

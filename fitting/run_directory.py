@@ -152,7 +152,11 @@ def _with_new_texture(run, config):
     """
     before = read_config(run)
     old, new = (
-        {**dataclasses.asdict(c["settings"]), "data fingerprint": c["data"]["fingerprint"]}
+        {
+            **dataclasses.asdict(c["settings"]),
+            "data fingerprint": c["data"]["fingerprint"],
+            "fingerprint of attributes": c["data"].get("table_fingerprint"),
+        }
         for c in (before, config)
     )
     if not (run.history("texture").exists() or run.state("texture").exists()):

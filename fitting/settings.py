@@ -94,10 +94,10 @@ def _constant(default, *bounds):
 class Settings:
     """Settings of a training. Defaults are those of the preset "standard".
 
-    The last three are no choices: a training finds them in its slices and in the run that it
-    starts from. `frame` is the part of the slices that networks see, as first row, first column,
-    and the row and column after the last; `masked` is whether slices are brain-masked; and
-    `start_from` is the digest of the models of the other run.
+    The last four are found by a training in its slices and in the run that it starts from. `frame`
+    is the part of the slices that networks see, as first row, first column, and the row and column
+    after the last; `masked` is whether slices are brain-masked; `start_from` is the digest of the
+    models of the other run; and `attributes` are the names of those that the prior may be told.
 
     Raises:
         ValueError: A setting has another type or is out of range.
@@ -175,6 +175,7 @@ class Settings:
     frame: list | None = _constant(None)
     masked: bool | None = _constant(None)
     start_from: str | None = _constant(None)
+    attributes: list | None = _constant(None)
 
     def __post_init__(self):
         for field in dataclasses.fields(self):

@@ -3,8 +3,10 @@
 Slices are decoded once, and cut to their frame for each stage.
 """
 
+import dataclasses
 import math
 import pathlib
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +20,8 @@ from networks.attributes import Attributes, learn
 from networks.frames import cut
 from networks.order import among, arrange, batches
 from networks.raster import mirrored_level
+from sources.anatomy import measured
+from sources.attributes import table_fingerprint
 from sources.folder import Slices, fingerprint
 from sources.layout import FITTED_SPLITS
 from sources.masking import frame_of
@@ -41,20 +45,44 @@ class TrainingData:
         slices: The data folder.
         image_size: Pixels S of a side.
         reduction: Pixels of an image side that share one code.
+        attributes: Names of the attributes that a prior may be told. None is all that there are.
+
+    Raises:
+        InputError: There is no such attribute.
 
     Attributes:
         slices: The data folder.
         sources: Images of each fitted split by the index of a slice.
-        table: Value of each case by the name of an attribute. Unknown ones are missing.
+        table: Known values of attributes, by name and case: those of the set, and measured ones.
         frame: Part of the slices that holds all of the training split.
     """
 
-    def __init__(self, slices: Slices, image_size: int, reduction: int):
-        self.slices, self.image_size, self.table = slices, image_size, {}
+    def __init__(
+        self,
+        slices: Slices,
+        image_size: int,
+        reduction: int,
+        attributes: Sequence[str] | None = None,
+    ):
+        self.slices, self.image_size = slices, image_size
         splits = slices.splits
         self.sources = {name: ImageSource(splits[name], image_size) for name in FITTED_SPLITS}
+        self.table = self._table(attributes)
         occupied = self.sources["train"].images.any(axis=0)
         self.frame = frame_of(occupied, reduction, slices.facts)
+
+    def _table(self, names):
+        """The attributes of these names, those that are measured among them."""
+        table, facts = {}, dataclasses.replace(self.slices.facts, levels=self.slices.num_levels)
+        for source in self.sources.values():
+            for name, values in measured(source.images, source.split.cases, facts).items():
+                table.setdefault(name, {}).update(values)
+        table |= self.slices.attributes
+        for name in names or ():
+            if name not in table:
+                there = ", ".join(sorted(table)) or "none"
+                raise InputError(f"--attributes {name} is not in the data: there are {there}.")
+        return {name: table[name] for name in sorted(table if names is None else names)}
 
     def describe_frame(self) -> str:
         """Say what of the slices is computed."""
@@ -72,6 +100,7 @@ class TrainingData:
             "facts": self.slices.facts.as_json(of_a_run=True),
             "cohort": self.slices.facts.cohort,
             "fingerprint": self.slices.fingerprint,
+            "table_fingerprint": table_fingerprint(self.table),
             "split_fingerprints": {n: fingerprint(s) for n, s in self.slices.splits.items()},
             "masked": self.slices.masked,
             "intensity_range": dataset.INTENSITY_RANGE,

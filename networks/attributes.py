@@ -193,7 +193,7 @@ def _learn(name, values):
     if kinds and not isinstance(kinds[0], str) and len(kinds) > MOST_VALUES:
         bins = max(1, min(MOST_VALUES, len(values) // LEAST_PEOPLE))
         edges = np.unique(np.quantile(values, np.linspace(0, 1, bins + 1)))
-        labels = [f"{low:.3g} to {high:.3g}" for low, high in zip(edges, edges[1:])]
+        labels = [f"{low:.4g} to {high:.4g}" for low, high in zip(edges, edges[1:])]
         return Attribute(name, tuple(labels), edges=tuple(edges.tolist())), []
     groups, notes = [([kind], count) for kind, count in zip(kinds, counts)], []
     if kinds and isinstance(kinds[0], str):
