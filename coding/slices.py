@@ -13,7 +13,7 @@ from evaluation.suitability import check_levels, warn_of_strange_slices
 from fitting.checkpoints import fingerprint, load_models
 from fitting.run_directory import RunDirectory, read_config
 from modules import Models
-from networks.layers import exact
+from networks.layers import in_precision
 from networks.order import arrange
 from sources.facts import facts_of_run
 from sources.folder import Split
@@ -41,7 +41,7 @@ class Codec:
         self.facts = facts_of_run(read_config(run)["data"])
         self.run, (vqvae, prior, _) = run, load_models(run)
         self.digest = container.digest(fingerprint(vqvae), fingerprint(prior))
-        self.vqvae, self.prior = exact(vqvae), exact(prior)
+        self.vqvae, self.prior = (in_precision(model, "float64") for model in (vqvae, prior))
         self.coder = Coder(self.prior)
 
     def encode(self, split: Split, rate_weight: float | None = None) -> bytes:

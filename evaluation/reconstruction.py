@@ -15,7 +15,7 @@ from evaluation.plots import GREY, GREY_SCALE
 from modules import VQVAE, Models, Texture
 from networks import losses
 from networks.frames import cut, per_pixel
-from networks.layers import exact
+from networks.layers import in_precision
 from networks.order import among, arrange, batches
 from networks.raster import numbered_seed
 from sources.folder import NO_SLICE, Split
@@ -28,17 +28,16 @@ DIFFERENCE_LIMIT = 0.3  # value of a difference at which its colours end
 
 
 def evaluate(
-    models: Models, split: Split, rate_weight: float | None = None
+    models: Models, split: Split, rate_weight: float | None = None, precision: str = "float32"
 ) -> dict[str, np.ndarray]:
     """Measure every slice of a split.
-
-    The models compute in float64 (`networks.layers`), so that codes and images are those of a file
-    that `compress.py` writes, on any machine.
 
     Args:
         models: The networks, of which the prior chooses codes and counts their bits.
         split: The slices, N of them.
         rate_weight: Price of one bit when codes are chosen; see `RasterPrior.choose_codes`.
+        precision: In float64 codes and images are those of a file that `compress.py` writes, on any
+            machine, but it takes several times as long. In float32 a few codes may differ.
 
     Returns:
         dict of `ssim`, `brain_ssim`, `psnr` and `brain_psnr` `(N,)`, of all that is not padding,
@@ -47,7 +46,7 @@ def evaluate(
         `alone_bits` `(N, H, W)` are the bits of the same codes to a prior that is told no
         neighbours.
     """
-    vqvae, prior = exact(models.vqvae), exact(models.prior)
+    vqvae, prior = (in_precision(model, precision) for model in models[:2])
     size = vqvae.settings["image_size"]
     content = metrics.content_box(split.facts, size)
     codes = np.empty((len(split), *vqvae.grid), "int32")

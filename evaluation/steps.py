@@ -74,7 +74,8 @@ def predict(
 
     with replacing_results(out, report.OWNED) as context.folder:
         if split:
-            context.results = evaluate(models, split, args.rate_weight)
+            precision = "float64" if args.write_reconstructions else "float32"
+            context.results = evaluate(models, split, args.rate_weight, precision)
             suitability.warn_of_unlikely(run, counts, context.results["alone_bits"])
             metrics |= summarise(context, counts, histories, args.rate_weight)
             trained_on = {"fingerprint": slices.fingerprint, "trained_on_this_data": same_data}

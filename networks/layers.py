@@ -31,13 +31,18 @@ def full_precision(policy: Policy) -> str:
     return "float64" if policy.compute_dtype == "float64" else "float32"
 
 
-def exact(model: keras.Model) -> keras.Model:
-    """Copy of a model that computes in float64, so that its decisions are the same everywhere.
+def in_precision(model: keras.Model, precision: str) -> keras.Model:
+    """Copy of a model that computes in another precision.
 
-    The last bits of a product depend on the batch, the number of threads, and what the process did
-    before. In float32 such bits decide a close choice between two codes, or between two grey
-    values. In float64 they are about a billion times smaller than any difference that matters.
+    In float64 its decisions are the same everywhere. The last bits of a product depend on the
+    batch, the number of threads, and what the process did before. In float32 such bits decide a
+    close choice between two codes, or between two grey values. In float64 they are about a billion
+    times smaller than any difference that matters.
+
+    Args:
+        model: The model.
+        precision: "float32" or "float64".
     """
-    copy = type(model).from_config({**model.get_config(), "dtype": "float64"})
+    copy = type(model).from_config({**model.get_config(), "dtype": precision})
     copy.set_weights(model.get_weights())
     return copy
