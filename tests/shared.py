@@ -34,7 +34,7 @@ from coding import slices
 from evaluation import plots
 from fitting import checkpoints
 from fitting.run_directory import RunDirectory
-from networks.layers import exact
+from networks.layers import in_precision
 from utils import command_line
 
 LEVELS, IMAGE_SIZE, CODES = 4, 32, 16
@@ -171,7 +171,7 @@ def load_models_once(run):
 
 
 load_model, load_models = checkpoints.load_model, checkpoints.load_models
-exact_once = functools.cache(exact)
+in_precision_once = functools.cache(in_precision)
 save_figure, coder_once = plots.save_figure, functools.cache(slices.Coder)
 
 
@@ -186,8 +186,8 @@ def graphs_kept(figures=True):
     with contextlib.ExitStack() as patches:
         for place in ("fitting.checkpoints.load_models", "coding.slices.load_models"):
             patches.enter_context(unittest.mock.patch(place, load_models_once))
-        for place in ("evaluation.reconstruction.exact", "coding.slices.exact"):
-            patches.enter_context(unittest.mock.patch(place, exact_once))
+        for place in ("evaluation.reconstruction.in_precision", "coding.slices.in_precision"):
+            patches.enter_context(unittest.mock.patch(place, in_precision_once))
         patches.enter_context(unittest.mock.patch("coding.slices.Coder", coder_once))
         if not figures and plots.save_figure is save_figure:
             patches.enter_context(unittest.mock.patch.object(plots, "save_figure", save_no_figure))
