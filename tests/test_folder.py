@@ -186,7 +186,7 @@ def test_slices_of_any_side_with_black_ones(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     for line in (
         "set        knees: 32 x 32 pixels, not mirrored",
-        "attribute  class: A (1), B (2), known of 3 cases",
+        "attribute  class: A (2), B (3), known of 5 cases",
         "black      2 of 15 slices: train, case 001: 0, 2",
         "looks not masked",
         "no problems",
