@@ -68,8 +68,8 @@ def measured(
         for case in np.unique(cases).tolist()
         if np.count_nonzero(cases == case) == facts.levels
     }
-    names = enumerate(("ventricles", "brain"))
-    return {name: {case: pair[i] for case, pair in shares.items()} for i, name in names}
+    names = ("ventricles", "brain") if shares else ()
+    return {name: {case: of[i] for case, of in shares.items()} for i, name in enumerate(names)}
 
 
 def _shares(stack):

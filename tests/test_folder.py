@@ -159,6 +159,7 @@ def test_folders_and_runs_of_former_versions(slices_folder, tmp_path):
         ({"cases": [1]}, "cases"),
         ({"cases": {"-1": {}}}, "case -1"),
         ({"cases": {"1": {"subject": 5}}}, "subject"),
+        ({"cases": {"1": {"scan": [1]}}}, "scan"),
         ({"cases": {"1": {"split": "val"}}}, "split"),
         ({"cohort": {"subjects": True, "seed": 0}}, "cohort"),
         ([], "dataset.json cannot be read"),
