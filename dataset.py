@@ -8,6 +8,7 @@ As a script, this file checks data folders and makes them from images or volumes
     python dataset.py from-images DIR --out DATA     write slices of images of any kind
     python dataset.py from-nifti DIR --out DATA      write slices of volumes
     python dataset.py from-oasis1 DIR [--masked]     write the slices of the OASIS-1 discs
+    python dataset.py add-table DIR CSV              add attributes such as age to a data folder
     python dataset.py check DIR                      say what a data folder holds and what is wrong
 """
 

@@ -21,7 +21,7 @@ from networks.frames import cut
 from networks.order import among, arrange, batches
 from networks.raster import mirrored_level
 from sources.anatomy import measured
-from sources.attributes import table_fingerprint
+from sources.attributes import attribute_name, table_fingerprint
 from sources.folder import Slices, fingerprint
 from sources.layout import FITTED_SPLITS
 from sources.masking import frame_of
@@ -78,6 +78,7 @@ class TrainingData:
             for name, values in measured(source.images, source.split.cases, facts).items():
                 table.setdefault(name, {}).update(values)
         table |= self.slices.attributes
+        names = names and [attribute_name(name) for name in names]
         for name in names or ():
             if name not in table:
                 there = ", ".join(sorted(table)) or "none"
@@ -100,7 +101,13 @@ class TrainingData:
             "facts": self.slices.facts.as_json(of_a_run=True),
             "cohort": self.slices.facts.cohort,
             "fingerprint": self.slices.fingerprint,
-            "table_fingerprint": table_fingerprint(self.table),
+            "table_fingerprint": table_fingerprint(
+                {
+                    name: column
+                    for name, column in self.slices.attributes.items()
+                    if name in self.table
+                }
+            ),
             "split_fingerprints": {n: fingerprint(s) for n, s in self.slices.splits.items()},
             "masked": self.slices.masked,
             "intensity_range": dataset.INTENSITY_RANGE,

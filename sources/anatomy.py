@@ -63,13 +63,13 @@ def measured(
     """
     if not (facts.brain and facts.masked):
         return {}
-    found = {"ventricles": {}, "brain": {}}
-    for case, count in zip(*np.unique(cases, return_counts=True)):
-        if count == facts.levels:
-            found["ventricles"][int(case)], found["brain"][int(case)] = _shares(
-                images[cases == case]
-            )
-    return found
+    shares = {
+        case: _shares(images[cases == case])
+        for case in np.unique(cases).tolist()
+        if np.count_nonzero(cases == case) == facts.levels
+    }
+    names = ("ventricles", "brain") if shares else ()
+    return {name: {case: of[i] for case, of in shares.items()} for i, name in enumerate(names)}
 
 
 def _shares(stack):

@@ -12,12 +12,12 @@ import math
 import os
 import pathlib
 import re
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from sources.facts import DataFacts, read_facts, write_facts
 from sources.layout import SLICE_NAME, SPLITS, split_folder
-from utils import InputError, clean_name, reading
+from utils import MAX_JSON_BYTES, InputError, clean_name, reading
 
 TABLE_FILE = "subjects.csv"
 CASE = "case"  # column of that file
@@ -121,6 +121,8 @@ def read_table(path: str | os.PathLike, key: str = CASE) -> Table:
     """
     path, key = pathlib.Path(path), attribute_name(key)
     with reading(path, IN_UTF8), open(path, newline="", encoding="utf-8-sig") as file:
+        if os.path.getsize(path) > MAX_JSON_BYTES:  # `dataset.json` could not hold it
+            raise ValueError(f"it is longer than {MAX_JSON_BYTES} bytes")
         lines = csv.reader(file, strict=True)
         columns = list(map(attribute_name, next(lines, [])))
         rows = [(lines.line_num, row) for row in lines if any(map(str.strip, row))]
@@ -133,25 +135,26 @@ def read_table(path: str | os.PathLike, key: str = CASE) -> Table:
     names = [name for name in columns if name not in (key, *IDENTITY)]
     if not (names and rows):
         raise InputError(f"{path} has no {'rows' if names else 'attributes'}: {IN_UTF8}.")
-    table = Table(path, key, names, [_row(path, columns, key, *row) for row in rows])
+    cells = [_cells(path, columns, key, *row) for row in rows]
+    table = Table(path, key, names, [Row(n, row[key], {}) for (n, _), row in zip(rows, cells)])
     for name in names:
-        known = [row for row in table.rows if row.values[name].lower() not in UNKNOWN]
-        values = _column(path, name, [row.values[name] for row in known])
-        for row in table.rows:
-            del row.values[name]
-        for row, value in zip(known, values):
-            row.values[name] = value
+        pairs = ((row.values, texts[name]) for row, texts in zip(table.rows, cells))
+        known = [(values, text) for values, text in pairs if text.lower() not in UNKNOWN]
+        column = _column(path, name, [text for _, text in known])
+        for (values, _), value in zip(known, column):
+            values[name] = value
     return table
 
 
-def _row(path, columns, key, line, values):
+def _cells(path, columns, key, line, values):
+    """The texts of a line by the names of their columns."""
     if len(values) != len(columns):
         counts = f"{len(values)} values for {len(columns)} columns"
         raise InputError(f"{path} has {counts} in line {line}: correct it.")
     row = dict(zip(columns, map(str.strip, values)))
     if not row[key]:
         raise InputError(f"{path} has no {key} in line {line}: fill it in or remove the line.")
-    return Row(line, row[key], row)
+    return row
 
 
 def _column(path, name, values):
@@ -169,12 +172,12 @@ def _column(path, name, values):
 
 
 def with_table(
-    facts: DataFacts, table: Table, cases: Container[int], partly: bool = False
+    facts: DataFacts, table: Table, cases: Iterable[int], partly: bool = False
 ) -> DataFacts:
     """Facts of a set with the attributes of a table. They replace those of the same names.
 
-    A row gives a case by its number, or by the name of a scan or subject that the facts know. It is
-    a name if all rows are names. A column called `case` holds numbers.
+    Rows name scans or subjects that the facts know, unless all of them are numbers that are not all
+    such names, or the column is called `case`. Then these are numbers of cases.
 
     Args:
         facts: The facts.
@@ -185,24 +188,24 @@ def with_table(
     Raises:
         InputError: A row is of another case, two rows are of one case, or no row is left.
     """
-    named, lines = collections.defaultdict(list), {}
-    for case in filter(cases.__contains__, facts.cases):
-        for name in {facts.cases[case].get("scan"), facts.cases[case].get("subject")} - {None}:
-            named[name].append(case)
-    are_names = table.key != CASE and (any if partly else all)(r.case in named for r in table.rows)
+    names, lines = collections.defaultdict(list), {}
+    for case in cases:
+        about = facts.cases.get(case, {})
+        for name in {about.get("scan"), about.get("subject")}:
+            names[name].append(case)
+    keys = [row.case for row in table.rows]
+    if table.key == CASE or all(map(str.isdecimal, keys)) and not set(keys) <= set(names):
+        names = {str(case): [case] for case in cases}
+        keys = [key.lstrip("0") or "0" for key in keys]
     known = {
         case: {name: value for name, value in about.items() if name not in table.names}
         for case, about in facts.cases.items()
     }
-    for row in table.rows:
-        is_number = row.case.isdecimal() and len(row.case) < 10
-        numbers = [int(row.case)] if is_number and int(row.case) in cases else []
-        found = named.get(row.case, []) if are_names else numbers
+    for key, row in zip(keys, table.rows):
+        found = names.get(key, [])
         if not found and not partly:
-            unknown = (
-                f"{table.path} has an unknown case, {clean_name(row.case)}, in line {row.line}"
-            )
-            raise InputError(f"{unknown}: correct or remove it.")
+            unknown = f"an unknown case, {clean_name(row.case)}, in line {row.line}"
+            raise InputError(f"{table.path} has {unknown}: correct or remove it.")
         for case in found:
             if case in lines:
                 both = f"lines {lines[case]} and {row.line}, both of case {case}"
@@ -210,9 +213,8 @@ def with_table(
             lines[case] = row.line
             known[case] = {**known.get(case, {}), **row.values}
     if not lines:
-        raise InputError(
-            f"{table.path} has no row of a case that is here: correct column {table.key}."
-        )
+        none = f"{table.path} has no case of the set in column {table.key}"
+        raise InputError(f"{none}: name another column or table.")
     return dataclasses.replace(facts, cases=known)
 
 

@@ -129,15 +129,12 @@ def _contents(slices):
 
 
 def _values(values):
-    """The values of an attribute and how many cases have each, or the range of many numbers."""
+    """The values of an attribute and how many cases have each, or the range of many."""
     counts = sorted(collections.Counter(values.values()).items())
-    (least, _), *_, (most, _) = counts if len(counts) > 1 else counts * 2
-    if len(counts) > MOST_LISTED and not isinstance(least, str):
-        return f"{least:g} to {most:g}"
-    names = [value if isinstance(value, str) else f"{value:g}" for value, _ in counts]
-    listed = [f"{name} ({count})" for name, (_, count) in zip(names, counts)]
-    more = [f"and {len(counts) - MOST_LISTED} more values"] * (len(counts) > MOST_LISTED)
-    return ", ".join(listed[:MOST_LISTED] + more)
+    texts = [value if isinstance(value, str) else f"{value:g}" for value, _ in counts]
+    if len(counts) > MOST_LISTED:
+        return f"{texts[0]} to {texts[-1]}"
+    return ", ".join(f"{text} ({count})" for text, (_, count) in zip(texts, counts))
 
 
 def _looks(slices, rows, occupied):

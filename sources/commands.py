@@ -12,10 +12,10 @@ import pathlib
 import re
 from collections.abc import Iterator, Sequence
 
-from sources.attributes import CASE, add_table, attributes_of, read_table
+from sources.attributes import CASE, add_table, attributes_of, read_table, with_table
 from sources.check import check, listed
 from sources.conversion import ConversionSettings, Plan, Report, convert, make_plan
-from sources.facts import FACTS_FILE, MAX_LEVELS, MAX_SIDE, read_facts
+from sources.facts import FACTS_FILE, MAX_LEVELS, MAX_SIDE, DataFacts, read_facts
 from sources.folder import find_slices
 from sources.layout import DEFAULT_DIRECTORY, FITTED_SPLITS, SPLITS
 from sources.names import Rules
@@ -139,6 +139,9 @@ def main(args: argparse.Namespace) -> None:
         like = find_slices(like)  # or it is no prepared folder, and would be taken for OASIS
     facts = read_facts(like) if like else None
     plan = make_plan(args.directory, ConversionSettings(**given), facts, args.skip_bad)
+    if table:  # it is added at the end, but a bad one is refused before hours of work
+        cases = {scan.case: {"scan": scan.name, "subject": scan.subject} for scan in plan.scans}
+        with_table(DataFacts(cases=cases), table, cases, partly=True)
     print(*_understood(plan), sep="\n", flush=True)
     if args.dry_run:
         print(*listed(plan.problems), "nothing was written (--dry-run)", sep="\n")
@@ -153,8 +156,8 @@ def _add_table(directory, table):
     """Add a table to a data folder, and yield lines that say what was added."""
     if not pathlib.Path(directory, FACTS_FILE).is_file():
         directory = find_slices(directory)
-    if not directory.is_dir():
-        raise InputError(f"{directory} is an archive: unpack it, and name the folder.")
+        if directory.is_file():
+            raise InputError(f"{directory} is an archive: unpack it, and name the folder.")
     return _attributes(add_table(directory, table), table)
 
 
@@ -162,7 +165,7 @@ def _attributes(facts, table):
     """Lines that say what a table added."""
     found = attributes_of(facts.cases, facts.cases)
     for name in table.names:
-        yield f"  {name:<11}known of {len(found.get(name, ()))} of {len(facts.cases)} cases"
+        yield f"  attribute  {name}, known of {len(found.get(name, ()))} cases"
 
 
 def _understood(plan: Plan) -> Iterator[str]:

@@ -251,9 +251,8 @@ def _is_of_splits(name):
     *folders, file = name.split("/")
     folder = folders[-1] if folders else ""
     is_split = any(folder == split_folder("", split).name for split in SPLITS)
-    return ".." not in folders and (
-        file in (*NOTES, TABLE_FILE) or is_split and file.lower().endswith(".png")
-    )
+    is_slice = is_split and file.lower().endswith(".png")
+    return ".." not in folders and (is_slice or file in (*NOTES, TABLE_FILE))
 
 
 def _archive_of_splits(path):
@@ -262,7 +261,8 @@ def _archive_of_splits(path):
         return None
     with reading(path, PACK_AGAIN), open_archive(path) as archive:
         names = archive.namelist()
-    return path if any("/" in name and _is_of_splits(name) for name in names) else None
+    names = (name for name in names if "/" in name and not name.endswith(TABLE_FILE))
+    return path if any(map(_is_of_splits, names)) else None
 
 
 # ---- reading -----------------------------------------------------------------------------------

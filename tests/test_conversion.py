@@ -155,6 +155,36 @@ def test_masked_volumes_and_another_first_slice(discs, tmp_path):
     assert "3 scans lack a volume with masked_ in its name" in done.stdout
 
 
+OFFICIAL = """ID,M/F,Hand,Age,Educ,SES,MMSE,CDR,eTIV,nWBV,ASF,Delay
+OAS1_0001_MR1,F,R,74,2,3,29,0,1344,0.743,1.306,N/A
+OAS1_0002_MR1,M,R,55,4,1,29,,1147,0.810,1.531,N/A
+OAS1_0002_MR2,M,R,55,4,1,29,,1147,0.810,1.531,17
+OAS1_0003_MR1,F,R,73,4,3,27,0.5,1454,0.708,1.207,N/A
+OAS1_0457_MR1,F,R,80,,,28,0.5,1400,0.7,1.2,N/A
+"""
+
+
+def test_the_table_of_the_discs_gives_attributes_of_scans(discs, converted, tmp_path):
+    out, table = tmp_path / "out", tmp_path / "oasis_cross-sectional.csv"
+    shutil.copytree(converted, out)
+    table.write_text(OFFICIAL)
+    arguments = ("from-oasis1", discs, "--out", out)
+    done = run(*arguments, "--table", table)
+    assert done.returncode == 0 and "cdr, known of 2 cases" in done.stdout, done.stderr
+    slices = open_slices(out)
+    assert slices.fingerprint == open_slices(converted).fingerprint
+    assert slices.attributes["cdr"] == {1: 0, 457: 0.5} and slices.attributes["delay"] == {1002: 17}
+    assert slices.attributes["sex"] == {1: "F", 2: "M", 1002: "M", 457: "F"}
+    assert len(slices.attributes) == 11
+    facts = read_facts(out)
+    assert run(*arguments).returncode == 0 and read_facts(out) == facts  # a table stays
+    table.write_text(OFFICIAL.replace("ID,", "Name,"))
+    one_line(run(*arguments, "--table", table), "has no column id: its columns are name, sex, hand")
+    table.write_text(OFFICIAL.splitlines()[0] + "\nOAS1_0009_MR1,F,R,1,1,1,1,1,1,1,1,1\n")
+    one_line(run(*arguments, "--table", table), "no case of the set in column id")
+    assert read_facts(out) == facts
+
+
 # ---- what stops a conversion, and what does not ------------------------------------------------
 
 
@@ -411,6 +441,7 @@ def test_well_known_sets_are_understood(name, tmp_path):
     counts = collections.Counter(split_of.values())
     assert sizes in (None, tuple(counts[split] for split in SPLITS)) and len(counts) == 3
     slices = open_slices(out)
+    assert set(slices.attributes.get("class", {}).values()) == (classes or set())
     images = [path for path in names if "seg" not in path and "mask" not in path]
     assert sum(map(len, slices.splits.values())) == len(images)
     assert (facts.side, facts.brain, facts.name) == (32, False, "out")

@@ -159,6 +159,7 @@ def test_folders_and_runs_of_former_versions(slices_folder, tmp_path):
         ({"cases": [1]}, "cases"),
         ({"cases": {"-1": {}}}, "case -1"),
         ({"cases": {"1": {"subject": 5}}}, "subject"),
+        ({"cases": {"1": {"scan": [1]}}}, "scan"),
         ({"cases": {"1": {"split": "val"}}}, "split"),
         ({"cohort": {"subjects": True, "seed": 0}}, "cohort"),
         ([], "dataset.json cannot be read"),
@@ -186,7 +187,7 @@ def test_slices_of_any_side_with_black_ones(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     for line in (
         "set        knees: 32 x 32 pixels, not mirrored",
-        "attribute  class: A (1), B (2), known of 3 cases",
+        "attribute  class: A (2), B (3), known of 5 cases",
         "black      2 of 15 slices: train, case 001: 0, 2",
         "looks not masked",
         "no problems",

@@ -121,8 +121,8 @@ def known_flags():
     """All flags that --help of our scripts and of their commands names."""
     benchmarks = (path.stem for path in (ROOT / "benchmarks").glob("*.py"))
     scripts = [[name] for name in (*SCRIPTS, *COMMANDS.values(), *benchmarks)]
-    scripts += [["compress", "encode"], ["sources.commands", "from-nifti"]]
-    scripts += [["sources.commands", "from-images"]]
+    makers = ("from-nifti", "from-images", "from-oasis1", "add-table")
+    scripts += [["compress", "encode"], *(["sources.commands", maker] for maker in makers)]
     with contextlib.redirect_stdout(io.StringIO()) as out:
         for name, *command in scripts:
             if parse := getattr(importlib.import_module(name), "parse", None):
