@@ -26,7 +26,7 @@ from keras import layers, ops
 from networks import check_range, graph_function, serializable
 from networks.attributes import UNKNOWN
 from networks.frames import check_frame, cut, fill
-from networks.gated import GatedBlock, shift
+from networks.gated import GatedBlock, MirroredCodes, shift
 from networks.layers import convolution, full_precision, residual_blocks
 from networks.neighbours import NO_CODE, NeighbourReader
 from networks.quantizer import VectorQuantizer
@@ -214,10 +214,15 @@ class PixelCNN(RasterPrior):
         self.reader = None
         if self.slots:
             self.reader = NeighbourReader(codebook_size, self.slots, width, of_blocks, **policy)
+        self.mirrored_codes = None
+        if self.settings["mirror"] != "none":
+            self.mirrored_codes = MirroredCodes(codebook_size, self.scan[1], width, **policy)
         self.hidden = layers.Dense(2 * width, activation="relu", **policy)
         self.out = layers.Dense(codebook_size, dtype=full_precision(self.dtype_policy))
         features = (None, *self.scan, width)
         self.embedding.build((None, *self.scan))
+        if self.mirrored_codes:
+            self.mirrored_codes.build((None, *self.scan))
         self.conditions.build((None,))
         self.mirror.build((None,))
         if self.values:
@@ -234,11 +239,13 @@ class PixelCNN(RasterPrior):
         self.built = True
 
     def forward(self, codes, levels, read, training=False):
-        codes = self.embedding(codes)  # (B, H, W, C)
+        embedded = self.embedding(codes)  # (B, H, W, C)
         positions = ops.cast(self.positions, self.compute_dtype)
         # These shifts are mask A: no place knows its own code.
-        vertical = shift(codes, rows=1) + positions
-        horizontal = shift(codes, columns=1) + positions
+        vertical = shift(embedded, rows=1) + positions
+        horizontal = shift(embedded, columns=1) + positions
+        if self.mirrored_codes:
+            horizontal = horizontal + self.mirrored_codes(codes)
         conditions = self._of_blocks(self._condition(levels)[:, None, None], read)
         for block, condition in zip(self.blocks, conditions):
             vertical, horizontal = block(vertical, horizontal, condition, training=training)
@@ -290,11 +297,17 @@ class PixelCNN(RasterPrior):
         # Inputs of each block: the last `dilation` columns.
         shapes = [(b.dilation, tf.shape(y)[0], self.settings["width"]) for b in self.blocks]
         within = {"columns": self._zeros(shapes), "messages": tuple(messages)}
+        if self.mirrored_codes:
+            within["line"] = tf.fill((tf.shape(y)[0], self.scan[1]), NO_CODE)
         return {**state, "rows": tuple(rows)}, within
 
     def step(self, within, left, y, x):
         positions = tf.gather(ops.cast(self.positions, self.compute_dtype)[:, x], y)
         horizontal, columns = self._embed(left) + positions, []  # (A, C)
+        if self.mirrored_codes:
+            line = tf.where(tf.range(self.scan[1]) == x - 1, left[:, None], within["line"])
+            within = {**within, "line": line}
+            horizontal = horizontal + self.mirrored_codes.at(line, x)
         for block, seen, message in zip(self.blocks, within["columns"], within["messages"]):
             columns.append(tf.concat([seen[1:], horizontal[None]], axis=0))
             horizontal = block.horizontal(horizontal, seen[0], message[x])

@@ -4,6 +4,7 @@ Reference:
     van den Oord et al. 2016, Conditional Image Generation with PixelCNN Decoders.
 """
 
+import numpy as np
 import tensorflow as tf
 from keras import layers, ops
 
@@ -110,6 +111,51 @@ class GatedBlock(layers.Layer):
         message = self.vertical_message(vertical, condition)
         left = shift(horizontal, columns=self.dilation)
         return vertical, self.horizontal(horizontal, left, message, training)
+
+
+class MirroredCodes(layers.Layer):
+    """What the codes around the mirror place in the same line say, if they come earlier.
+
+    Call: codes `(B, H, W)` as they are scanned -> features of all places, `(B, H, W, C)`.
+
+    Args:
+        codebook_size: Number of codes K.
+        columns: Number W of places of a line.
+        width: Channels C.
+    """
+
+    TAPS = (-1, 0, 1)  # places around the mirror place
+
+    def __init__(self, codebook_size: int, columns: int, width: int, **kwargs):
+        super().__init__(**kwargs)
+        # A table for each tap, one behind the other.
+        self.tables = layers.Embedding(
+            len(self.TAPS) * codebook_size,
+            width,
+            embeddings_initializer="zeros",
+            dtype=self.dtype_policy,
+        )
+        places = np.arange(columns)
+        mirrored = columns - 1 - places[:, None] + np.array(self.TAPS)  # (W, taps)
+        self.is_earlier = (mirrored >= 0) & (mirrored < places[:, None])
+        self.sources = np.where(self.is_earlier, mirrored, 0)
+        self.first_rows = codebook_size * np.arange(len(self.TAPS))
+
+    def build(self, codes_shape):
+        self.tables.build((*codes_shape, len(self.TAPS)))
+
+    def call(self, codes: tf.Tensor) -> tf.Tensor:
+        return self._features(tf.gather(codes, self.sources, axis=-1), self.is_earlier)
+
+    def at(self, line: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
+        """Features of column x, `(A, C)`, given the codes of the lines so far, `(A, W)`."""
+        places, is_earlier = tf.gather(self.sources, x), tf.gather(self.is_earlier, x)
+        return self._features(tf.gather(line, places, axis=-1), is_earlier)
+
+    def _features(self, codes, is_earlier):
+        """Sum over codes `(..., taps)` that come earlier, `(..., C)`."""
+        embedded = self.tables(ops.maximum(codes, 0) + self.first_rows)
+        return ops.sum(embedded * ops.cast(is_earlier, embedded.dtype)[..., None], axis=-2)
 
 
 def shift(features: tf.Tensor, rows: int = 0, columns: int = 0) -> tf.Tensor:
