@@ -30,10 +30,11 @@ def anatomy(images: np.ndarray) -> dict[str, np.ndarray]:
     Returns:
         dict of `(N,)` each. `brain_area` and `ventricle_area`: shares of the image. `symmetry`:
         correlation of the two halves. `white_over_grey`: 90th over 40th percentile in the brain.
+        `upper_ventricle_area`: of the ventricle area, what lies above the middle row of the brain.
         `sources.anatomy` says what ventricles are.
     """
     slices = [_slice_anatomy(image) for image in to_unit(images)]
-    return {name: np.nan_to_num(np.array([s[name] for s in slices])) for name in ANATOMY}
+    return {name: np.nan_to_num(np.array([s[name] for s in slices])) for name in slices[0]}
 
 
 def _slice_anatomy(image):
@@ -41,18 +42,20 @@ def _slice_anatomy(image):
     smooth, head, inner = regions(image, size)
     grey, white = np.percentile(smooth[head], (40, 90)) if head.any() else (1.0, 1.0)
     blurred = ndimage.gaussian_filter(image, size / 64)
+    rows = np.flatnonzero(head.any(1))
+    middle = rows[0] + rows[-1] if len(rows) else size - 1  # twice the middle row of the brain
     return {
         "brain_area": head.mean(),
         "ventricle_area": inner.mean(),
-        "symmetry": _symmetry(blurred, head, np.flatnonzero(head.any(1))),
+        "upper_ventricle_area": inner[: (middle + 1) // 2].sum() / inner.size,
+        "symmetry": _symmetry(blurred, head, middle),
         "white_over_grey": white / max(grey, 1e-3),
     }
 
 
-def _symmetry(blurred, head, rows):
-    """Correlation of an image with its mirror image about the middle of the head's rows."""
+def _symmetry(blurred, head, middle):
+    """Correlation of an image with its mirror image about the middle row of the brain."""
     size = len(blurred)
-    middle = (rows[0] + rows[-1]) if len(rows) else size - 1
     mirror = np.clip(middle - np.arange(size), 0, size - 1)
     both = head & head[mirror]
     if both.sum() <= 2:

@@ -21,6 +21,8 @@ from utils import progress
 DRAWN = 32  # brains to evaluate
 CUTS = 8  # coronal, and as many sagittal, cuts of a brain that the classifier sees
 INNER = (0.2, 0.8)  # part of the frame that the cuts lie in
+ANATOMY_OF_BRAINS = ("symmetry", "ventricles")
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 NEAREST_SIDE = 32  # pixels of a side to which slices are reduced before brains are compared
 
 
@@ -84,8 +86,9 @@ def compare_brains(
     """
     volumes = {}
     if has_ventricles:
-        areas = progress(sets.items(), "measuring ventricles", len(sets), "set")
-        volumes = {"ventricles": {name: ventricles(brains) for name, brains in areas}}
+        areas = progress(sets.items(), "measuring brains", len(sets), "set")
+        found = {name: anatomy_of_brains(brains) for name, brains in areas}
+        volumes = {kind: {n: of[kind] for n, of in found.items()} for kind in ANATOMY_OF_BRAINS}
     training = sets["training"]
     compared = {name: brains for name, brains in sets.items() if name != "training"}
     near = {name: nearest(b, training, NEAREST_SIDE)[0] for name, b in compared.items()}
@@ -112,11 +115,24 @@ def neighbour_ssim(brains: np.ndarray) -> np.ndarray:
     return np.stack([ssim(brain[:-1], brain[1:]) for brain in images])
 
 
-def ventricles(brains: np.ndarray) -> dict[str, Any]:
-    """Volume of the ventricles, as a share of the stack, and their mean area by level."""
-    areas = np.stack([anatomy(brain)["ventricle_area"] for brain in brains])  # (N, L)
-    volumes = areas.mean(1)
-    return {**_by_level(areas), "sd": float(volumes.std(ddof=1)) if len(volumes) > 1 else 0.0}
+def anatomy_of_brains(brains: np.ndarray) -> dict[str, dict[str, Any]]:
+    """What is measured of brains: `symmetry` of their slices, by level, and `ventricles`.
+
+    Of the ventricles it is their volume, as a share of the stack: mean, deviation, and mean area by
+    level; and how they lie on both sides: `upper_share` has quantiles over the brains of the share
+    of the ventricles that is in the half of the upper rows.
+    """
+    found = [anatomy(brain) for brain in brains]
+    areas, upper, symmetry = (
+        np.stack([of[name] for of in found])  # (N, L)
+        for name in ("ventricle_area", "upper_ventricle_area", "symmetry")
+    )
+    volumes, is_seen = areas.mean(1), areas.any(1)
+    share = upper.mean(1)[is_seen] / volumes[is_seen]
+    sides = np.quantile(share, QUANTILES).tolist() if len(share) else []
+    sd = float(volumes.std(ddof=1)) if len(volumes) > 1 else 0.0
+    sizes = {**_by_level(areas), "sd": sd, "upper_share": dict(zip(map(str, QUANTILES), sides))}
+    return {"symmetry": _by_level(symmetry), "ventricles": sizes}
 
 
 def _by_level(values):

@@ -249,8 +249,15 @@ def test_ventricles_are_measured_by_level_and_between_brains(brains, compared, t
     assert areas["training"]["sd"] == 0  # all have the same ellipses
     wider = brains["training"].copy()
     wider[:2, :, 28:36, 20:44] = 20
-    volumes = brain_comparison.ventricles(wider)
+    volumes = brain_comparison.anatomy_of_brains(wider)["ventricles"]
     assert volumes["mean"] > 1.2 * areas["training"]["mean"] and volumes["sd"] > 0.001
+    assert areas["training"]["upper_share"]["0.5"] == pytest.approx(0.5, abs=0.02)
+    one_sided = brains["training"].copy()
+    one_sided[:2, :, 24:32, 20:44] = 20
+    sides = brain_comparison.anatomy_of_brains(one_sided)
+    assert sides["ventricles"]["upper_share"]["0.95"] > 0.55
+    symmetry = compared["symmetry"]["training"]["mean"]
+    assert sides["symmetry"]["mean"] < symmetry - 0.01
     by_level = {name: np.array(found["by_level"]) for name, found in areas.items()}
     plots.ventricles(tmp_path / "ventricles.png", by_level, "A caption.")
     assert (tmp_path / "ventricles.png").stat().st_size > 5_000
