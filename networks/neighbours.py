@@ -36,8 +36,8 @@ class NeighbourReader(layers.Layer):
         self.codes = layers.Embedding(codebook_size + 1, width, **policy)
         # A table for each slot, one behind the other.
         self.distances = layers.Embedding(slots * (FARTHEST + 1), width, **policy)
-        self.first_conv = layers.Conv2D(width, 3, activation="relu", **policy)
-        self.second_conv = layers.Conv2D(width, 3, activation="relu", **policy)
+        self.first_conv = layers.Conv2D(width, 3, activation="silu", **policy)
+        self.second_conv = layers.Conv2D(width, 3, activation="silu", **policy)
         self.gates = layers.Dense(outputs, use_bias=False, kernel_initializer="zeros", **policy)
 
     def build(self, codes_shape):
