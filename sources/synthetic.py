@@ -5,6 +5,7 @@ its own cortical folds, fluid spaces, contrast, bias field and noise. The templa
 2011, NeuroImage 54(1), 313-327, in the copy inside the `nilearn` package.
 """
 
+import concurrent.futures
 import functools
 import os
 import pathlib
@@ -14,13 +15,14 @@ import types
 import numpy as np
 import scipy  # loads `scipy.ndimage` at its first use
 from PIL import Image
+from threadpoolctl import threadpool_limits
 
 from sources import layout
 from sources.facts import cohort_facts, read_facts, write_facts
 from sources.layout import BOTTOM, LEFT, NUM_LEVELS, RIGHT, SLICE_SIDE, SPLITS, TOP
-from utils import InputError, progress
+from utils import InputError, cores, progress
 
-VERSION = 1  # goes up whenever the same seed gives other bytes
+VERSION = 2  # goes up whenever the same seed gives other bytes
 
 # These say where pixel (level, row, column) lies in the template, in MNI millimetres. They are the
 # affine match of the template to the mean of OASIS-1 training slices (correlation 0.97). OASIS
@@ -33,6 +35,9 @@ TILT = -0.07
 
 BOX = (NUM_LEVELS, BOTTOM - TOP, RIGHT - LEFT)
 MARGIN = 10  # levels beyond both ends of the slices that a deformation may reach into
+COARSE = 2  # pixels a place of the grid on which smooth fields are computed
+
+MOST_THREADS = 8  # each needs 200 MB
 
 FOLD_WAVELENGTH = 18.0  # pixels; two sulci to a wavelength
 
@@ -62,7 +67,9 @@ def _atlas():
     sharpened = t1 + 1.5 * (t1 - _blur(t1, 1.8))
     return types.SimpleNamespace(
         hull=hull[MARGIN:-MARGIN],  # BOX
-        maps=np.stack([sharpened, depth, core, mantle]).astype("float32"),
+        t1=sharpened.astype("float32"),
+        depth=depth.astype("float32"),
+        smooth=np.stack([core, mantle]).astype("float32"),
         flow=_flow(fluid, hull).astype("float32"),
         unfold=_unfold(depth).astype("float32"),
     )
@@ -97,13 +104,14 @@ def _template(x, y, z):
 
 
 def _filled_brain(t1):
-    """The brain with its sulci filled in.
+    """The brain with its sulci filled in: each level is closed with a disc.
 
     Its outline is smooth, because the template's is finer than the mask that strips OASIS brains.
     """
-    disc = np.hypot(*np.mgrid[-12:13, -12:13]) <= 12
+    radius, apart = 12, (1000, 1, 1)  # pixels; levels are closed one by one
+    distance = functools.partial(scipy.ndimage.distance_transform_edt, sampling=apart)
     padded = np.pad(t1 > 0.02, ((0, 0), (30, 30), (30, 30)))
-    filled = np.stack([scipy.ndimage.binary_closing(level, disc) for level in padded])
+    filled = distance(distance(~padded) <= radius) > radius
     return filled[:, 30:-30, 30:-30]
 
 
@@ -192,7 +200,7 @@ def subject(seed: int, case: int) -> np.ndarray:
 
 
 def _deformation(rng, atlas, age):
-    """Where in the atlas each pixel of a subject comes from, (3, *BOX)."""
+    """Where in the atlas each place of the coarse grid comes from, (3, ...)."""
     affine = np.diag(rng.normal(1.0, 0.02, 3))
     for i, j in ((0, 1), (0, 2), (1, 2)):
         angle = rng.normal(0.0, 0.02)
@@ -200,15 +208,17 @@ def _deformation(rng, atlas, age):
         affine[j, i] -= angle
     centre = np.array([12.0, MIDLINE_ROW - TOP, 92.0])
     shift = centre - affine @ centre + rng.normal(0.0, [1.5, 0.5, 1.0])
-    points = np.tensordot(affine, np.indices(BOX), axes=1)  # (3, *BOX)
+    places = np.meshgrid(*(_places(length, COARSE) for length in BOX), indexing="ij")
+    points = np.tensordot(affine, np.stack(places), axes=1)
     points += (shift + [MARGIN, 0, 0])[:, None, None, None]
-    points += 2.0 * _smooth_noise(rng, 28.0, 3) + 0.9 * _smooth_noise(rng, 11.0, 3)
+    points += 2.0 * _smooth_noise(rng, 28.0, 3, COARSE)
+    points += 0.9 * _smooth_noise(rng, 11.0, 3, COARSE)
     points = points.astype("float32")
 
     # Fluid spaces widen when the tissue around them is sampled nearer to their middle. Short steps
     # cannot overshoot it.
     widen = 6.2 * age + rng.normal(0.0, 1.0)
-    widen *= 1.0 + 0.25 * _smooth_noise(rng, 40.0)[0]
+    widen = widen * (1.0 + 0.25 * _smooth_noise(rng, 40.0, step=COARSE)[0])
     for _ in range(3):
         points += np.stack([widen / 3 * _sample(axis, points) for axis in atlas.flow])
     return points
@@ -216,7 +226,9 @@ def _deformation(rng, atlas, age):
 
 def _tissue(rng, atlas, points, age):
     """Noise-free intensity, about 1 in white matter, (*BOX)."""
-    t1, depth, core, mantle = (_sample(values, points) for values in atlas.maps)
+    fine = _refined(points)  # (3, *BOX)
+    t1, depth = _sample(atlas.t1, fine), _sample(atlas.depth, fine)
+    core, mantle = _refined(np.stack([_sample(values, points) for values in atlas.smooth]))
     fluid, grey = rng.normal([0.17, 0.59], [0.015, 0.02])
     faded = 0.06 * age  # narrow sulci of the template are open in the old
     deep = np.interp(
@@ -239,9 +251,9 @@ def _cortex(rng, atlas, points, depth, core, age):
     # The noise is read at the brain's surface. All points under one spot of the surface see the
     # same noise, so sulci run inwards as sheets.
     outer = points + np.stack([_sample(axis, points) for axis in atlas.unfold])
-    outer += 0.8 * _smooth_noise(rng, 6.0, 3)
+    outer += 0.8 * _smooth_noise(rng, 6.0, 3, COARSE)
     noise = _sample(_ring_noise(rng, FOLD_WAVELENGTH), (outer + 3 * MARGIN) / 2)
-    noise = _blur(noise, 0.8)
+    noise = _blur(_refined(noise[None])[0], 0.8)
 
     # Sulci are the zeros of the noise. Its phase is the way to the nearest one.
     wave = 2 * np.pi / FOLD_WAVELENGTH
@@ -263,24 +275,46 @@ def _sample(volume, points):
     return scipy.ndimage.map_coordinates(volume, points, order=1, mode="nearest")
 
 
-def _smooth_noise(rng, spacing, components=1):
-    """Smooth noise of about unit variance, (components, *BOX)."""
-    weights = [_spline(length, spacing) for length in BOX]
+def _smooth_noise(rng, spacing, components=1, step=1):
+    """Smooth noise of about unit variance at the places of a grid, (components, ...)."""
+    weights = [_spline(length, spacing, step) for length in BOX]
     knots = [weight.shape[1] for weight in weights]
-    noise = rng.standard_normal([components, *knots], "float32")
-    for weight in weights:  # each turn takes the coarse axis 1 and appends the fine one
-        noise = np.tensordot(noise, weight, axes=(1, 1))
+    noise = _along_axes(weights, rng.standard_normal([components, *knots], "float32"))
     # The squared weights of a point sum to 0.479 an axis, on average.
     return noise / np.float32(0.479**1.5)
 
 
+def _refined(values):
+    """Values at all pixels, (components, *BOX), from those on the coarse grid."""
+    return _along_axes([_hats(length) for length in BOX], values)
+
+
+def _along_axes(weights, values):
+    """Interpolate (components, ...) along each axis by weights (places, knots)."""
+    for weight in weights:  # each turn takes the axis 1 and appends the new one
+        values = np.tensordot(values, weight, axes=(1, 1))
+    return values
+
+
 @functools.cache
-def _spline(length, spacing):
-    """(length, knots) cubic B-spline weights, `spacing` pixels a knot."""
-    at = np.arange(length)[:, None] / spacing
+def _spline(length, spacing, step):
+    """(places, knots) cubic B-spline weights, `spacing` pixels a knot and `step` pixels a place."""
+    at = _places(length, step)[:, None] / spacing
     t = np.abs(at + 1.0 - np.arange(int(length / spacing) + 4))
     near, far = 2 / 3 - t**2 + t**3 / 2, np.clip(2 - t, 0, None) ** 3 / 6
     return np.where(t < 1, near, far).astype("float32")
+
+
+@functools.cache
+def _hats(length):
+    """(length, places) weights of linear interpolation between places of the coarse grid."""
+    apart = np.abs(np.arange(length)[:, None] - _places(length, COARSE))
+    return np.clip(1 - apart / COARSE, 0, None).astype("float32")
+
+
+def _places(length, step):
+    """Pixels at which places are along an axis; the last one may be just beyond it."""
+    return np.arange(0, length + step - 1, step)
 
 
 def _ring_noise(rng, wavelength):
@@ -307,7 +341,7 @@ def write_cohort(
 
     Args:
         subjects: Number of people, at least 3.
-        seed: Seed of the cohort, not negative. The same seed gives the same bytes.
+        seed: Seed of the cohort, not negative. The same seed gives the same bytes on any cores.
         directory: Folder to make, with its parents. None takes one beside the default folder.
 
     Returns:
@@ -355,10 +389,18 @@ def _splits_of_cases(subjects):
 def _write_subjects(directory, splits, seed):
     for split in SPLITS:
         layout.split_folder(directory, split).mkdir(parents=True)
-    for case, split in progress(splits.items(), "synthetic cohort", len(splits), "subject"):
-        folder = layout.split_folder(directory, split)
+
+    def write(case):
+        folder = layout.split_folder(directory, splits[case])
         for level, pixels in enumerate(subject(seed, case)):
             Image.fromarray(pixels).save(folder / layout.slice_name(case, level), compress_level=1)
+
+    _atlas()  # once, and not in each thread
+    pool = concurrent.futures.ThreadPoolExecutor(min(cores(), MOST_THREADS))
+    with pool, threadpool_limits(1):  # or threads of products would wait for each other
+        written = pool.map(write, splits)
+        for _ in progress(written, "synthetic cohort", len(splits), "subject"):
+            pass
 
 
 def _settings_of(directory):
