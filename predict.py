@@ -2,6 +2,7 @@
 
 python predict.py                                  # the run of `python train.py`
 python predict.py --run DIR --data DIR --samples 32 --brains 4 --seed 7
+python predict.py --samples 0 --brains 4 --given cdr=1    # of people with that attribute
 """
 
 from fitting.run_directory import RunDirectory, read_config
@@ -40,6 +41,9 @@ def parse(arguments=None):
         help="write every reconstruction of the split as a PNG")
 
     add = parser.add_argument_group("samples").add_argument
+    add("--given", metavar="NAME=VALUE", nargs="+", action="extend",
+        help="who is shown, by attributes that the prior knows, such as cdr=1; what is not given "
+        "is drawn as training people have it for samples and brains, and is else unknown")
     add("--samples", type=between(int, 0, 10**5), default=16, metavar="N",
         help="number of slices to generate (default: %(default)s)")
     add("--slice", type=between(int, 0, 9999), metavar="K",

@@ -14,6 +14,7 @@ from evaluation.context import Context
 from evaluation.plots import GREY, GREY_SCALE
 from modules import VQVAE, Models, Texture
 from networks import losses
+from networks.attributes import labelled
 from networks.frames import cut, per_pixel
 from networks.layers import exact
 from networks.order import among, arrange, batches
@@ -28,7 +29,10 @@ DIFFERENCE_LIMIT = 0.3  # value of a difference at which its colours end
 
 
 def evaluate(
-    models: Models, split: Split, rate_weight: float | None = None
+    models: Models,
+    split: Split,
+    rate_weight: float | None = None,
+    given: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """Measure every slice of a split.
 
@@ -39,6 +43,7 @@ def evaluate(
         models: The networks, of which the prior chooses codes and counts their bits.
         split: The slices, N of them.
         rate_weight: Price of one bit when codes are chosen; see `RasterPrior.choose_codes`.
+        given: What is known of all who are shown; see `SamplingOptions`.
 
     Returns:
         dict of `ssim`, `brain_ssim`, `psnr` and `brain_psnr` `(N,)`, of all that is not padding,
@@ -55,7 +60,7 @@ def evaluate(
     order = arrange(split.cases, split.levels, prior.settings["neighbours"])
     places = batches(order, BATCH)
     for batch in progress(places, f"evaluating {split.name}"):
-        images, levels = images_of(source, batch), split.levels[batch]
+        images, levels = images_of(source, batch), labelled(split.levels[batch], given)
         known = among(order, codes, batch)
         chosen = prior.choose_codes(vqvae.distances(images), levels, rate_weight, known)
         restored = tf.cast(vqvae.decode(chosen), tf.float32)  # (B, S, S, 1)
@@ -78,7 +83,11 @@ def evaluate(
 
 
 def choose_codes(
-    models: Models, cases: np.ndarray, levels: np.ndarray, images: np.ndarray
+    models: Models,
+    cases: np.ndarray,
+    levels: np.ndarray,
+    images: np.ndarray,
+    given: np.ndarray | None = None,
 ) -> np.ndarray:
     """Codes of slices, int32 `(N, H, W)`, that the prior chooses coarse to fine.
 
@@ -87,13 +96,15 @@ def choose_codes(
         cases: Case of each slice, `(N,)`.
         levels: Level of each slice, `(N,)`.
         images: uint8 `(N, S, S)`.
+        given: What is known of all who are shown; see `SamplingOptions`.
     """
     codes = np.empty((len(images), *models.vqvae.grid), "int32")
     order = arrange(cases, levels, models.prior.settings["neighbours"])
     for batch in progress(batches(order, BATCH), "choosing codes"):
         distances = models.vqvae.distances(to_unit(images[batch])[..., None])
         known = among(order, codes, batch)
-        codes[batch] = models.prior.choose_codes(distances, levels[batch], None, known)
+        told = labelled(levels[batch], given)
+        codes[batch] = models.prior.choose_codes(distances, told, None, known)
     return codes
 
 
@@ -353,8 +364,9 @@ def _draw_reconstructions(context):
     ]
     labels, scores = slice_titles(context.split, shown), results["ssim"][shown]
     titles = [f"{label}\nSSIM {ssim:.3f}" for label, ssim in zip(labels, scores)]
+    chosen = context.of_whom and f", codes chosen{context.of_whom}"
     caption = (
-        f"{context.source}. {context.model}. {GREY_SCALE} Difference: reconstruction minus "
+        f"{context.source}. {context.model}{chosen}. {GREY_SCALE} Difference: reconstruction minus "
         f"original, -{limit} (blue) to +{limit} (red). Codes: coloured by rank along the first "
         "principal component of the codebook."
     )

@@ -164,10 +164,11 @@ def write_anomalies(context: Context, header: dict[str, Any], images: np.ndarray
 
     shown = order[:SHOWN_SLICES]
     labels = zip(slice_titles(split, shown), scores[shown])
+    told = context.of_whom and f", and read{context.of_whom}"
     caption = (
         f"{clean_name(header['data'])}: {len(shown)} of {len(split):,} slices, the highest scores "
-        f"first. Model trained on {context.facts.name}. Unusual does not mean ill, and this is no "
-        "medical device."
+        f"first. Model trained on {context.facts.name}{told}. Unusual does not mean ill, and this "
+        "is no medical device."
     )
     context.draw(
         plots.anomalies,

@@ -9,6 +9,7 @@ import numpy as np
 
 from dataset import load_images
 from evaluation import anomalies, report, suitability
+from evaluation.attributes import read_given
 from evaluation.brains import GivenSlices, brains, draws_stacks
 from evaluation.comparison import compare
 from evaluation.context import Context, SamplingOptions
@@ -50,7 +51,8 @@ def predict(
     made, models = provenance(), checkpoints.load_models(run)
     (vqvae, prior, texture), facts = models, facts_of_run(config["data"])
     drawing = Drawing(args.temperature, args.top_k, args.top_p)
-    sampling = SamplingOptions(args.seed, drawing, bool(texture) and not args.no_texture)
+    has_texture, told = bool(texture) and not args.no_texture, read_given(run, prior, args.given)
+    sampling = SamplingOptions(args.seed, drawing, has_texture, told)
     context = Context(models, facts, sampling, slices and slices.splits[args.split], slices)
     split, size = context.split, vqvae.settings["image_size"]
     out, known = pathlib.Path(args.out or run.predictions), np.arange(prior.settings["num_levels"])
@@ -65,7 +67,7 @@ def predict(
         known = np.unique(split.levels)
         counts, histories = read_code_counts(run.code_counts, vqvae), _read_curves(run)
     levels = spread_levels(args.samples, args.slice, known)
-    num_brains, given = _plan_brains(run, models, args, facts)
+    num_brains, given = _plan_brains(run, models, args, facts, told)
     if to_fill:
         suitability.check_levels(run, prior, to_fill)
     _announce(facts, split, same_data)
@@ -74,7 +76,7 @@ def predict(
 
     with replacing_results(out, report.OWNED) as context.folder:
         if split:
-            context.results = evaluate(models, split, args.rate_weight)
+            context.results = evaluate(models, split, args.rate_weight, told)
             suitability.warn_of_unlikely(run, counts, context.results["alone_bits"])
             metrics |= summarise(context, counts, histories, args.rate_weight)
             trained_on = {"fingerprint": slices.fingerprint, "trained_on_this_data": same_data}
@@ -93,7 +95,7 @@ def predict(
         if args.evaluate_samples:
             metrics |= compare(context, args.evaluate_samples)
         shown = split.facts if split else facts
-        metrics = report.named_for(metrics, shown)
+        metrics = {**report.named_for(metrics, shown), "given": context.given}
         write_json(context.folder / report.METRICS, metrics)
     report.print_table(metrics, shown)
     _draw_figures(out, context.figures)
@@ -120,14 +122,15 @@ def map_anomalies(
     if args.slice is not None:
         level = spread_levels(1, args.slice, np.unique(split.levels))
         split = split.pick(np.flatnonzero(split.levels == level))
-    context = Context(models, facts, SamplingOptions(args.seed), split)
+    told = read_given(run, models.prior, args.given)
+    context = Context(models, facts, SamplingOptions(args.seed, given=told), split)
     grey = load_images(context.split, models.vqvae.settings["image_size"])
     out, (kind, _) = pathlib.Path(args.out or run.predictions), devices.compute_device()
     print(f"{name}: {len(grey)} slices on the {kind}.", flush=True)
     suitability.warn_of_strange_slices(run, models, context.split, grey)
     with replacing_results(out, report.OWNED_ANOMALIES) as context.folder:
         begin, images = time.perf_counter(), to_unit(grey)
-        context.results = anomalies.analyse(models, images, context.split, context.sampling.seed)
+        context.results = anomalies.analyse(models, images, context.split, args.seed, told)
         seconds = (time.perf_counter() - begin) / len(grey)
         header = {
             "made": made,
@@ -139,6 +142,7 @@ def map_anomalies(
             * len(anomalies.LIMITS),
             "limits": list(anomalies.LIMITS),
             "seed": args.seed,
+            "given": context.given,
             "seconds_a_slice": seconds,
         }
         scores = report.write_anomalies(context, header, images)
@@ -176,7 +180,7 @@ def _draw_figures(folder, figures):
 # ---- checks before the work --------------------------------------------------------------------
 
 
-def _plan_brains(run, models, args, facts):
+def _plan_brains(run, models, args, facts, told):
     """Number of brains to draw, and the slices that all of them hold, or None."""
     prior = models.prior
     if not draws_stacks(prior):
@@ -201,7 +205,7 @@ def _plan_brains(run, models, args, facts):
             raise InputError(f"--from-slice {path} has the level of another: leave one out.")
     levels, size = np.array(sorted(splits)), models.vqvae.settings["image_size"]
     images = np.concatenate([load_images(splits[level], size) for level in levels.tolist()])
-    codes = choose_codes(models, np.zeros_like(levels), levels, images)
+    codes = choose_codes(models, np.zeros_like(levels), levels, images, told)
     return max(count, 1), GivenSlices(levels, codes)
 
 

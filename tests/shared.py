@@ -125,7 +125,7 @@ def vqvae():
     return make_vqvae()
 
 
-def make_prior(grid=8, neighbours=1, num_levels=LEVELS, blocks=6, mirror="rows"):
+def make_prior(grid=8, neighbours=1, num_levels=LEVELS, blocks=6, mirror="rows", **more):
     """A small prior in which nothing is zero, so that nothing that flows through it is hidden."""
     model = modules.PixelCNN(
         grid=grid,
@@ -136,6 +136,7 @@ def make_prior(grid=8, neighbours=1, num_levels=LEVELS, blocks=6, mirror="rows")
         dropout=0.0,
         neighbours=neighbours,
         mirror=mirror,
+        **more,
     )
     rng = np.random.default_rng(0)
     for variable in model.trainable_variables:

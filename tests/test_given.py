@@ -1,0 +1,198 @@
+"""What is said of who is shown: what `--given` understands, and what it changes."""
+
+import shutil
+
+import nibabel
+import numpy as np
+import pytest
+from shared import LEVELS, make_prior, make_vqvae, one_line, predict, run_script
+
+from coding import container
+from evaluation import anomalies, brains, samples
+from evaluation.attributes import entities, people, read_given
+from evaluation.context import SamplingOptions
+from evaluation.reconstruction import choose_codes
+from fitting import checkpoints
+from fitting.run_directory import RunDirectory
+from modules import Models, PixelCNN
+from networks.attributes import Attributes, labelled
+from sources.folder import make_split, open_folder
+from utils import InputError
+
+ATTRIBUTES = [
+    {
+        "name": "cdr", "labels": ["0", "0.5", "1"], "groups": [[0.0], [0.5], [1.0, 2.0]],
+        "edges": [], "counts": [[[20, 0, 0], [0, 10, 0], [0, 0, 5]], [[20, 0], [5, 5], [0, 5]]],
+    },
+    {
+        "name": "ventricles", "labels": ["0.01 to 0.02", "0.02 to 0.06"], "groups": [],
+        "edges": [0.01, 0.02, 0.06], "counts": [[[20, 5, 0], [0, 5, 5]], [[25, 0], [0, 10]]],
+    },
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def prior():
+    return make_prior(4, blocks=2, attributes=ATTRIBUTES)
+
+
+@pytest.fixture(scope="module")
+def models(prior):
+    return Models(make_vqvae(), prior)
+
+
+def some_run(path, attributes):
+    """Give the prior of a run such attributes, and weights through which they show."""
+    file = RunDirectory(path).model("prior")
+    prior = checkpoints.load_model(file)
+    told = PixelCNN(**{**prior.settings, "attributes": attributes})
+    rng = np.random.default_rng(0)
+    for variable in told.trainable_variables:
+        variable.assign(variable + rng.normal(0, 0.3, variable.shape))
+    checkpoints.save_model(told, file)
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(trained_run, tmp_path_factory):
+    """A finished run whose prior knows attributes, and into which predict.py may write."""
+    return some_run(
+        shutil.copytree(trained_run, tmp_path_factory.mktemp("runs") / "told"), ATTRIBUTES
+    )
+
+
+# ---- reading -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pairs, numbers", [
+    (["cdr=0"], [1, 0]),
+    (["cdr=2", "ventricles=0.02"], [3, 2]),
+    (["ventricles=.06", "cdr=0.50"], [2, 2]),
+    (["ventricles=0.01"], [0, 1]),
+])  # fmt: skip
+def test_values_are_read(prior, pairs, numbers):
+    assert read_given("run", prior, pairs).tolist() == numbers
+    assert read_given("run", prior, None) is None
+
+
+@pytest.mark.parametrize("pairs, words", [
+    (["cdr"], "takes NAME=VALUE"),
+    (["age=7"], "names one of cdr, ventricles for run. Received: age"),
+    (["cdr=3"], "knows 0, 0.5, 1, 2 of cdr. Received: cdr=3"),
+    (["cdr=many"], "knows 0, 0.5, 1, 2 of cdr"),
+    (["ventricles=0.07"], "knows 0.01 to 0.06 of ventricles"),
+    (["ventricles=nan"], "knows 0.01 to 0.06 of ventricles"),
+    (["ventricles=large"], "knows 0.01 to 0.06 of ventricles"),
+    (["cdr=0", "cdr=1"], "gives cdr twice"),
+])  # fmt: skip
+def test_what_is_unknown_is_refused(prior, pairs, words):
+    with pytest.raises(InputError) as refused:
+        read_given("run", prior, pairs)
+    assert words in str(refused.value) and "\n" not in str(refused.value)
+    with pytest.raises(InputError, match="knows no attributes"):
+        read_given("run", make_prior(4, blocks=1), ["cdr=0"])
+
+
+def test_words_are_read_and_names_of_files_are_safe():
+    one = {"name": "sex", "labels": ["F", "M"], "groups": [["F"], ["M"]], "edges": []}
+    prior = make_prior(4, blocks=1, attributes=[{**one, "counts": [[[5, 0], [0, 5]]]}])
+    assert read_given("run", prior, ["sex=M"]).tolist() == [2]
+    with pytest.raises(InputError, match="knows F, M of sex"):
+        read_given("run", prior, ["sex=m/../x"])
+    values = {"cdr": "1", "ventricles": "0.01 to 0.02", "../a b": "/etc/x"}
+    assert entities(values) == "_cdr-1_ventricles-0.01to0.02_..ab-etcx"
+    assert not entities({}) and len(entities({"a" * 500: "b"})) <= 100
+
+
+# ---- drawing -----------------------------------------------------------------------------------
+
+
+def test_what_is_not_given_is_drawn_as_people_have_it():
+    attributes, numbers = Attributes.from_json(ATTRIBUTES), np.arange(300)
+    everybody = people(attributes, SamplingOptions(1), numbers)
+    assert everybody.min() == 1 and abs((everybody[:, 0] == 1).mean() - 20 / 35) < 0.1
+    told = SamplingOptions(1, given=np.array([3, 0]))
+    demented = people(attributes, told, numbers)
+    assert (demented[:, 0] == 3).all() and (demented[:, 1] == 2).mean() > 0.8
+    np.testing.assert_array_equal(people(attributes, told, numbers[7:8]), demented[7:8])
+    assert people(Attributes(), SamplingOptions(1), numbers[:2]).shape == (2, 0)
+
+
+def test_a_brain_is_drawn_given_its_attributes(prior):
+    """The same noise draws other codes of another person, and the same of the same."""
+
+    def draw(given):
+        options = SamplingOptions(3, given=None if given is None else np.array(given))
+        return next(brains.draw_brain_codes(prior, 2, options))
+
+    (codes, numbers), (other, _) = draw([1, 1]), draw([3, 2])
+    assert (codes != other).mean() > 0.2
+    drawn, _ = draw(None)
+    shown = people(prior.attributes, SamplingOptions(3), numbers[:, 0])
+    again = [draw(person)[0][i] for i, person in enumerate(shown)]
+    np.testing.assert_array_equal(drawn, again)
+    slices = brains.GivenSlices(np.array([2]), codes[0, [2]])  # of nobody known
+    around, _ = next(brains.draw_brain_codes(prior, 1, SamplingOptions(3), slices))
+    unknown, _ = next(
+        brains.draw_brain_codes(prior, 1, SamplingOptions(3, given=np.zeros(2, int)), slices)
+    )
+    np.testing.assert_array_equal(around, unknown)
+    alone = [
+        next(samples.draw_slice_codes(prior, np.array([1]), SamplingOptions(3, given=np.array(n))))
+        for n in ([1, 1], [3, 2])
+    ]
+    assert (alone[0][0] != alone[1][0]).any()
+
+
+def test_unknown_is_what_is_not_said(models):
+    """Codes and anomaly maps are those of a prior that is told nothing."""
+    split = make_split("some", [(1, level, f"slice {level}") for level in range(3)])
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32), "uint8")
+    told = np.array([3, 0]), np.zeros(2, int), None
+    codes = [choose_codes(models, split.cases, split.levels, images, given) for given in told]
+    np.testing.assert_array_equal(codes[1], codes[2])
+    maps = [anomalies.analyse(models, images / 255, split, 1, given)["surprise"] for given in told]
+    np.testing.assert_allclose(maps[1], maps[2], atol=1e-6)
+    assert np.abs(maps[0] - maps[2]).max() > 1e-3
+    assert labelled(split.levels, None) is split.levels
+
+
+# ---- the scripts -------------------------------------------------------------------------------
+
+
+def test_what_is_given_is_said(run, slices_folder):
+    flags = "--samples", 1, "--brains", 2, "--given", "cdr=2", "--no-texture"
+    _, report = predict(run, slices_folder, *flags)
+    out = run / "predict"
+    assert report["given"] == {"cdr": "1"}
+    of_brains = report["brains"]["attributes"]
+    assert [person["cdr"] for person in of_brains] == ["1", "1"] and "ventricles" in of_brains[0]
+    names = sorted(path.name for path in (out / "brains").glob("*.nii.gz"))
+    assert names == ["brain_0000_cdr-1.nii.gz", "brain_0001_cdr-1.nii.gz"]
+    header = nibabel.load(out / "brains" / names[0]).header
+    assert header["descrip"].item() == b"generated given cdr 1"
+    assert (out / "samples" / "sample_0000_slice_0_cdr-1.png").exists()
+    _, report = predict(run, slices_folder, "--samples", 0, "--brains", 1, "--no-texture")
+    assert report["given"] == {} and set(report["brains"]["attributes"][0]) == {"cdr", "ventricles"}
+    assert not (out / "samples.png").exists() and not (out / "brains" / names[1]).exists()
+
+
+def test_files_hold_what_was_given(run, slices_folder, tmp_path):
+    folder = slices_folder / "keras_png_slices_test"
+    sizes = {}
+    for kind, flags in {"none": [], "told": ["--given", "cdr=1"]}.items():
+        file, out = tmp_path / f"{kind}.bvq", tmp_path / kind
+        done = run_script("compress.py", "encode", folder, file, "--run", run, *flags)
+        assert done.returncode == 0, done.stderr
+        done = run_script("compress.py", "decode", file, out, "--run", run)
+        assert done.returncode == 0, done.stderr
+        assert ("of whom was given, cdr 1" in done.stdout) == bool(flags)
+        assert len(open_folder(out)) == 2 * LEVELS
+        sizes[kind] = file.read_bytes()
+    assert container.unpack(sizes["told"], "file", LEVELS)[4] == [3, 0]
+    altered = tmp_path / "altered.bvq"
+    altered.write_bytes(sizes["told"].replace(b"\2\3\0", b"\2\4\0", 1))
+    refused = run_script("compress.py", "decode", altered, tmp_path / "out", "--run", run)
+    one_line(refused, "attributes that nobody has")
+    done = run_script("compress.py", "encode", folder, file, "--run", run, "--given", "age=3")
+    one_line(done, "--given names one of cdr, ventricles")
