@@ -73,40 +73,56 @@ def parse(arguments=None):
         help="draw without the fine grain that codes lose")
     add("--walk", action="store_true", help="show every slice of the first brain: walk.png")
 
+    add = parser.add_argument_group("attributes").add_argument
+    add("--classify", metavar=("NAME", "FOLDER"), nargs="+",
+        help="instead of all else, say how likely each value of an attribute is for each case of "
+        "a folder or of a volume, or without FOLDER of the split; no diagnosis")
+
     add = parser.add_argument_group("anomalies").add_argument
     add("--anomaly", metavar="DIR", nargs="?", const="",
         help="instead of all else, map what is unusual in the slices of a folder or of a volume "
         "(.nii.gz), or without DIR in those of the split; --slice and --seed apply")
     add("--axcodes", metavar="XYZ", type=axcodes,
         help="where the axes of a volume run to that does not say it, such as RAS")
-    return parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
+    if args.classify and (len(args.classify) > 2 or args.given):
+        parser.error("--classify takes NAME and perhaps FOLDER, and no --given")
+    return args
 # fmt: on
 
 
 def main(args):
-    """Map what is unusual, or evaluate and draw."""
+    """Map what is unusual, or classify, or evaluate and draw."""
     run = RunDirectory(args.run)
     config = read_config(run)
     facts = facts_of_run(config["data"])
-    is_map, slices, to_fill = args.anomaly is not None, None, None
+    scan, slices, to_fill = None, None, None  # of a scan, "" is the split
+    if args.classify:
+        scan = (args.classify[1:] or [""])[0]
+    elif args.anomaly is not None:
+        scan = args.anomaly
     needs_slices = args.write_reconstructions or args.evaluate_samples or args.complete
-    needs_slices = needs_slices or args.fill == ""
-    if args.fill and not is_map:
-        to_fill = open_scan(args.fill, facts, args.axcodes)
+    needs_slices = needs_slices or args.fill == "" or scan == ""
     is_there = facts.cohort or (facts.brain and DEFAULT_DIRECTORY.is_dir())
-    if args.anomaly:
-        split = open_scan(args.anomaly, facts, args.axcodes)
+    if args.fill and scan is None:
+        to_fill = open_scan(args.fill, facts, args.axcodes)
+    if scan:
+        split = open_scan(scan, facts, args.axcodes)
         name = split.name
-    elif is_map or args.data or is_there or needs_slices:
-        needs_all = args.evaluate_samples and not is_map
+    if not scan and (args.data or is_there or needs_slices):
+        needs_all = args.evaluate_samples and scan is None
         slices = find_data(args.data, facts, SPLITS if needs_all else [args.split])
         split, name = slices.splits[args.split], f"{slices.name}, {args.split} split"
         if needs_all:
             check_comparison(slices, args.split, run, config["data"]["fingerprint"])
+    elif args.classify and (args.data or is_there):
+        slices = find_data(args.data, facts, [])
     import_tensorflow()  # takes seconds, so only now that all flags and files are checked
     from evaluation import steps  # noqa: PLC0415
 
-    if is_map:
+    if args.classify:
+        steps.classify(args, run, slices, split, name)
+    elif scan is not None:
         steps.map_anomalies(args, run, facts, split, name)
     else:
         steps.predict(args, run, config, slices, to_fill)

@@ -10,6 +10,7 @@ import numpy as np
 from evaluation.context import SamplingOptions
 from networks.attributes import UNKNOWN, Attribute, Attributes
 from networks.raster import RasterPrior, numbered_seed
+from sources.folder import Split
 from utils import InputError, clean_name
 
 MOST_LISTED = 20  # names or values in a message
@@ -82,6 +83,12 @@ def _listed(names):
     return ", ".join(names[:MOST_LISTED]) + more
 
 
+def values_of(split: Split, name: str) -> dict[int, str | float]:
+    """Known values of an attribute of the cases of a split, as `dataset.json` has them."""
+    known = ((case, split.facts.cases.get(case, {})) for case in set(split.cases.tolist()))
+    return {case: about[name] for case, about in known if about.get(name) is not None}
+
+
 def people(attributes: Attributes, options: SamplingOptions, numbers: np.ndarray) -> np.ndarray:
     """Attributes of who is drawn: what is given, and the rest as training people have it.
 
@@ -101,5 +108,9 @@ def people(attributes: Attributes, options: SamplingOptions, numbers: np.ndarray
 
 def entities(values: dict[str, str]) -> str:
     """What is given, for the name of a file: `_cdr-1_age-70to75` as BIDS writes entities."""
-    pairs = [[re.sub(r"[^A-Za-z0-9.]", "", text) for text in pair] for pair in values.items()]
-    return "".join(f"_{name}-{value}" for name, value in pairs)[:MOST_LETTERS]
+    return "".join(f"_{plain(n)}-{plain(value)}" for n, value in values.items())[:MOST_LETTERS]
+
+
+def plain(text: str) -> str:
+    """What of a text may stand in the name of a file anywhere."""
+    return re.sub(r"[^A-Za-z0-9.]", "", text)

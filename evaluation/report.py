@@ -43,7 +43,7 @@ OWNED_ANOMALIES = (
     "anomaly/case_*_slice_*.png",
     "anomaly/case_*.nii.gz",
 )
-PRINTED_SCORES = 10
+PRINTED_SCORES, PRINTED_CASES = 10, 40
 
 
 def named_for(metrics: Any, facts: DataFacts) -> Any:
@@ -202,3 +202,10 @@ def print_scores(report: dict[str, Any]) -> None:
     for row in report["slices"][:PRINTED_SCORES]:
         scores = f"healing {row['score_healing']:.4f}   error {row['score_error']:.4f}"
         print(f"  {pathlib.Path(row['file']).name:<34}{scores}")
+
+
+def print_probabilities(name: str, rows: list[dict[str, Any]]) -> None:
+    """Print a table of the first cases of `classify_NAME.json`: the probability of each value."""
+    for row in rows[:PRINTED_CASES]:
+        values = "   ".join(f"{value}: {p:.2f}" for value, p in row["p"].items())
+        print(f"  case {row['case']:03d}  {name}   {values}")

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from dataset import load_images
-from evaluation import anomalies, report, suitability
-from evaluation.attributes import read_given
+from evaluation import anomalies, classification, report, suitability
+from evaluation.attributes import find, plain, read_given, values_of
 from evaluation.brains import GivenSlices, brains, draws_stacks
 from evaluation.comparison import compare
 from evaluation.context import Context, SamplingOptions
@@ -153,6 +153,48 @@ def map_anomalies(
         f"{seconds:.2f} s a slice. Scores are in {scored}, most unusual first, images in {mapped}"
         + _of_unknown_place(context.split.facts)
     )
+
+
+def classify(
+    args: argparse.Namespace, run: RunDirectory, slices: Slices | None, split: Split, name: str
+) -> None:
+    """Say how likely each value of an attribute is for each case.
+
+    Args:
+        args: Flags of predict.py.
+        run: The run.
+        slices: Data whose validation split calibrates, or None.
+        split: The slices.
+        name: Name of these slices.
+
+    Raises:
+        InputError: The run is damaged, or knows neither the attribute nor how sure it may be.
+    """
+    made, models, wanted = provenance(), checkpoints.load_models(run), args.classify[0]
+    place = find(run, models.prior, wanted, "--classify")
+    suitability.check_levels(run, models.prior, split)
+    calibration = classification.calibration(run, wanted)
+    if args.data or not calibration:
+        unseen = slices.splits.get("validate") if slices else None
+        unseen = split.pick([]) if unseen is None else unseen
+        known = values_of(unseen, wanted)
+        calibration = classification.calibrate(run, models, place, unseen, known)
+    attributes, out = models.prior.attributes, pathlib.Path(args.out or run.predictions)
+    shares = classification.shares(attributes, place)
+    cases, logs = classification.log_likelihoods(models, split, place)
+    found = classification.probabilities(logs, shares, calibration["scale"])
+    labels, file = attributes.each[place].labels, f"classify_{plain(wanted)}.json"
+    rows = [
+        {"case": case, "p": dict(zip(labels, row))}
+        for case, row in zip(cases.tolist(), found.tolist())
+    ]
+    header = {"made": made, "data": name, "runs": [str(run)], "attribute": wanted}
+    training = {"training": dict(zip(labels, shares.tolist()))}
+    note = {"note": classification.NO_DIAGNOSIS, "calibration": calibration}
+    with replacing_results(out, [file]) as folder:
+        write_json(folder / file, {**header, **note, **training, "cases": rows})
+    report.print_probabilities(wanted, rows)
+    print(f"{classification.NO_DIAGNOSIS} All cases are in {out / file}")
 
 
 def _of_unknown_place(facts):

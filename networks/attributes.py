@@ -200,7 +200,9 @@ def _learn(name, values):
     if kinds and not isinstance(kinds[0], str) and len(kinds) > MOST_VALUES:
         bins = max(1, min(MOST_VALUES, len(values) // LEAST_PEOPLE))
         edges = np.unique(np.quantile(values, np.linspace(0, 1, bins + 1)))
-        labels = [f"{low:.3g} to {high:.3g}" for low, high in zip(edges, edges[1:])]
+        digits = next(d for d in range(3, 18) if len({f"{e:.{d}g}" for e in edges}) == len(edges))
+        named = [f"{edge:.{digits}g}" for edge in edges]
+        labels = [f"{low} to {high}" for low, high in itertools.pairwise(named)]
         return Attribute(name, tuple(labels), edges=tuple(edges.tolist())), []
     groups, notes = [([kind], count) for kind, count in zip(kinds, counts)], []
     if kinds and isinstance(kinds[0], str):

@@ -171,6 +171,7 @@ def load_models_once(run):
 
 
 load_model, load_models = checkpoints.load_model, checkpoints.load_models
+EXACT = "evaluation.reconstruction", "evaluation.classification", "coding.slices"
 exact_once = functools.cache(exact)
 save_figure, coder_once = plots.save_figure, functools.cache(slices.Coder)
 
@@ -186,8 +187,8 @@ def graphs_kept(figures=True):
     with contextlib.ExitStack() as patches:
         for place in ("fitting.checkpoints.load_models", "coding.slices.load_models"):
             patches.enter_context(unittest.mock.patch(place, load_models_once))
-        for place in ("evaluation.reconstruction.exact", "coding.slices.exact"):
-            patches.enter_context(unittest.mock.patch(place, exact_once))
+        for place in EXACT:
+            patches.enter_context(unittest.mock.patch(f"{place}.exact", exact_once))
         patches.enter_context(unittest.mock.patch("coding.slices.Coder", coder_once))
         if not figures and plots.save_figure is save_figure:
             patches.enter_context(unittest.mock.patch.object(plots, "save_figure", save_no_figure))

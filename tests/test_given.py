@@ -1,21 +1,24 @@
 """What is said of who is shown: what `--given` understands, and what it changes."""
 
+import dataclasses
+import json
 import shutil
 
 import nibabel
 import numpy as np
 import pytest
-from shared import LEVELS, make_prior, make_vqvae, one_line, predict, run_script
+from shared import LEVELS, make_prior, make_vqvae, one_line, predict, run_script, write_slices
 
 from coding import container
-from evaluation import anomalies, brains, samples
+from evaluation import anomalies, brains, classification, samples
 from evaluation.attributes import entities, people, read_given
 from evaluation.context import SamplingOptions
 from evaluation.reconstruction import choose_codes
 from fitting import checkpoints
 from fitting.run_directory import RunDirectory
 from modules import Models, PixelCNN
-from networks.attributes import Attributes, labelled
+from networks.attributes import Attributes, labelled, learn
+from networks.order import arrange
 from sources.folder import make_split, open_folder
 from utils import InputError
 
@@ -196,3 +199,81 @@ def test_files_hold_what_was_given(run, slices_folder, tmp_path):
     one_line(refused, "attributes that nobody has")
     done = run_script("compress.py", "encode", folder, file, "--run", run, "--given", "age=3")
     one_line(done, "--given names one of cdr, ventricles")
+
+
+# ---- classification ----------------------------------------------------------------------------
+
+
+def test_likelihoods_are_those_of_codes_that_know_nothing(models):
+    split = make_split(
+        "some", [(case, level, f"{case} {level}") for case in (3, 7) for level in (0, 2)]
+    )
+    images = np.random.default_rng(0).integers(0, 256, (4, 32, 32), "uint8")
+    split = dataclasses.replace(split, images=images)
+    cases, logs = classification.log_likelihoods(models, split, 0)
+    assert cases.tolist() == [3, 7] and logs.shape == (2, 3)
+    codes = choose_codes(models, split.cases, split.levels, images)
+    order = arrange(split.cases, split.levels, 1)
+    for value in range(3):
+        told = labelled(split.levels, np.array([1 + value, 0]))
+        bits = models.prior.bits(codes, told, order).numpy().sum((1, 2))
+        expected = -np.log(2) * bits.reshape(2, 2).sum(1)
+        np.testing.assert_allclose(logs[:, value], expected, rtol=1e-3)
+
+
+def test_a_scale_makes_probabilities_honest():
+    """Of log likelihoods that are ten times too sure, about a tenth is right."""
+    rng, prior = np.random.default_rng(0), np.array([0.5, 0.5])
+    values = rng.integers(0, 2, 2000)
+    evidence = rng.normal(np.where(values, 1.0, -1.0), 1.0)  # its log odds are twice that
+    logs = 10 * np.stack([-evidence, evidence], axis=1)
+    scale = classification.fit_scale(logs, prior, values)
+    assert 0.08 < scale < 0.12
+    found = classification.probabilities(logs, prior, scale)
+    np.testing.assert_allclose(found.sum(1), 1)
+    sure = found.max(1) > 0.8
+    right = found[sure].argmax(1) == values[sure]
+    assert abs(right.mean() - found[sure].max(1).mean()) < 0.03
+    known = classification.probabilities(np.zeros((1, 2)), np.array([0.9, 0.1]), scale)
+    np.testing.assert_allclose(known, [[0.9, 0.1]])
+    assert classification.fit_scale(logs, prior, 1 - values) == classification.SCALES[0]
+
+
+def test_people_are_classified(run, slices_folder, tmp_path):
+    """Once the scale is known, no data are needed; the values are those of the table."""
+
+    def classify(*arguments):
+        return run_script("predict.py", "--run", run, "--classify", *arguments, cwd=tmp_path)
+
+    folder = slices_folder / "keras_png_slices_test"
+    one_line(
+        classify("cdr", folder), "by 5 people or more of a validation split whose cdr is known"
+    )
+    one_line(classify("age", folder), "--classify names one of cdr, ventricles")
+    one_line(classify("cdr", folder, folder), "--classify takes NAME and perhaps FOLDER")
+    data = write_slices(tmp_path / "data", {"validate": range(5), "test": (5,)}, levels=2)
+    facts = {"cases": {str(case): {"cdr": [0, 0.5, 2][case % 3]} for case in range(5)}}
+    (data / "dataset.json").write_text(json.dumps(facts))
+    done = classify("cdr", folder, "--data", data)
+    assert done.returncode == 0, done.stderr
+    assert "This is no diagnosis" in done.stdout and "case 005  cdr   0: 0." in done.stdout
+    first = (run / "predict" / "classify_cdr.json").read_text()
+    report = json.loads(first)
+    assert report["calibration"]["people"] == 5 and report["training"]["0"] == 20 / 35
+    for row, case in zip(report["cases"], (5, 6), strict=True):
+        assert row["case"] == case and list(row["p"]) == ["0", "0.5", "1"]
+        assert sum(row["p"].values()) == pytest.approx(1)
+    assert classify("cdr", folder).returncode == 0
+    again = json.loads((run / "predict" / "classify_cdr.json").read_text())
+    assert again["cases"] == report["cases"]
+    assert classify("cdr", "--data", data).returncode == 0  # of its test split
+    (run / "calibration.json").write_text('{"cdr": {"scale": 7}}')
+    one_line(classify("cdr", folder), "calibration.json cannot be read")
+    (run / "calibration.json").unlink()
+
+
+def test_bins_have_names_of_their_own():
+    values = {case: 0.5 + case / 1e6 for case in range(80)}
+    found, _ = learn({"size": values}, {case: str(case) for case in values})
+    (attribute,) = found.each
+    assert len(set(attribute.labels)) == 8
