@@ -73,34 +73,40 @@ def parse(arguments=None):
         help="draw without the fine grain that codes lose")
     add("--walk", action="store_true", help="show every slice of the first brain: walk.png")
 
-    add = parser.add_argument_group("attributes").add_argument
+    add = parser.add_argument_group(
+        "instead of all else, for the slices of a folder or of a volume (.nii.gz), or without "
+        "FOLDER for those of the split").add_argument
+    add("--anomaly", metavar="FOLDER", nargs="?", const="",
+        help="map what is unusual; --slice, --seed and --given apply")
     add("--classify", metavar=("NAME", "FOLDER"), nargs="+",
-        help="instead of all else, say how likely each value of an attribute is for each case of "
-        "a folder or of a volume, or without FOLDER of the split; no diagnosis")
-
-    add = parser.add_argument_group("anomalies").add_argument
-    add("--anomaly", metavar="DIR", nargs="?", const="",
-        help="instead of all else, map what is unusual in the slices of a folder or of a volume "
-        "(.nii.gz), or without DIR in those of the split; --slice and --seed apply")
+        help="say how likely each value of an attribute is for each case; no diagnosis")
+    add("--counterfactual", metavar="FOLDER", nargs="?", const="",
+        help="draw how the same people would look if they were such as --given says; --seed "
+        "applies")
+    add("--own", metavar="NAME=VALUE", nargs="+", action="extend",
+        help="what they are, for --counterfactual (default: as the table of the data says, else "
+        "unknown)")
+    add("--strength", type=between(float, 0, 100), default=1.0, metavar="S",
+        help="amplify what --counterfactual changes (default: %(default)s)")
     add("--axcodes", metavar="XYZ", type=axcodes,
         help="where the axes of a volume run to that does not say it, such as RAS")
     args = parser.parse_args(arguments)
     if args.classify and (len(args.classify) > 2 or args.given):
         parser.error("--classify takes NAME and perhaps FOLDER, and no --given")
+    if args.counterfactual is not None and not args.given:
+        parser.error("--counterfactual needs --given NAME=VALUE")
+    if (args.anomaly, args.classify, args.counterfactual).count(None) < 2:
+        parser.error("name one of --anomaly, --classify and --counterfactual")
     return args
 # fmt: on
 
 
 def main(args):
-    """Map what is unusual, or classify, or evaluate and draw."""
+    """Map what is unusual, classify, draw people as they would look, or evaluate and draw."""
     run = RunDirectory(args.run)
     config = read_config(run)
     facts = facts_of_run(config["data"])
-    scan, slices, to_fill = None, None, None  # of a scan, "" is the split
-    if args.classify:
-        scan = (args.classify[1:] or [""])[0]
-    elif args.anomaly is not None:
-        scan = args.anomaly
+    scan, slices, to_fill = scan_of(args), None, None
     needs_slices = args.write_reconstructions or args.evaluate_samples or args.complete
     needs_slices = needs_slices or args.fill == "" or scan == ""
     is_there = facts.cohort or (facts.brain and DEFAULT_DIRECTORY.is_dir())
@@ -122,10 +128,19 @@ def main(args):
 
     if args.classify:
         steps.classify(args, run, slices, split, name)
+    elif args.counterfactual is not None:
+        steps.imagine(args, run, facts, split, name)
     elif scan is not None:
         steps.map_anomalies(args, run, facts, split, name)
     else:
         steps.predict(args, run, config, slices, to_fill)
+
+
+def scan_of(args):
+    """Folder or volume that is looked at instead of all else: "" is the split, None nothing."""
+    if args.classify:
+        return (args.classify[1:] or [""])[0]
+    return args.counterfactual if args.anomaly is None else args.anomaly
 
 
 def check_comparison(slices, split, run, fingerprint):

@@ -11,7 +11,7 @@ from scipy import special
 from dataset import ImageSource, images_of
 from evaluation import metrics, plots
 from evaluation.context import Context
-from evaluation.plots import GREY, GREY_SCALE
+from evaluation.plots import GREY, GREY_SCALE, SIGNED, SIGNED_SCALE
 from modules import VQVAE, Models, Texture
 from networks import losses
 from networks.attributes import labelled
@@ -25,7 +25,6 @@ from utils import progress, read_arrays, reading, spread
 
 BATCH = 16  # slices that go through the networks together
 SHOWN_SLICES = 6  # in figures with one column a slice
-DIFFERENCE_LIMIT = 0.3  # value of a difference at which its colours end
 
 
 def evaluate(
@@ -353,13 +352,11 @@ def _draw_reconstructions(context):
     images, restored = to_unit(results["images"][shown]), to_unit(results["restored"][shown])
     ranks = code_ranks(vqvae.quantizer.codebook.numpy())
     maps = per_pixel(ranks[results["codes"][shown]], vqvae.frame, images.shape[1])
-    limit = DIFFERENCE_LIMIT
-    signed = {**GREY, "cmap": "RdBu_r", "vmin": -limit, "vmax": limit}
     ranked = {**GREY, "cmap": "viridis", "vmax": len(ranks) - 1}
     rows = [
         plots.Row(images, "original"),
         plots.Row(restored, "reconstruction"),
-        plots.Row(restored - images, "difference", signed),
+        plots.Row(restored - images, "difference", SIGNED),
         plots.Row(maps, "codes", ranked),
     ]
     labels, scores = slice_titles(context.split, shown), results["ssim"][shown]
@@ -367,7 +364,7 @@ def _draw_reconstructions(context):
     chosen = context.of_whom and f", codes chosen{context.of_whom}"
     caption = (
         f"{context.source}. {context.model}{chosen}. {GREY_SCALE} Difference: reconstruction minus "
-        f"original, -{limit} (blue) to +{limit} (red). Codes: coloured by rank along the first "
+        f"original, {SIGNED_SCALE}. Codes: coloured by rank along the first "
         "principal component of the codebook."
     )
     context.draw(plots.rows_of_images, "reconstructions.png", rows, titles, caption)

@@ -43,6 +43,12 @@ OWNED_ANOMALIES = (
     "anomaly/case_*_slice_*.png",
     "anomaly/case_*.nii.gz",
 )
+COUNTERFACTUALS = "counterfactual.json"
+OWNED_COUNTERFACTUALS = (
+    COUNTERFACTUALS,
+    "counterfactual.png",
+    "counterfactual/case_*_*.nii.gz",
+)
 PRINTED_SCORES, PRINTED_CASES = 10, 40
 
 
@@ -209,3 +215,13 @@ def print_probabilities(name: str, rows: list[dict[str, Any]]) -> None:
     for row in rows[:PRINTED_CASES]:
         values = "   ".join(f"{value}: {p:.2f}" for value, p in row["p"].items())
         print(f"  case {row['case']:03d}  {name}   {values}")
+
+
+def print_counterfactuals(rows: list[dict[str, Any]]) -> None:
+    """Print what changed in the first cases of `counterfactual.json`."""
+    for row in rows[:PRINTED_CASES]:
+        text = f"  case {row['case']:03d}  {row['changed_codes']:.1%} of its codes change"
+        if "ventricles" in row:
+            areas = (row["ventricles"][kind] for kind in ("reconstruction", "counterfactual"))
+            text += ", ventricles {:.4f} -> {:.4f} of the image".format(*areas)
+        print(text)

@@ -13,6 +13,7 @@ from evaluation.attributes import find, plain, read_given, values_of
 from evaluation.brains import GivenSlices, brains, draws_stacks
 from evaluation.comparison import compare
 from evaluation.context import Context, SamplingOptions
+from evaluation.counterfactuals import counterfactuals
 from evaluation.filling import fill, measure_fill
 from evaluation.reconstruction import choose_codes, evaluate, read_code_counts, summarise
 from evaluation.samples import complete, sample, spread_levels
@@ -195,6 +196,41 @@ def classify(
         write_json(folder / file, {**header, **note, **training, "cases": rows})
     report.print_probabilities(wanted, rows)
     print(f"{classification.NO_DIAGNOSIS} All cases are in {out / file}")
+
+
+def imagine(
+    args: argparse.Namespace, run: RunDirectory, facts: DataFacts, split: Split, name: str
+) -> None:
+    """Write how slices would look if other attributes were given.
+
+    Args:
+        args: Flags of predict.py.
+        run: The run.
+        facts: What is known of its data.
+        split: The slices.
+        name: Name of these slices.
+
+    Raises:
+        InputError: The run is damaged, or does not know an attribute or the levels of the slices.
+    """
+    made, models = provenance(), checkpoints.load_models(run)
+    given, own = (
+        read_given(run, models.prior, pairs, flag)
+        for pairs, flag in ((args.given, "--given"), (args.own, "--own"))
+    )
+    suitability.check_levels(run, models.prior, split)
+    context = Context(models, facts, SamplingOptions(args.seed, given=given), split)
+    grey = load_images(split, models.vqvae.settings["image_size"])
+    suitability.warn_of_strange_slices(run, models, split, grey)
+    out = pathlib.Path(args.out or run.predictions)
+    with replacing_results(out, report.OWNED_COUNTERFACTUALS) as context.folder:
+        found = counterfactuals(context, name, own, args.strength)
+        header = {"made": made, "data": name, "runs": [str(run)], "given": context.given}
+        header |= {"strength": args.strength, "seed": args.seed}
+        write_json(context.folder / report.COUNTERFACTUALS, {**header, **found})
+    report.print_counterfactuals(found["cases"])
+    _draw_figures(out, context.figures)
+    print(f"All are in {out / report.COUNTERFACTUALS}{_of_unknown_place(split.facts)}")
 
 
 def _of_unknown_place(facts):

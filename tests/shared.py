@@ -171,7 +171,10 @@ def load_models_once(run):
 
 
 load_model, load_models = checkpoints.load_model, checkpoints.load_models
-EXACT = "evaluation.reconstruction", "evaluation.classification", "coding.slices"
+EXACT = (
+    *("evaluation.reconstruction", "evaluation.classification", "evaluation.counterfactuals"),
+    "coding.slices",
+)
 exact_once = functools.cache(exact)
 save_figure, coder_once = plots.save_figure, functools.cache(slices.Coder)
 

@@ -7,7 +7,17 @@ import shutil
 import nibabel
 import numpy as np
 import pytest
-from shared import LEVELS, make_prior, make_vqvae, one_line, predict, run_script, write_slices
+import tensorflow as tf
+from shared import (
+    CODES,
+    LEVELS,
+    make_prior,
+    make_vqvae,
+    one_line,
+    predict,
+    run_script,
+    write_slices,
+)
 
 from coding import container
 from evaluation import anomalies, brains, classification, samples
@@ -18,7 +28,9 @@ from fitting import checkpoints
 from fitting.run_directory import RunDirectory
 from modules import Models, PixelCNN
 from networks.attributes import Attributes, labelled, learn
+from networks.logits import draw, redraw, uniforms
 from networks.order import arrange
+from networks.raster import numbered_seed
 from sources.folder import make_split, open_folder
 from utils import InputError
 
@@ -124,15 +136,15 @@ def test_what_is_not_given_is_drawn_as_people_have_it():
 def test_a_brain_is_drawn_given_its_attributes(prior):
     """The same noise draws other codes of another person, and the same of the same."""
 
-    def draw(given):
+    def drawn_as(given):
         options = SamplingOptions(3, given=None if given is None else np.array(given))
         return next(brains.draw_brain_codes(prior, 2, options))
 
-    (codes, numbers), (other, _) = draw([1, 1]), draw([3, 2])
+    (codes, numbers), (other, _) = drawn_as([1, 1]), drawn_as([3, 2])
     assert (codes != other).mean() > 0.2
-    drawn, _ = draw(None)
+    drawn, _ = drawn_as(None)
     shown = people(prior.attributes, SamplingOptions(3), numbers[:, 0])
-    again = [draw(person)[0][i] for i, person in enumerate(shown)]
+    again = [drawn_as(person)[0][i] for i, person in enumerate(shown)]
     np.testing.assert_array_equal(drawn, again)
     slices = brains.GivenSlices(np.array([2]), codes[0, [2]])  # of nobody known
     around, _ = next(brains.draw_brain_codes(prior, 1, SamplingOptions(3), slices))
@@ -277,3 +289,91 @@ def test_bins_have_names_of_their_own():
     found, _ = learn({"size": values}, {case: str(case) for case in values})
     (attribute,) = found.each
     assert len(set(attribute.labels)) == 8
+
+
+# ---- counterfactuals ---------------------------------------------------------------------------
+
+
+def test_noise_behind_codes_draws_from_other_logits_as_these_say():
+    rng, count = np.random.default_rng(0), 20000
+    logits, others = (np.tile(rng.normal(0, 1.5, 5), (count, 1)) for _ in range(2))
+    codes = draw(logits, rng.random(count)).numpy()
+    uniform = rng.random((count, 5)).astype("float32")
+    drawn = redraw(logits, codes, uniform, others).numpy()
+    expected = np.exp(others[0]) / np.exp(others[0]).sum()
+    np.testing.assert_allclose(np.bincount(drawn, minlength=5) / count, expected, atol=0.012)
+    independent = (np.bincount(codes, minlength=5) / count) @ expected
+    assert (drawn == codes).mean() > independent + 0.1  # what need not change stays
+    np.testing.assert_array_equal(redraw(logits, codes, uniform, logits + 1e-5), codes)
+    np.testing.assert_array_equal(redraw(logits, codes, 0 * uniform, logits), codes)
+    # A code whose probability rises is kept.
+    raised = logits + 3.0 * tf.one_hot(codes, 5, dtype="float64")
+    np.testing.assert_array_equal(redraw(logits, codes, uniform, raised), codes)
+
+
+@pytest.fixture(scope="module")
+def brain(prior):
+    """Codes of a brain that was drawn, and the neighbours of its slices."""
+    order = arrange([0] * LEVELS, range(LEVELS), 1)
+    codes, _ = next(brains.draw_brain_codes(prior, 1, SamplingOptions(3, given=np.array([3, 2]))))
+    return codes[0], order
+
+
+def imagine(prior, brain, own, given, strength=1.0):
+    levels = np.arange(LEVELS)
+    told = [labelled(levels, np.array(numbers)) for numbers in (own, given)]
+    seeds = numbered_seed(5, levels)
+    return prior.counterfactual(brain[0], *told, seeds, np.float32(strength), brain[1]).numpy()
+
+
+def test_own_attributes_change_nothing(prior, brain):
+    for own in ([3, 2], [1, 0], [0, 0]):
+        np.testing.assert_array_equal(imagine(prior, brain, own, own, 50.0), brain[0])
+    np.testing.assert_array_equal(imagine(prior, brain, [3, 2], [1, 0], 0.0), brain[0])
+    changed = [(imagine(prior, brain, [3, 2], [1, 1], s) != brain[0]).mean() for s in (0.2, 1, 5)]
+    assert 0 < changed[0] < changed[1] < changed[2]
+
+
+def test_a_counterfactual_reads_its_own_neighbours(prior, brain):
+    """Every code is what the noise draws given all earlier codes of the counterfactual."""
+    codes, order = brain
+    drawn, levels = imagine(prior, brain, [3, 0], [1, 0]), np.arange(LEVELS)
+    own, others = (labelled(levels, np.array([n, 0])) for n in (3, 1))
+    noise = uniforms(numbered_seed(5, levels), (4, 4, CODES)).numpy().reshape(-1, CODES)
+    logits = [
+        prior.logits(*of, order).numpy().reshape(-1, CODES)
+        for of in ((codes, own), (drawn, others))
+    ]
+    expected = redraw(logits[0], codes.ravel(), noise, logits[1]).numpy()
+    np.testing.assert_array_equal(drawn.ravel(), expected)
+    assert (drawn != codes).any()
+
+
+def test_people_are_drawn_as_they_would_look(run, slices_folder, tmp_path):
+    def imagine(*flags):
+        return run_script("predict.py", "--run", run, "--counterfactual", *flags, cwd=tmp_path)
+
+    folder = shutil.copytree(slices_folder / "keras_png_slices_test", tmp_path / "some")
+    (folder / "dataset.json").write_text('{"cases": {"5": {"cdr": 2}}}')
+    done = imagine(folder, "--given", "cdr=0")
+    assert done.returncode == 0, done.stderr
+    out = run / "predict"
+    report = json.loads((out / "counterfactual.json").read_text())
+    assert report["given"] == {"cdr": "0"} and (out / "counterfactual.png").exists()
+    assert [row["own"] for row in report["cases"]] == [{"cdr": "1"}, {}]
+    assert all(row["changed_codes"] > 0 for row in report["cases"])
+    kinds = {"original", "reconstruction", "counterfactual"}
+    assert all(set(row["ventricles"]) == kinds for row in report["cases"])
+    volumes = {
+        kind: np.asarray(nibabel.load(out / "counterfactual" / f"case_006_{kind}.nii.gz").dataobj)
+        for kind in ("reconstruction", "counterfactual_cdr-0", "difference_cdr-0")
+    }
+    restored, drawn, difference = (values.astype(int) for values in volumes.values())
+    np.testing.assert_array_equal(difference, drawn - restored)
+    assert difference.shape == (256, 256, LEVELS) and difference.min() < 0 < difference.max()
+    done = imagine(folder, "--given", "cdr=1", "--own", "cdr=1", "--strength", 9)
+    assert "case 006  0.0% of its codes change" in done.stdout
+    assert not (out / "counterfactual" / "case_006_difference_cdr-0.nii.gz").exists()
+    one_line(imagine(folder), "--counterfactual needs --given")
+    one_line(imagine(folder, "--given", "cdr=0", "--own", "age=3"), "--own names one of cdr")
+    one_line(imagine(folder, "--given", "cdr=0", "--anomaly"), "one of --anomaly, --classify")
