@@ -35,6 +35,14 @@ def parse(arguments=None):
         metavar="L",
         help="price of one bit when codes are chosen (default: that of the training)",
     )
+    encoding.add_argument(
+        "--given",
+        metavar="NAME=VALUE",
+        nargs="+",
+        action="extend",
+        help="who is shown, by attributes that the prior knows; the file holds it "
+        "(default: unknown)",
+    )
     runs_to = "where the axes of a volume run to that does not say it, such as RAS"
     encoding.add_argument("--axcodes", type=axcodes, metavar="XYZ", help=runs_to)
     decoding = commands.add_parser("decode", help="restore the slices of a file as PNGs")
@@ -58,10 +66,12 @@ def main(args):
         content = read(args.source, args.target)
     import_tensorflow()  # takes seconds, so only now that all flags and files are checked
     from coding.slices import Codec  # noqa: PLC0415
+    from evaluation.attributes import read_given  # noqa: PLC0415
 
     codec = Codec(args.run)
     if args.command == "encode":
-        encode(codec, split, args.target, args.rate_weight)
+        given = read_given(args.run, codec.prior, args.given)
+        encode(codec, split, args.target, args.rate_weight, given)
     else:
         decode(codec, content, args.source, args.target)
 
@@ -84,10 +94,10 @@ def read(source, target):
     return source.read_bytes()
 
 
-def encode(codec, split, target, rate_weight):
+def encode(codec, split, target, rate_weight, given):
     """Write the slices of a split as one file, once it was decoded again."""
     codec.warn(split)
-    content = codec.encode(split, rate_weight)
+    content = codec.encode(split, rate_weight, given)
     with replacing(target) as temporary:
         temporary.write_bytes(content)
     size, pixels = len(content), len(split) * codec.vqvae.settings["image_size"] ** 2
@@ -99,7 +109,7 @@ def encode(codec, split, target, rate_weight):
 
 def decode(codec, content, source, target):
     """Restore the slices of a file into a folder, all of them or none, or into a volume."""
-    split, codes = codec.decode(content, str(source))
+    split, codes, given = codec.decode(content, str(source))
     if target.name.endswith(VOLUME):
         if len(set(split.cases.tolist())) > 1:
             raise InputError(f"{source} holds several cases: name a new folder, no volume.")
@@ -110,7 +120,8 @@ def decode(codec, content, source, target):
             folder = pathlib.Path(staging, "slices")
             codec.write(folder, split, codes)
             folder.replace(target)
-    print(f"{target}: {len(split)} slices restored.")
+    known = "".join(f", {name} {value}" for name, value in given.items())
+    print(f"{target}: {len(split)} slices restored{known and ' of whom was given'}{known}.")
 
 
 if __name__ == "__main__":

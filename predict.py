@@ -2,6 +2,7 @@
 
 python predict.py                                  # the run of `python train.py`
 python predict.py --run DIR --data DIR --samples 32 --brains 4 --seed 7
+python predict.py --samples 0 --brains 4 --given cdr=1    # of people with that attribute
 """
 
 from fitting.run_directory import RunDirectory, read_config
@@ -40,6 +41,9 @@ def parse(arguments=None):
         help="write every reconstruction of the split as a PNG")
 
     add = parser.add_argument_group("samples").add_argument
+    add("--given", metavar="NAME=VALUE", nargs="+", action="extend",
+        help="who is shown, by attributes that the prior knows, such as cdr=1; what is not given "
+        "is drawn as training people have it for samples and brains, and is else unknown")
     add("--samples", type=between(int, 0, 10**5), default=16, metavar="N",
         help="number of slices to generate (default: %(default)s)")
     add("--slice", type=between(int, 0, 9999), metavar="K",
@@ -69,43 +73,74 @@ def parse(arguments=None):
         help="draw without the fine grain that codes lose")
     add("--walk", action="store_true", help="show every slice of the first brain: walk.png")
 
-    add = parser.add_argument_group("anomalies").add_argument
-    add("--anomaly", metavar="DIR", nargs="?", const="",
-        help="instead of all else, map what is unusual in the slices of a folder or of a volume "
-        "(.nii.gz), or without DIR in those of the split; --slice and --seed apply")
+    add = parser.add_argument_group(
+        "instead of all else, for the slices of a folder or of a volume (.nii.gz), or without "
+        "FOLDER for those of the split").add_argument
+    add("--anomaly", metavar="FOLDER", nargs="?", const="",
+        help="map what is unusual; --slice, --seed and --given apply")
+    add("--classify", metavar=("NAME", "FOLDER"), nargs="+",
+        help="say how likely each value of an attribute is for each case; no diagnosis")
+    add("--counterfactual", metavar="FOLDER", nargs="?", const="",
+        help="draw how the same people would look if they were such as --given says; --seed "
+        "applies")
+    add("--own", metavar="NAME=VALUE", nargs="+", action="extend",
+        help="what they are, for --counterfactual (default: as the table of the data says, else "
+        "unknown)")
+    add("--strength", type=between(float, 0, 100), default=1.0, metavar="S",
+        help="amplify what --counterfactual changes (default: %(default)s)")
     add("--axcodes", metavar="XYZ", type=axcodes,
         help="where the axes of a volume run to that does not say it, such as RAS")
-    return parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
+    if args.classify and (len(args.classify) > 2 or args.given):
+        parser.error("--classify takes NAME and perhaps FOLDER, and no --given")
+    if args.counterfactual is not None and not args.given:
+        parser.error("--counterfactual needs --given NAME=VALUE")
+    if (args.anomaly, args.classify, args.counterfactual).count(None) < 2:
+        parser.error("name one of --anomaly, --classify and --counterfactual")
+    return args
 # fmt: on
 
 
 def main(args):
-    """Map what is unusual, or evaluate and draw."""
+    """Map what is unusual, classify, draw people as they would look, or evaluate and draw."""
     run = RunDirectory(args.run)
     config = read_config(run)
     facts = facts_of_run(config["data"])
-    is_map, slices, to_fill = args.anomaly is not None, None, None
+    scan, slices, to_fill = scan_of(args), None, None
     needs_slices = args.write_reconstructions or args.evaluate_samples or args.complete
-    needs_slices = needs_slices or args.fill == ""
-    if args.fill and not is_map:
-        to_fill = open_scan(args.fill, facts, args.axcodes)
+    needs_slices = needs_slices or args.fill == "" or scan == ""
     is_there = facts.cohort or (facts.brain and DEFAULT_DIRECTORY.is_dir())
-    if args.anomaly:
-        split = open_scan(args.anomaly, facts, args.axcodes)
+    if args.fill and scan is None:
+        to_fill = open_scan(args.fill, facts, args.axcodes)
+    if scan:
+        split = open_scan(scan, facts, args.axcodes)
         name = split.name
-    elif is_map or args.data or is_there or needs_slices:
-        needs_all = args.evaluate_samples and not is_map
+    if not scan and (args.data or is_there or needs_slices):
+        needs_all = args.evaluate_samples and scan is None
         slices = find_data(args.data, facts, SPLITS if needs_all else [args.split])
         split, name = slices.splits[args.split], f"{slices.name}, {args.split} split"
         if needs_all:
             check_comparison(slices, args.split, run, config["data"]["fingerprint"])
+    elif args.classify and (args.data or is_there):
+        slices = find_data(args.data, facts, [])
     import_tensorflow()  # takes seconds, so only now that all flags and files are checked
     from evaluation import steps  # noqa: PLC0415
 
-    if is_map:
+    if args.classify:
+        steps.classify(args, run, slices, split, name)
+    elif args.counterfactual is not None:
+        steps.imagine(args, run, facts, split, name)
+    elif scan is not None:
         steps.map_anomalies(args, run, facts, split, name)
     else:
         steps.predict(args, run, config, slices, to_fill)
+
+
+def scan_of(args):
+    """Folder or volume that is looked at instead of all else: "" is the split, None nothing."""
+    if args.classify:
+        return (args.classify[1:] or [""])[0]
+    return args.counterfactual if args.anomaly is None else args.anomaly
 
 
 def check_comparison(slices, split, run, fingerprint):

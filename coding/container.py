@@ -5,9 +5,10 @@ size are variable-length integers (LEB128), lowest bits first.
 
 | bytes, stacks | bytes, a single slice | what |
 | --- | --- | --- |
-| 1 | 1 | `STACKS` or `SINGLE`: the kind, and the version of the format |
+| 1 | 1 | `STACKS` or `SINGLE`, plus `GIVEN`: the kind, and the version of the format |
 | 4 | 2 | digest of the models; grid, codebook and levels follow from these |
 | 4 | 2 | checksum of the places and codes of all slices |
+| numbers | numbers | with `GIVEN`: how many attributes the prior knows, and the number of each |
 | number | | number of stacks; a stack is the slices of a case |
 | numbers | | for each stack: case, levels (see `_runs`), and bytes of its stream |
 | | number | case x levels + level |
@@ -28,9 +29,11 @@ from utils import FORMER_VERSION, InputError, reading
 
 # First byte of a file: its kind, and version 2 of the format.
 SINGLE, STACKS = 0xA2, 0xB2
+GIVEN = 0x08  # added where it is known who is shown
 FORMER = (0xA1, 0xB1)  # of version 1
 CHECK_BYTES = {SINGLE: 2, STACKS: 4}  # of the digest, and of the checksum
 MAX_CASE = 10**9 - 1  # that a name can hold
+MAX_ATTRIBUTES, MAX_VALUES = 10**3, 2**16
 MAX_SLICES = 10**5  # of a file; their codes fit into memory
 
 
@@ -66,7 +69,12 @@ def checksum(split: Split, codes: np.ndarray) -> bytes:
 
 
 def pack(
-    models: bytes, check: bytes, stacks: Sequence[Stack], streams: Sequence[bytes], num_levels: int
+    models: bytes,
+    check: bytes,
+    stacks: Sequence[Stack],
+    streams: Sequence[bytes],
+    num_levels: int,
+    given: Sequence[int] = (),
 ) -> bytes:
     """Bytes of a file; `unpack` is the inverse.
 
@@ -76,6 +84,7 @@ def pack(
         stacks: Where the slices lie.
         streams: Bytes of the codes of each stack.
         num_levels: Number of levels that the models know.
+        given: Number of the value of each attribute, or nothing where all are unknown.
     """
     if len(stacks) == 1 and len(stacks[0].levels) == 1:
         kind, numbers = SINGLE, [stacks[0].case * num_levels + stacks[0].levels[0]]
@@ -84,13 +93,15 @@ def pack(
         for (case, levels), stream in zip(stacks, streams, strict=True):
             numbers += [case, *_runs(levels), len(stream)]
     size = CHECK_BYTES[kind]
+    if len(given):
+        kind, numbers = kind + GIVEN, [len(given), *map(int, given), *numbers]
     head = bytes([kind]), models[:size], check[:size], *map(_varint, numbers)
     return b"".join([*head, *streams])
 
 
 def unpack(
     content: bytes, name: str, num_levels: int
-) -> tuple[bytes, bytes, list[Stack], list[bytes]]:
+) -> tuple[bytes, bytes, list[Stack], list[bytes], list[int]]:
     """Read a file that may come from a stranger: the inverse of `pack`.
 
     Args:
@@ -99,7 +110,7 @@ def unpack(
         num_levels: Number of levels that the models know.
 
     Returns:
-        First bytes of `models` and of `check`, stacks, and the stream of each stack.
+        First bytes of `models` and of `check`, stacks, the stream of each stack, and `given`.
 
     Raises:
         InputError: It is no such file, it is truncated, or its numbers make no sense.
@@ -109,6 +120,8 @@ def unpack(
         raise InputError(
             f"{name} was written by {FORMER_VERSION}: decode it with that program and its models."
         )
+    is_given = kind is not None and bool(kind & GIVEN)
+    kind = kind - GIVEN if is_given else kind
     if kind not in CHECK_BYTES:
         raise InputError(
             f"{name} is no .bvq file that this program knows: "
@@ -117,10 +130,12 @@ def unpack(
     with reading(name, "the file is damaged, copy it again"):
         file, size = io.BytesIO(content[1:]), CHECK_BYTES[kind]
         models, check = _take(file, size), _take(file, size)
+        count = _number(file, MAX_ATTRIBUTES) if is_given else 0
+        given = [_number(file, MAX_VALUES) for _ in range(count)]
         if kind == SINGLE:
             place = _number(file, (MAX_CASE + 1) * num_levels - 1)
             case, level = divmod(place, num_levels)
-            return models, check, [Stack(case, (level,))], [file.read()]
+            return models, check, [Stack(case, (level,))], [file.read()], given
         stacks, sizes = [], []
         for _ in range(_number(file, MAX_SLICES)):
             stacks.append(Stack(_number(file, MAX_CASE), _levels(file, num_levels)))
@@ -128,7 +143,7 @@ def unpack(
         streams = [_take(file, size) for size in sizes]
         if file.read() or not _make_sense(stacks):
             raise ValueError("its stacks of slices make no sense")
-    return models, check, stacks, streams
+    return models, check, stacks, streams, given
 
 
 def _make_sense(stacks):

@@ -1,5 +1,6 @@
 """Slices to the bytes of a file, and back."""
 
+import operator
 import pathlib
 
 import numpy as np
@@ -13,6 +14,7 @@ from evaluation.suitability import check_levels, warn_of_strange_slices
 from fitting.checkpoints import fingerprint, load_models
 from fitting.run_directory import RunDirectory, read_config
 from modules import Models
+from networks.attributes import labelled
 from networks.layers import in_precision
 from networks.order import arrange
 from sources.facts import facts_of_run
@@ -44,18 +46,28 @@ class Codec:
         self.vqvae, self.prior = (in_precision(model, "float64") for model in (vqvae, prior))
         self.coder = Coder(self.prior)
 
-    def encode(self, split: Split, rate_weight: float | None = None) -> bytes:
+    def encode(
+        self,
+        split: Split,
+        rate_weight: float | None = None,
+        given: np.ndarray | None = None,
+    ) -> bytes:
         """Bytes of a file with the slices of a split. They were decoded again.
 
-        For `rate_weight` see `RasterPrior.choose_codes`.
+        Args:
+            split: The slices.
+            rate_weight: See `RasterPrior.choose_codes`.
+            given: What is known of all who are shown; see `evaluation.context.SamplingOptions`.
 
         Raises:
             InputError: The prior does not know a level, or the bytes do not give the codes back.
         """
-        codes, streams = self.write_streams(split, split.cases, rate_weight)
+        codes, streams = self.write_streams(split, split.cases, rate_weight, given)
         check, num_levels = container.checksum(split, codes), self.prior.settings["num_levels"]
         stacks = container.stacks_of(split)
-        content = container.pack(self.digest, check, stacks, streams, num_levels)
+        content = container.pack(
+            self.digest, check, stacks, streams, num_levels, () if given is None else given
+        )
         self.decode(content, "what was written")
         return content
 
@@ -71,7 +83,11 @@ class Codec:
         warn_of_strange_slices(self.run, Models(self.vqvae, self.prior), few, images)
 
     def write_streams(
-        self, split: Split, stacks: np.ndarray, rate_weight: float | None = None
+        self,
+        split: Split,
+        stacks: np.ndarray,
+        rate_weight: float | None = None,
+        given: np.ndarray | None = None,
     ) -> tuple[np.ndarray, list[bytes]]:
         """Codes of slices, int32 `(N, H, W)`, and the bytes of the streams that hold them.
 
@@ -90,15 +106,21 @@ class Codec:
             distances = [self.vqvae.distances(images_of(source, part)) for part in parts]
             return tf.concat(distances, axis=0), price
 
-        codes = self._codes(split, stacks, streams, chosen_by, "encoding")
+        codes = self._codes(split, stacks, streams, chosen_by, given, "encoding")
         return codes, [shortest(stream) for stream in streams]
 
-    def read_streams(self, split: Split, stacks: np.ndarray, streams: list[bytes]) -> np.ndarray:
+    def read_streams(
+        self,
+        split: Split,
+        stacks: np.ndarray,
+        streams: list[bytes],
+        given: np.ndarray | None = None,
+    ) -> np.ndarray:
         """Codes of slices, int32 `(N, H, W)`, from what `write_streams` wrote."""
         opened_streams = [opened(content) for content in streams]
-        return self._codes(split, stacks, opened_streams, lambda batch: (), "decoding")
+        return self._codes(split, stacks, opened_streams, lambda batch: (), given, "decoding")
 
-    def _codes(self, split, stacks, streams, chosen_by, title):
+    def _codes(self, split, stacks, streams, chosen_by, given, title):
         """Codes by whole stacks, with what `Coder.codes` needs to choose those of a batch."""
         _, numbers, counts = np.unique(stacks, return_inverse=True, return_counts=True)
         codes = np.empty((len(split), *self.vqvae.grid), "int32")
@@ -108,11 +130,14 @@ class Codec:
             levels = split.levels[batch]
             order = arrange(numbers[batch], levels, self.prior.settings["neighbours"])
             batch_streams = [streams[number] for number in numbers[batch]]
-            codes[batch] = self.coder.codes(levels, order, batch_streams, *chosen_by(batch))
+            told = labelled(levels, given)
+            codes[batch] = self.coder.codes(told, order, batch_streams, *chosen_by(batch))
         return codes
 
-    def decode(self, content: bytes, name: str) -> tuple[Split, np.ndarray]:
-        """Slices of a file, named as in a data folder, and their codes, int32 `(N, H, W)`.
+    def decode(self, content: bytes, name: str) -> tuple[Split, np.ndarray, dict[str, str]]:
+        """Slices of a file, named as in a data folder, their codes, and what is given of them.
+
+        Codes are int32 `(N, H, W)`, and what is given are values by the names of attributes.
 
         Args:
             content: Bytes of the file.
@@ -122,17 +147,21 @@ class Codec:
             InputError: It is damaged, or of other models, or these compute differently here.
         """
         num_levels = self.prior.settings["num_levels"]
-        digest, check, stacks, streams = container.unpack(content, name, num_levels)
+        digest, check, stacks, streams, given = container.unpack(content, name, num_levels)
         if not self.digest.startswith(digest):
             raise InputError(f"{name} was written with other models: name the --run that wrote it.")
-        split = container.split_of(stacks)
-        codes = self.read_streams(split, split.cases, streams)
+        split, attributes = container.split_of(stacks), self.prior.attributes
+        counts = [len(attribute.labels) for attribute in attributes.each]
+        if given and (len(given) != len(counts) or any(map(operator.gt, given, counts))):
+            raise InputError(f"{name} gives attributes that nobody has: copy it again.")
+        given = np.array(given, "int32")
+        codes = self.read_streams(split, split.cases, streams, given)
         if not container.checksum(split, codes).startswith(check):
             raise InputError(
                 f"{name} does not give back its codes: it is damaged, or this machine computes "
                 "otherwise than the one that wrote it. Copy it again, or decode it there."
             )
-        return split, codes
+        return split, codes, attributes.labels(given)
 
     def write(self, folder: pathlib.Path, split: Split, codes: np.ndarray) -> None:
         """Write the PNG of every slice to a new folder."""

@@ -15,6 +15,7 @@ from scipy import ndimage
 
 from evaluation.reconstruction import BATCH, join
 from modules import Models
+from networks.attributes import labelled
 from networks.frames import per_pixel
 from networks.order import arrange, batches, beside
 from networks.raster import mirrored_level, numbered_seed
@@ -34,7 +35,13 @@ EDGE = 0.05  # gradient, a pixel, at which a residual counts half
 SCORED = 0.01  # share of the image's pixels, the highest, whose mean is the score of a slice
 
 
-def analyse(models: Models, images: np.ndarray, split: Split, seed: int = 0) -> dict:
+def analyse(
+    models: Models,
+    images: np.ndarray,
+    split: Split,
+    seed: int = 0,
+    given: np.ndarray | None = None,
+) -> dict:
     """Map and score what is unusual in slices, by reconstruction error and by healing.
 
     Healing draws the codes that surprise the prior anew, several times, and decodes them. Its map
@@ -58,6 +65,7 @@ def analyse(models: Models, images: np.ndarray, split: Split, seed: int = 0) -> 
         images: `(N, S, S)` of their image size.
         split: The slices of these images; the prior knows all of their levels.
         seed: Seed of the draws.
+        given: What is known of all who are shown; see `evaluation.context.SamplingOptions`.
 
     Returns:
         dict of `restored` and `healed`, images `(N, S, S)`, of `surprise` `(N, S, S)` after
@@ -65,7 +73,7 @@ def analyse(models: Models, images: np.ndarray, split: Split, seed: int = 0) -> 
         `(N, S, S)`, 0 or more and 0 where the image is 0, and scores `(N,)`. `in_case` `(N,)` is
         what `scores_in_case` says of healing.
     """
-    reader = Reader(models, split, seed)
+    reader = Reader(models, split, seed, given)
     places = batches(reader.order, BATCH)
     parts = [reader.read(images[batch], batch) for batch in progress(places, "mapping anomalies")]
     results = join(parts, places)
@@ -135,6 +143,7 @@ class Reader:
         models: The networks. The prior is what is surprised and draws codes anew.
         split: All slices, N of them.
         seed: Seed of the draws.
+        given: What is known of all who are shown; see `evaluation.context.SamplingOptions`.
 
     Attributes:
         order: Neighbours of the slices.
@@ -143,9 +152,9 @@ class Reader:
             stack by itself.
     """
 
-    def __init__(self, models: Models, split: Split, seed: int):
+    def __init__(self, models: Models, split: Split, seed: int, given: np.ndarray | None = None):
         self.vqvae, self.prior, _ = models
-        self.seed = seed
+        self.seed, self.given = seed, given
         self.order = arrange(split.cases, split.levels, self.prior.settings["neighbours"])
         mirrored = mirrored_level(split.levels, self.prior.settings["num_levels"])
         self.levels = np.stack([split.levels, mirrored]).astype("int32")  # (sides, N)
@@ -168,7 +177,7 @@ class Reader:
         """
         versions, sides, count, *grid = self.healed.shape
         both = np.concatenate([side(images) for side in self.sides])  # (sides B, S, S)
-        levels = self.levels[:, batch].ravel()
+        levels = labelled(self.levels[:, batch].ravel(), self.given)
         # Each healed version has neighbours of its own: (versions sides B, S, H, W).
         sources = self.order.sources[batch]
         shape = (versions * len(levels), sources.shape[1], *grid)
@@ -180,7 +189,7 @@ class Reader:
         surprise = self._surprise(distances, nearest, levels, around, apart)
         numbers = count * np.arange(versions * sides)[:, None] + batch
         seeds = numbered_seed(self.seed, numbers.ravel())
-        again = np.tile(nearest, (versions, 1, 1)), np.tile(levels, versions)
+        again = np.tile(nearest, (versions, 1, 1)), np.concatenate([levels] * versions)
         limits = np.repeat(np.array(LIMITS, "float32"), len(both))
         drawn = self.prior.heal(*again, limits, seeds, beside(around, apart)).numpy()
         self.healed[:, :, batch] = drawn.reshape(versions, sides, -1, *grid)
@@ -201,7 +210,7 @@ class Reader:
         else:
             around, apart = around[: len(levels)], apart[: len(levels)]
         count = len(apart) // len(levels)
-        tiled = tf.tile(distances, (count, 1, 1, 1)), np.tile(levels, count)
+        tiled = tf.tile(distances, (count, 1, 1, 1)), np.concatenate([levels] * count)
         likely = self.prior.choose_codes(*tiled, None, beside(around, apart))
         contexts = map(beside, np.split(around, count), np.split(apart, count))
         readings = [

@@ -9,16 +9,18 @@ import numpy as np
 import tensorflow as tf
 
 from evaluation import plots
+from evaluation.attributes import entities, people
 from evaluation.context import FIRST_BRAIN, Context, SamplingOptions
 from evaluation.reconstruction import BATCH
 from evaluation.samples import decode
 from evaluation.stacks import write_slices, write_stack
+from networks.attributes import labelled
 from networks.order import arrange
 from networks.raster import RasterPrior, numbered_seed
 from sources.images import to_unit
 from utils import progress, spread
 
-SLICES, NAME = "slices", "brain_{:04d}.nii.gz"
+SLICES, NAME = "slices", "brain_{:04d}{}.nii.gz"
 GIVEN = "slices are drawn coarse to fine; each is given the nearest ones below and above it, and is"
 SHOWN_BRAINS = 3  # generated, and as many real ones
 BRAIN_CUTS = ("axial", "sagittal", "coronal")
@@ -51,6 +53,8 @@ def draw_brain_codes(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Draw the codes of brains, a batch of brains at a time.
 
+    Around slices, of which nobody can know who they show, no attribute is drawn.
+
     Args:
         prior: The model that draws codes. It reads neighbouring slices.
         count: Number of brains.
@@ -77,7 +81,11 @@ def draw_brain_codes(
             levels = np.concatenate([np.tile(some, size) for some in (given.levels, missing)])
             cases = [np.repeat(np.arange(size), len(some)) for some in (given.levels, missing)]
             order = arrange(np.concatenate(cases), levels, prior.settings["neighbours"], known)
-            wanted = tf.constant(np.tile(missing, size), tf.int32)
+            shown = options.given
+            if known is None:
+                shown = people(prior.attributes, options, numbers[:, 0])
+                shown = np.repeat(shown, len(missing), axis=0)
+            wanted = tf.constant(labelled(np.tile(missing, size), shown), tf.int32)
             drawn = prior.sample(wanted, seeds, options.drawing, neighbours=order).numpy()
             codes[:, missing] = drawn.reshape(size, -1, *grid)
         yield codes, numbers
@@ -86,8 +94,9 @@ def draw_brain_codes(
 def brains(context: Context, count: int, given: GivenSlices | None, walk: bool) -> dict:
     """Draw and write brains, and show some, beside real brains where there are any.
 
-    A brain becomes `brain_0000.nii.gz` and `slices/case_000_slice_0.nii.png` and so on, in the
-    layout of a data folder. Both lie over the scans of the set, so smaller images are enlarged.
+    A brain becomes `brain_0000.nii.gz`, with what is given of it in the name, and
+    `slices/case_000_slice_0.nii.png` and so on, in the layout of a data folder. Both lie over the
+    scans of the set, so smaller images are enlarged.
 
     Args:
         context: The run, and what was evaluated.
@@ -104,7 +113,9 @@ def brains(context: Context, count: int, given: GivenSlices | None, walk: bool) 
     drawn = draw_brain_codes(context.models.prior, count, options, given)
     batches = decode(context.models, drawn, options)
     for number, brain in enumerate(itertools.chain.from_iterable(batches)):
-        write_stack(folder / NAME.format(number), brain, levels, context.facts)
+        path = folder / NAME.format(number, entities(context.given))
+        note = f"generated{context.of_whom}"
+        write_stack(path, brain, levels, context.facts, description=note)
         write_slices(folder / SLICES, brain, [(number, k) for k in levels], context.facts)
         shown += [brain] if number < SHOWN_BRAINS else []
     seconds, shown = time.perf_counter() - start, np.stack(shown)  # (N, K, S, S)
@@ -116,6 +127,10 @@ def brains(context: Context, count: int, given: GivenSlices | None, walk: bool) 
         caption = f"Generated slices, not real ones: one {context.stack} from bottom to top; {made}"
         context.draw(plots.samples, "walk.png", to_unit(shown[0]), levels, caption)
     metrics = {"count": count, "seconds": seconds, "first_level": 0, "slices": len(levels)}
+    attributes = context.models.prior.attributes
+    if len(attributes) and not given:
+        shown = people(attributes, options, FIRST_BRAIN + np.arange(count) * len(levels))
+        metrics["attributes"] = list(map(attributes.labels, shown))
     return {"brains": metrics}
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -29,11 +29,14 @@ class SamplingOptions(NamedTuple):
         seed: Seed of all random numbers. The same seed gives the same slices.
         drawing: How codes are drawn.
         texture: Whether to draw the fine grain that codes lose, for which there must be a model.
+        given: Number of the value of each attribute of who is shown, int32 `(A,)`, 0 where it is
+            unknown; or None where all are.
     """
 
     seed: int
     drawing: Drawing = AS_IT_IS
     texture: bool = False
+    given: np.ndarray | None = None
 
 
 class Words(NamedTuple):
@@ -51,6 +54,11 @@ class Words(NamedTuple):
     def of(cls, facts: DataFacts) -> "Words":
         """The words for a set."""
         return cls("brain", "brain") if facts.brain else cls("stack", "foreground")
+
+
+def listed(values: Mapping[str, str]) -> str:
+    """Values of attributes by name, as captions say them, such as `age 70 to 75, cdr 1`."""
+    return ", ".join(f"{name} {value}" for name, value in values.items())
 
 
 @dataclasses.dataclass
@@ -94,12 +102,22 @@ class Context:
     @property
     def drawn(self) -> str:
         """How samples were drawn: the seed, and every option that is not the usual one."""
-        seed, drawing, _ = self.sampling
+        seed, drawing, *_ = self.sampling
         pairs = zip(drawing._fields, drawing, AS_IT_IS)
         options = [
             f", {name.replace('_', '-')} {is_}" for name, is_, usual in pairs if is_ != usual
         ]
-        return f"drawn from the {self.prior} with seed {seed}{''.join(options)}"
+        return f"drawn from the {self.prior}{self.of_whom} with seed {seed}{''.join(options)}"
+
+    @property
+    def given(self) -> dict[str, str]:
+        """What is given of who is shown: values by the names of attributes."""
+        return self.models.prior.attributes.labels(self.sampling.given)
+
+    @property
+    def of_whom(self) -> str:
+        """What captions say of it, or nothing."""
+        return f" given {listed(self.given)}" if self.given else ""
 
     @property
     def source(self) -> str:

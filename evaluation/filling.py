@@ -12,6 +12,7 @@ from evaluation.metrics import quality
 from evaluation.reconstruction import BATCH, choose_codes
 from evaluation.stacks import write_slices, write_stack
 from modules import Models
+from networks.attributes import labelled
 from networks.order import arrange
 from networks.raster import numbered_seed
 from sources.folder import Split
@@ -61,7 +62,8 @@ def draw_gaps(
         images: Their images, uint8 `(M, S, S)`.
         options: How codes are drawn.
     """
-    gaps, codes = gaps_of(split), choose_codes(models, split.cases, split.levels, images)
+    gaps = gaps_of(split)
+    codes = choose_codes(models, split.cases, split.levels, images, options.given)
     drawn = np.empty((len(gaps.cases), *codes.shape[1:]), "int32")
     numbers, cases = FIRST_FILLED + np.arange(len(drawn)), np.unique(gaps.cases)
     for begin in progress(range(0, len(cases), STACKS), "drawing missing slices"):
@@ -73,7 +75,7 @@ def draw_gaps(
         ]
         order = arrange(*places, models.prior.settings["neighbours"], codes[there])
         seeds = numbered_seed(options.seed, numbers[wanted])
-        levels = tf.constant(gaps.levels[wanted])
+        levels = tf.constant(labelled(gaps.levels[wanted], options.given))
         drawn[wanted] = models.prior.sample(levels, seeds, options.drawing, neighbours=order)
     return gaps, drawn
 
@@ -124,7 +126,8 @@ def fill(context: Context, split: Split) -> dict[str, Any]:
         places = [(case, level) for level in levels[order].tolist()]
         write_slices(folder / "slices", stack[order], places, context.facts)
         path = folder / STACK.format(case)
-        write_stack(path, stack[order], levels[order].tolist(), split.facts, case)
+        note = f"slices between those of {split.name} are generated{context.of_whom}"
+        write_stack(path, stack[order], levels[order].tolist(), split.facts, case, note)
     seconds = time.perf_counter() - begin
     counts = {"cases": len(np.unique(split.cases)), "given": len(split), "drawn": len(filled)}
     return {"fill": {**counts, "seconds": seconds}}

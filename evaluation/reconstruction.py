@@ -11,9 +11,10 @@ from scipy import special
 from dataset import ImageSource, images_of
 from evaluation import metrics, plots
 from evaluation.context import Context
-from evaluation.plots import GREY, GREY_SCALE
+from evaluation.plots import GREY, GREY_SCALE, SIGNED, SIGNED_SCALE
 from modules import VQVAE, Models, Texture
 from networks import losses
+from networks.attributes import labelled
 from networks.frames import cut, per_pixel
 from networks.layers import in_precision
 from networks.order import among, arrange, batches
@@ -24,11 +25,14 @@ from utils import progress, read_arrays, reading, spread
 
 BATCH = 16  # slices that go through the networks together
 SHOWN_SLICES = 6  # in figures with one column a slice
-DIFFERENCE_LIMIT = 0.3  # value of a difference at which its colours end
 
 
 def evaluate(
-    models: Models, split: Split, rate_weight: float | None = None, precision: str = "float32"
+    models: Models,
+    split: Split,
+    rate_weight: float | None = None,
+    given: np.ndarray | None = None,
+    precision: str = "float32",
 ) -> dict[str, np.ndarray]:
     """Measure every slice of a split.
 
@@ -36,6 +40,7 @@ def evaluate(
         models: The networks, of which the prior chooses codes and counts their bits.
         split: The slices, N of them.
         rate_weight: Price of one bit when codes are chosen; see `RasterPrior.choose_codes`.
+        given: What is known of all who are shown; see `SamplingOptions`.
         precision: In float64 codes and images are those of a file that `compress.py` writes, on any
             machine, but it takes several times as long. In float32 a few codes may differ.
 
@@ -54,7 +59,7 @@ def evaluate(
     order = arrange(split.cases, split.levels, prior.settings["neighbours"])
     places = batches(order, BATCH)
     for batch in progress(places, f"evaluating {split.name}"):
-        images, levels = images_of(source, batch), split.levels[batch]
+        images, levels = images_of(source, batch), labelled(split.levels[batch], given)
         known = among(order, codes, batch)
         chosen = prior.choose_codes(vqvae.distances(images), levels, rate_weight, known)
         restored = tf.cast(vqvae.decode(chosen), tf.float32)  # (B, S, S, 1)
@@ -77,7 +82,11 @@ def evaluate(
 
 
 def choose_codes(
-    models: Models, cases: np.ndarray, levels: np.ndarray, images: np.ndarray
+    models: Models,
+    cases: np.ndarray,
+    levels: np.ndarray,
+    images: np.ndarray,
+    given: np.ndarray | None = None,
 ) -> np.ndarray:
     """Codes of slices, int32 `(N, H, W)`, that the prior chooses coarse to fine.
 
@@ -86,13 +95,15 @@ def choose_codes(
         cases: Case of each slice, `(N,)`.
         levels: Level of each slice, `(N,)`.
         images: uint8 `(N, S, S)`.
+        given: What is known of all who are shown; see `SamplingOptions`.
     """
     codes = np.empty((len(images), *models.vqvae.grid), "int32")
     order = arrange(cases, levels, models.prior.settings["neighbours"])
     for batch in progress(batches(order, BATCH), "choosing codes"):
         distances = models.vqvae.distances(to_unit(images[batch])[..., None])
         known = among(order, codes, batch)
-        codes[batch] = models.prior.choose_codes(distances, levels[batch], None, known)
+        told = labelled(levels[batch], given)
+        codes[batch] = models.prior.choose_codes(distances, told, None, known)
     return codes
 
 
@@ -341,20 +352,19 @@ def _draw_reconstructions(context):
     images, restored = to_unit(results["images"][shown]), to_unit(results["restored"][shown])
     ranks = code_ranks(vqvae.quantizer.codebook.numpy())
     maps = per_pixel(ranks[results["codes"][shown]], vqvae.frame, images.shape[1])
-    limit = DIFFERENCE_LIMIT
-    signed = {**GREY, "cmap": "RdBu_r", "vmin": -limit, "vmax": limit}
     ranked = {**GREY, "cmap": "viridis", "vmax": len(ranks) - 1}
     rows = [
         plots.Row(images, "original"),
         plots.Row(restored, "reconstruction"),
-        plots.Row(restored - images, "difference", signed),
+        plots.Row(restored - images, "difference", SIGNED),
         plots.Row(maps, "codes", ranked),
     ]
     labels, scores = slice_titles(context.split, shown), results["ssim"][shown]
     titles = [f"{label}\nSSIM {ssim:.3f}" for label, ssim in zip(labels, scores)]
+    chosen = context.of_whom and f", codes chosen{context.of_whom}"
     caption = (
-        f"{context.source}. {context.model}. {GREY_SCALE} Difference: reconstruction minus "
-        f"original, -{limit} (blue) to +{limit} (red). Codes: coloured by rank along the first "
+        f"{context.source}. {context.model}{chosen}. {GREY_SCALE} Difference: reconstruction minus "
+        f"original, {SIGNED_SCALE}. Codes: coloured by rank along the first "
         "principal component of the codebook."
     )
     context.draw(plots.rows_of_images, "reconstructions.png", rows, titles, caption)

@@ -43,7 +43,13 @@ OWNED_ANOMALIES = (
     "anomaly/case_*_slice_*.png",
     "anomaly/case_*.nii.gz",
 )
-PRINTED_SCORES = 10
+COUNTERFACTUALS = "counterfactual.json"
+OWNED_COUNTERFACTUALS = (
+    COUNTERFACTUALS,
+    "counterfactual.png",
+    "counterfactual/case_*_*.nii.gz",
+)
+PRINTED_SCORES, PRINTED_CASES = 10, 40
 
 
 def named_for(metrics: Any, facts: DataFacts) -> Any:
@@ -164,10 +170,11 @@ def write_anomalies(context: Context, header: dict[str, Any], images: np.ndarray
 
     shown = order[:SHOWN_SLICES]
     labels = zip(slice_titles(split, shown), scores[shown])
+    told = context.of_whom and f", and read{context.of_whom}"
     caption = (
         f"{clean_name(header['data'])}: {len(shown)} of {len(split):,} slices, the highest scores "
-        f"first. Model trained on {context.facts.name}. Unusual does not mean ill, and this is no "
-        "medical device."
+        f"first. Model trained on {context.facts.name}{told}. Unusual does not mean ill, and this "
+        "is no medical device."
     )
     context.draw(
         plots.anomalies,
@@ -201,3 +208,20 @@ def print_scores(report: dict[str, Any]) -> None:
     for row in report["slices"][:PRINTED_SCORES]:
         scores = f"healing {row['score_healing']:.4f}   error {row['score_error']:.4f}"
         print(f"  {pathlib.Path(row['file']).name:<34}{scores}")
+
+
+def print_probabilities(name: str, rows: list[dict[str, Any]]) -> None:
+    """Print a table of the first cases of `classify_NAME.json`: the probability of each value."""
+    for row in rows[:PRINTED_CASES]:
+        values = "   ".join(f"{value}: {p:.2f}" for value, p in row["p"].items())
+        print(f"  case {row['case']:03d}  {name}   {values}")
+
+
+def print_counterfactuals(rows: list[dict[str, Any]]) -> None:
+    """Print what changed in the first cases of `counterfactual.json`."""
+    for row in rows[:PRINTED_CASES]:
+        text = f"  case {row['case']:03d}  {row['changed_codes']:.1%} of its codes change"
+        if "ventricles" in row:
+            areas = (row["ventricles"][kind] for kind in ("reconstruction", "counterfactual"))
+            text += ", ventricles {:.4f} -> {:.4f} of the image".format(*areas)
+        print(text)

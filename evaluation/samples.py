@@ -8,10 +8,12 @@ import numpy as np
 import tensorflow as tf
 
 from evaluation import plots
+from evaluation.attributes import entities, people
 from evaluation.context import COMPLETION_STRIDE, Context, SamplingOptions
 from evaluation.plots import GREY_SCALE
 from evaluation.reconstruction import BATCH, shown_slices, slice_titles
 from modules import Models
+from networks.attributes import labelled
 from networks.neighbours import NO_CODE
 from networks.raster import RasterPrior, numbered_seed
 from sources.folder import Split
@@ -51,7 +53,7 @@ def spread_levels(count: int, level: int | None, known: np.ndarray) -> np.ndarra
 def draw_slice_codes(
     prior: RasterPrior, levels: np.ndarray, options: SamplingOptions, first: int = 0
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Draw the codes of slices batch by batch, each slice by itself.
+    """Draw the codes of slices batch by batch, each slice by itself, of people as `people` says.
 
     Args:
         prior: The model that draws codes.
@@ -66,7 +68,8 @@ def draw_slice_codes(
         batch = levels[begin : begin + BATCH]
         numbers = first + begin + np.arange(len(batch))
         seeds = numbered_seed(options.seed, numbers)
-        codes = np.asarray(prior.sample(tf.constant(batch), seeds, options.drawing))
+        levels_of = labelled(batch, people(prior.attributes, options, numbers))
+        codes = np.asarray(prior.sample(tf.constant(levels_of), seeds, options.drawing))
         yield codes[:, None], numbers[:, None]
 
 
@@ -115,7 +118,7 @@ def sample(context: Context, levels: np.ndarray) -> dict:
     batches = decode(context.models, drawn, sampling)
     kept = {}  # only those of the figures stay in memory
     for number, (image,) in enumerate(itertools.chain.from_iterable(batches)):
-        name = f"sample_{number:04d}_slice_{levels[number]}.png"
+        name = f"sample_{number:04d}_slice_{levels[number]}{entities(context.given)}.png"
         write_png(context.folder / "samples" / name, image)
         if number in shown or number in paired:
             kept[number] = image
@@ -128,7 +131,7 @@ def sample(context: Context, levels: np.ndarray) -> dict:
     if len(levels) and context.split:
         _draw_comparison(context, _stacked(kept, paired), paired, levels[paired])
     options = {**sampling._asdict(), **sampling.drawing._asdict()}
-    del options["drawing"]
+    del options["drawing"], options["given"]
     return {"samples": {"count": len(levels), "seconds": seconds, **options}}
 
 
@@ -189,7 +192,8 @@ def complete(context: Context) -> None:
     panels = [plots.Row(restored, "reconstruction"), plots.Row(seen, "given")]
     for number in progress(range(COMPLETIONS), "drawing completions"):
         seeds = numbered_seed(options.seed, COMPLETION_STRIDE * number + np.arange(len(codes)))
-        drawn = prior.sample(tf.constant(levels), seeds, options.drawing, tf.constant(given))
+        told = tf.constant(labelled(levels, options.given))
+        drawn = prior.sample(told, seeds, options.drawing, tf.constant(given))
         images = to_unit(to_grey(vqvae.decode(drawn))[..., 0])
         panels.append(plots.Row(images, f"drawing {number + 1}", line=(axis, edge)))
     caption = (

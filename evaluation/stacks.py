@@ -19,6 +19,7 @@ def write_stack(
     levels: Sequence[int],
     facts: DataFacts,
     case: int = -1,
+    description: str = "",
 ) -> None:
     """Write slices as a NIfTI volume that lies over their scan, or over the scans of the set.
 
@@ -27,16 +28,19 @@ def write_stack(
 
     Args:
         path: File `.nii.gz` to write.
-        images: uint8 `(S, S)` each, of any size.
+        images: uint8 `(S, S)` each, of any size, or int16 in the size of the set.
         levels: Level of each.
         facts: What is known of the set.
         case: Case of the slices, if it is one of the set.
+        description: What the header says that they are.
     """
     lowest = int(min(levels))
-    stack = np.zeros((max(levels) - lowest + 1, facts.side, facts.side), "uint8")
-    for level, image in zip(levels, images, strict=True):
-        stack[level - lowest] = enlarge(image, facts.side)
-    write_volume(path, stack, facts.cases.get(case, {}).get("affine") or facts.affine, lowest)
+    slices = [enlarge(image, facts.side) for image in images]
+    stack = np.zeros((max(levels) - lowest + 1, facts.side, facts.side), slices[0].dtype)
+    for level, image in zip(levels, slices, strict=True):
+        stack[level - lowest] = image
+    affine = facts.cases.get(case, {}).get("affine") or facts.affine
+    write_volume(path, stack, affine, lowest, description)
 
 
 def write_slices(

@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 
 from dataset import load_images
-from evaluation import anomalies, report, suitability
+from evaluation import anomalies, classification, report, suitability
+from evaluation.attributes import find, plain, read_given, values_of
 from evaluation.brains import GivenSlices, brains, draws_stacks
 from evaluation.comparison import compare
 from evaluation.context import Context, SamplingOptions
+from evaluation.counterfactuals import counterfactuals
 from evaluation.filling import fill, measure_fill
 from evaluation.reconstruction import choose_codes, evaluate, read_code_counts, summarise
 from evaluation.samples import complete, sample, spread_levels
@@ -50,7 +52,8 @@ def predict(
     made, models = provenance(), checkpoints.load_models(run)
     (vqvae, prior, texture), facts = models, facts_of_run(config["data"])
     drawing = Drawing(args.temperature, args.top_k, args.top_p)
-    sampling = SamplingOptions(args.seed, drawing, bool(texture) and not args.no_texture)
+    has_texture, told = bool(texture) and not args.no_texture, read_given(run, prior, args.given)
+    sampling = SamplingOptions(args.seed, drawing, has_texture, told)
     context = Context(models, facts, sampling, slices and slices.splits[args.split], slices)
     split, size = context.split, vqvae.settings["image_size"]
     out, known = pathlib.Path(args.out or run.predictions), np.arange(prior.settings["num_levels"])
@@ -65,7 +68,7 @@ def predict(
         known = np.unique(split.levels)
         counts, histories = read_code_counts(run.code_counts, vqvae), _read_curves(run)
     levels = spread_levels(args.samples, args.slice, known)
-    num_brains, given = _plan_brains(run, models, args, facts)
+    num_brains, given = _plan_brains(run, models, args, facts, told)
     if to_fill:
         suitability.check_levels(run, prior, to_fill)
     _announce(facts, split, same_data)
@@ -75,7 +78,7 @@ def predict(
     with replacing_results(out, report.OWNED) as context.folder:
         if split:
             precision = "float64" if args.write_reconstructions else "float32"
-            context.results = evaluate(models, split, args.rate_weight, precision)
+            context.results = evaluate(models, split, args.rate_weight, told, precision)
             suitability.warn_of_unlikely(run, counts, context.results["alone_bits"])
             metrics |= summarise(context, counts, histories, args.rate_weight)
             trained_on = {"fingerprint": slices.fingerprint, "trained_on_this_data": same_data}
@@ -94,7 +97,7 @@ def predict(
         if args.evaluate_samples:
             metrics |= compare(context, args.evaluate_samples)
         shown = split.facts if split else facts
-        metrics = report.named_for(metrics, shown)
+        metrics = {**report.named_for(metrics, shown), "given": context.given}
         write_json(context.folder / report.METRICS, metrics)
     report.print_table(metrics, shown)
     _draw_figures(out, context.figures)
@@ -121,14 +124,15 @@ def map_anomalies(
     if args.slice is not None:
         level = spread_levels(1, args.slice, np.unique(split.levels))
         split = split.pick(np.flatnonzero(split.levels == level))
-    context = Context(models, facts, SamplingOptions(args.seed), split)
+    told = read_given(run, models.prior, args.given)
+    context = Context(models, facts, SamplingOptions(args.seed, given=told), split)
     grey = load_images(context.split, models.vqvae.settings["image_size"])
     out, (kind, _) = pathlib.Path(args.out or run.predictions), devices.compute_device()
     print(f"{name}: {len(grey)} slices on the {kind}.", flush=True)
     suitability.warn_of_strange_slices(run, models, context.split, grey)
     with replacing_results(out, report.OWNED_ANOMALIES) as context.folder:
         begin, images = time.perf_counter(), to_unit(grey)
-        context.results = anomalies.analyse(models, images, context.split, context.sampling.seed)
+        context.results = anomalies.analyse(models, images, context.split, args.seed, told)
         seconds = (time.perf_counter() - begin) / len(grey)
         header = {
             "made": made,
@@ -140,6 +144,7 @@ def map_anomalies(
             * len(anomalies.LIMITS),
             "limits": list(anomalies.LIMITS),
             "seed": args.seed,
+            "given": context.given,
             "seconds_a_slice": seconds,
         }
         scores = report.write_anomalies(context, header, images)
@@ -150,6 +155,83 @@ def map_anomalies(
         f"{seconds:.2f} s a slice. Scores are in {scored}, most unusual first, images in {mapped}"
         + _of_unknown_place(context.split.facts)
     )
+
+
+def classify(
+    args: argparse.Namespace, run: RunDirectory, slices: Slices | None, split: Split, name: str
+) -> None:
+    """Say how likely each value of an attribute is for each case.
+
+    Args:
+        args: Flags of predict.py.
+        run: The run.
+        slices: Data whose validation split calibrates, or None.
+        split: The slices.
+        name: Name of these slices.
+
+    Raises:
+        InputError: The run is damaged, or knows neither the attribute nor how sure it may be.
+    """
+    made, models, wanted = provenance(), checkpoints.load_models(run), args.classify[0]
+    place = find(run, models.prior, wanted, "--classify")
+    suitability.check_levels(run, models.prior, split)
+    calibration = classification.calibration(run, wanted)
+    if args.data or not calibration:
+        unseen = slices.splits.get("validate") if slices else None
+        unseen = split.pick([]) if unseen is None else unseen
+        known = values_of(unseen, wanted)
+        calibration = classification.calibrate(run, models, place, unseen, known)
+    attributes, out = models.prior.attributes, pathlib.Path(args.out or run.predictions)
+    shares = classification.shares(attributes, place)
+    cases, logs = classification.log_likelihoods(models, split, place)
+    found = classification.probabilities(logs, shares, calibration["scale"])
+    labels, file = attributes.each[place].labels, f"classify_{plain(wanted)}.json"
+    rows = [
+        {"case": case, "p": dict(zip(labels, row))}
+        for case, row in zip(cases.tolist(), found.tolist())
+    ]
+    header = {"made": made, "data": name, "runs": [str(run)], "attribute": wanted}
+    training = {"training": dict(zip(labels, shares.tolist()))}
+    note = {"note": classification.NO_DIAGNOSIS, "calibration": calibration}
+    with replacing_results(out, [file]) as folder:
+        write_json(folder / file, {**header, **note, **training, "cases": rows})
+    report.print_probabilities(wanted, rows)
+    print(f"{classification.NO_DIAGNOSIS} All cases are in {out / file}")
+
+
+def imagine(
+    args: argparse.Namespace, run: RunDirectory, facts: DataFacts, split: Split, name: str
+) -> None:
+    """Write how slices would look if other attributes were given.
+
+    Args:
+        args: Flags of predict.py.
+        run: The run.
+        facts: What is known of its data.
+        split: The slices.
+        name: Name of these slices.
+
+    Raises:
+        InputError: The run is damaged, or does not know an attribute or the levels of the slices.
+    """
+    made, models = provenance(), checkpoints.load_models(run)
+    given, own = (
+        read_given(run, models.prior, pairs, flag)
+        for pairs, flag in ((args.given, "--given"), (args.own, "--own"))
+    )
+    suitability.check_levels(run, models.prior, split)
+    context = Context(models, facts, SamplingOptions(args.seed, given=given), split)
+    grey = load_images(split, models.vqvae.settings["image_size"])
+    suitability.warn_of_strange_slices(run, models, split, grey)
+    out = pathlib.Path(args.out or run.predictions)
+    with replacing_results(out, report.OWNED_COUNTERFACTUALS) as context.folder:
+        found = counterfactuals(context, name, own, args.strength)
+        header = {"made": made, "data": name, "runs": [str(run)], "given": context.given}
+        header |= {"strength": args.strength, "seed": args.seed}
+        write_json(context.folder / report.COUNTERFACTUALS, {**header, **found})
+    report.print_counterfactuals(found["cases"])
+    _draw_figures(out, context.figures)
+    print(f"All are in {out / report.COUNTERFACTUALS}{_of_unknown_place(split.facts)}")
 
 
 def _of_unknown_place(facts):
@@ -177,7 +259,7 @@ def _draw_figures(folder, figures):
 # ---- checks before the work --------------------------------------------------------------------
 
 
-def _plan_brains(run, models, args, facts):
+def _plan_brains(run, models, args, facts, told):
     """Number of brains to draw, and the slices that all of them hold, or None."""
     prior = models.prior
     if not draws_stacks(prior):
@@ -202,7 +284,7 @@ def _plan_brains(run, models, args, facts):
             raise InputError(f"--from-slice {path} has the level of another: leave one out.")
     levels, size = np.array(sorted(splits)), models.vqvae.settings["image_size"]
     images = np.concatenate([load_images(splits[level], size) for level in levels.tolist()])
-    codes = choose_codes(models, np.zeros_like(levels), levels, images)
+    codes = choose_codes(models, np.zeros_like(levels), levels, images, told)
     return max(count, 1), GivenSlices(levels, codes)
 
 

@@ -37,6 +37,7 @@ class RunDirectory:
         first_prior_codes: Nearest codes of the slices, on which the first prior learns.
         codes: Codes of the slices, on which the prior learns.
         code_counts: Count of each code at each place in training.
+        calibration: How sure `predict.py --classify` may be, by attribute.
         predictions: Folder of what predict.py writes.
     """
 
@@ -46,6 +47,7 @@ class RunDirectory:
         self.first_prior_codes = self.path / "draft_codes.npz"
         self.codes = self.path / "codes.npz"
         self.code_counts = self.path / "code_counts.npz"
+        self.calibration = self.path / "calibration.json"
         self.predictions = self.path / "predict"
 
     def __str__(self):

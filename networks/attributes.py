@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from utils import clean_name
+
 UNKNOWN = 0
 MOST_VALUES = 8  # of an attribute; numbers of more values are cut into as many quantile bins
 LEAST_PEOPLE = 5  # of a value
@@ -75,6 +77,11 @@ class Attributes:
         found = [attribute.number(values.get(attribute.name)) for attribute in self.each]
         return np.array(found, "int32")
 
+    def labels(self, numbers: Sequence[int] | None) -> dict[str, str]:
+        """What the known ones of A values are called, by name. None is none known."""
+        pairs = zip(self.each, () if numbers is None else numbers)
+        return {some.name: some.labels[number - 1] for some, number in pairs if number != UNKNOWN}
+
     def complete(self, numbers: Sequence[int], seed: int) -> np.ndarray:
         """Draw what is unknown from the counts of the training people, given what is known.
 
@@ -130,12 +137,12 @@ class Attributes:
 
 def _read(item):
     groups = tuple(tuple(group) for group in item["groups"])
-    edges, labels = tuple(map(float, item["edges"])), tuple(map(str, item["labels"]))
+    edges, labels = tuple(map(float, item["edges"])), tuple(map(clean_name, item["labels"]))
     if len(labels) not in (len(groups), len(edges) - 1) or bool(groups) == bool(edges):
         raise ValueError("an attribute has values of more than one kind")
     if not all(map(math.isfinite, edges)) or list(edges) != sorted(edges):
         raise ValueError("the bins of an attribute do not rise")
-    return Attribute(str(item["name"]), labels, groups, edges)
+    return Attribute(clean_name(item["name"]), labels, groups, edges)
 
 
 def _smoothed(table):
@@ -193,7 +200,9 @@ def _learn(name, values):
     if kinds and not isinstance(kinds[0], str) and len(kinds) > MOST_VALUES:
         bins = max(1, min(MOST_VALUES, len(values) // LEAST_PEOPLE))
         edges = np.unique(np.quantile(values, np.linspace(0, 1, bins + 1)))
-        labels = [f"{low:.4g} to {high:.4g}" for low, high in zip(edges, edges[1:])]
+        digits = next(d for d in range(3, 18) if len({f"{e:.{d}g}" for e in edges}) == len(edges))
+        named = [f"{edge:.{digits}g}" for edge in edges]
+        labels = [f"{low} to {high}" for low, high in itertools.pairwise(named)]
         return Attribute(name, tuple(labels), edges=tuple(edges.tolist())), []
     groups, notes = [([kind], count) for kind, count in zip(kinds, counts)], []
     if kinds and isinstance(kinds[0], str):
@@ -220,7 +229,12 @@ def _label(value):
     return value if isinstance(value, str) else f"{value:g}"
 
 
-def labelled(levels: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-    """Levels `(B,)` with the attributes of each slice, `(A,)` or `(B, A)`: int32 `(B, 1 + A)`."""
+def labelled(levels: np.ndarray, numbers: np.ndarray | None) -> np.ndarray:
+    """Levels `(B,)` with the attributes of each slice, `(A,)` or `(B, A)`: int32 `(B, 1 + A)`.
+
+    Where nothing is known, or there are no attributes, they stay as they are.
+    """
+    if numbers is None or not np.shape(numbers)[-1]:
+        return levels
     numbers = np.broadcast_to(numbers, (len(levels), np.shape(numbers)[-1]))
     return np.concatenate([np.asarray(levels)[:, None], numbers], axis=1).astype("int32")

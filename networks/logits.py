@@ -23,6 +23,8 @@ class Drawing(NamedTuple):
 
 
 AS_IT_IS = Drawing()
+LEAST_UNIFORM = 2.0**-24  # a random number of 0 counts as this
+STEPS = 1024  # in a nat, to which differences of logits are rounded
 
 
 def uniforms(seeds: tf.Tensor, shape: Sequence[int]) -> tf.Tensor:
@@ -61,6 +63,41 @@ def draw(logits: tf.Tensor, uniform: tf.Tensor, drawing: Drawing = AS_IT_IS) -> 
     # Of the sum, because rounding may leave it below 1: no impossible code is ever drawn.
     goal = tf.cast(uniform, logits.dtype)[:, None] * reached[:, -1:]
     return tf.reduce_sum(tf.cast(reached <= goal, tf.int32), axis=-1)
+
+
+def redraw(
+    logits: tf.Tensor,
+    codes: tf.Tensor,
+    uniform: tf.Tensor,
+    others: tf.Tensor,
+    strength: tf.Tensor | float = 1.0,
+) -> tf.Tensor:
+    """Codes `(A,)` that the noise behind given ones draws from other logits.
+
+    A code is drawn where the sum of its logit and of Gumbel noise is highest. Of the noise behind a
+    given code, its highest sum is known to be that of this code. So all other sums lie below.
+
+    Args:
+        logits: From which the codes were drawn, `(A, K)`.
+        codes: int32 `(A,)`.
+        uniform: Random numbers that decide the noise, `(A, K)` in [0, 1).
+        others: The other logits, `(A, K)`.
+        strength: Factor by which their difference from `logits` counts.
+
+    Reference:
+        Maddison, Tarlow and Minka 2014, A* Sampling. Oberst and Sontag 2019, Counterfactual
+        Off-Policy Evaluation with Gumbel-Max Structural Causal Models.
+    """
+    uniform = tf.maximum(tf.cast(uniform, logits.dtype), LEAST_UNIFORM)
+    gumbel = -tf.math.log(-tf.math.log(uniform))
+    highest = tf.gather(gumbel, codes, batch_dims=1)[:, None]
+    behind = -tf.nn.softplus(highest - tf.nn.log_softmax(logits) - gumbel)  # (A, K), below 0
+    is_given = tf.one_hot(codes, logits.shape[-1], True, False)
+    behind = tf.where(is_given, tf.zeros_like(behind), behind)
+    # Last bits of equal logits differ with their place in a batch, and may move nothing.
+    moved = tf.round((others - logits) * STEPS) / STEPS
+    moved *= tf.cast(strength, logits.dtype)
+    return tf.argmax(behind + moved, axis=-1, output_type=tf.int32)
 
 
 def near_and_likely(distances: tf.Tensor, logits: tf.Tensor, price: tf.Tensor) -> tf.Tensor:

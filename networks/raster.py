@@ -35,7 +35,16 @@ from keras import ops
 
 from networks import check_range, graph_function, replicas
 from networks.attributes import Attributes
-from networks.logits import AS_IT_IS, Drawing, bits, draw, near_and_likely, surprise, uniforms
+from networks.logits import (
+    AS_IT_IS,
+    Drawing,
+    bits,
+    draw,
+    near_and_likely,
+    redraw,
+    surprise,
+    uniforms,
+)
 from networks.neighbours import NO_CODE, OUTSIDE, Wavefront
 from networks.order import NO_SLICE, Neighbours
 
@@ -416,3 +425,43 @@ class RasterPrior(keras.Model):
             return tf.where(is_surprising, draw(logits, uniform), given)
 
         return self.generate(levels, choose, neighbours)
+
+    @graph_function
+    def counterfactual(
+        self,
+        codes: tf.Tensor,
+        levels: tf.Tensor,
+        others: tf.Tensor,
+        seeds: tf.Tensor,
+        strength: tf.Tensor | float = 1.0,
+        neighbours: Neighbours | None = None,
+    ) -> tf.Tensor:
+        """Codes that slices would have if others were shown and all else were left to be the same.
+
+        What is left is the noise by which a draw under one's own attributes gave the codes; see
+        `networks.logits.redraw`. It draws again under the other attributes, where neighbours and
+        earlier codes are those of the counterfactual too. Both maps of a slice are generated side
+        by side. The same attributes give the same codes.
+
+        Args:
+            codes: int32 `(B, H, W)`.
+            levels: With own attributes, int32 `(B, 1 + A)`.
+            others: With the other attributes, int32 `(B, 1 + A)`.
+            seeds: See `sample`.
+            strength: Factor by which the difference of the logits counts.
+            neighbours: See above. None of them is known: they are among the slices.
+        """
+        noise = uniforms(seeds, (*self.settings["grid"], self.settings["codebook_size"]))
+        count, (sources, distances, depths, _) = codes.shape[0], neighbours or self._alone(levels)
+        moved = tf.where(sources == NO_SLICE, NO_SLICE, sources + count)
+        pairs = (sources, moved), (distances, distances), (depths, depths)
+        both = Neighbours(*(tf.concat(pair, axis=0) for pair in pairs))
+
+        def choose(logits, places):
+            own, other = tf.split(logits, 2)  # slices come before their counterfactuals
+            place = tf.split(places, 2)[0]
+            given = tf.gather_nd(codes, place)
+            drawn = redraw(own, given, tf.gather_nd(noise, place), other, strength)
+            return tf.concat([given, drawn], axis=0)
+
+        return self.generate(tf.concat([levels, others], axis=0), choose, both)[count:]

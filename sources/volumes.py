@@ -63,6 +63,7 @@ MAX_BYTES = 2**31  # of a volume; a file that declares more is damaged, or no sc
 SMALLEST_SIDE = 8  # pixels of a slice
 MOST_LEVELS = 64  # of a scan where nobody says how many
 TEMPLATE_SIZE = (200, 240, 240)  # mm; brains in standard spaces come in boxes of this size at most
+MAX_DESCRIPTION = 79  # bytes in a NIfTI header
 FEW_LABELS = 16  # different values
 SCANNER, TALAIRACH = 1, 3  # codes of NIfTI for the space of a volume; 0 is not known
 STATISTICS, LABELS = range(2, 25), (1002, 1005)  # codes of NIfTI for what values are
@@ -503,6 +504,7 @@ def write_volume(
     slices: np.ndarray,
     affine: Sequence[Sequence[float]] | None = OASIS_AFFINE,
     level: int = 0,
+    description: str = "",
 ) -> None:
     """Write slices as a NIfTI volume, the inverse of `oasis_slices` and `plane_slices`.
 
@@ -512,10 +514,12 @@ def write_volume(
         affine: `(4, 4)`, (row, column, level) of a whole stack -> millimetres to the right, to the
             front and up, or None where it is not known.
         level: Level of the first of these slices.
+        description: What the header says that they are. It has room for 79 letters.
     """
     moved = moved_affine(np.eye(4) if affine is None else affine, (0, 0, level))
     image = nibabel.Nifti1Image(np.moveaxis(slices, 0, 2), moved)
     image.header.set_xyzt_units("mm")
+    image.header["descrip"] = description.encode("ascii", "replace")[:MAX_DESCRIPTION]
     code = "unknown" if affine is None else "aligned"
     if affine is not None and np.array_equal(affine, OASIS_AFFINE):
         code = "talairach"

@@ -125,7 +125,7 @@ def vqvae():
     return make_vqvae()
 
 
-def make_prior(grid=8, neighbours=1, num_levels=LEVELS, blocks=6, mirror="rows", attributes=()):
+def make_prior(grid=8, neighbours=1, num_levels=LEVELS, blocks=6, mirror="rows", **more):
     """A small prior in which nothing is zero, so that nothing that flows through it is hidden."""
     model = modules.PixelCNN(
         grid=grid,
@@ -136,7 +136,7 @@ def make_prior(grid=8, neighbours=1, num_levels=LEVELS, blocks=6, mirror="rows",
         dropout=0.0,
         neighbours=neighbours,
         mirror=mirror,
-        attributes=attributes,
+        **more,
     )
     rng = np.random.default_rng(0)
     for variable in model.trainable_variables:
@@ -171,6 +171,10 @@ def load_models_once(run):
 
 
 load_model, load_models = checkpoints.load_model, checkpoints.load_models
+IN_PRECISION = (
+    *("evaluation.reconstruction", "evaluation.classification", "evaluation.counterfactuals"),
+    "coding.slices",
+)
 in_precision_once = functools.cache(in_precision)
 save_figure, coder_once = plots.save_figure, functools.cache(slices.Coder)
 
@@ -186,8 +190,8 @@ def graphs_kept(figures=True):
     with contextlib.ExitStack() as patches:
         for place in ("fitting.checkpoints.load_models", "coding.slices.load_models"):
             patches.enter_context(unittest.mock.patch(place, load_models_once))
-        for place in ("evaluation.reconstruction.in_precision", "coding.slices.in_precision"):
-            patches.enter_context(unittest.mock.patch(place, in_precision_once))
+        for place in IN_PRECISION:
+            patches.enter_context(unittest.mock.patch(f"{place}.in_precision", in_precision_once))
         patches.enter_context(unittest.mock.patch("coding.slices.Coder", coder_once))
         if not figures and plots.save_figure is save_figure:
             patches.enter_context(unittest.mock.patch.object(plots, "save_figure", save_no_figure))

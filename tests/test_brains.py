@@ -16,6 +16,7 @@ from evaluation.context import FIRST_BRAIN, FIRST_COMPARED, SamplingOptions
 from fitting import checkpoints
 from fitting.run_directory import RunDirectory
 from modules import Models, PixelCNN
+from networks.attributes import Attributes
 from networks.order import among, arrange
 from networks.raster import numbered_seed
 from sources import volumes
@@ -26,7 +27,7 @@ from sources.images import to_grey
 class FakePrior:
     """Draws codes that are the number of the slice, counted from 1."""
 
-    settings = {"num_levels": 3, "grid": (4, 4), "neighbours": 1}
+    settings, attributes = {"num_levels": 3, "grid": (4, 4), "neighbours": 1}, Attributes()
 
     def __init__(self):
         self.seeds, self.levels = [], []

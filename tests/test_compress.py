@@ -51,9 +51,9 @@ def test_frequencies_are_whole_and_follow_the_logits():
 
 def test_a_file_is_as_long_as_the_prior_says(codec, folder, content):
     split = open_folder(folder)
-    _, _, stacks, streams = container.unpack(content, "file", 9)
+    _, _, stacks, streams, _ = container.unpack(content, "file", 9)
     assert stacks == [(5, (0, 2, 3)), (6, (0, 1, 2, 3))]
-    _, codes = codec.decode(content, "file")
+    _, codes, _ = codec.decode(content, "file")
     order = arrange(split.cases, split.levels, codec.prior.settings["neighbours"])
     bits = codec.prior.bits(codes, split.levels, order).numpy().sum((1, 2))
     ideal = [bits[split.cases == case].sum() / 8 for case, _ in stacks]
@@ -66,7 +66,7 @@ def test_a_single_slice_has_a_short_head(codec, folder, tmp_path):
     shutil.copy(folder / "case_005_slice_3.nii.png", tmp_path)
     split = open_folder(tmp_path)
     content = codec.encode(split)
-    _, codes = codec.decode(content, "file")
+    _, codes, _ = codec.decode(content, "file")
     bits = codec.prior.bits(codes, split.levels).numpy().sum()
     assert bits / 8 + 6 <= len(content) <= bits / 8 + 8
     with pytest.raises(InputError, match="does not give back"):
@@ -225,7 +225,9 @@ def test_numbers_that_make_no_sense_are_refused(kind):
 def test_packed_places_come_back():
     stacks = [(1, (0, 1, 2, 4, 8)), (2, (7,)), (300, (2, 5)), (10**9 - 1, (*range(9),))]
     streams = [b"", b"a" * 300, b"\0", b"xyz"]
-    models, check, back, contents = container.unpack(pack(*stacks, streams=streams), "file", 9)
+    packed = pack(*stacks, streams=streams)
+    models, check, back, contents, given = container.unpack(packed, "file", 9)
+    assert not given
     assert (models, check, contents) == (b"1234", b"5678", streams) and back == stacks
     split = container.split_of(back)
     assert container.stacks_of(split) == back

@@ -17,6 +17,7 @@ from evaluation import plots, reconstruction, report, samples, steps
 from evaluation.context import Context, SamplingOptions
 from fitting.run_directory import RunDirectory
 from modules import Models
+from networks.attributes import Attributes
 from networks.logits import Drawing
 from sources.facts import OASIS
 from sources.folder import make_split
@@ -83,7 +84,7 @@ def test_figures_have_captions_which_are_no_mathematics(evaluated):
 def test_captions_say_how_samples_were_drawn(tmp_path):
     options = SamplingOptions(3, Drawing(0.5, 3, 0.9))
     vqvae = SimpleNamespace(grid=(4, 4), settings={"codebook_size": 16})
-    context = Context(Models(vqvae, None), OASIS, options)
+    context = Context(Models(vqvae, FakePrior()), OASIS, options)
     assert context.drawn.endswith(" with seed 3, temperature 0.5, top-k 3, top-p 0.9")
     assert "texture" not in context.made
     textured = dataclasses.replace(context, sampling=SamplingOptions(0, texture=True))
@@ -124,6 +125,8 @@ def test_a_real_slice_of_the_nearest_level_and_of_another_subject():
 
 class FakePrior:
     """Draws codes that are all 0 and notes the seeds."""
+
+    attributes = Attributes()
 
     def __init__(self):
         self.seeds = []
