@@ -72,7 +72,7 @@ def test_sampling_knows_attributes_as_training_does():
     drawn = prior.sample(levels, tf.constant([1, 2]), Drawing(temperature=0.01)).numpy()
     told, untold = (prior.logits(drawn, some).numpy() for some in (levels, levels[:, 0]))
     assert (told.argmax(-1) == drawn).mean() > 0.98
-    assert (untold.argmax(-1) == drawn).mean() < 0.95
+    assert (untold.argmax(-1) != drawn).sum() > 3
 
 
 def test_training_hides_attributes_and_evaluation_all():
