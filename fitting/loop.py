@@ -20,6 +20,8 @@ from fitting.settings import Settings
 from fitting.stages import Stage, learning_rates, make_optimizer
 from utils import ENDINGS, InputError, signals_held
 
+FIRST_STEPS = 20  # of a stage, by which its time is told
+
 
 def fit(
     stage: Stage,
@@ -69,7 +71,7 @@ class _Fit:
         self.is_chief, self.state = devices.is_chief(strategy), run.state(stage.name)
         self.task = stage.load()
         self.epoch_steps = self.task.training.count // settings.batch_size
-        self.step = 0
+        self.step, self.timed_from = 0, None
         self.model = self._make_model()
         self.train_step = devices.compiled(strategy, self.model, self.model.train_step)
         self.test_step = devices.compiled(strategy, self.model, self.model.test_step)
@@ -128,9 +130,23 @@ class _Fit:
             rows.append({"epoch": epoch + 1, "seconds": round(time.monotonic() - begin, 1), **logs})
             if self.is_chief:
                 self._write_epoch(rows)
-            _comment(name, rows, epochs, patience, self.settings.codebook_size)
+            if _epochs_since_best(rows) >= patience:
+                print(f"{name}: no better validation loss for {patience} epochs, stopping early.")
+            elif len(rows) < epochs:
+                self._say_time_left()
+            _warn_of_collapse(name, rows, self.settings.codebook_size)
             self._save()
         callbacks.on_train_end()
+
+    def _say_time_left(self):
+        """Say how long this stage still takes, and all stages, by the steps of this process."""
+        first, begin = self.timed_from
+        of_pass = (time.monotonic() - begin) / max(1, self.step - first) * self.epoch_steps
+        passes = self.stage.epochs - self.step / self.epoch_steps
+        text = f"{self.stage.name}: about {of_pass * passes / 60:.0f} minutes left"
+        if self.stage.later:
+            text += f", about {of_pass * (passes + self.stage.later) / 60:.0f} for all stages"
+        print(f"{text}.", flush=True)
 
     def _callbacks(self):
         callbacks = [keras.callbacks.ProgbarLogger()]
@@ -169,6 +185,9 @@ class _Fit:
             logs, since_save = self.train_step(batch, seconds)
             self._check_finite("loss", logs["loss"])
             self.step += 1
+            self.timed_from = self.timed_from or (self.step, time.monotonic())  # it was compiled
+            if self.step == self.timed_from[0] + FIRST_STEPS:
+                self._say_time_left()
             if self.step % self.epoch_steps and since_save >= 60 * self.save_minutes:
                 self._save()
                 saved = time.monotonic()
@@ -220,14 +239,7 @@ def _epochs_since_best(rows):
     return len(losses) - 1 - losses.index(min(losses)) if losses else 0
 
 
-def _comment(stage, rows, epochs, patience, codebook_size):
-    """Say how long a stage will take, that it stops early, and that its codebook collapses."""
-    if _epochs_since_best(rows) >= patience:
-        print(f"{stage}: no better validation loss for {patience} epochs, stopping early.")
-    elif len(rows) < epochs:
-        timed = rows[1:] or rows  # the first epoch compiles, on a GPU for a minute
-        seconds = sum(row["seconds"] for row in timed) / len(timed)
-        print(f"{stage}: about {seconds * (epochs - len(rows)) / 60:.0f} minutes left.")
+def _warn_of_collapse(stage, rows, codebook_size):
     used = [row["codes_used"] for row in rows[-2:] if "codes_used" in row]
     if len(used) == 2 and used[1] < min(used[0], codebook_size / 2):
         print(

@@ -205,6 +205,22 @@ class Settings:
             row["reduction"] = 4
         return cls(**row | given)
 
+    def work(self, stage: str) -> float:
+        """How long a pass of a stage takes, in a unit that is the same for all of a training.
+
+        The factors were measured with the presets: a pass of the prior takes 2.6 times as long as
+        one of the VQ-VAE in both "small" and "standard", and one of the texture 0.6 and 0.4 times.
+
+        Args:
+            stage: Its name.
+        """
+        pixels = self.image_size**2
+        if stage == "vqvae":
+            return pixels * self.width**2
+        if stage == "texture":
+            return 1.6 * pixels * self.texture_width**2
+        return 21 * pixels / self.reduction**2 * self.prior_blocks * self.prior_width**2
+
     @classmethod
     def from_config(cls, values: dict[str, Any]) -> "Settings":
         """Settings in a `config.json`. It may be older than some of them, and name others.

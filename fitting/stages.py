@@ -67,6 +67,7 @@ class Stage:
         load: Function without arguments to the task. It reads what the stages before have made.
         start_weights: Model file whose weights the stage starts from. None is random weights.
         prepare: What one machine does before: it writes the codes that the stage reads.
+        later: How long the later stages take, in passes of this one.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Stage:
     load: Callable[[], Task]
     start_weights: pathlib.Path | None = None
     prepare: Callable[[], None] | None = None
+    later: float = 0.0
 
 
 def plan(
@@ -121,7 +123,12 @@ def plan(
         Stage("prior", settings.prior_epochs, rate, load_last, before, choose_last),
         Stage("texture", settings.texture_epochs, texture_rate, load_texture),
     ]
-    return {stage.name: stage for stage in stages if stage.epochs}
+    planned, later = {}, 0.0
+    for stage in reversed([stage for stage in stages if stage.epochs]):
+        work, choice = settings.work(stage.name), stage.prepare is choose_last and rate_weight > 0
+        planned[stage.name] = dataclasses.replace(stage, later=later / work)
+        later += work * (stage.epochs + choice)  # codes are chosen in about the time of a pass
+    return {name: planned[name] for name in reversed(planned)}
 
 
 def _load_vqvae(data, settings):

@@ -58,6 +58,7 @@ def test_a_stage_that_was_killed_ends_as_if_it_had_not_been(
     for directory in runs:
         directory.path.mkdir()
         (directory.path / "resume").mkdir()
+    monkeypatch.setattr(loop, "FIRST_STEPS", 1)
     first, stage = (stages.plan(directory, data, settings)["vqvae"] for directory in runs)
     loop.fit(first, whole, settings, find_strategy(None), save_minutes=4)
     save, saves = checkpoints.save_state, iter(range(3))
@@ -72,7 +73,8 @@ def test_a_stage_that_was_killed_ends_as_if_it_had_not_been(
         loop.fit(stage, run, settings, find_strategy(None), save_minutes=0)
     assert not run.history("vqvae").exists()
     loop.fit(stage, run, settings, find_strategy(None), save_minutes=4)
-    assert "continues after step 2," in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "continues after step 2," in printed and printed.count("0 for all stages.") >= 2
     models = [checkpoints.load_model(r.model("vqvae")) for r in runs]
     for one, other in zip(*(model.get_weights() for model in models), strict=True):
         np.testing.assert_array_equal(one, other)
@@ -178,9 +180,8 @@ def test_two_trainings_cannot_share_a_run(slices_folder, run_copy):
 
 @pytest.mark.parametrize("used, collapses", [(100.0, True), (499.0, False)])
 def test_collapse_is_warned_of(used, collapses, capsys):
-    rows = [{"val_loss": 1.0, "seconds": 1.0, "codes_used": codes} for codes in (300.0, used)]
-    loop._comment("vqvae", rows, epochs=5, patience=5, codebook_size=512)
+    rows = [{"codes_used": codes} for codes in (300.0, used)]
+    loop._warn_of_collapse("vqvae", rows, codebook_size=512)
     printed = capsys.readouterr().out
     message = "collapsing, 300 codes were used in the epoch before and 100 of 512 now"
     assert (message in printed) == collapses and ("collapsing" in printed) == collapses
-    assert "minutes left" in printed
