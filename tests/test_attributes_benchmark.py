@@ -1,0 +1,56 @@
+"""The benchmark of attributes: scores of people, and what is left out of a fit."""
+
+import dataclasses
+
+import attributes
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from evaluation import classification
+from sources.folder import make_split
+
+
+def test_ways_are_compared_person_by_person():
+    rng, truth = np.random.default_rng(0), np.arange(40) < 15
+    good = truth + rng.normal(0, 0.8, 40)
+    ways = {"good": good, "ventricles": truth + rng.normal(0, 2, 40), "same": 3 * good}
+    report = attributes.compare(ways, truth, np.arange(40).astype(str))
+    assert report["good"]["auroc"] == pytest.approx(roc_auc_score(truth, good))
+    low, high = report["good"]["auroc_ci95"]
+    assert low < report["good"]["auroc"] < high
+    assert report["same"]["above_ventricles_ci95"] == report["good"]["above_ventricles_ci95"]
+    assert "above_ventricles" not in report["ventricles"]
+    pairs = attributes.compare(ways, truth, (np.arange(40) // 2).astype(str))
+    assert pairs["good"]["auroc_ci95"] != [low, high]  # scans of a person are drawn together
+
+
+def test_nobody_helps_to_scale_the_own_answer():
+    logs, prior = np.random.default_rng(0).normal(0, 30, (6, 2)), np.array([0.5, 0.5])
+    values, subjects = np.array([0, 1, 0, 1, 0, 1]), np.array(list("aabcde"))
+    found = attributes.left_out(logs, prior, values, subjects)
+    np.testing.assert_allclose(found.sum(1), 1)
+    scale = classification.fit_scale(logs[2:], prior, values[2:])
+    expected = classification.probabilities(logs[:2], prior, scale)
+    np.testing.assert_allclose(found[:2], expected)
+    flipped = attributes.left_out(logs, prior, np.array([1, 0, 0, 1, 0, 1]), subjects)
+    np.testing.assert_allclose(found[:2], flipped[:2])
+
+
+def test_coarse_pixels_are_means_of_blocks_and_levels():
+    places = [(case, level) for case in (2, 5) for level in range(8)]
+    split = make_split("some", [(*place, str(place)) for place in places])
+    split = dataclasses.replace(split, facts=dataclasses.replace(split.facts, levels=8))
+    images = np.zeros((16, 32, 32), "uint8")
+    images[9, 2:4, 4:6] = 255  # level 1 of case 5
+    found = attributes.coarse(images, split).reshape(2, 8, 16, 16)
+    assert found[1, 1, 1, 2] == 1 and found.sum() == 1
+    assert attributes._means(split.levels, split).tolist() == [3.5, 3.5]
+
+
+def test_regression_learns_from_training_people():
+    rng = np.random.default_rng(0)
+    truth = np.arange(60) % 2 > 0
+    features = rng.normal(0, 1, (60, 5)) + 2 * truth[:, None]
+    scores = attributes.regress(features[:40], truth[:40], features[40:])
+    assert roc_auc_score(truth[40:], scores) > 0.9
