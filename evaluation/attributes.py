@@ -10,6 +10,7 @@ import numpy as np
 from evaluation.context import SamplingOptions
 from networks.attributes import UNKNOWN, Attribute, Attributes
 from networks.raster import RasterPrior, numbered_seed
+from sources.attributes import attribute_name, attributes_of
 from sources.folder import Split
 from utils import InputError, clean_name
 
@@ -47,7 +48,7 @@ def read_given(
 
 def find(run: os.PathLike | str, prior: RasterPrior, name: str, flag: str) -> int:
     """Place of an attribute among those of a prior; the arguments are those of `read_given`."""
-    names = prior.attributes.names
+    names, name = prior.attributes.names, attribute_name(name)
     if not names:
         raise InputError(f"the prior of {run} knows no attributes: leave {flag} out.")
     if name not in names:
@@ -84,9 +85,8 @@ def _listed(names):
 
 
 def values_of(split: Split, name: str) -> dict[int, str | float]:
-    """Known values of an attribute of the cases of a split, as `dataset.json` has them."""
-    known = ((case, split.facts.cases.get(case, {})) for case in set(split.cases.tolist()))
-    return {case: about[name] for case, about in known if about.get(name) is not None}
+    """Known values of an attribute of the cases of a split, as the table of the set has them."""
+    return attributes_of(split.facts.cases, split.cases.tolist()).get(name, {})
 
 
 def people(attributes: Attributes, options: SamplingOptions, numbers: np.ndarray) -> np.ndarray:
