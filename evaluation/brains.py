@@ -86,7 +86,8 @@ def draw_brain_codes(
                 shown = people(prior.attributes, options, numbers[:, 0])
                 shown = np.repeat(shown, len(missing), axis=0)
             wanted = tf.constant(labelled(np.tile(missing, size), shown), tf.int32)
-            drawn = prior.sample(wanted, seeds, options.drawing, neighbours=order).numpy()
+            how = options.drawing, None, order, options.guidance
+            drawn = prior.sample(wanted, seeds, *how).numpy()
             codes[:, missing] = drawn.reshape(size, -1, *grid)
         yield codes, numbers
 

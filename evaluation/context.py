@@ -31,12 +31,14 @@ class SamplingOptions(NamedTuple):
         texture: Whether to draw the fine grain that codes lose, for which there must be a model.
         given: Number of the value of each attribute of who is shown, int32 `(A,)`, 0 where it is
             unknown; or None where all are.
+        guidance: How much known attributes count; see `RasterPrior.sample`.
     """
 
     seed: int
     drawing: Drawing = AS_IT_IS
     texture: bool = False
     given: np.ndarray | None = None
+    guidance: float = 1.0
 
 
 class Words(NamedTuple):

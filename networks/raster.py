@@ -328,6 +328,7 @@ class RasterPrior(keras.Model):
         drawing: Drawing = AS_IT_IS,
         given: tf.Tensor | None = None,
         neighbours: Neighbours | None = None,
+        guidance: float = 1.0,
     ) -> tf.Tensor:
         """Draw code maps, int32 `(B, H, W)`.
 
@@ -339,17 +340,38 @@ class RasterPrior(keras.Model):
             given: Codes that are kept, int32 `(B, H, W)`, `NO_CODE` where one is drawn, or None.
                 What is drawn knows the given codes before it only.
             neighbours: See above.
+            guidance: Factor of the difference that known attributes make to the logits. Above 1 all
+                maps go through the prior twice, with the attributes and without.
+
+        Reference:
+            Ho and Salimans 2022, Classifier-Free Diffusion Guidance.
         """
-        noise = uniforms(seeds, self.settings["grid"])
+        noise, count = uniforms(seeds, self.settings["grid"]), levels.shape[0]
+        is_guided = guidance != 1 and len(levels.shape) == 2
 
         def choose(logits, places):
+            if is_guided:  # first all maps with their attributes, then the same maps without
+                told, untold = tf.split(logits, 2)
+                logits, places = untold + guidance * (told - untold), tf.split(places, 2)[0]
             code = draw(logits, tf.gather_nd(noise, places), drawing)
-            if given is None:
-                return code
-            kept = tf.gather_nd(given, places)
-            return tf.where(kept == NO_CODE, code, kept)
+            if given is not None:
+                kept = tf.gather_nd(given, places)
+                code = tf.where(kept == NO_CODE, code, kept)
+            return tf.concat([code, code], axis=0) if is_guided else code
 
-        return self.generate(levels, choose, neighbours)
+        if is_guided:
+            levels, neighbours = self._with_and_without(levels, neighbours or self._alone(levels))
+        return self.generate(levels, choose, neighbours)[:count]
+
+    def _with_and_without(self, levels, neighbours):
+        """Maps with their attributes, and the same maps beside themselves without."""
+        sources, distances, depths, known = neighbours
+        first = 0 if known is None else known.shape[0]
+        again = tf.where(sources < first, sources, sources + levels.shape[0])
+        unknown = tf.pad(levels[:, :1], [[0, 0], [0, levels.shape[1] - 1]])
+        pairs = (sources, again), (distances, distances), (depths, depths)
+        twice = (tf.concat(pair, axis=0) for pair in pairs)
+        return tf.concat([levels, unknown], axis=0), Neighbours(*twice, known)
 
     def choose_codes(
         self,
