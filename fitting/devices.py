@@ -53,24 +53,33 @@ def use_precision(choice: str) -> str:
 
     Args:
         choice: "float32", "bfloat16" (weights stay float32), or "auto": bfloat16 where the
-            hardware multiplies it natively.
+            hardware multiplies it faster.
 
     Returns:
         "float32" or "bfloat16".
     """
-    kind = _native_precision() if choice == "auto" else choice
+    kind = _faster_precision() if choice == "auto" else choice
     keras.config.set_dtype_policy("mixed_bfloat16" if kind == "bfloat16" else "float32")
     return kind
 
 
-def _native_precision():
+def _faster_precision():
     if tf.config.list_physical_devices("GPU"):
-        native = _details_of_gpu().get("compute_capability", (0, 0)) >= (8, 0)
+        is_fast = _details_of_gpu().get("compute_capability", (0, 0)) >= (8, 0)
     else:
         cpuinfo = pathlib.Path("/proc/cpuinfo")
-        flags = cpuinfo.read_text().split() if cpuinfo.exists() else []
-        native = "avx512_bf16" in flags or "amx_bf16" in flags
-    return "bfloat16" if native else "float32"
+        is_fast = multiplies_bfloat16(cpuinfo.read_text() if cpuinfo.exists() else "")
+    return "bfloat16" if is_fast else "float32"
+
+
+def multiplies_bfloat16(cpuinfo: str) -> bool:
+    """Whether a processor multiplies bfloat16 faster than float32, by its `/proc/cpuinfo`.
+
+    The AVX-512 instruction for it has twice the speed of float32 on AMD's processors and half of it
+    on Intel's, which are fast with AMX alone.
+    """
+    words = cpuinfo.split()
+    return "amx_bf16" in words or ("avx512_bf16" in words and "AuthenticAMD" in words)
 
 
 def _details_of_gpu():

@@ -109,7 +109,7 @@ class Settings:
         "--patience")
     seed: int = _flag("run", 0, "seed of every random number", 0, 2**31 - 1)
     precision: str = _flag(
-        "run", "auto", "auto: bfloat16 where the hardware multiplies it natively, else float32",
+        "run", "auto", "auto: bfloat16 where the hardware multiplies it faster, else float32",
         choices=("auto", "float32", "bfloat16"), metavar=None)
     deterministic: bool = _flag(
         "run", False, "give the same bits from the same seed on a GPU too, with slower kernels; "

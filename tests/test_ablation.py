@@ -51,7 +51,7 @@ def arguments(run, data, steps=10):
 @pytest.mark.filterwarnings("ignore:Even though the `tf.config.experimental_run_functions_eagerly")
 def test_every_variant_trains_and_none_twice(run, slices_folder, monkeypatch, capsys):
     """Two steps, eagerly, because each of these networks takes longer to trace than to train."""
-    monkeypatch.setattr(devices, "_native_precision", lambda: "float32")
+    monkeypatch.setattr(devices, "_faster_precision", lambda: "float32")
     monkeypatch.setattr(ablation, "SEEDS", ablation.SEEDS[:1])
     shallow = {"encoder_blocks": (1, 1), "decoder_blocks": (1, 1)}
     monkeypatch.setattr(stages, "VQVAE", functools.partial(stages.VQVAE, **shallow))

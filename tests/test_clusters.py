@@ -16,7 +16,7 @@ import tensorflow as tf
 from shared import one_line, train
 
 import utils
-from fitting import loop, run_directory
+from fitting import devices, loop, run_directory
 from fitting.run_directory import RunDirectory, claimed
 from fitting.settings import Settings
 from sources import images
@@ -144,6 +144,19 @@ def test_another_precision_names_its_flag(run):
 
 
 # ---- signals and kills -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "words, is_faster",
+    [
+        ("GenuineIntel avx512_bf16", False),  # half the speed of float32
+        ("GenuineIntel avx512_bf16 amx_bf16", True),
+        ("AuthenticAMD avx512_bf16", True),
+        ("AuthenticAMD avx2", False),
+    ],
+)
+def test_bfloat16_is_for_processors_that_gain_by_it(words, is_faster):
+    assert devices.multiplies_bfloat16(words) is is_faster
 
 
 def test_signals_save_at_the_next_step(eager_steps, slices_folder, tmp_path, monkeypatch):
