@@ -24,7 +24,7 @@ from evaluation.plots import CAPTION, ROWS_ABOVE, brain_box
 from evaluation.thresholds import QUANTILES
 from fitting.run_directory import RunDirectory, read_config
 from sources.images import to_unit
-from utils import clean_name, read_json, replacing
+from utils import clean_name, progress, read_json, replacing
 
 TEMPLATE = "page.html"
 MOST_BYTES = 5.9e6  # of the page
@@ -131,13 +131,19 @@ def _tables(results):
 # ---- pictures ------------------------------------------------------------------------------------
 
 
-def _source(image):
-    """Address that holds a picture, as PNG or as JPEG where that is smaller."""
-    files = {"png": io.BytesIO(), "jpeg": io.BytesIO()}
-    image.save(files["png"], "PNG", optimize=True)
-    image.convert("L" if image.mode == "L" else "RGB").save(files["jpeg"], "JPEG", quality=85)
-    kind = min(files, key=lambda kind: files[kind].tell())
-    return f"data:image/{kind};base64,{base64.b64encode(files[kind].getvalue()).decode()}"
+def _address(image, kind, **options):
+    """Address that holds all of a picture."""
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def _jpeg(image):
+    return _address(image.convert("L" if image.mode == "L" else "RGB"), "jpeg", quality=85)
+
+
+def _smaller(image):
+    return min(_address(image, "png", optimize=True), _jpeg(image), key=len)
 
 
 def _figure(path):
@@ -146,7 +152,7 @@ def _figure(path):
         image.load()
         notes = getattr(image, "text", {})  # figures of earlier versions have none
         rows = min(max(1, int(notes.get(ROWS_ABOVE, image.height))), image.height)
-        source = _source(image.crop((0, 0, image.width, rows)))
+        source = _smaller(image.crop((0, 0, image.width, rows)))
         return source, image.width, notes.get(CAPTION, "")
 
 
@@ -159,7 +165,7 @@ def _strip(paths):
     images = np.stack([np.asarray(Image.open(path).convert("L")) for path in paths])
     images = images[:, *brain_box(to_unit(images))]
     count, height, width = images.shape
-    return _source(Image.fromarray(images.reshape(-1, width))), width, height, count
+    return _smaller(Image.fromarray(images.reshape(-1, width))), width, height, count
 
 
 # ---- viewers -------------------------------------------------------------------------------------
@@ -181,7 +187,8 @@ def _viewers(folder, anomaly, room):
             maps.append((title, scan, over, white, limit))
     embedded, beside = [], []
     # The first four are of both kinds, where there are both.
-    for title, *volumes in [*maps[:2], *brains[:2], *maps[2:], *brains[2:]][:MOST_VIEWERS]:
+    wanted = [*maps[:2], *brains[:2], *maps[2:], *brains[2:]][:MOST_VIEWERS]
+    for title, *volumes in progress(wanted, "making viewers", unit="viewer"):
         html, shape = _view(*volumes)
         one = {"title": title, "shape": shape, "file": quote(str(volumes[0].relative_to(folder)))}
         room -= len(markupsafe.escape(html))
@@ -196,23 +203,30 @@ def _viewers(folder, anomaly, room):
 
 
 def _view(scan, over=None, white=255, limit=None):
-    """HTML of three planes of a volume, perhaps with its map over it, and the ratio of its sides."""
+    """HTML of three planes of a volume, with a map over it if there is one, and its proportions."""
     from nilearn.plotting import view_img  # noqa: PLC0415  it takes seconds to load
 
     image = shown = nibabel.load(scan)
     box, under = brain_box(to_unit(np.moveaxis(np.asarray(image.dataobj), 2, 0))), False
     if over:
         shown, under = nibabel.load(over), image.slicer[box]
-    shown = nibabel.Nifti1Image(
-        shown.slicer[box].get_fdata() * (white / 255), shown.slicer[box].affine
-    )
+    shown = shown.slicer[box]
+    shown = nibabel.Nifti1Image(shown.get_fdata() * (white / 255), shown.affine)
     colours = {"cmap": "inferno" if over else "gray", "vmax": white, "symmetric_cmap": False}
     with warnings.catch_warnings(action="ignore"):  # of maps in which nothing is so high
         view = view_img(shown, under, threshold=limit, black_bg=True, **colours)
     html = re.sub("<link[^>]*>", "", view.html)  # of an icon that would be fetched
+    html = re.sub('data:image/png;base64,([^"]+)', _without_alpha, html)
     html = html.replace("<head>", f"<head>{_policy(SCRIPT.findall(html))}{LOOK}", 1)
     html = html.replace('type="range"', 'type="range" aria-label="Opacity"')
     return html, f"{view.width} / {view.height}"
+
+
+def _without_alpha(match):
+    """Address of an image of a viewer, as JPEG where that is smaller and nothing is transparent."""
+    with Image.open(io.BytesIO(base64.b64decode(match[1]))) as image:
+        is_opaque = image.getextrema()[-1][0] == 255
+        return min(match[0], _jpeg(image), key=len) if is_opaque else match[0]
 
 
 def _policy(scripts):

@@ -220,10 +220,8 @@ def _write_case(folder, case, split, kinds, scores, limits):
     place = {"case": case, "slices": len(here), "highest_level": int(split.levels[highest])}
     row = {**place, "score": float(scores[highest])}
     if limits and len(here) > 1:
-        found = clusters(
-            folder / f"case_{case:03d}_map.nii.gz", limits[QUANTILES[-1]], plots.ANOMALY_LIMIT
-        )
-        row["clusters"] = found
+        limit, path = limits[QUANTILES[-1]], folder / f"case_{case:03d}_map.nii.gz"
+        row["clusters"] = clusters(path, limit, plots.ANOMALY_LIMIT)
     return row
 
 

@@ -1,4 +1,4 @@
-"""Values above which an anomaly map is unlike those of validation people, and the clusters there."""
+"""Values above which anomaly maps are unlike those of validation people, and clusters there."""
 
 import contextlib
 import math
