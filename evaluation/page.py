@@ -26,7 +26,7 @@ from fitting.run_directory import RunDirectory, read_config
 from sources.images import to_unit
 from utils import clean_name, progress, read_json, replacing
 
-TEMPLATE = "page.html"
+TEMPLATE = pathlib.Path(__file__).with_suffix(".html")
 MOST_BYTES = 5.9e6  # of the page
 MOST_EMBEDDED, MOST_VIEWERS = 4, 16  # those that have no room in the page are files beside it
 MOST_ROWS = 10  # of a table
@@ -34,27 +34,8 @@ JSON_FILES = (report.METRICS, report.ANOMALIES, report.COUNTERFACTUALS, "classif
 FOLDERS = ("samples", "brains", "brains/slices", "fill", "reconstructions", "anomaly")
 FOLDERS += ("counterfactual", "bids", "viewers")
 REPEAT = "remove it, or repeat the call of predict.py that wrote it"
-# What a screen reader says of each figure. Its caption says the rest.
-ALTERNATIVES = {
-    "brains": "Cuts of drawn volumes in three directions, beside real ones where there are any",
-    "walk": "All slices of one drawn volume, from bottom to top",
-    "samples": "Drawn slices",
-    "comparison": "Real and drawn slices in pairs",
-    "completions": "Slices of which one half was given and the other half was drawn several times",
-    "reconstructions": "Original slices, their reconstructions, differences and code maps",
-    "closest": "Drawn slices and the training slices that are most like them",
-    "anatomy": "Curves of anatomical figures along the levels, for real and for drawn slices",
-    "ventricles": "Curves of the area of the ventricles along the levels",
-    "codes": "A curve of how often each code is used, and a mean patch of each code",
-    "training": "Learning curves of the VQ-VAE and of the prior",
-    "anomaly": "Original slices, healed slices and anomaly maps",
-    "counterfactual": "Original slices, reconstructions, counterfactuals and differences",
-}
 SCRIPT = re.compile("<script>(.*?)</script>", re.DOTALL)
-LOOK = (
-    "<style>body{margin:0;background:#000;color:#ddd;font:14px sans-serif}p{margin:0 0 0 8px}"
-    "canvas{max-width:100%}</style>"
-)
+LOOK = "<style>body{margin:0;background:#000;color:#ddd;font:14px sans-serif}</style>"
 
 
 def write(path: pathlib.Path, run: RunDirectory) -> None:
@@ -70,26 +51,20 @@ def write(path: pathlib.Path, run: RunDirectory) -> None:
     folder, config = path.parent, read_config(run)
     files = [file for pattern in JSON_FILES for file in sorted(folder.glob(pattern))]
     results = {file.name: read_json(file, advice=REPEAT) for file in files}
-    anomaly = results.get(report.ANOMALIES, {})
-    figures = {name: folder / f"{name}.png" for name in ALTERNATIVES}
-    figures = {name: _figure(file) for name, file in figures.items() if file.is_file()}
-    slices = sorted(folder.glob("brains/slices/case_000_slice_*.png"), key=_level)
+    pictures = {name: folder / f"{name}.png" for name in report.ALL_FIGURES}
+    figures = {name: _figure(file) for name, file in pictures.items() if file.is_file()}
+    slices = folder.glob("brains/slices/case_000_slice_*.png")
+    slices = sorted(slices, key=lambda path: int(re.search("slice_([0-9]+)", path.name)[1]))
     strip = _strip(slices) if len(slices) > 1 else None
     room = MOST_BYTES - sum(len(source) for source, *_ in (*figures.values(), strip or [""]))
-    viewers, beside = _viewers(folder, anomaly, room)
+    viewers, beside = _viewers(folder, results.get(report.ANOMALIES, {}), room)
     places = (report.CLUSTERS, *(f"{name}/" for name in FOLDERS))
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.ChainableUndefined,
-    )
-    text = environment.get_template(TEMPLATE).render(
+    options = {"autoescape": True, "undefined": jinja2.ChainableUndefined}
+    text = jinja2.Template(TEMPLATE.read_text("utf-8"), **options).render(
         name=clean_name(run.path.resolve().name),
         results=results,
-        metrics=results.get(report.METRICS, {}),
-        anomaly=anomaly,
         tables=list(_tables(results)),
-        figures=[(ALTERNATIVES[name], *figure) for name, figure in figures.items()],
+        figures=figures,
         strip=strip,
         viewers=viewers,
         beside=beside,
@@ -103,14 +78,14 @@ def write(path: pathlib.Path, run: RunDirectory) -> None:
 
 
 def _tables(results):
-    """Title, names of columns and rows of the tables of maps, classes and counterfactuals."""
+    """Title, names of columns and rows of the tables of anomalies and classes."""
     anomaly = results.get(report.ANOMALIES, {})
     cases = anomaly.get("cases", [])[:MOST_ROWS]
     if cases:
         rows = [(r["case"], r["slices"], r["highest_level"], f"{r['score']:.3f}") for r in cases]
         yield f"Highest scores of {anomaly['data']}", ("case", "slices", "level", "score"), rows
     if anomaly.get("thresholds"):
-        title = f"Clusters above {float(QUANTILES[-1]):.1%} of the pixels of validation people"
+        title = f"Clusters above {_percent(QUANTILES[-1])} of the pixels of validation people"
         heads = ("case", "mm to the right", "to the front", "up", "peak", "volume in mm³")
         rows = [
             (r["case"], *(f"{x:.0f}" for x in c["peak_mm"]), f"{c['peak']:.2f}", c["volume_mm3"])
@@ -122,28 +97,26 @@ def _tables(results):
         rows = [(r["case"], *(f"{p:.2f}" for p in r["p"].values())) for r in of["cases"]]
         title = f"Probability of {of['attribute']} of {of['data']}. {of['note']}"
         yield title, ("case", *of["training"]), rows[:MOST_ROWS]
-    if of := results.get(report.COUNTERFACTUALS):
-        given = ", ".join(f"{name} {value}" for name, value in of["given"].items())
-        rows = [(r["case"], f"{r['changed_codes']:.1%}") for r in of["cases"][:MOST_ROWS]]
-        yield f"Codes that change given {given}, of {of['data']}", ("case", "codes"), rows
+
+
+def _percent(share):
+    return f"{100 * float(share):g} %"
 
 
 # ---- pictures ------------------------------------------------------------------------------------
 
 
-def _address(image, kind, **options):
+def _encoded(image, kind, **options):
     """Address that holds all of a picture."""
     file = io.BytesIO()
     image.save(file, kind, **options)
     return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-def _jpeg(image):
-    return _address(image.convert("L" if image.mode == "L" else "RGB"), "jpeg", quality=85)
-
-
-def _smaller(image):
-    return min(_address(image, "png", optimize=True), _jpeg(image), key=len)
+def _smaller(image, png=None):
+    """Address of a picture as PNG, which may be there, or as JPEG where that is smaller."""
+    jpeg = _encoded(image.convert("L" if image.mode == "L" else "RGB"), "jpeg", quality=85)
+    return min(png or _encoded(image, "png", optimize=True), jpeg, key=len)
 
 
 def _figure(path):
@@ -154,10 +127,6 @@ def _figure(path):
         rows = min(max(1, int(notes.get(ROWS_ABOVE, image.height))), image.height)
         source = _smaller(image.crop((0, 0, image.width, rows)))
         return source, image.width, notes.get(CAPTION, "")
-
-
-def _level(path):
-    return int(path.name.removesuffix(".nii.png").rpartition("_")[2])
 
 
 def _strip(paths):
@@ -182,7 +151,7 @@ def _viewers(folder, anomaly, room):
         scan, over = (folder / f"anomaly/case_{case}_{kind}.nii.gz" for kind in ("original", "map"))
         for share in QUANTILES if over.is_file() else ():
             whose = "validation people" if limits else "this map"
-            title = f"Case {case}, map above {100 * float(share):g} % of the pixels of {whose}"
+            title = f"Case {case}, map above {_percent(share)} of the pixels of {whose}"
             limit = float(limits[share]) if limits else f"{100 * float(share)}%"
             maps.append((title, scan, over, white, limit))
     embedded, beside = [], []
@@ -219,14 +188,13 @@ def _view(scan, over=None, white=255, limit=None):
     html = re.sub('data:image/png;base64,([^"]+)', _without_alpha, html)
     html = html.replace("<head>", f"<head>{_policy(SCRIPT.findall(html))}{LOOK}", 1)
     html = html.replace('type="range"', 'type="range" aria-label="Opacity"')
-    return html, f"{view.width} / {view.height}"
+    return html, f"{view.width} / {0.8 * view.height:.0f}"  # it leaves more room below than needed
 
 
 def _without_alpha(match):
-    """Address of an image of a viewer, as JPEG where that is smaller and nothing is transparent."""
+    """Address of an image of a viewer, encoded anew where nothing in it is transparent."""
     with Image.open(io.BytesIO(base64.b64decode(match[1]))) as image:
-        is_opaque = image.getextrema()[-1][0] == 255
-        return min(match[0], _jpeg(image), key=len) if is_opaque else match[0]
+        return _smaller(image, match[0]) if image.getextrema()[-1][0] == 255 else match[0]
 
 
 def _policy(scripts):

@@ -25,6 +25,7 @@ FIGURES = (
     *("reconstructions", "codes", "training", "samples", "comparison", "completions", "walk"),
     *("brains", "ventricles", "anatomy", "closest"),
 )
+ALL_FIGURES = (*FIGURES, "anomaly", "counterfactual")  # as the page shows them
 # Glob patterns of what predict.py may replace in its folder. All else there is the user's. Earlier
 # versions wrote the `.npz` files.
 OWNED = (

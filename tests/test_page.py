@@ -261,7 +261,7 @@ def load(browser, path):
         if event["method"] == "Network.requestWillBeSent"
     }
     outside = {url for url in asked if not url.startswith(("data:", "about:", "file:"))}
-    assert not outside and sum(url.startswith("file:") for url in asked) <= 1
+    assert not outside and sum(url.startswith("file:") for url in asked) == 1
     assert not browser.get_log("browser")
 
 
