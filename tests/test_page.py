@@ -4,8 +4,11 @@ import base64
 import html.parser
 import io
 import json
+import pathlib
 import re
 import shutil
+import subprocess
+import sys
 import urllib.parse
 
 import nibabel
@@ -189,6 +192,12 @@ def test_volumes_have_bids_names_too(results, tmp_path):
         *folder.glob("sub-*/anat/*")
     }
     assert json.loads((folder / "dataset_description.json").read_text())["GeneratedBy"]
+    if (validator := pathlib.Path(sys.executable).with_name("bids-validator-deno")).is_file():
+        command = [validator, folder, "--format", "json"]
+        found = json.loads(subprocess.run(command, capture_output=True, timeout=120).stdout)
+        issues = found["issues"]["issues"]
+        assert {issue["code"] for issue in issues if issue["severity"] == "error"} == set()
+        assert len(found["summary"]["subjects"]) == 5
 
 
 def test_every_call_writes_the_page_anew(run_copy, slices_folder):
