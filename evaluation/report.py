@@ -171,7 +171,7 @@ def write_anomalies(
             name = f"{pathlib.Path(path).name.removesuffix('.nii.png')}_{kind}.png"
             write_png(folder / name, image)
     cases = [
-        _write_case(folder, case, split, kinds, scores, limits)
+        _write_case(folder, case, split, kinds, scores, results["maps"]["healing"], limits)
         for case in np.unique(split.cases).tolist()
     ]
     cases.sort(key=lambda row: -row["score"])
@@ -210,7 +210,7 @@ def write_anomalies(
     return report
 
 
-def _write_case(folder, case, split, kinds, scores, limits):
+def _write_case(folder, case, split, kinds, scores, maps, limits):
     """Write the volumes of a case of several slices. Returns its row of `anomaly.json`."""
     here = np.flatnonzero(split.cases == case)
     if len(here) > 1:
@@ -221,8 +221,8 @@ def _write_case(folder, case, split, kinds, scores, limits):
     place = {"case": case, "slices": len(here), "highest_level": int(split.levels[highest])}
     row = {**place, "score": float(scores[highest])}
     if limits and len(here) > 1:
-        limit, path = limits[QUANTILES[-1]], folder / f"case_{case:03d}_map.nii.gz"
-        row["clusters"] = clusters(path, limit, plots.ANOMALY_LIMIT)
+        volume, found = folder / f"case_{case:03d}_map.nii.gz", maps[here]
+        row["clusters"] = clusters(volume, found, split.levels[here], limits[QUANTILES[-1]])
     return row
 
 

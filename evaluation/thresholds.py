@@ -10,6 +10,7 @@ import nibabel
 import numpy as np
 
 from fitting.run_directory import RunDirectory
+from sources.volumes import moved_affine
 from utils import read_json, reading, write_json
 
 # Shares of the pixels of validation people, background aside, with a value below the threshold.
@@ -48,26 +49,31 @@ def kept(run: RunDirectory) -> dict[str, float] | None:
         return values
 
 
-def clusters(path: pathlib.Path, threshold: float, white: float) -> list[dict[str, Any]]:
-    """Find clusters of the volume of a map, the highest peak first.
+def clusters(
+    volume: pathlib.Path, maps: np.ndarray, levels: np.ndarray, threshold: float
+) -> list[dict[str, Any]]:
+    """Find clusters of the maps of a case, the highest peak first.
 
     Args:
-        path: Volume of grey values 0 to 255.
+        volume: NIfTI volume of the case, which says where it lies. Its grey values are too few.
+        maps: Maps of the case, `(K, S, S)`.
+        levels: Their levels in rising order, `(K,)`.
         threshold: Least value of the map in a cluster.
-        white: Value of the map at 255. Peaks end there.
 
     Returns:
         `peak_mm`, its place to the right, to the front and up; `peak`, its value; and `volume_mm3`.
     """
     from nilearn.reporting import get_clusters_table  # noqa: PLC0415  it takes seconds to load
 
-    volume = nibabel.load(path)
-    values = volume.get_fdata() * (white / 255)
-    if not (values > threshold).any():
+    if not (maps > threshold).any():
         return []
-    volume = nibabel.Nifti1Image(values, volume.affine)
+    written = nibabel.load(volume)
+    step = written.shape[0] / maps.shape[1]  # voxels of the volume are smaller
+    affine = moved_affine(written.affine, ((step - 1) / 2, (step - 1) / 2, 0), (step, step, 1))
+    stack = np.zeros((*maps.shape[1:], written.shape[2]), "float32")
+    stack[..., levels - levels[0]] = np.moveaxis(maps, 0, 2)
     with warnings.catch_warnings(action="ignore"):  # of clusters that are all too small
-        table = get_clusters_table(volume, threshold, LEAST_VOXELS)
+        table = get_clusters_table(nibabel.Nifti1Image(stack, affine), threshold, LEAST_VOXELS)
     rows = [row for row in table.itertuples(index=False, name=None) if str(row[0]).isdecimal()]
     return [
         {"peak_mm": [float(x), float(y), float(z)], "peak": float(peak), "volume_mm3": float(size)}

@@ -18,14 +18,15 @@ from matplotlib.figure import Figure
 from PIL import Image
 from shared import one_line, run_script
 
-from evaluation import bids, page, plots, report, thresholds
+from evaluation import bids, page, plots, report, stacks, thresholds
 from fitting.run_directory import RunDirectory
-from sources.facts import OASIS
+from sources.facts import OASIS, DataFacts
 from utils import provenance
 
 EVIL = "</title><script>document.title='evil'</script><img src=https://evil.example/x onerror=x()>"
 BROWSER, DRIVER = (shutil.which(name) for name in ("chromium", "chromedriver"))
 SIDE, LEVELS = 32, 6
+FACTS = DataFacts(side=64)
 
 
 def write_volume(path, values):
@@ -65,7 +66,7 @@ def results(tmp_path_factory):
     lesion[10:14, 12:18, 2:4] = 250
     write_volume(out / "anomaly/case_005_map.nii.gz", lesion)
     limits = dict(zip(thresholds.QUANTILES, (0.3, 0.6)))
-    found = thresholds.clusters(out / "anomaly/case_005_map.nii.gz", 0.6, 1.5)
+    found = [{"peak_mm": [1.0, 2.0, 3.0], "peak": 1.0, "volume_mm3": 48.0}]
     case = {"case": 5, "slices": 6, "highest_level": 2, "score": 1.0, "clusters": found}
     scores = {"cases": [case], "map_white": 1.5, "thresholds": limits, "limits": [2], "seed": 0}
     write(out / report.ANOMALIES, made=made, data=EVIL, **scores)
@@ -148,14 +149,17 @@ def test_figures_are_shown_without_the_caption_that_stands_beside_them(results):
         assert 20 < whole.height - shown.height < 150
 
 
-def test_clusters_have_a_place_in_millimetres_and_a_volume(results):
-    _, out = results
-    (found,) = thresholds.clusters(out / "anomaly/case_005_map.nii.gz", 0.6, 1.5)
-    assert found["volume_mm3"] == 4 * 6 * 2
-    assert found["peak"] == pytest.approx(250 / 255 * 1.5)
-    right, front, up = found["peak_mm"]
-    assert 10 <= right < 14 and 12 <= front < 18 and 2 <= up < 4
-    assert not thresholds.clusters(out / "anomaly/case_005_map.nii.gz", 1.6, 1.5)
+def test_clusters_have_a_place_in_millimetres_and_a_volume(tmp_path):
+    """Of maps with half the pixels of the slices, and without one level."""
+    volume, levels = tmp_path / "map.nii.gz", np.array([4, 5, 7])
+    maps = np.zeros((3, SIDE, SIDE))
+    maps[:2, 10:14, 12:18], maps[1, 11, 13], maps[2, 0, 0] = 0.5, 0.8, 0.9
+    stacks.write_stack(volume, np.zeros((3, 64, 64), "uint8"), levels, FACTS)
+    (found,) = thresholds.clusters(volume, maps, levels, 0.4)
+    assert found["volume_mm3"] == 2 * 24 * 4 and found["peak"] == pytest.approx(0.8)
+    # The middle of pixel (11, 13) is between rows 22 and 23, and columns 26 and 27.
+    assert found["peak_mm"] == [22.5 - 128, 26.5 - 147, 5 - 4]
+    assert not thresholds.clusters(volume, maps, levels, 0.95)
 
 
 def test_thresholds_are_quantiles_of_what_is_no_background(tmp_path):
