@@ -86,9 +86,9 @@ def _tables(results):
         yield f"Highest scores of {anomaly['data']}", ("case", "slices", "level", "score"), rows
     if anomaly.get("thresholds"):
         title = f"Clusters above {_percent(QUANTILES[-1])} of the pixels of validation people"
-        heads = ("case", "mm to the right", "to the front", "up", "peak", "volume in mm³")
+        heads = ("case", "mm to the right", "to the front", "up", "volume in mm³", "peak")
         rows = [
-            (r["case"], *(f"{x:.0f}" for x in c["peak_mm"]), f"{c['peak']:.2f}", c["volume_mm3"])
+            (r["case"], *(f"{x:.0f}" for x in (*c["peak_mm"], c["volume_mm3"])), f"{c['peak']:.3f}")
             for r in cases
             for c in r.get("clusters", [])[:MOST_ROWS]
         ]
@@ -181,7 +181,7 @@ def _view(scan, over=None, white=255, limit=None):
         shown, under = nibabel.load(over), image.slicer[box]
     shown = shown.slicer[box]
     shown = nibabel.Nifti1Image(shown.get_fdata() * (white / 255), shown.affine)
-    colours = {"cmap": "inferno" if over else "gray", "vmax": white, "symmetric_cmap": False}
+    colours = {"cmap": "autumn" if over else "gray", "vmax": white, "symmetric_cmap": False}
     with warnings.catch_warnings(action="ignore"):  # of maps in which nothing is so high
         view = view_img(shown, under, threshold=limit, black_bg=True, **colours)
     html = re.sub("<link[^>]*>", "", view.html)  # of an icon that would be fetched
