@@ -74,7 +74,7 @@ def write(path: pathlib.Path, run: RunDirectory) -> None:
         config=config,
     )
     with replacing(path) as temporary:
-        temporary.write_bytes(text.encode("utf-8", "replace"))
+        temporary.write_bytes(text.lstrip().encode("utf-8", "replace"))
 
 
 def _tables(results):

@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
-from shared import one_line, run_script
+from shared import run_script
 
 from evaluation import bids, page, plots, report, stacks, thresholds
 from fitting.run_directory import RunDirectory
 from sources.facts import OASIS, DataFacts
-from utils import provenance
+from utils import InputError, provenance
 
 EVIL = "</title><script>document.title='evil'</script><img src=https://evil.example/x onerror=x()>"
 BROWSER, DRIVER = (shutil.which(name) for name in ("chromium", "chromedriver"))
@@ -204,32 +204,32 @@ def test_volumes_have_bids_names_too(results, tmp_path):
         assert len(found["summary"]["subjects"]) == 5
 
 
-def test_every_call_writes_the_page_anew(run_copy, slices_folder):
-    """A run whose results are shown, then also those of another call, and damaged ones."""
-    flags = ("--run", run_copy, "--data", slices_folder)
-    opened = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("webbrowser.open", lambda address: opened.append(address) or True)
-        done = run_script(
-            "predict.py", *flags, "--samples", 2, "--brains", 2, "--open", figures=True
-        )
-    path = run_copy / "predict" / report.PAGE
+def test_every_call_writes_the_page_anew(run_copy, slices_folder, monkeypatch):
+    """The second shows what the first left, too."""
+    run, path, opened = RunDirectory(run_copy), run_copy / "predict" / report.PAGE, []
+    monkeypatch.setattr("webbrowser.open", lambda address: opened.append(address) or True)
+    flags = ("predict.py", "--run", run_copy, "--data", slices_folder)
+    done = run_script(*flags, "--samples", 1, "--brains", 0, "--open", figures=True)
     assert done.returncode == 0 and f"The page of all results: {path}" in done.stdout
-    assert opened == [path.resolve().as_uri()] and "anomaly" not in path.read_text()
-    thresholds.keep(RunDirectory(run_copy), np.ones((1, 2, 2)), np.ones((1, 2, 2)), {})
-    mapped = run_script(
-        "predict.py", *flags, "--anomaly", "--split", "validate", "--bids", figures=True
-    )
-    assert mapped.returncode == 0, mapped.stderr
-    limits = thresholds.kept(RunDirectory(run_copy))
-    assert 0 < limits["0.99"] < limits["0.999"]  # measured on the validation people
+    assert opened == [path.resolve().as_uri()] and "Highest scores of" not in path.read_text()
+    done = run_script(*flags, "--anomaly", "--split", "validate", "--bids", figures=True)
+    assert done.returncode == 0, done.stderr
+    limits = thresholds.kept(run)  # measured on these people
+    assert 0 < limits["0.99"] < limits["0.999"] and len(opened) == 1
     found = json.loads((run_copy / "predict" / report.ANOMALIES).read_text())
     assert found["thresholds"] == limits and found["made"]["minutes"] >= 0
     assert (run_copy / "predict" / report.CLUSTERS).read_text().startswith("case,right_mm,")
-    text = path.read_text()
-    assert "Highest scores of" in text and "Learning curves" in text
-    (run_copy / "predict" / report.METRICS).write_text("{")
-    one_line(run_script("predict.py", *flags, "--anomaly", figures=True), "all but index.html")
+    assert len(list((run_copy / "predict").glob("bids/sub-004/anat/*.nii.gz"))) == 3
+    assert "Highest scores of" in path.read_text() and "Learning curves" in path.read_text()
+
+
+def test_a_damaged_result_is_named(results, tmp_path):
+    run, out = results
+    shutil.copy(out / report.METRICS, tmp_path)
+    (tmp_path / report.ANOMALIES).write_text("{")
+    with pytest.raises(InputError, match="anomaly.json cannot be read"):
+        page.write(tmp_path / report.PAGE, run)
+    assert not (tmp_path / report.PAGE).exists()
 
 
 # ---- in a browser --------------------------------------------------------------------------------
