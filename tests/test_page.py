@@ -21,7 +21,7 @@ from shared import run_script
 from evaluation import bids, page, plots, report, stacks, thresholds
 from fitting.run_directory import RunDirectory
 from sources.facts import OASIS, DataFacts
-from utils import InputError, provenance
+from utils import InputError, provenance, replacing_results
 
 EVIL = "</title><script>document.title='evil'</script><img src=https://evil.example/x onerror=x()>"
 BROWSER, DRIVER = (shutil.which(name) for name in ("chromium", "chromedriver"))
@@ -230,6 +230,16 @@ def test_a_damaged_result_is_named(results, tmp_path):
     with pytest.raises(InputError, match="anomaly.json cannot be read"):
         page.write(tmp_path / report.PAGE, run)
     assert not (tmp_path / report.PAGE).exists()
+
+
+def test_a_link_among_the_folders_of_volumes_is_refused(tmp_path):
+    """In the folder of a stranger it would lead to another place, which results would replace."""
+    out = tmp_path / "out"
+    (out / "bids").mkdir(parents=True)
+    (out / "bids" / "sub-005").symlink_to(tmp_path)
+    with pytest.raises(InputError, match="sub-005 is a link"):
+        with replacing_results(out, report.OWNED_ANOMALIES):
+            pass
 
 
 # ---- in a browser --------------------------------------------------------------------------------
