@@ -247,6 +247,7 @@ def test_a_link_among_the_folders_of_volumes_is_refused(tmp_path):
 try:
     from selenium import webdriver
     from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import WebDriverWait
 except ImportError:
     webdriver = None
 
@@ -276,7 +277,6 @@ def load(browser, path):
     """Open a file, which must fetch nothing but itself and leave no error."""
     browser.get_log("performance")
     browser.get(path.resolve().as_uri())
-    browser.implicitly_wait(20)
     events = [json.loads(row["message"])["message"] for row in browser.get_log("performance")]
     asked = {
         event["params"]["request"]["url"]
@@ -288,6 +288,11 @@ def load(browser, path):
     assert not browser.get_log("browser")
 
 
+def shows_pixels(browser):
+    """Wait until the viewer has drawn more than one colour."""
+    WebDriverWait(browser, 20).until(lambda it: it.execute_script(COLOURS) > 10)
+
+
 def test_page_in_a_browser(results, browser):
     run, out = results
     load(browser, out / report.PAGE)
@@ -296,7 +301,7 @@ def test_page_in_a_browser(results, browser):
     assert len(frames) == page.MOST_EMBEDDED
     for frame in frames:
         browser.switch_to.frame(frame)
-        assert browser.execute_script(COLOURS) > 10
+        shows_pixels(browser)
         browser.switch_to.default_content()
     image = browser.find_element(By.CSS_SELECTOR, ".strip img")
     assert image.get_attribute("alt") == f"Drawn slice at level {LEVELS // 2}"
@@ -311,7 +316,7 @@ def test_page_in_a_browser(results, browser):
 
 def test_viewer_beside_the_page_in_a_browser(results, browser):
     load(browser, next((results[1] / "viewers").iterdir()))
-    assert browser.execute_script(COLOURS) > 10
+    shows_pixels(browser)
 
 
 def test_what_is_injected_all_the_same_does_not_run(results, browser, tmp_path):
