@@ -5,6 +5,7 @@ python predict.py --run DIR --data DIR --samples 32 --brains 4 --seed 7
 python predict.py --samples 0 --brains 4 --given cdr=1    # of people with that attribute
 """
 
+from evaluation.bids import SUFFIXES
 from fitting.run_directory import RunDirectory, read_config
 from sources.facts import facts_of_run
 from sources.folder import find_slices, open_slices
@@ -39,6 +40,12 @@ def parse(arguments=None):
         "0 for the nearest codes (default: that of the training)")
     add("--write-reconstructions", action="store_true",
         help="write every reconstruction of the split as a PNG")
+
+    add("--open", action="store_true",
+        help="show index.html, the page of all results, in a browser")
+    add("--bids", metavar="SUFFIX", nargs="?", const="T1w", choices=SUFFIXES,
+        help="write volumes by BIDS names too, such as sub-005_desc-anomalyMap_T1w.nii.gz, into "
+        "bids/; one of %(choices)s (default: T1w)")
 
     add = parser.add_argument_group("samples").add_argument
     add("--given", metavar="NAME=VALUE", nargs="+", action="extend",
@@ -131,7 +138,7 @@ def main(args):
     elif args.counterfactual is not None:
         steps.imagine(args, run, facts, split, name)
     elif scan is not None:
-        steps.map_anomalies(args, run, facts, split, name)
+        steps.map_anomalies(args, run, config, slices, split, name)
     else:
         steps.predict(args, run, config, slices, to_fill)
 

@@ -269,7 +269,10 @@ def replacing_results(folder: str | os.PathLike, owned: Iterable[str]) -> Iterat
             be written to.
     """
     folder, owned = pathlib.Path(folder), list(owned)
-    for place in (folder, *((folder / pattern).parent for pattern in owned)):
+    parents = {str(parent) for pattern in owned for parent in pathlib.PurePath(pattern).parents}
+    places = {folder / parent for parent in parents}
+    places |= {place for parent in parents - {"."} for place in folder.glob(parent)}
+    for place in sorted(places):
         if place.is_symlink() or (place.exists() and not place.is_dir()):
             raise InputError(
                 f"{place} is a link or a file: remove it, results need a folder there."

@@ -6,6 +6,7 @@ says data and model.
 
 import functools
 import io
+import math
 import pathlib
 import textwrap
 import warnings
@@ -17,6 +18,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from utils import replacing
 
@@ -39,6 +41,8 @@ BACKGROUND = 0.05  # grey values up to this do not count as brain
 WIDTHS = 6.5, 10.0  # inches: the narrowest and the widest figure of panels
 PANEL_WIDTH = 2.5  # inches, at most
 LETTERS_PER_INCH = 16  # of a caption
+PADDING = 0.12  # inches around a figure
+CAPTION, ROWS_ABOVE = "Description", "Rows above the caption"  # texts in the PNG of a figure
 ANOMALY_LIMIT = 1.5  # value of the healing map at which its colours end
 SAMPLE_COLUMNS = 8
 
@@ -46,20 +50,26 @@ SAMPLE_COLUMNS = 8
 def save_figure(figure: Figure, path: pathlib.Path, caption: str) -> None:
     """Write a figure with its caption as a PNG.
 
-    The caption is never read as mathematics, because the names in it come from strangers.
+    The file also says the caption as text, and how many rows of pixels are above it, so that the
+    page can show both apart. The caption is never read as mathematics, because the names in it come
+    from strangers.
     """
     lines = textwrap.fill(caption, int(LETTERS_PER_INCH * figure.get_figwidth()))
-    figure.text(0.5, -0.01, lines, ha="center", va="top", fontsize=8.5, parse_math=False)
+    below = figure.text(0.5, -0.01, lines, ha="center", va="top", fontsize=8.5, parse_math=False)
     drawn = io.BytesIO()
     with warnings.catch_warnings():
         # A name in an alphabet that the font lacks is drawn as boxes.
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
-        figure.savefig(drawn, bbox_inches="tight", pad_inches=0.12)
+        figure.savefig(drawn, bbox_inches="tight", pad_inches=PADDING)
     # 256 colours look the same and take half the bytes.
     colours = Image.open(drawn).convert("RGB")
     colours = colours.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    notes = PngInfo()
+    height = below.get_window_extent().height + PADDING * figure.dpi
+    for name, text in ((CAPTION, caption), (ROWS_ABOVE, colours.height - math.ceil(height))):
+        notes.add_itxt(name, str(text))
     with replacing(path) as temporary:
-        colours.save(temporary, optimize=True)
+        colours.save(temporary, optimize=True, pnginfo=notes)
 
 
 def brain_box(images: np.ndarray, margin: float = 0.02) -> tuple[slice, slice]:

@@ -1,25 +1,31 @@
 """What predict.py writes and prints: `metrics.json`, `anomaly.json`, images, figures, tables."""
 
+import csv
 import pathlib
 import re
 from typing import Any
 
 import numpy as np
 
-from evaluation import plots
+from evaluation import bids, plots
 from evaluation.context import Context, Words
 from evaluation.metrics import BASELINES
 from evaluation.reconstruction import SHOWN_SLICES, slice_titles
 from evaluation.stacks import write_stack
+from evaluation.thresholds import QUANTILES, clusters
 from sources.facts import FACTS_FILE, OASIS, DataFacts
 from sources.images import to_grey, to_unit, write_png
-from utils import clean_name, write_json
+from utils import clean_name, replacing, write_json
 
 METRICS, ANOMALIES = "metrics.json", "anomaly.json"
+PAGE = "index.html"  # which every call writes anew, and the viewers that have no room in it
+CLUSTERS = "anomaly/clusters.csv"
+OWNED_PAGE = (PAGE, "viewers/*.html")
 FIGURES = (
     *("reconstructions", "codes", "training", "samples", "comparison", "completions", "walk"),
     *("brains", "ventricles", "anatomy", "closest"),
 )
+ALL_FIGURES = (*FIGURES, "anomaly", "counterfactual")  # as the page shows them
 # Glob patterns of what predict.py may replace in its folder. All else there is the user's. Earlier
 # versions wrote the `.npz` files.
 OWNED = (
@@ -35,6 +41,8 @@ OWNED = (
     "fill/case_*.nii.gz",
     "fill/slices/case_*_slice_*.png",
     f"fill/slices/{FACTS_FILE}",
+    *bids.owned("brains", "fill"),
+    *OWNED_PAGE,
 )
 OWNED_ANOMALIES = (
     ANOMALIES,
@@ -42,12 +50,17 @@ OWNED_ANOMALIES = (
     "anomaly.png",
     "anomaly/case_*_slice_*.png",
     "anomaly/case_*.nii.gz",
+    CLUSTERS,
+    *bids.owned("anomaly"),
+    *OWNED_PAGE,
 )
 COUNTERFACTUALS = "counterfactual.json"
 OWNED_COUNTERFACTUALS = (
     COUNTERFACTUALS,
     "counterfactual.png",
     "counterfactual/case_*_*.nii.gz",
+    *bids.owned("counterfactual"),
+    *OWNED_PAGE,
 )
 PRINTED_SCORES, PRINTED_CASES = 10, 40
 
@@ -127,16 +140,22 @@ def _evaluation_lines(metrics, part):
 # ---- anomalies ---------------------------------------------------------------------------------
 
 
-def write_anomalies(context: Context, header: dict[str, Any], images: np.ndarray) -> dict[str, Any]:
+def write_anomalies(
+    context: Context,
+    header: dict[str, Any],
+    images: np.ndarray,
+    limits: dict[str, float] | None = None,
+) -> dict[str, Any]:
     """Write `anomaly.json`, and original, healed version and map as images.
 
     Every slice gets three PNGs, and every case of several slices three volumes, which a viewer lays
-    over the scan.
+    over the scan, and with thresholds the clusters of its map, which `clusters.csv` lists too.
 
     Args:
         context: The slices, and what `evaluation.anomalies.analyse` returned as `results`.
         header: What `anomaly.json` says before the slices: data, runs, settings and time.
         images: The slices, `(N, S, S)` in [0, 1].
+        limits: What `evaluation.thresholds.kept` returned.
 
     Returns:
         Content of `anomaly.json`: the header, `cases` and `slices`, the highest score first.
@@ -152,9 +171,12 @@ def write_anomalies(context: Context, header: dict[str, Any], images: np.ndarray
             name = f"{pathlib.Path(path).name.removesuffix('.nii.png')}_{kind}.png"
             write_png(folder / name, image)
     cases = [
-        _write_case(folder, case, split, kinds, scores) for case in np.unique(split.cases).tolist()
+        _write_case(folder, case, split, kinds, scores, results["maps"]["healing"], limits)
+        for case in np.unique(split.cases).tolist()
     ]
     cases.sort(key=lambda row: -row["score"])
+    if limits:
+        _write_clusters(context.folder / CLUSTERS, cases)
     rows = [
         {
             "file": str(pathlib.Path(split.paths[i])),
@@ -165,7 +187,8 @@ def write_anomalies(context: Context, header: dict[str, Any], images: np.ndarray
         }
         for i in order
     ]
-    report = {**header, "map_white": plots.ANOMALY_LIMIT, "cases": cases, "slices": rows}
+    scale = {"map_white": plots.ANOMALY_LIMIT, "thresholds": limits}
+    report = {**header, **scale, "cases": cases, "slices": rows}
     write_json(context.folder / ANOMALIES, report)
 
     shown = order[:SHOWN_SLICES]
@@ -187,7 +210,7 @@ def write_anomalies(context: Context, header: dict[str, Any], images: np.ndarray
     return report
 
 
-def _write_case(folder, case, split, kinds, scores):
+def _write_case(folder, case, split, kinds, scores, maps, limits):
     """Write the volumes of a case of several slices. Returns its row of `anomaly.json`."""
     here = np.flatnonzero(split.cases == case)
     if len(here) > 1:
@@ -196,7 +219,22 @@ def _write_case(folder, case, split, kinds, scores):
             write_stack(path, values[here], split.levels[here], split.facts, case)
     highest = here[scores[here].argmax()]
     place = {"case": case, "slices": len(here), "highest_level": int(split.levels[highest])}
-    return {**place, "score": float(scores[highest])}
+    row = {**place, "score": float(scores[highest])}
+    if limits and len(here) > 1:
+        volume, found = folder / f"case_{case:03d}_map.nii.gz", maps[here]
+        row["clusters"] = clusters(volume, found, split.levels[here], limits[QUANTILES[-1]])
+    return row
+
+
+def _write_clusters(path, cases):
+    """Write one row for each cluster of each case."""
+    with replacing(path) as temporary, open(temporary, "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["case", "right_mm", "front_mm", "up_mm", "peak", "volume_mm3"])
+        for row in cases:
+            for found in row.get("clusters", []):
+                place = [row["case"], *found["peak_mm"]]
+                writer.writerow([*place, round(found["peak"], 4), found["volume_mm3"]])
 
 
 def print_scores(report: dict[str, Any]) -> None:

@@ -1,14 +1,16 @@
 """What predict.py does once its flags are checked: a list of steps, and the anomaly maps."""
 
 import argparse
+import datetime
 import pathlib
 import time
+import webbrowser
 from typing import Any
 
 import numpy as np
 
 from dataset import load_images
-from evaluation import anomalies, classification, report, suitability
+from evaluation import anomalies, bids, classification, page, report, suitability, thresholds
 from evaluation.attributes import find, plain, read_given, values_of
 from evaluation.brains import GivenSlices, brains, draws_stacks
 from evaluation.comparison import compare
@@ -98,21 +100,32 @@ def predict(
             metrics |= compare(context, args.evaluate_samples)
         shown = split.facts if split else facts
         metrics = {**report.named_for(metrics, shown), "given": context.given}
-        write_json(context.folder / report.METRICS, metrics)
+        write_json(context.folder / report.METRICS, metrics | {"made": _ended(made)})
+        if args.bids:
+            bids.write(context.folder, args.bids, shown, made)
     report.print_table(metrics, shown)
-    _draw_figures(out, context.figures)
+    _show(args, run, out, context.figures)
     print(f"Figures and metrics.json are in {out}{_of_unknown_place(facts)}")
 
 
 def map_anomalies(
-    args: argparse.Namespace, run: RunDirectory, facts: DataFacts, split: Split, name: str
+    args: argparse.Namespace,
+    run: RunDirectory,
+    config: dict[str, Any],
+    slices: Slices | None,
+    split: Split,
+    name: str,
 ) -> None:
     """Map and score what is unusual in slices, and report the most unusual first.
+
+    The maps of the validation people of the run say which values are unusual: their quantiles are
+    kept in the run.
 
     Args:
         args: Flags of predict.py.
         run: The run.
-        facts: What is known of its data.
+        config: Its `config.json`.
+        slices: The data that the slices are of, or None where they are a folder or a volume.
         split: The slices.
         name: Name of these slices.
 
@@ -120,8 +133,11 @@ def map_anomalies(
         InputError: The run is damaged, or does not know the levels of the slices.
     """
     made, models = provenance(), checkpoints.load_models(run)
+    facts, is_unseen = facts_of_run(config["data"]), args.split == "validate" and bool(slices)
+    is_unseen = is_unseen and slices.are_of(config["data"]) and not args.given
     suitability.check_levels(run, models.prior, split)
     if args.slice is not None:
+        is_unseen = False
         level = spread_levels(1, args.slice, np.unique(split.levels))
         split = split.pick(np.flatnonzero(split.levels == level))
     told = read_given(run, models.prior, args.given)
@@ -135,7 +151,7 @@ def map_anomalies(
         context.results = anomalies.analyse(models, images, context.split, args.seed, told)
         seconds = (time.perf_counter() - begin) / len(grey)
         header = {
-            "made": made,
+            "made": _ended(made),
             "data": name,
             "runs": [str(run)],
             "methods": list(anomalies.METHODS),
@@ -147,9 +163,21 @@ def map_anomalies(
             "given": context.given,
             "seconds_a_slice": seconds,
         }
-        scores = report.write_anomalies(context, header, images)
+        if is_unseen:
+            people = {"people": len(set(split.subjects.tolist()))}
+            about = {"made": made, "data": name, **people, "seed": args.seed}
+            thresholds.keep(run, context.results["maps"]["healing"], images, about)
+        limits = thresholds.kept(run)
+        scores = report.write_anomalies(context, header, images, limits)
+        if args.bids:
+            bids.write(context.folder, args.bids, split.facts, made)
     report.print_scores(scores)
-    _draw_figures(out, context.figures)
+    if not limits:
+        print(
+            f"{run} keeps no thresholds, so no clusters are listed. To measure them once in its "
+            "validation people: predict.py --anomaly --split validate, with its --data."
+        )
+    _show(args, run, out, context.figures)
     scored, mapped = out / report.ANOMALIES, out / "anomaly"
     print(
         f"{seconds:.2f} s a slice. Scores are in {scored}, most unusual first, images in {mapped}"
@@ -190,12 +218,13 @@ def classify(
         {"case": case, "p": dict(zip(labels, row))}
         for case, row in zip(cases.tolist(), found.tolist())
     ]
-    header = {"made": made, "data": name, "runs": [str(run)], "attribute": wanted}
+    header = {"made": _ended(made), "data": name, "runs": [str(run)], "attribute": wanted}
     training = {"training": dict(zip(labels, shares.tolist()))}
     note = {"note": classification.NO_DIAGNOSIS, "calibration": calibration}
-    with replacing_results(out, [file]) as folder:
+    with replacing_results(out, [file, *report.OWNED_PAGE]) as folder:
         write_json(folder / file, {**header, **note, **training, "cases": rows})
     report.print_probabilities(wanted, rows)
+    _show(args, run, out, {})
     print(f"{classification.NO_DIAGNOSIS} All cases are in {out / file}")
 
 
@@ -226,11 +255,13 @@ def imagine(
     out = pathlib.Path(args.out or run.predictions)
     with replacing_results(out, report.OWNED_COUNTERFACTUALS) as context.folder:
         found = counterfactuals(context, name, own, args.strength)
-        header = {"made": made, "data": name, "runs": [str(run)], "given": context.given}
+        header = {"made": _ended(made), "data": name, "runs": [str(run)], "given": context.given}
         header |= {"strength": args.strength, "seed": args.seed}
         write_json(context.folder / report.COUNTERFACTUALS, {**header, **found})
+        if args.bids:
+            bids.write(context.folder, args.bids, split.facts, made)
     report.print_counterfactuals(found["cases"])
-    _draw_figures(out, context.figures)
+    _show(args, run, out, context.figures)
     print(f"All are in {out / report.COUNTERFACTUALS}{_of_unknown_place(split.facts)}")
 
 
@@ -241,9 +272,17 @@ def _of_unknown_place(facts):
     return "" if is_known or facts.levels == 1 else note
 
 
-def _draw_figures(folder, figures):
-    """Draw figures into the folder of results, once all else has its place."""
-    failed = {}
+def _ended(made):
+    """How results were made, with the device and the minutes since `made` was asked for."""
+    begin, now = datetime.datetime.fromisoformat(made["date"]), datetime.datetime.now(datetime.UTC)
+    minutes, (kind, name) = (now - begin).total_seconds() / 60, devices.compute_device()
+    return {**made, "device": f"{kind} ({name})", "minutes": round(minutes, 1)}
+
+
+def _show(args, run, folder, figures):
+    """Draw figures and the page into the folder of results, once all else has its place."""
+    failed, place = {}, folder / report.PAGE
+    figures = figures | {report.PAGE: lambda path: page.write(path, run)}
     for name, draw in figures.items():
         try:
             draw(folder / name)
@@ -254,6 +293,9 @@ def _draw_figures(folder, figures):
             f"{folder} has all but {', '.join(failed)}, which could not be drawn "
             f"({'; '.join({*failed.values()})}): check the disk and matplotlib, and repeat."
         )
+    print(f"The page of all results: {place}")
+    if args.open and not webbrowser.open(place.resolve().as_uri()):
+        print("No browser was found to open it.")
 
 
 # ---- checks before the work --------------------------------------------------------------------

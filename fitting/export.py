@@ -39,7 +39,7 @@ def export(run: RunDirectory, out: pathlib.Path) -> None:
     if out.exists():
         raise InputError(f"{out} exists: name a folder that does not.")
     out.mkdir(parents=True)
-    for file in filter(pathlib.Path.is_file, [*files, run.calibration]):
+    for file in filter(pathlib.Path.is_file, [*files, run.calibration, run.thresholds]):
         shutil.copyfile(file, out / file.name)
     for stage in halved:
         _write_half_precision(run.model(stage), RunDirectory(out).model(stage))

@@ -38,6 +38,7 @@ class RunDirectory:
         codes: Codes of the slices, on which the prior learns.
         code_counts: Count of each code at each place in training.
         calibration: How sure `predict.py --classify` may be, by attribute.
+        thresholds: Values above which an anomaly map is unlike those of validation people.
         predictions: Folder of what predict.py writes.
     """
 
@@ -48,6 +49,7 @@ class RunDirectory:
         self.codes = self.path / "codes.npz"
         self.code_counts = self.path / "code_counts.npz"
         self.calibration = self.path / "calibration.json"
+        self.thresholds = self.path / "anomaly_thresholds.json"
         self.predictions = self.path / "predict"
 
     def __str__(self):

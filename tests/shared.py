@@ -179,6 +179,11 @@ in_precision_once = functools.cache(in_precision)
 save_figure, coder_once = plots.save_figure, functools.cache(slices.Coder)
 
 
+def write_no_page(path, run):
+    """In place of `page.write`, which takes seconds for its viewers."""
+    path.write_bytes(b"a page")
+
+
 def save_no_figure(figure, path, caption):
     """In place of `plots.save_figure`, which takes most of an evaluation."""
     path.write_bytes(b"a figure")
@@ -193,6 +198,8 @@ def graphs_kept(figures=True):
         for place in IN_PRECISION:
             patches.enter_context(unittest.mock.patch(f"{place}.in_precision", in_precision_once))
         patches.enter_context(unittest.mock.patch("coding.slices.Coder", coder_once))
+        if not figures:
+            patches.enter_context(unittest.mock.patch("evaluation.page.write", write_no_page))
         if not figures and plots.save_figure is save_figure:
             patches.enter_context(unittest.mock.patch.object(plots, "save_figure", save_no_figure))
         yield

@@ -23,7 +23,7 @@ from sources.facts import OASIS
 from sources.folder import make_split
 from utils import InputError, spread
 
-EVALUATED = {"metrics.json", "reconstructions.png", "codes.png", "training.png"}
+EVALUATED = {"index.html", "metrics.json", "reconstructions.png", "codes.png", "training.png"}
 
 
 @pytest.fixture(scope="module")

@@ -80,7 +80,7 @@ def test_a_figure_that_fails_is_named_and_all_else_kept(
     monkeypatch.setattr(plots, "save_figure", save_figure)
     done = run_script("predict.py", "--run", run_copy, "--data", slices_folder, *flags)
     one_line(done, f"{out} has all but {failing}.png, which could not be drawn (no dvipng")
-    assert {path.as_posix() for path in contents(out)} == kept
+    assert {path.as_posix() for path in contents(out)} == {*kept, "index.html"}
 
 
 # ---- Keras and TensorFlow ----------------------------------------------------------------------
