@@ -31,7 +31,7 @@ class SamplingOptions(NamedTuple):
         texture: Whether to draw the fine grain that codes lose, for which there must be a model.
         given: Number of the value of each attribute of who is shown, int32 `(A,)`, 0 where it is
             unknown; or None where all are.
-        guidance: How much known attributes count; see `RasterPrior.sample`.
+        guidance: How much neighbours and attributes count in brains; see `RasterPrior.sample`.
     """
 
     seed: int

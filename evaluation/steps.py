@@ -55,7 +55,7 @@ def predict(
     (vqvae, prior, texture), facts = models, facts_of_run(config["data"])
     drawing = Drawing(args.temperature, args.top_k, args.top_p)
     has_texture, told = bool(texture) and not args.no_texture, read_given(run, prior, args.given)
-    sampling = SamplingOptions(args.seed, drawing, has_texture, told)
+    sampling = SamplingOptions(args.seed, drawing, has_texture, told, args.guidance)
     context = Context(models, facts, sampling, slices and slices.splits[args.split], slices)
     split, size = context.split, vqvae.settings["image_size"]
     out, known = pathlib.Path(args.out or run.predictions), np.arange(prior.settings["num_levels"])

@@ -340,17 +340,17 @@ class RasterPrior(keras.Model):
             given: Codes that are kept, int32 `(B, H, W)`, `NO_CODE` where one is drawn, or None.
                 What is drawn knows the given codes before it only.
             neighbours: See above.
-            guidance: Factor of the difference that known attributes make to the logits. Above 1 all
-                maps go through the prior twice, with the attributes and without.
+            guidance: Factor of the difference that neighbours and attributes make to the logits.
+                Other than 1, all maps go through the prior twice, with them and without.
 
         Reference:
             Ho and Salimans 2022, Classifier-Free Diffusion Guidance.
         """
         noise, count = uniforms(seeds, self.settings["grid"]), levels.shape[0]
-        is_guided = guidance != 1 and len(levels.shape) == 2
+        is_guided = guidance != 1 and (neighbours is not None or len(levels.shape) == 2)
 
         def choose(logits, places):
-            if is_guided:  # first all maps with their attributes, then the same maps without
+            if is_guided:  # first all maps as they are, then the same maps with nothing known
                 told, untold = tf.split(logits, 2)
                 logits, places = untold + guidance * (told - untold), tf.split(places, 2)[0]
             code = draw(logits, tf.gather_nd(noise, places), drawing)
@@ -364,14 +364,17 @@ class RasterPrior(keras.Model):
         return self.generate(levels, choose, neighbours)[:count]
 
     def _with_and_without(self, levels, neighbours):
-        """Maps with their attributes, and the same maps beside themselves without."""
+        """Maps as they are, followed by the same maps without neighbours and attributes.
+
+        The copies keep their depths, so that each is drawn in the same step as its map.
+        """
         sources, distances, depths, known = neighbours
-        first = 0 if known is None else known.shape[0]
-        again = tf.where(sources < first, sources, sources + levels.shape[0])
-        unknown = tf.pad(levels[:, :1], [[0, 0], [0, levels.shape[1] - 1]])
-        pairs = (sources, again), (distances, distances), (depths, depths)
+        nothing, plain = tf.fill(sources.shape, NO_SLICE), levels
+        if len(levels.shape) == 2:
+            plain = tf.pad(levels[:, :1], [[0, 0], [0, levels.shape[1] - 1]])
+        pairs = (sources, nothing), (distances, tf.zeros_like(distances)), (depths, depths)
         twice = (tf.concat(pair, axis=0) for pair in pairs)
-        return tf.concat([levels, unknown], axis=0), Neighbours(*twice, known)
+        return tf.concat([levels, plain], axis=0), Neighbours(*twice, known)
 
     def choose_codes(
         self,
