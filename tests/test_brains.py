@@ -32,7 +32,7 @@ class FakePrior:
     def __init__(self):
         self.seeds, self.levels = [], []
 
-    def sample(self, levels, seeds, drawing, neighbours):
+    def sample(self, levels, seeds, drawing, given, neighbours, guidance):
         self.seeds += np.asarray(seeds).tolist()
         self.levels += np.asarray(levels).tolist()
         return tf.tile(levels[:, None, None] + 1, (1, 4, 4))
