@@ -20,7 +20,7 @@ LEAST_SUBJECTS = {"training": 20, "evaluated": 5}
 MAX_SEED = 2**31 - 1
 # Chosen on validation: drawn brains then have ventricles of one size on all levels, and of the size
 # that is given. More makes the halves of a brain less alike.
-GUIDANCE = 1.5
+GUIDANCE = 1.4, 2.5
 
 
 # One flag in two or three lines reads best.
@@ -66,9 +66,11 @@ def parse(arguments=None):
         help="draw among the K likeliest codes (default: all)")
     add("--top-p", type=between(float, 0.01, 1), default=1.0, metavar="P",
         help="draw among the likeliest codes that together reach probability P (default: all)")
-    add("--guidance", type=between(float, 0, 100), default=GUIDANCE, metavar="G",
-        help="how much known slices and attributes count in brains; 1 as the prior learned it, "
-        "above 1 more (default: %(default)s)")
+    add("--guidance", type=between(float, 0, 100), nargs=2, default=GUIDANCE,
+        metavar=("NEAR", "FAR"),
+        help="how much known slices and attributes count in brains where a slice within two levels is "
+        "known, and how much attributes count elsewhere; 1 1 as the prior learned it, above 1 more "
+        "(default: {} {})".format(*GUIDANCE))
     add("--evaluate-samples", type=between(int, 10, 10**5), metavar="N",
         help="compare N samples with real slices: `generation` in metrics.json")
     add("--complete", action="store_true",

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from modules import Models
+from networks.guidance import UNGUIDED, Guidance
 from networks.logits import AS_IT_IS, Drawing
 from sources.facts import DataFacts
 from sources.folder import Slices, Split
@@ -31,14 +32,14 @@ class SamplingOptions(NamedTuple):
         texture: Whether to draw the fine grain that codes lose, for which there must be a model.
         given: Number of the value of each attribute of who is shown, int32 `(A,)`, 0 where it is
             unknown; or None where all are.
-        guidance: How much neighbours and attributes count in brains; see `RasterPrior.sample`.
+        guidance: How much neighbours and attributes count in brains.
     """
 
     seed: int
     drawing: Drawing = AS_IT_IS
     texture: bool = False
     given: np.ndarray | None = None
-    guidance: float = 1.0
+    guidance: Guidance = UNGUIDED
 
 
 class Words(NamedTuple):

@@ -22,6 +22,7 @@ from evaluation.samples import complete, sample, spread_levels
 from evaluation.stacks import resized, write_slices
 from fitting import checkpoints, devices
 from fitting.run_directory import RunDirectory, read_history
+from networks.guidance import Guidance
 from networks.logits import Drawing
 from sources.facts import DataFacts, facts_of_run
 from sources.folder import Slices, Split, open_slice
@@ -55,7 +56,7 @@ def predict(
     (vqvae, prior, texture), facts = models, facts_of_run(config["data"])
     drawing = Drawing(args.temperature, args.top_k, args.top_p)
     has_texture, told = bool(texture) and not args.no_texture, read_given(run, prior, args.given)
-    sampling = SamplingOptions(args.seed, drawing, has_texture, told, args.guidance)
+    sampling = SamplingOptions(args.seed, drawing, has_texture, told, Guidance(*args.guidance))
     context = Context(models, facts, sampling, slices and slices.splits[args.split], slices)
     split, size = context.split, vqvae.settings["image_size"]
     out, known = pathlib.Path(args.out or run.predictions), np.arange(prior.settings["num_levels"])

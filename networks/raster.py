@@ -35,6 +35,7 @@ from keras import ops
 
 from networks import check_range, graph_function, replicas
 from networks.attributes import Attributes
+from networks.guidance import UNGUIDED, Guidance, with_and_without
 from networks.logits import (
     AS_IT_IS,
     Drawing,
@@ -328,7 +329,7 @@ class RasterPrior(keras.Model):
         drawing: Drawing = AS_IT_IS,
         given: tf.Tensor | None = None,
         neighbours: Neighbours | None = None,
-        guidance: float = 1.0,
+        guidance: Guidance = UNGUIDED,
     ) -> tf.Tensor:
         """Draw code maps, int32 `(B, H, W)`.
 
@@ -340,41 +341,26 @@ class RasterPrior(keras.Model):
             given: Codes that are kept, int32 `(B, H, W)`, `NO_CODE` where one is drawn, or None.
                 What is drawn knows the given codes before it only.
             neighbours: See above.
-            guidance: Factor of the difference that neighbours and attributes make to the logits.
-                Other than 1, all maps go through the prior twice, with them and without.
-
-        Reference:
-            Ho and Salimans 2022, Classifier-Free Diffusion Guidance.
+            guidance: How much neighbours and attributes count. Where they count more than as
+                learned, all maps go through the prior twice.
         """
         noise, count = uniforms(seeds, self.settings["grid"]), levels.shape[0]
-        is_guided = guidance != 1 and (neighbours is not None or len(levels.shape) == 2)
+        is_guided = guidance != UNGUIDED
+        if is_guided:
+            neighbours = neighbours or self._alone(levels)
+            levels, neighbours, factors = with_and_without(levels, neighbours, guidance)
 
         def choose(logits, places):
-            if is_guided:  # first all maps as they are, then the same maps with nothing known
-                told, untold = tf.split(logits, 2)
-                logits, places = untold + guidance * (told - untold), tf.split(places, 2)[0]
+            if is_guided:
+                (logits, fewer), places = tf.split(logits, 2), tf.split(places, 2)[0]
+                logits = fewer + tf.gather(factors, places[:, 0])[:, None] * (logits - fewer)
             code = draw(logits, tf.gather_nd(noise, places), drawing)
             if given is not None:
                 kept = tf.gather_nd(given, places)
                 code = tf.where(kept == NO_CODE, code, kept)
             return tf.concat([code, code], axis=0) if is_guided else code
 
-        if is_guided:
-            levels, neighbours = self._with_and_without(levels, neighbours or self._alone(levels))
         return self.generate(levels, choose, neighbours)[:count]
-
-    def _with_and_without(self, levels, neighbours):
-        """Maps as they are, followed by the same maps without neighbours and attributes.
-
-        The copies keep their depths, so that each is drawn in the same step as its map.
-        """
-        sources, distances, depths, known = neighbours
-        nothing, plain = tf.fill(sources.shape, NO_SLICE), levels
-        if len(levels.shape) == 2:
-            plain = tf.pad(levels[:, :1], [[0, 0], [0, levels.shape[1] - 1]])
-        pairs = (sources, nothing), (distances, tf.zeros_like(distances)), (depths, depths)
-        twice = (tf.concat(pair, axis=0) for pair in pairs)
-        return tf.concat([levels, plain], axis=0), Neighbours(*twice, known)
 
     def choose_codes(
         self,

@@ -7,6 +7,7 @@ from shared import codes, make_prior
 
 import dataset
 from networks.attributes import Attributes, labelled, learn
+from networks.guidance import Guidance
 from networks.logits import Drawing
 from networks.order import arrange
 from sources.folder import make_split
@@ -91,7 +92,7 @@ def test_training_hides_attributes_and_evaluation_all():
 
 
 def test_guidance_amplifies_what_neighbours_and_attributes_change():
-    """A stack is drawn as without guidance where it is 1, and with nothing known where it is 0."""
+    """A stack is drawn as without guidance where both are 1, and as if nothing were known at 0."""
     prior, order = make_prior(attributes=KNOWN.as_json()), arrange([0, 0, 0], [0, 1, 2], 1)
     levels, seeds = np.arange(3), tf.constant([1, 2, 3])
 
@@ -100,7 +101,10 @@ def test_guidance_amplifies_what_neighbours_and_attributes_change():
 
     plain = drawn(None)
     levels = labelled(levels, [3, 2, 8])
-    np.testing.assert_array_equal(drawn(order, 0.0), plain)
-    np.testing.assert_array_equal(drawn(order, 1.0), drawn(order))
-    changed = [(drawn(order, guidance) != plain).mean() for guidance in (0.2, 1.0)]
+    np.testing.assert_array_equal(drawn(order, Guidance(0.0, 0.0)), plain)
+    np.testing.assert_array_equal(drawn(order, Guidance(1.0, 1.0)), drawn(order))
+    half = drawn(order, Guidance(1.0, 0.0))
+    np.testing.assert_array_equal(half[1], plain[1])  # the middle has no neighbour when it is drawn
+    assert (half[[0, 2]] != plain[[0, 2]]).any()
+    changed = [(drawn(order, Guidance(g, g)) != plain).mean() for g in (0.2, 1.0)]
     assert 0 < changed[0] < changed[1]
