@@ -18,6 +18,7 @@ from utils import InputError, Parser, between, command_line, import_tensorflow
 # A classifier is tested on subjects it has not seen, in five folds.
 LEAST_SUBJECTS = {"training": 20, "evaluated": 5}
 MAX_SEED = 2**31 - 1
+MODES = ("anomaly", "classify", "counterfactual")  # what is done instead of all else
 # Chosen on validation: drawn brains then have ventricles of one size on all levels, and of the size
 # that is given. More makes the halves of a brain less alike.
 GUIDANCE = 1.4, 2.5
@@ -110,8 +111,13 @@ def parse(arguments=None):
         parser.error("--classify takes NAME and perhaps FOLDER, and no --given")
     if args.counterfactual is not None and not args.given:
         parser.error("--counterfactual needs --given NAME=VALUE")
-    if (args.anomaly, args.classify, args.counterfactual).count(None) < 2:
+    modes = [mode for mode in MODES if getattr(args, mode) is not None]
+    if len(modes) > 1:
         parser.error("name one of --anomaly, --classify and --counterfactual")
+    args.mode = modes[0] if modes else None
+    args.folder = getattr(args, args.mode or "fill")  # "" is the split, None nothing
+    if args.mode == "classify":
+        args.folder = "".join(args.classify[1:])
     return args
 # fmt: on
 
@@ -121,41 +127,27 @@ def main(args):
     run = RunDirectory(args.run)
     config = read_config(run)
     facts = facts_of_run(config["data"])
-    scan, slices, to_fill = scan_of(args), None, None
-    needs_slices = args.write_reconstructions or args.evaluate_samples or args.complete
-    needs_slices = needs_slices or args.fill == "" or scan == ""
-    is_there = facts.cohort or (facts.brain and DEFAULT_DIRECTORY.is_dir())
-    if args.fill and scan is None:
-        to_fill = open_scan(args.fill, facts, args.axcodes)
-    if scan:
-        split = open_scan(scan, facts, args.axcodes)
-        name = split.name
-    if not scan and (args.data or is_there or needs_slices):
-        needs_all = args.evaluate_samples and scan is None
-        slices = find_data(args.data, facts, SPLITS if needs_all else [args.split])
-        split, name = slices.splits[args.split], f"{slices.name}, {args.split} split"
-        if needs_all:
-            check_comparison(slices, args.split, run, config["data"]["fingerprint"])
-    elif args.classify and (args.data or is_there):
-        slices = find_data(args.data, facts, [])
+    scan = open_scan(args.folder, facts, args.axcodes) if args.folder else None
+    slices, needed, needs_slices = None, [args.split], args.folder == ""
+    if not args.mode:
+        needed = SPLITS if args.evaluate_samples else needed
+        needs_slices |= bool(args.write_reconstructions or args.evaluate_samples or args.complete)
+    elif scan:
+        needed = []  # what calibrates --classify is used where it is there
+    is_there = args.data or facts.cohort or (facts.brain and DEFAULT_DIRECTORY.is_dir())
+    if needs_slices or (is_there and args.mode in (None, "classify")):
+        slices = find_data(args.data, facts, needed)
+    if needed == SPLITS:
+        check_comparison(slices, args.split, run, config["data"]["fingerprint"])
     import_tensorflow()  # takes seconds, so only now that all flags and files are checked
     from evaluation import steps  # noqa: PLC0415
 
-    if args.classify:
-        steps.classify(args, run, slices, split, name)
-    elif args.counterfactual is not None:
-        steps.imagine(args, run, facts, split, name)
-    elif scan is not None:
-        steps.map_anomalies(args, run, config, slices, split, name)
-    else:
-        steps.predict(args, run, config, slices, to_fill)
-
-
-def scan_of(args):
-    """Folder or volume that is looked at instead of all else: "" is the split, None nothing."""
-    if args.classify:
-        return (args.classify[1:] or [""])[0]
-    return args.counterfactual if args.anomaly is None else args.anomaly
+    modes = {
+        "anomaly": steps.map_anomalies,
+        "classify": steps.classify,
+        "counterfactual": steps.imagine,
+    }
+    modes.get(args.mode, steps.predict)(args, run, config, slices, scan)
 
 
 def check_comparison(slices, split, run, fingerprint):

@@ -24,7 +24,7 @@ from fitting import checkpoints, devices
 from fitting.run_directory import RunDirectory, read_history
 from networks.guidance import Guidance
 from networks.logits import Drawing
-from sources.facts import DataFacts, facts_of_run
+from sources.facts import facts_of_run
 from sources.folder import Slices, Split, open_slice
 from sources.images import to_unit
 from utils import InputError, provenance, replacing_results, write_json
@@ -38,7 +38,7 @@ def predict(
     run: RunDirectory,
     config: dict[str, Any],
     slices: Slices | None,
-    to_fill: Split | None = None,
+    scan: Split | None,
 ) -> None:
     """Evaluate a split, draw samples and brains, compare them with real ones, and report.
 
@@ -47,7 +47,7 @@ def predict(
         run: The run.
         config: Its `config.json`.
         slices: The data, or None to draw samples and brains only.
-        to_fill: Slices of stacks to complete, or None.
+        scan: Slices of stacks to complete, or None.
 
     Raises:
         InputError: The run is damaged, or cannot do what is asked for.
@@ -72,8 +72,8 @@ def predict(
         counts, histories = read_code_counts(run.code_counts, vqvae), _read_curves(run)
     levels = spread_levels(args.samples, args.slice, known)
     num_brains, given = _plan_brains(run, models, args, facts, told)
-    if to_fill:
-        suitability.check_levels(run, prior, to_fill)
+    if scan:
+        suitability.check_levels(run, prior, scan)
     _announce(facts, split, same_data)
     if split:
         suitability.warn_of_masking(vqvae.settings["masked"], split)
@@ -94,7 +94,7 @@ def predict(
         if num_brains:
             metrics |= brains(context, num_brains, given, args.walk)
         if args.fill is not None:
-            metrics |= fill(context, to_fill) if to_fill else measure_fill(context)
+            metrics |= fill(context, scan) if scan else measure_fill(context)
         if args.complete:
             complete(context)
         if args.evaluate_samples:
@@ -114,8 +114,7 @@ def map_anomalies(
     run: RunDirectory,
     config: dict[str, Any],
     slices: Slices | None,
-    split: Split,
-    name: str,
+    scan: Split | None,
 ) -> None:
     """Map and score what is unusual in slices, and report the most unusual first.
 
@@ -126,14 +125,14 @@ def map_anomalies(
         args: Flags of predict.py.
         run: The run.
         config: Its `config.json`.
-        slices: The data that the slices are of, or None where they are a folder or a volume.
-        split: The slices.
-        name: Name of these slices.
+        slices: The data whose split is mapped, or None.
+        scan: Slices of a folder or of a volume to map in its place, or None.
 
     Raises:
         InputError: The run is damaged, or does not know the levels of the slices.
     """
     made, models = provenance(), checkpoints.load_models(run)
+    split, name = _looked_at(args, slices, scan)
     facts, is_unseen = facts_of_run(config["data"]), args.split == "validate" and bool(slices)
     is_unseen = is_unseen and slices.are_of(config["data"]) and not args.given
     suitability.check_levels(run, models.prior, split)
@@ -187,21 +186,25 @@ def map_anomalies(
 
 
 def classify(
-    args: argparse.Namespace, run: RunDirectory, slices: Slices | None, split: Split, name: str
+    args: argparse.Namespace,
+    run: RunDirectory,
+    _config: dict[str, Any],
+    slices: Slices | None,
+    scan: Split | None,
 ) -> None:
     """Say how likely each value of an attribute is for each case.
 
     Args:
         args: Flags of predict.py.
         run: The run.
-        slices: Data whose validation split calibrates, or None.
-        split: The slices.
-        name: Name of these slices.
+        slices: The data whose split is classified, and whose validation split calibrates, or None.
+        scan: Slices of a folder or of a volume to classify in place of a split, or None.
 
     Raises:
         InputError: The run is damaged, or knows neither the attribute nor how sure it may be.
     """
     made, models, wanted = provenance(), checkpoints.load_models(run), args.classify[0]
+    split, name = _looked_at(args, slices, scan)
     place = find(run, models.prior, wanted, "--classify")
     suitability.check_levels(run, models.prior, split)
     calibration = classification.calibration(run, wanted)
@@ -230,21 +233,26 @@ def classify(
 
 
 def imagine(
-    args: argparse.Namespace, run: RunDirectory, facts: DataFacts, split: Split, name: str
+    args: argparse.Namespace,
+    run: RunDirectory,
+    config: dict[str, Any],
+    slices: Slices | None,
+    scan: Split | None,
 ) -> None:
     """Write how slices would look if other attributes were given.
 
     Args:
         args: Flags of predict.py.
         run: The run.
-        facts: What is known of its data.
-        split: The slices.
-        name: Name of these slices.
+        config: Its `config.json`.
+        slices: The data whose split is taken, or None.
+        scan: Slices of a folder or of a volume in its place, or None.
 
     Raises:
         InputError: The run is damaged, or does not know an attribute or the levels of the slices.
     """
     made, models = provenance(), checkpoints.load_models(run)
+    (split, name), facts = _looked_at(args, slices, scan), facts_of_run(config["data"])
     given, own = (
         read_given(run, models.prior, pairs, flag)
         for pairs, flag in ((args.given, "--given"), (args.own, "--own"))
@@ -264,6 +272,13 @@ def imagine(
     report.print_counterfactuals(found["cases"])
     _show(args, run, out, context.figures)
     print(f"All are in {out / report.COUNTERFACTUALS}{_of_unknown_place(split.facts)}")
+
+
+def _looked_at(args, slices, scan):
+    """The slices that are looked at instead of all else, and their name."""
+    if scan:
+        return scan, scan.name
+    return slices.splits[args.split], f"{slices.name}, {args.split} split"
 
 
 def _of_unknown_place(facts):

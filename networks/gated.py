@@ -12,7 +12,7 @@ from keras import layers, ops
 class GatedBlock(layers.Layer):
     """Gated masked-convolution block with a vertical and a horizontal stack.
 
-    No kernel is masked. The input of the network comes shifted (`PixelCNN.call`): by a row for
+    No kernel is masked. The input of the network comes shifted (`PixelCNN.forward`): by a row for
     the vertical stack, by a column for the horizontal one. That shift is mask A: features at a
     place know no code of that place or a later one. Every block may then look at its own place,
     which is mask B, and it reaches back by shifting again:
