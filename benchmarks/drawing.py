@@ -46,6 +46,7 @@ from evaluation.samples import decode
 from fitting.checkpoints import fingerprint, load_models
 from fitting.run_directory import RunDirectory
 from modules import Models
+from networks.guidance import Guidance
 from networks.layers import in_precision
 from networks.losses import SSIM_BORDER, ssim_map
 from predict import GUIDANCE
@@ -56,7 +57,7 @@ from sources.images import to_unit
 from sources.layout import SPLITS
 from utils import InputError, between, command_line, spread
 
-OPTIONS = SamplingOptions(seed=0, guidance=GUIDANCE)
+OPTIONS = SamplingOptions(seed=0, guidance=Guidance(*GUIDANCE))
 PEOPLE = {"training": ("train",), "unseen": UNSEEN}
 ANYONE, SIZE, AREA = "anyone", "ventricles", "ventricle_area"
 STATED = 5  # sizes of ventricles that are given
