@@ -103,7 +103,7 @@ def show(name: str, figures: Mapping[str, Any], *keys: str) -> None:
     cells = [
         f"{key.replace('_', ' ')} {' to '.join(f'{value:.4g}' for value in values)}"
         for key, values in bounds.items()
-        if len(values) <= 2 and all(isinstance(value, (int, float)) for value in values)
+        if 1 <= len(values) <= 2 and all(isinstance(value, (int, float)) for value in values)
     ]
     if cells:
         print(f"{name:<40} {'   '.join(cells)}", flush=True)
