@@ -91,7 +91,6 @@ def main(args):
     }
     for way, figures in report["ways"].items():
         show(way, figures)
-        print(f"{'':<40} 95 %: " + ", ".join(f"{k} {v}" for k, v in figures.items() if "ci" in k))
     show("nats a person", report["nats"])
     write_report(args.json, report)
 

@@ -94,11 +94,18 @@ def write_report(path: pathlib.Path | None, report: dict[str, Any]) -> None:
 
 
 def show(name: str, figures: Mapping[str, Any], *keys: str) -> None:
-    """Print figures, of some keys or all: numbers in one line, and those within dicts below it."""
+    """Print figures, of some keys or all.
+
+    Numbers and the two bounds of intervals are printed in one line, and those within dicts below.
+    """
     chosen = {key: figures[key] for key in keys or figures}
-    numbers = {key: value for key, value in chosen.items() if isinstance(value, (int, float))}
-    if numbers:
-        cells = (f"{key.replace('_', ' ')} {value:.4g}" for key, value in numbers.items())
+    bounds = {key: v if isinstance(v, (list, tuple)) else [v] for key, v in chosen.items()}
+    cells = [
+        f"{key.replace('_', ' ')} {' to '.join(f'{value:.4g}' for value in values)}"
+        for key, values in bounds.items()
+        if 1 <= len(values) <= 2 and all(isinstance(value, (int, float)) for value in values)
+    ]
+    if cells:
         print(f"{name:<40} {'   '.join(cells)}", flush=True)
     for key, value in chosen.items():
         if isinstance(value, Mapping):

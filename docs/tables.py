@@ -55,9 +55,9 @@ def cell(report, figure):
             low, high = value
             texts[-1] += f" ({low:,{form}} to {high:,{form}})"
         else:
-            text = "never" if value is None else str(value or "")
+            text = "never" if value is None else "" if value == {} else str(value)
             texts.append(f"{value:,{form}}" if isinstance(value, float) else text)
-    return "; ".join(texts)
+    return "; ".join(filter(None, texts))
 
 
 def table(name, reports, corner=None, most=None):
@@ -148,6 +148,40 @@ def stacks():
     """Seconds of whole brains, drawn as a wavefront and slice by slice."""
     cases = results("stacks")["stacks"]
     table("stacks", {"{} of {} x {}".format(c["batch"], *c["grid"]): c for c in cases})
+
+
+def attributes():
+    """How well ways distinguish people of the first value of an attribute from others."""
+    table("attributes", results("attributes")["ways"])
+
+
+def drawing():
+    """Ventricles of brains drawn of people, beside those of such people."""
+    report = results("drawing")
+    people, drawn = report["people"], report["drawn"]
+    rows = {group: {"drawn": figures} for group, figures in drawn.items()}
+    for group, row in rows.items():
+        row |= {name: of.get(group, {}) for name, of in people.items()}
+    table("drawing", rows)
+
+
+def stated():
+    """How well drawn ventricles follow those that are given."""
+    table("stated", {"ventricles": results("drawing")["stated"]})
+
+
+def drawn_anatomy():
+    """Anatomy of brains drawn with nothing given, beside that of people."""
+    report = results("drawing")
+    drawn, people = report["drawn"]["anyone"], report["people"]["training"]["anyone"]
+    rows = {name: {"drawn": drawn[name], "people": people[name]} for name in people}
+    del rows["count"]
+    table("drawn_anatomy", {name.replace("_", " "): row for name, row in rows.items()})
+
+
+def counterfactuals():
+    """How people change who are drawn as of another value."""
+    table("counterfactuals", results("drawing")["counterfactuals"])
 
 
 if __name__ == "__main__":

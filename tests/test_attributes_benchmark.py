@@ -1,13 +1,16 @@
-"""The benchmark of attributes: scores of people, and what is left out of a fit."""
+"""The benchmarks of attributes: scores of people, what a fit leaves out, and drawn people."""
 
 import dataclasses
 
 import attributes
+import drawing
 import numpy as np
 import pytest
+from shared import draw_slice
 from sklearn.metrics import roc_auc_score
 
 from evaluation import classification
+from networks.attributes import Attribute, Attributes
 from sources.folder import make_split
 
 
@@ -54,3 +57,51 @@ def test_regression_learns_from_training_people():
     features = rng.normal(0, 1, (60, 5)) + 2 * truth[:, None]
     scores = attributes.regress(features[:40], truth[:40], features[40:])
     assert roc_auc_score(truth[40:], scores) > 0.9
+
+
+def test_anatomy_is_summarised_by_group():
+    rng = np.random.default_rng(0)
+    groups = rng.normal([[2], [3], [5]], 1, (3, 16))
+    drawn = {
+        str(k): drawing.summarise({drawing.AREA: values}, np.arange(16))
+        for k, values in enumerate(groups)
+    }
+    stated = {"0": 1.0, "1": 2.0, "2": 3.0}
+    low, high = drawn["1"][drawing.AREA]["ci95"]
+    assert low < groups[1].mean() < high
+    found = drawing.correlations(stated, drawn)
+    expected = np.corrcoef(np.repeat([1, 2, 3], 16), groups.ravel())[0, 1]
+    assert found["correlation"] == pytest.approx(expected)
+    assert found["correlation_of_means"] > found["correlation"]
+    assert drawing.same_order(drawn, drawn, ["1", "2", "0"])
+    swapped = {**drawn, "0": drawn["2"], "2": drawn["0"]}
+    assert not drawing.same_order(drawn, swapped, ["0", "1", "2"])
+
+
+def test_who_is_drawn_is_a_value_or_a_stated_size():
+    edges = [0.01, 0.02, 0.04]
+    known = Attributes(
+        (
+            Attribute("cdr", ("0", "1"), ((0.0,), (1.0, 2.0))),
+            Attribute("ventricles", ("small", "large"), edges=tuple(edges)),
+        )
+    )
+    who, stated = drawing.groups(known, 0)
+    assert {name: given.tolist() for name, given in who.items()} == {
+        "anyone": [0, 0],
+        "cdr 0": [1, 0],
+        "cdr 1": [2, 0],
+        "ventricles small": [0, 1],
+        "ventricles large": [0, 2],
+    }
+    assert stated == pytest.approx({"ventricles small": 0.015, "ventricles large": 0.03})
+    assert drawing.groups(known, 1)[1] == {}  # all sizes are given already
+
+
+def test_ssim_elsewhere_does_not_see_the_ventricles():
+    before = draw_slice(1, 0)[None]
+    near, far = before.copy(), before.copy()
+    near[:, 110:146, 130:136] = 200  # within the ventricles
+    far[:, 110:146, 180:200] = 120
+    assert drawing.ssim_elsewhere(before, near) > 0.99
+    assert drawing.ssim_elsewhere(before, far) < 0.98
