@@ -22,6 +22,7 @@ MODES = ("anomaly", "classify", "counterfactual")  # what is done instead of all
 # Chosen on validation: drawn brains then have ventricles of one size on all levels, and of the size
 # that is given. More makes the halves of a brain less alike.
 GUIDANCE = 1.4, 2.5
+STRENGTH = 2.5  # chosen there too: ventricles then move by most of what groups of people differ
 
 
 # One flag in two or three lines reads best.
@@ -102,8 +103,9 @@ def parse(arguments=None):
     add("--own", metavar="NAME=VALUE", nargs="+", action="extend",
         help="what they are, for --counterfactual (default: as the table of the data says, else "
         "unknown)")
-    add("--strength", type=between(float, 0, 100), default=1.0, metavar="S",
-        help="amplify what --counterfactual changes (default: %(default)s)")
+    add("--strength", type=between(float, 0, 100), default=STRENGTH, metavar="S",
+        help="how much the attributes count in --counterfactual; 1 as the prior learned it "
+        "(default: %(default)s)")
     add("--axcodes", metavar="XYZ", type=axcodes,
         help="where the axes of a volume run to that does not say it, such as RAS")
     args = parser.parse_args(arguments)

@@ -49,7 +49,7 @@ from modules import Models
 from networks.guidance import Guidance
 from networks.layers import in_precision
 from networks.losses import SSIM_BORDER, ssim_map
-from predict import GUIDANCE
+from predict import GUIDANCE, STRENGTH
 from sources.anatomy import measured, regions
 from sources.attributes import attributes_of
 from sources.folder import Split, find_slices, open_slices
@@ -97,7 +97,8 @@ def main(args):
         "models": [fingerprint(model) for model in models[:2]],
         "attribute": args.attribute,
         "brains": args.brains,
-        "guidance": np.ravel(OPTIONS.guidance).tolist(),
+        "guidance": list(OPTIONS.guidance),
+        "strength": STRENGTH,
     }
     report = continue_report(args.json, conditions)
     levels = range(prior.settings["num_levels"])
@@ -290,7 +291,7 @@ def counterfactuals_of(models, splits, place, own, other, difference) -> dict:
         codes = choose_codes(models, split.cases, split.levels, images)
         again, given = (number_alone(attributes, place, number) for number in (own, other))
         told = own_numbers(attributes, split, given, again)
-        same, drawn = (draw(models, split, codes, told, k, 1.0, 0) for k in (again, given))
+        same, drawn = (draw(models, split, codes, told, k, STRENGTH, 0) for k in (again, given))
         before, after = restored(models, codes), restored(models, drawn)
         anatomies = measure(before), measure(after)
         moved = anatomies[1][AREA] - anatomies[0][AREA]

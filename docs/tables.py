@@ -32,7 +32,7 @@ def results(name, folder="benchmarks/results"):
     return json.loads((ROOT / folder / f"{name}.json").read_text())
 
 
-def shipped(model="oasis-256-fine"):
+def shipped(model="oasis-256"):
     """Return the `metrics.json` of a shipped model."""
     return results("metrics", f"pretrained/{model}")
 

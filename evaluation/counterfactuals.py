@@ -76,8 +76,7 @@ def draw(
         order = arrange(split.cases[here], levels, prior.settings["neighbours"])
         told = labelled(levels, own[case]), labelled(levels, given)
         seeds = numbered_seed(seed, case * prior.settings["num_levels"] + levels.astype("int64"))
-        power = np.float32(strength)
-        drawn[here] = prior.counterfactual(codes[here], *told, seeds, power, order)
+        drawn[here] = prior.counterfactual(codes[here], *told, seeds, float(strength), order)
     return drawn
 
 

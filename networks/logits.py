@@ -70,7 +70,6 @@ def redraw(
     codes: tf.Tensor,
     uniform: tf.Tensor,
     others: tf.Tensor,
-    strength: tf.Tensor | float = 1.0,
 ) -> tf.Tensor:
     """Codes `(A,)` that the noise behind given ones draws from other logits.
 
@@ -82,7 +81,6 @@ def redraw(
         codes: int32 `(A,)`.
         uniform: Random numbers that decide the noise, `(A, K)` in [0, 1).
         others: The other logits, `(A, K)`.
-        strength: Factor by which their difference from `logits` counts.
 
     Reference:
         Maddison, Tarlow and Minka 2014, A* Sampling. Oberst and Sontag 2019, Counterfactual
@@ -96,7 +94,6 @@ def redraw(
     behind = tf.where(is_given, tf.zeros_like(behind), behind)
     # Last bits of equal logits differ with their place in a batch, and may move nothing.
     moved = tf.round((others - logits) * STEPS) / STEPS
-    moved *= tf.cast(strength, logits.dtype)
     return tf.argmax(behind + moved, axis=-1, output_type=tf.int32)
 
 

@@ -444,35 +444,38 @@ class RasterPrior(keras.Model):
         levels: tf.Tensor,
         others: tf.Tensor,
         seeds: tf.Tensor,
-        strength: tf.Tensor | float = 1.0,
+        strength: float = 1.0,
         neighbours: Neighbours | None = None,
     ) -> tf.Tensor:
         """Codes that slices would have if others were shown and all else were left to be the same.
 
         What is left is the noise by which a draw under one's own attributes gave the codes; see
         `networks.logits.redraw`. It draws again under the other attributes, where neighbours and
-        earlier codes are those of the counterfactual too. Both maps of a slice are generated side
-        by side. The same attributes give the same codes.
+        earlier codes are those of the counterfactual too. There the difference that the attributes
+        make counts `strength` times: l + strength (l_other - l), where l are the logits under one's
+        own attributes. The same attributes give the same codes.
 
         Args:
             codes: int32 `(B, H, W)`.
             levels: With own attributes, int32 `(B, 1 + A)`.
             others: With the other attributes, int32 `(B, 1 + A)`.
             seeds: See `sample`.
-            strength: Factor by which the difference of the logits counts.
+            strength: See above. As the prior learned it, it is 1.
             neighbours: See above. None of them is known: they are among the slices.
         """
         noise = uniforms(seeds, (*self.settings["grid"], self.settings["codebook_size"]))
         count, (sources, distances, depths, _) = codes.shape[0], neighbours or self._alone(levels)
         moved = tf.where(sources == NO_SLICE, NO_SLICE, sources + count)
-        pairs = (sources, moved), (distances, distances), (depths, depths)
-        both = Neighbours(*(tf.concat(pair, axis=0) for pair in pairs))
+        # Slices, then their counterfactuals under the other attributes and under their own.
+        parts = [sources, moved, moved], [distances] * 3, [depths] * 3
+        all_three = Neighbours(*(tf.concat(part, axis=0) for part in parts))
 
         def choose(logits, places):
-            own, other = tf.split(logits, 2)  # slices come before their counterfactuals
-            place = tf.split(places, 2)[0]
-            given = tf.gather_nd(codes, place)
-            drawn = redraw(own, given, tf.gather_nd(noise, place), other, strength)
-            return tf.concat([given, drawn], axis=0)
+            own, other, same = tf.split(logits, 3)
+            place = tf.split(places, 3)[0]
+            given, other = tf.gather_nd(codes, place), same + strength * (other - same)
+            drawn = redraw(own, given, tf.gather_nd(noise, place), other)
+            return tf.concat([given, drawn, drawn], axis=0)
 
-        return self.generate(tf.concat([levels, others], axis=0), choose, both)[count:]
+        levels = tf.concat([levels, others, levels], axis=0)
+        return self.generate(levels, choose, all_three)[count : 2 * count]

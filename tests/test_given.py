@@ -323,7 +323,7 @@ def imagine(prior, brain, own, given, strength=1.0):
     levels = np.arange(LEVELS)
     told = [labelled(levels, np.array(numbers)) for numbers in (own, given)]
     seeds = numbered_seed(5, levels)
-    return prior.counterfactual(brain[0], *told, seeds, np.float32(strength), brain[1]).numpy()
+    return prior.counterfactual(brain[0], *told, seeds, float(strength), brain[1]).numpy()
 
 
 def test_own_attributes_change_nothing(prior, brain):
