@@ -100,6 +100,13 @@ def generation():
     table("generation", {"drawn; real test": shipped()["generation"]})
 
 
+def fill(kept):
+    """Slices that were left out of stacks, by what stands in their place."""
+    ways = shipped()["fill"][kept]
+    del ways["missing"]
+    table("fill", {name.replace("_", " "): figures for name, figures in ways.items()})
+
+
 def rates(measure, form, *levels):
     """Bytes per slice of the models and of codecs at equal quality."""
     rows = results("rates")["at_equal"][measure]
