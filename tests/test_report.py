@@ -265,14 +265,17 @@ def test_without_a_learning_curve_its_figure_is_left_out(run, slices_folder):
 
 
 def test_table(capsys):
-    shipped = ROOT / "pretrained" / "oasis-256-fine" / "metrics.json"
-    report.print_table(json.loads(shipped.read_text()))
-    lines = capsys.readouterr().out.splitlines()
-    assert (
-        lines[0] == "  SSIM              0.9750  (95 % interval over 16 subjects 0.9740 to 0.9760)"
-    )
-    assert "  PSNR              33.61 dB" in lines
-    assert "  ideal bytes       464 a slice  (as plain indices 1782)" in lines
-    assert "  samples           16 in 7.4 s" in lines and f"  {'diversity':<48}0.8144" in lines
-    assert lines[-1].endswith("mirrored 0.70, lower_half_of_another 0.67, blurred 0.71")
-    assert any("unconditional 4.432, by position 6.255, unigram 7.945" in line for line in lines)
+    shipped = json.loads((ROOT / "pretrained/oasis-256/metrics.json").read_text())
+    report.print_table(shipped)
+    lines, (low, high) = capsys.readouterr().out.splitlines(), shipped["ssim"]["ci95"]
+    interval = f"(95 % interval over 16 subjects {low:.4f} to {high:.4f})"
+    assert lines[0] == f"  SSIM              {shipped['ssim']['mean']:.4f}  {interval}"
+    assert f"  PSNR              {shipped['psnr']['mean']:.2f} dB" in lines
+    size = shipped["rate"]["prior_bytes"]
+    assert f"  ideal bytes       {size:.0f} a slice  (as plain indices 446)" in lines
+    assert f"  samples           16 in {shipped['samples']['seconds']:.1f} s" in lines
+    assert f"  {'diversity':<48}{shipped['generation']['diversity']:.4f}" in lines
+    power = "mirrored 0.70, lower_half_of_another 0.67, blurred 0.71"
+    assert any(line.endswith(power) for line in lines)
+    bits = "unconditional {bits_per_code_alone:.3f}, by position {position_bits_per_code:.3f}"
+    assert any(bits.format(**shipped["prior"]) in line for line in lines)
