@@ -192,8 +192,13 @@ def vqvae_step(network: Network, one_hot: bool = False):
 def prior_step(network: Network):
     """Make a function that takes one training step of the prior and returns its loss."""
     codes = network.codes()
-    levels = tf.range(network.batch) % NUM_LEVELS
-    return model_step(network.prior(), {"codes": codes, "levels": levels}, codes)
+    inputs = {
+        "codes": codes,
+        "levels": tf.range(network.batch) % NUM_LEVELS,
+        "neighbours": tf.zeros((network.batch, 0, *network.grid), tf.int32),
+        "distances": tf.zeros((network.batch, 0), tf.int32),
+    }
+    return model_step(network.prior(), inputs, codes)
 
 
 def model_step(model, inputs, targets, loss=None):

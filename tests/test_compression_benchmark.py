@@ -26,7 +26,8 @@ def test_files_are_measured_by_case_and_alone(
     cases, alone = report["cases"], report["alone"]
     assert (cases["files"], cases["slices"], cases["round_trips"]) == (2, 8, 8)
     assert (alone["files"], alone["round_trips"]) == (8, 7)
-    assert 13 < cases["bytes_above_ideal"] <= cases["most_bytes_above_ideal"] < 16
+    # The head has 15 or 16 bytes; a stream is at most a byte longer or shorter than ideal.
+    assert 14 < cases["bytes_above_ideal"] <= cases["most_bytes_above_ideal"] < 17
     assert 6 < alone["bytes_above_ideal"] <= alone["most_bytes_above_ideal"] <= 8
     for row in (cases, alone):
         above = (row["file_bytes_a_slice"] - row["ideal_bytes_a_slice"]) * row["slices"]
