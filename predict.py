@@ -70,9 +70,9 @@ def parse(arguments=None):
         help="draw among the likeliest codes that together reach probability P (default: all)")
     add("--guidance", type=between(float, 0, 100), nargs=2, default=GUIDANCE,
         metavar=("NEAR", "FAR"),
-        help="how much known slices and attributes count in brains where a slice within two levels "
-        "is known, and how much attributes count elsewhere; 1 1 as the prior learned it, above 1 "
-        "more (default: {} {})".format(*GUIDANCE))
+        help="guidance of brains: factor of what neighbours and attributes change where a slice "
+        "within two levels is known, and of what attributes change elsewhere; 1 1 leaves it out "
+        "(default: {} {})".format(*GUIDANCE))
     add("--evaluate-samples", type=between(int, 10, 10**5), metavar="N",
         help="compare N samples with real slices: `generation` in metrics.json")
     add("--complete", action="store_true",

@@ -157,40 +157,6 @@ def stacks():
     table("stacks", {"{} of {} x {}".format(c["batch"], *c["grid"]): c for c in cases})
 
 
-def attributes():
-    """How well ways distinguish people of the first value of an attribute from others."""
-    table("attributes", results("attributes")["ways"])
-
-
-def drawing():
-    """Ventricles of brains drawn of people, beside those of such people."""
-    report = results("drawing")
-    people, drawn = report["people"], report["drawn"]
-    rows = {group: {"drawn": figures} for group, figures in drawn.items()}
-    for group, row in rows.items():
-        row |= {name: of.get(group, {}) for name, of in people.items()}
-    table("drawing", rows)
-
-
-def stated():
-    """How well drawn ventricles follow those that are given."""
-    table("stated", {"ventricles": results("drawing")["stated"]})
-
-
-def drawn_anatomy():
-    """Anatomy of brains drawn with nothing given, beside that of people."""
-    report = results("drawing")
-    drawn, people = report["drawn"]["anyone"], report["people"]["training"]["anyone"]
-    rows = {name: {"drawn": drawn[name], "people": people[name]} for name in people}
-    del rows["count"]
-    table("drawn_anatomy", {name.replace("_", " "): row for name, row in rows.items()})
-
-
-def counterfactuals():
-    """How people change who are drawn as of another value."""
-    table("counterfactuals", results("drawing")["counterfactuals"])
-
-
 if __name__ == "__main__":
     files = [str(path) for pattern in DOCUMENTS for path in sorted(ROOT.glob(pattern))]
     setup = ["-r", "-P", "--verbosity=1", "-I", str(ROOT / "docs"), "-p", "import tables"]

@@ -341,8 +341,8 @@ class RasterPrior(keras.Model):
             given: Codes that are kept, int32 `(B, H, W)`, `NO_CODE` where one is drawn, or None.
                 What is drawn knows the given codes before it only.
             neighbours: See above.
-            guidance: How much neighbours and attributes count. Where they count more than as
-                learned, all maps go through the prior twice.
+            guidance: How much neighbours and attributes count. Unless both factors are 1, all maps
+                go through the prior twice.
         """
         noise, count = uniforms(seeds, self.settings["grid"]), levels.shape[0]
         is_guided = guidance != UNGUIDED
